@@ -1,0 +1,40 @@
+# make train | make test | make lint | make test-slow; everything is installed into .venv on first use.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where pip finds a CPU build of torch. Empty it (TORCH_INDEX=) for the registry's default, the CUDA build.
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-smi >/dev/null 2>&1 || \
+	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
+	echo --extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: train test test-slow lint format gates clean
+
+train: $(VENV)/.train
+	$(BIN)/python -m train furniture $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.train: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(TORCH_INDEX) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/pip install -q $(TORCH_INDEX) -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

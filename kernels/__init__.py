@@ -1,0 +1,1 @@
+"""Operations on point clouds and sequences: CPU and Triton, one file each."""

@@ -1,0 +1,56 @@
+"""Clouds of points as rows: the one form that every operation works on.
+
+A batch is `x [M, C]`, all points below one another, and `ptr [B + 1]` (int64): cloud b is `x[ptr[b]:ptr[b + 1]]`.
+The dense form `[B, N, C]` and PyG's `(x, batch)` both turn into it without copying a point.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
+    """Row offsets of `clouds` clouds of `points` points each: [clouds + 1] int64."""
+    return torch.arange(clouds + 1, device=device) * points
+
+
+def batch_to_ptr(batch: Tensor, batch_size: int | None = None) -> Tensor:
+    """Row offsets [B + 1] of PyG's sorted `batch` [M]; pass `batch_size` to spare a synchronisation with the GPU."""
+    if batch.dim() != 1 or batch.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"batch must be a 1-D integer tensor, one cloud number a point; got {_what(batch)}.")
+    if batch_size is None:
+        batch_size = int(batch[-1]) + 1 if batch.numel() else 0
+    return torch.searchsorted(batch, torch.arange(batch_size + 1, device=batch.device, dtype=batch.dtype))
+
+
+def ptr_to_batch(ptr: Tensor, rows: int) -> Tensor:
+    """The cloud number of each row, [rows] int64: the inverse of `batch_to_ptr`."""
+    return torch.searchsorted(ptr, torch.arange(rows, device=ptr.device), right=True) - 1
+
+
+def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """`(rows [M, C], ptr [B + 1])` of dense `x [B, N, C]`, or of `x [M, C]` with PyG's `batch [M]` (None: one cloud)."""
+    if x.dim() == 3:
+        if batch is not None:
+            raise ValueError(f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {_what(x)}.")
+        return x.reshape(-1, x.shape[2]), dense_ptr(x.shape[0], x.shape[1], x.device)
+    if x.dim() != 2:
+        raise ValueError(f"x must be dense [B, N, C], or rows [M, C] with batch [M]; got {_what(x)}.")
+    if batch is None:
+        return x, dense_ptr(1, x.shape[0], x.device)
+    if batch.shape[:1] != x.shape[:1]:
+        raise ValueError(f"batch must have one entry for each of the {x.shape[0]} rows of x; got {_what(batch)}.")
+    return x, batch_to_ptr(batch, batch_size)
+
+
+def global_idx(idx: Tensor) -> Tensor:
+    """Row numbers [B * N, k] of dense neighbour lists [B, N, k] that count within their own cloud."""
+    if idx.dim() == 2:
+        return idx
+    clouds, points, k = idx.shape
+    return (idx + dense_ptr(clouds, points, idx.device)[:-1, None, None]).reshape(-1, k)
+
+
+def _what(x: Tensor) -> str:
+    return f"{list(x.shape)} {str(x.dtype).removeprefix('torch.')}"

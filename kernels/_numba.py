@@ -1,0 +1,55 @@
+"""Numba, imported at the first call of a CPU kernel and not before.
+
+`@njit` marks a function as CPU machine code; it is compiled at its first call and kept on disk beside the file,
+so that only the first run after an installation waits for the compiler. Loops over `prange` share the cores.
+`fastmath` is off unless asked for: sums are then the same in every run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class NumbaFunction:
+    """A function that numba compiles at its first call. Torch tensors are passed as NumPy views, without a copy."""
+
+    def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.fn = fn
+        self.options = options
+        functools.update_wrapper(self, fn)
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """The numba dispatcher. Functions called from this one, and `prange`, are bound in its module first."""
+        import numba
+
+        scope = self.fn.__globals__
+        scope["prange"] = numba.prange
+        for name in self.fn.__code__.co_names:
+            if isinstance(scope.get(name), NumbaFunction):
+                scope[name] = scope[name].compiled
+        return numba.njit(cache=True, **self.options)(self.fn)
+
+    def __call__(self, *args: Any) -> Any:
+        numba_threads(torch.get_num_threads())
+        return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
+
+
+@functools.cache
+def numba_threads(threads: int) -> None:
+    """Let numba use as many threads as torch does; called once for each count."""
+    import numba
+
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+
+
+def njit(fn: Callable[..., Any] | None = None, *, parallel: bool = False, fastmath: bool | set[str] = False) -> Any:
+    """Mark `fn` to be compiled by numba at its first call; arguments may be torch CPU tensors."""
+    options = {"parallel": parallel, "fastmath": fastmath}
+    if fn is None:
+        return lambda f: NumbaFunction(f, options)
+    return NumbaFunction(fn, options)
