@@ -23,7 +23,7 @@ class Statistics(NamedTuple):
 
     mean: Tensor
     var: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
 
 def sum_over_processes(x: Tensor, sync: bool) -> Tensor:
@@ -51,7 +51,11 @@ def batch_statistics(mean: Tensor, m2: Tensor, count: int, sync: bool) -> Statis
 
 
 def update_running(
-    running_mean: Tensor | None, running_var: Tensor | None, statistics: Statistics, momentum: float, bias: Tensor | None = None
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    statistics: Statistics,
+    momentum: float,
+    bias: Tensor | None = None,
 ) -> None:
     """Move the running buffers towards `statistics`, in place, as `nn.BatchNorm1d` does (unbiased variance)."""
     if running_mean is None or running_var is None:
@@ -62,7 +66,9 @@ def update_running(
     running_var.lerp_(unbiased.to(running_var.dtype), momentum)
 
 
-def affine(gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def affine(
+    gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """`(scale, shift, rstd)` with `scale * y + shift = gamma * (y - mean) * rstd + beta`."""
     rstd = torch.rsqrt(var + eps)
     scale = gamma.to(rstd.dtype) * rstd

@@ -44,10 +44,12 @@ def numba_threads(threads: int) -> None:
     """Let numba use as many threads as torch does; called once for each count."""
     import numba
 
-    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
 
 
-def njit(fn: Callable[..., Any] | None = None, *, parallel: bool = False, fastmath: bool | set[str] = False) -> Any:
+def njit(
+    fn: Callable[..., Any] | None = None, *, parallel: bool = False, fastmath: bool | set[str] = False
+) -> Any:
     """Mark `fn` to be compiled by numba at its first call; arguments may be torch CPU tensors."""
     options = {"parallel": parallel, "fastmath": fastmath}
     if fn is None:

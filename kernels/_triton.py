@@ -27,7 +27,7 @@ class JitFunction:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(self, fn)  # type: ignore[arg-type]
 
     @functools.cached_property
     def triton(self) -> Any:
