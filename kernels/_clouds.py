@@ -33,14 +33,18 @@ def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = Non
     """`(rows [M, C], ptr [B + 1])` of dense `x [B, N, C]`, or of `x [M, C]` with PyG's `batch [M]` (None: one cloud)."""
     if x.dim() == 3:
         if batch is not None:
-            raise ValueError(f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {_what(x)}.")
+            raise ValueError(
+                f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {_what(x)}."
+            )
         return x.reshape(-1, x.shape[2]), dense_ptr(x.shape[0], x.shape[1], x.device)
     if x.dim() != 2:
         raise ValueError(f"x must be dense [B, N, C], or rows [M, C] with batch [M]; got {_what(x)}.")
     if batch is None:
         return x, dense_ptr(1, x.shape[0], x.device)
     if batch.shape[:1] != x.shape[:1]:
-        raise ValueError(f"batch must have one entry for each of the {x.shape[0]} rows of x; got {_what(batch)}.")
+        raise ValueError(
+            f"batch must have one entry for each of the {x.shape[0]} rows of x; got {_what(batch)}."
+        )
     return x, batch_to_ptr(batch, batch_size)
 
 
