@@ -1,0 +1,1 @@
+"""Data sets in, one HDF5 file out."""

@@ -1,0 +1,1 @@
+"""Networks: thin modules over `kernels`, one architecture a file."""
