@@ -1,0 +1,200 @@
+"""Two gates for Triton kernels that need no GPU: what the compiler makes of them, and the bytes that they move.
+
+`launches` records what an operation's launch function would launch. `compile_only` compiles those launches for
+real targets (Triton brings ptxas and LLVM; no driver is needed) and reads registers, spills and shared memory.
+`ledger` runs the launches in Triton's interpreter and counts the bytes of every load, store and atomic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from kernels._triton import JitFunction
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+OPTIONS = ("num_warps", "num_stages", "num_ctas")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments of one launch."""
+
+    kernel: JitFunction
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes on one target; `spills` is local memory in bytes a thread (0: all in registers)."""
+
+    kernel: str
+    target: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    vector_load_bytes: int
+
+
+@dataclass
+class Ledger:
+    """Bytes moved by all launches. Addresses that one instruction touches twice count once (they coalesce)."""
+
+    loaded_bytes: int = 0
+    stored_bytes: int = 0
+    by_kernel: dict[str, int] = field(default_factory=dict)
+    result: Any = None
+
+    @property
+    def bytes(self) -> int:
+        return self.loaded_bytes + self.stored_bytes
+
+
+def launches(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Launch]:
+    """Run the launch function `fn` without launching, and return what it would have launched."""
+    recorded: list[Launch] = []
+
+    def record(kernel: JitFunction, _grid: Any) -> Callable[..., None]:
+        def launch(*positional: Any, **named: Any) -> None:
+            options = {name: named.pop(name) for name in OPTIONS if name in named}
+            names = [p.name for p in kernel.triton.params]
+            recorded.append(Launch(kernel, {**dict(zip(names, positional)), **named}, options))
+
+        return launch
+
+    with mock.patch.object(JitFunction, "__getitem__", record):
+        fn(*args, **kwargs)
+    return recorded
+
+
+def compile_only(recorded: Iterable[Launch], targets: Iterable[str] = TARGETS) -> list[Resources]:
+    """Compile each recorded launch for each target; the kernels are specialised as at a real launch."""
+    return [_compile(launch, target) for launch in recorded for target in targets]
+
+
+def _compile(launch: Launch, target: str) -> Resources:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(launch.kernel.triton.params):
+        value = launch.arguments.get(parameter.name, parameter.default)
+        kind = "constexpr" if parameter.is_constexpr else _type(value)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[parameter.name] = value
+        elif kind.startswith("*") or (isinstance(value, int) and value % 16 == 0):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel.triton, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
+    read = _read_amd if target.startswith("gfx") else _read_nvidia
+    registers, spills, vector = read(compiled.asm)
+    return Resources(launch.kernel.fn.__name__, target, registers, spills, compiled.metadata.shared, vector)
+
+
+def _type(value: Any) -> str:
+    """Triton's name of an argument's type; None and 1 become constants, as Triton's launcher makes them."""
+    if isinstance(value, torch.Tensor):
+        from triton.runtime.jit import type_canonicalisation_dict
+
+        return "*" + type_canonicalisation_dict[str(value.dtype).removeprefix("torch.")]
+    if value is None or (isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, bool):
+        return "u1"
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    return "fp32"
+
+
+def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int, int]:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
+    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.\w(\d+)", asm["ptx"])
+    return (
+        found["REG"],
+        found["STACK"] + found["LOCAL"],
+        max((int(n or 1) * int(b) // 8 for n, b in loads), default=0),
+    )
+
+
+def _read_amd(asm: dict[str, Any]) -> tuple[int, int, int]:
+    found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", asm["amdgcn"])}
+    spills = 4 * (found["vgpr_spill_count"] + found["sgpr_spill_count"])
+    loads = re.findall(r"(?:global|buffer)_load_dword(?:x(\d))?", asm["amdgcn"])
+    return found["vgpr_count"], spills, max((4 * int(n or 1) for n in loads), default=0)
+
+
+def ledger(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Ledger:
+    """Run `fn` in the interpreter (the process must have TRITON_INTERPRET=1) and count what its kernels move."""
+    book = Ledger()
+    with _counted(book):
+        book.result = fn(*args, **kwargs)
+    return book
+
+
+@contextlib.contextmanager
+def _counted(book: Ledger) -> Iterator[None]:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    load, store, atomic = (
+        getattr(InterpreterBuilder, f"create_{name}")
+        for name in ("masked_load", "masked_store", "atomic_rmw")
+    )
+    getitem = JitFunction.__getitem__
+    running = [""]
+
+    def count(pointers: Any, mask: Any) -> int:
+        touched = pointers.data[mask.data] if mask is not None else pointers.data.ravel()
+        size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        moved = len(set(touched.ravel().tolist())) * size
+        book.by_kernel[running[0]] = book.by_kernel.get(running[0], 0) + moved
+        return moved
+
+    def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+        book.loaded_bytes += count(ptrs, mask)
+        return load(self, ptrs, mask, *rest)
+
+    def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        book.stored_bytes += count(ptrs, mask)
+        return store(self, ptrs, value, mask, *rest)
+
+    def counted_atomic(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        moved = count(ptr, mask)
+        book.loaded_bytes += moved
+        book.stored_bytes += moved
+        return atomic(self, op, ptr, value, mask, *rest)
+
+    def named(kernel: JitFunction, grid: Any) -> Any:
+        running[0] = kernel.fn.__name__
+        return getitem(kernel, grid)
+
+    with (
+        mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
+        mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
+        mock.patch.object(InterpreterBuilder, "create_atomic_rmw", counted_atomic),
+        mock.patch.object(JitFunction, "__getitem__", named),
+    ):
+        yield
