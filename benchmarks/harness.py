@@ -1,0 +1,236 @@
+"""Measure cases side by side and append rows: interleaved medians, ratios, and peak memory in fresh processes.
+
+Machines are shared and noisy. So the cases of one comparison run round-robin, a repetition of each in turn, and what
+is compared are medians of the same run; a row names its commit and machine. Peak memory is that of a process which
+does nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gc
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One provider of one operation. `make()` builds everything and returns the step to be timed.
+
+    `make` is picklable (a module's function, or a `functools.partial` of one): its memory is measured in a process
+    of its own. `bytes_least` and `flops_least` are the limits that any provider has, where they are known.
+    """
+
+    operation: str
+    provider: str
+    shape: str
+    dtype: str
+    make: Callable[[], Callable[[], Any]]
+    bytes_least: int | None = None
+    flops_least: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results file. Times in milliseconds, memory in MiB above the imports."""
+
+    date: str
+    commit: str
+    machine: str
+    torch: str
+    device: str
+    operation: str
+    provider: str
+    shape: str
+    dtype: str
+    repetitions: int
+    p20_ms: float
+    p50_ms: float
+    p80_ms: float
+    peak_mib: float | None
+    bytes_least: int | None
+    flops_least: int | None
+
+
+def measure(
+    cases: Sequence[Case], *, repetitions: int = 7, device: str = "cpu", memory: bool = True
+) -> list[Row]:
+    """Time the cases of one comparison in one run, interleaved, after one warm-up step of each."""
+    steps = [case.make() for case in cases]
+    for step in steps:
+        step()
+    times: list[list[float]] = [[] for _ in cases]
+    for _ in track(
+        range(repetitions), f"{cases[0].operation} {cases[0].shape}", console=Console(stderr=True)
+    ):
+        for step, taken in zip(steps, times):
+            taken.append(_time(step, device))
+    del steps
+    gc.collect()
+    peaks = [peak_memory(case.make, device) if memory else None for case in cases]
+    return [_row(case, sorted(taken), peak, device) for case, taken, peak in zip(cases, times, peaks)]
+
+
+def _time(step: Callable[[], Any], device: str) -> float:
+    if device == "cpu":
+        start = time.perf_counter()
+        step()
+        return 1e3 * (time.perf_counter() - start)
+    _flush_cache(device)
+    start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start_event.record()
+    step()
+    end_event.record()
+    torch.cuda.synchronize()
+    return start_event.elapsed_time(end_event)
+
+
+def _flush_cache(device: str) -> None:
+    """Write more than the GPU's L2 cache holds, so that each repetition starts cold."""
+    torch.zeros(64 << 20, device=device)
+
+
+def peak_memory(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> float:
+    """Peak memory of two steps in MiB above the imports, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_peak_memory, args=(make, device, send))
+    process.start()
+    send.close()
+    try:
+        return receive.recv()
+    except EOFError:
+        raise RuntimeError(
+            "the process that measures memory ended without a result; see its error above."
+        ) from None
+    finally:
+        process.join()
+
+
+def _peak_memory(make: Callable[[], Callable[[], Any]], device: str, send: Any) -> None:
+    if device != "cpu":
+        step = make()
+        step()
+        step()
+        send.send(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    import numba  # noqa: F401  (the libraries are not what is measured)
+
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    step = make()
+    step()
+    step()
+    send.send((_resident("VmHWM") - before) / 2**10)
+
+
+def _resident(key: str) -> int:
+    """`VmRSS` or `VmHWM` of this process in KiB."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0])
+
+
+def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row:
+    def quantile(q: float) -> float:
+        return round(taken[round(q * (len(taken) - 1))], 4)
+
+    return Row(
+        date=datetime.date.today().isoformat(),
+        commit=commit(),
+        machine=machine(device),
+        torch=torch.__version__,
+        device=device,
+        operation=case.operation,
+        provider=case.provider,
+        shape=case.shape,
+        dtype=case.dtype,
+        repetitions=len(taken),
+        p20_ms=quantile(0.2),
+        p50_ms=quantile(0.5),
+        p80_ms=quantile(0.8),
+        peak_mib=None if peak is None else round(peak, 1),
+        bytes_least=case.bytes_least,
+        flops_least=case.flops_least,
+    )
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` behind it where the working tree differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.check_output(
+            [*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        )
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def machine(device: str = "cpu") -> str:
+    """The processor or GPU in words, with the cores that torch uses."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def append(rows: Iterable[Row], path: Path) -> None:
+    """Append rows to a CSV file, with its header if it is new; other columns than ours are an error."""
+    names = [field.name for field in fields(Row)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        with path.open(newline="") as file:
+            header = next(csv.reader(file), [])
+        if header != names:
+            raise ValueError(
+                f"{path} has the columns {header}, and rows have {names}; write to another file."
+            )
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """Print rows as a table; `times` is each row's median over that of the first provider of its operation."""
+    table = Table(title=title)
+    for name in ("operation", "shape", "dtype", "provider"):
+        table.add_column(name)
+    for name in ("p20 ms", "p50 ms", "p80 ms", "times", "peak MiB", "times "):
+        table.add_column(name, justify="right")
+    first: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        ours = first.setdefault((row.operation, row.shape, row.dtype), row)
+        peak, peaks = "", ""
+        if row.peak_mib is not None and ours.peak_mib:
+            peak, peaks = f"{row.peak_mib:.0f}", f"{row.peak_mib / ours.peak_mib:.2f}"
+        table.add_row(
+            *(row.operation, row.shape, row.dtype, row.provider),
+            *(f"{value:.3g}" for value in (row.p20_ms, row.p50_ms, row.p80_ms)),
+            *(f"{row.p50_ms / ours.p50_ms:.2f}", peak, peaks),
+        )
+    Console().print(table)
