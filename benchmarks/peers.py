@@ -38,7 +38,7 @@ def antao97_dgcnn(checkout: Path, num_classes: int = 40, k: int = 20) -> nn.Modu
 
 def training_step(
     model: nn.Module, points: torch.Tensor, labels: torch.Tensor, amp: torch.dtype | None = None
-):
+) -> Callable[[], torch.Tensor]:
     """One step as peers train: forward, cross-entropy, backward, SGD with momentum. Returns a function of nothing."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     model.train()
