@@ -142,7 +142,7 @@ def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int, int]:
 
 def _read_amd(asm: dict[str, Any]) -> tuple[int, int, int]:
     found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", asm["amdgcn"])}
-    spills = 4 * (found["vgpr_spill_count"] + found["sgpr_spill_count"])
+    spills = found["private_segment_fixed_size"]  # scalar registers spill to vector ones, not to memory
     loads = re.findall(r"(?:global|buffer)_load_dword(?:x(\d))?", asm["amdgcn"])
     return found["vgpr_count"], spills, max((4 * int(n or 1) for n in loads), default=0)
 

@@ -18,7 +18,9 @@ def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
 def batch_to_ptr(batch: Tensor, batch_size: int | None = None) -> Tensor:
     """Row offsets [B + 1] of PyG's sorted `batch` [M]; pass `batch_size` to spare a synchronisation with the GPU."""
     if batch.dim() != 1 or batch.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"batch must be a 1-D integer tensor, one cloud number a point; got {_what(batch)}.")
+        raise ValueError(
+            f"batch must be a 1-D integer tensor, one cloud number a point; got {describe(batch)}."
+        )
     if batch_size is None:
         batch_size = int(batch[-1]) + 1 if batch.numel() else 0
     return torch.searchsorted(batch, torch.arange(batch_size + 1, device=batch.device, dtype=batch.dtype))
@@ -34,16 +36,16 @@ def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = Non
     if x.dim() == 3:
         if batch is not None:
             raise ValueError(
-                f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {_what(x)}."
+                f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {describe(x)}."
             )
         return x.reshape(-1, x.shape[2]), dense_ptr(x.shape[0], x.shape[1], x.device)
     if x.dim() != 2:
-        raise ValueError(f"x must be dense [B, N, C], or rows [M, C] with batch [M]; got {_what(x)}.")
+        raise ValueError(f"x must be dense [B, N, C], or rows [M, C] with batch [M]; got {describe(x)}.")
     if batch is None:
         return x, dense_ptr(1, x.shape[0], x.device)
     if batch.shape[:1] != x.shape[:1]:
         raise ValueError(
-            f"batch must have one entry for each of the {x.shape[0]} rows of x; got {_what(batch)}."
+            f"batch must have one entry for each of the {x.shape[0]} rows of x; got {describe(batch)}."
         )
     return x, batch_to_ptr(batch, batch_size)
 
@@ -56,5 +58,17 @@ def global_idx(idx: Tensor) -> Tensor:
     return (idx + dense_ptr(clouds, points, idx.device)[:-1, None, None]).reshape(-1, k)
 
 
-def _what(x: Tensor) -> str:
+def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The lists of `targets` (any shape, row numbers) turned round: `(ptr [rows + 1], entries)`, both int64.
+
+    `entries[ptr[j]:ptr[j + 1]]` are the flat positions of j in `targets`, ascending. Negative targets are left out.
+    Sums over them need no atomics, so they are the same in every run.
+    """
+    flat = targets.flatten()
+    ordered, entries = torch.sort(flat, stable=True)
+    return torch.searchsorted(ordered, torch.arange(rows + 1, device=flat.device)), entries
+
+
+def describe(x: Tensor) -> str:
+    """Shape and type of a tensor, for messages."""
     return f"{list(x.shape)} {str(x.dtype).removeprefix('torch.')}"

@@ -7,15 +7,28 @@ buffers, and gives the affine map and its gradient:
     y_hat = (y - mean) * rstd,   rstd = (var + eps)^-1/2,   z = gamma * y_hat + beta = scale * y + shift
     dL/dy = scale * (dz - mean(dz) - y_hat * mean(dz * y_hat))          [Ioffe & Szegedy 2015, section 3]
 
-All vectors here have one entry a channel, in float32 (float64 for float64 input): nothing here is worth a kernel.
+The vectors have one entry a channel, in float32 (float64 for float64 input), and are too small for kernels. The one
+kernel here takes mean and m2 of a tensor that is there as a whole, block by block, each block about its own mean.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from kernels._clouds import describe
+from kernels._numba import njit
+from kernels._operator import operator
+from kernels._triton import accumulator, cdiv, jit, next_power_of_2
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+ROWS = 256  # rows whose sums are taken in float32 before they are merged in float64
 
 
 class Statistics(NamedTuple):
@@ -66,6 +79,23 @@ def update_running(
     running_var.lerp_(unbiased.to(running_var.dtype), momentum)
 
 
+def running_statistics(rows: Tensor, running_mean: Tensor, running_var: Tensor) -> Statistics:
+    """The running buffers as statistics in the type of the sums."""
+    dtype = accumulator(rows.dtype)
+    return Statistics(
+        running_mean.to(dtype), running_var.to(dtype), torch.ones((), dtype=dtype, device=rows.device)
+    )
+
+
+def check_channels(channels: int, gamma: Tensor) -> None:
+    """Refuse BatchNorm parameters of another width than the values."""
+    if gamma.shape != (channels,):
+        raise ValueError(
+            f"gamma, beta and the running statistics must have one entry for each of the {channels} channels; "
+            f"got gamma {describe(gamma)}."
+        )
+
+
 def affine(
     gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,6 +103,101 @@ def affine(
     rstd = torch.rsqrt(var + eps)
     scale = gamma.to(rstd.dtype) * rstd
     return scale, beta.to(rstd.dtype) - mean * scale, rstd
+
+
+def norm_gradients(
+    sums: Tensor, count: Tensor, training: bool, sync: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`(dbeta, dgamma, mean(dz), mean(dz y_hat))` from this process's sums [2, C] of dz and dz y_hat.
+
+    The gradients of gamma and beta are local, as every parameter's; the two means are over all processes, and zero in
+    evaluation, where the statistics are constants.
+    """
+    dbeta, dgamma = sums[0], sums[1]
+    if not training:
+        return dbeta, dgamma, torch.zeros_like(dbeta), torch.zeros_like(dbeta)
+    means = sum_over_processes(sums, sync) / count
+    return dbeta, dgamma, means[0], means[1]
+
+
+def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [C] and centred sum of squares [C] from those of P blocks [P, C] with counts [P] (Chan et al. 1979)."""
+    n, block_means = counts.double()[:, None], means.double()
+    mean = (n * block_means).sum(0) / n.sum()
+    m2 = (m2s.double() + n * (block_means - mean) ** 2).sum(0)
+    return mean.to(means.dtype), m2.to(means.dtype)
+
+
+def block_counts(rows: int, block: int, device: torch.device) -> Tensor:
+    """The rows of each of the blocks: `block`, and in the last what is left."""
+    starts = torch.arange(0, rows, block, device=device)
+    return (rows - starts).clamp(max=block)
+
+
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [C] and centred sum of squares [C] of the columns of y [M, C]."""
+    means, m2s = _moments(y)
+    return merge_moments(means, m2s, block_counts(y.shape[0], ROWS, y.device))
+
+
+@njit(parallel=True)
+def _moments_cpu(y, means, m2s, block):
+    rows, channels = y.shape
+    for b in prange(means.shape[0]):
+        start, stop = b * block, min(rows, (b + 1) * block)
+        mean = np.zeros(channels, y.dtype)
+        m2 = np.zeros(channels, y.dtype)
+        for m in range(start, stop):
+            for c in range(channels):
+                mean[c] += y[m, c]
+        for c in range(channels):
+            mean[c] /= stop - start
+        for m in range(start, stop):
+            for c in range(channels):
+                d = y[m, c] - mean[c]
+                m2[c] += d * d
+        means[b] = mean
+        m2s[b] = m2
+
+
+def _cpu_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    means, m2s = _fake_moments(y)
+    _moments_cpu(y.to(means.dtype), means, m2s, ROWS)
+    return means, m2s
+
+
+@jit
+def _moments_fwd_kernel(p_y, p_means, p_m2s, rows, channels, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    i_block = tl.program_id(0).to(tl.int64)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    o_m = i_block * ROWS + tl.arange(0, ROWS)
+    inside = (o_m[:, None] < rows) & (o_c[None, :] < channels)
+    y = tl.load(p_y + o_m[:, None] * channels + o_c[None, :], mask=inside, other=0.0).to(tl.float32)
+    n = tl.minimum(rows - i_block * ROWS, ROWS).to(tl.float32)
+    mean = tl.sum(y, axis=0) / n
+    d = tl.where(inside, y - mean[None, :], 0.0)
+    o = i_block * channels + o_c
+    tl.store(p_means + o, mean, mask=o_c < channels)
+    tl.store(p_m2s + o, tl.sum(d * d, axis=0), mask=o_c < channels)
+
+
+def _launch_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    means, m2s = _fake_moments(y)
+    rows, channels = y.shape
+    block_c = min(32, max(4, next_power_of_2(channels)))
+    grid = (means.shape[0], cdiv(channels, block_c))
+    _moments_fwd_kernel[grid](y, means, m2s, rows, channels, ROWS=ROWS, BLOCK_C=block_c)
+    return means, m2s
+
+
+def _fake_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (cdiv(y.shape[0], ROWS), y.shape[1])
+    return y.new_empty(shape, dtype=accumulator(y.dtype)), y.new_empty(shape, dtype=accumulator(y.dtype))
+
+
+_moments = operator(
+    "moments(Tensor y) -> (Tensor, Tensor)", cpu=_cpu_moments, triton=_launch_moments, fake=_fake_moments
+)
 
 
 def _several_processes(sync: bool) -> bool:

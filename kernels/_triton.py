@@ -52,7 +52,7 @@ class JitFunction:
         return self.triton[grid]
 
 
-def jit(fn: Callable[..., Any]) -> JitFunction:
+def jit(fn: Callable[..., Any]) -> Any:
     """Mark `fn` as Triton code, to be compiled when it is first launched."""
     return JitFunction(fn)
 

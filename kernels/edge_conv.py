@@ -1,0 +1,418 @@
+r"""EdgeConv without edges: linear map of every edge, BatchNorm, activation and the max over neighbours, exactly.
+
+    y_ij = W [x_j - x_i ; x_i] + b,   z = gamma * (y - mean) / sqrt(var + eps) + beta
+    out_i = max over j in N(i) of a(z_ij)
+
+with a(z) = z for z > 0 and negative_slope * z otherwise. With W = [W_n | W_c] the map splits into point-wise products
+
+    y_ij = P_i + Q_j,   Q = x W_n^T,   P = x (W_c - W_n)^T + b
+
+so the matrix product is over M points and not over M k edges. BatchNorm then an increasing activation is monotone in
+every channel: with the sign of gamma folded into W, only max_j Q_j is needed. One pass over the graph takes, for each i,
+max_j Q_j with its position, S_i = sum_j Q_j, and the mean and variance of y over the edges (block by block, each about a
+value of its own, merged in float64). Backward goes over the transposed graph, without atomics:
+
+    g_i = dout_i a'(z_i),   c1 = sum g / E,   c2 = sum g y_hat / E     (E edges, over all processes)
+    dP_i = scale * (g_i - k c1 - c2 rstd (k P_i + S_i - k mean))
+    dQ_j = scale * (sum of g_i where j is i's maximum - sum over i with j in N(i) of (c1 + c2 rstd (P_i + Q_j - mean)))
+
+Of equal maxima the first in the list of neighbours has the gradient; at gamma = 0 gamma's gradient is the one from above.
+With noise, fallen neighbours (DropFeat: elements) are excluded from the max and kept ones are not scaled; the
+statistics see every edge; a point with no neighbour left is 0 and has no gradient.
+
+Sources: EdgeConv, Wang et al. 2019, "Dynamic graph CNN for learning on point clouds", equation 8; the factorisation and
+its gradient are derived here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels._clouds import describe, global_idx, to_rows, transposed
+from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
+from kernels._norm import (
+    affine,
+    batch_statistics,
+    block_counts,
+    check_channels,
+    merge_moments,
+    norm_gradients,
+    running_statistics,
+    update_running,
+)
+from kernels._norm_pass import NOISE, norm_apply, norm_sums
+from kernels._numba import njit
+from kernels._operator import operator
+from kernels._triton import accumulator, cdiv, jit, next_power_of_2
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+BLOCK = 32  # points whose edges are summed in float32 before the sums are merged in float64
+COORDINATES = (
+    8  # inputs of at most so many channels are taken for coordinates: autocast leaves them in float32
+)
+
+
+# --- CPU ---------------------------------------------------------------------------------------------------------
+
+
+@njit(parallel=True)
+def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, where, total, means, m2s):
+    rows, k = idx.shape
+    channels = top.shape[1]
+    for b in prange(means.shape[0]):
+        f = np.empty(channels, np.float32)
+        pilot = pq[idx[b * block, 0], channels:].copy()
+        origin = pq[b * block, :channels] + pilot
+        first = np.zeros(channels, pq.dtype)
+        second = np.zeros(channels, pq.dtype)
+        edges = k * (min(rows, (b + 1) * block) - b * block)
+        for i in range(b * block, min(rows, (b + 1) * block)):
+            best = np.full(channels, -np.inf, pq.dtype)
+            arg = np.full(channels, k, where.dtype)
+            s = np.zeros(channels, pq.dtype)
+            ss = np.zeros(channels, pq.dtype)
+            for pos in range(k):
+                q = pq[idx[i, pos], channels:]
+                if mode == 0:
+                    for c in range(channels):
+                        d = q[c] - pilot[c]
+                        s[c] += d
+                        ss[c] += d * d
+                        arg[c] = pos if q[c] > best[c] else arg[c]
+                        best[c] = max(q[c], best[c])
+                else:
+                    noise_row(mode, factor, rate, noise_scale, seed, idx[i, pos], f)
+                    for c in range(channels):
+                        d = q[c] - pilot[c]
+                        s[c] += d
+                        ss[c] += d * d
+                        better = f[c] > 0 and q[c] > best[c]
+                        arg[c] = pos if better else arg[c]
+                        best[c] = q[c] if better else best[c]
+            for c in range(channels):
+                p = pq[i, c] + pilot[c] - origin[c]
+                first[c] += k * p + s[c]
+                second[c] += k * p * p + 2 * p * s[c] + ss[c]
+                top[i, c] = pq[i, c] + best[c]
+                where[i, c] = arg[c]
+                total[i, c] = s[c] + k * pilot[c]
+        for c in range(channels):
+            shift = first[c] / edges
+            means[b, c] = origin[c] + shift
+            m2s[b, c] = max(second[c] - first[c] * shift, 0)
+
+
+@njit(parallel=True)
+def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, dpq):
+    rows, k = idx.shape
+    channels = g.shape[1]
+    for j in prange(rows):
+        hits = np.zeros(channels, pq.dtype)
+        dense = np.zeros(channels, pq.dtype)
+        for e in range(ptr[j], ptr[j + 1]):
+            i = entries[e] // k
+            pos = entries[e] - i * k
+            for c in range(channels):
+                hits[c] += g[i, c] if where[i, c] == pos else 0
+                dense[c] += pq[i, c]
+        degree = ptr[j + 1] - ptr[j]
+        for c in range(channels):
+            dense[c] += degree * (pq[j, channels + c] - mean[c])
+            dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * dense[c])
+            own = k * pq[j, c] + total[j, c] - k * mean[c]
+            dpq[j, c] = scale[c] * (g[j, c] - k * c1[c] - c2[c] * own)
+
+
+def _cpu_gather(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
+    outputs = _fake_gather(pq, idx)
+    _gather_cpu(pq.to(outputs[0].dtype), idx, BLOCK, *numba_noise(Drawn(*drawn)), *outputs)
+    return outputs
+
+
+def _cpu_backward(
+    pq: Tensor, g: Tensor, total: Tensor, where: Tensor, idx: Tensor, vectors: Tensor
+) -> Tensor:
+    ptr, entries = transposed(idx, idx.shape[0])
+    dpq = torch.empty_like(pq, dtype=g.dtype)
+    _backward_cpu(pq.to(g.dtype), g, total, where, idx, ptr, entries, *vectors.unbind(0), dpq)
+    return dpq.to(pq.dtype)
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _edge_conv_fwd_kernel(
+    p_pq, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, p_total, p_means, p_m2s,
+    rows, channels, k,
+    MODE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+):  # fmt: skip
+    i_block = tl.program_id(0).to(tl.int64)
+    i_c = tl.program_id(1) * BLOCK_C
+    o_c = i_c + tl.arange(0, BLOCK_C)
+    there_c = o_c < channels
+    row = 2 * channels
+    j0 = tl.load(p_idx + i_block * BLOCK * k)
+    pilot = tl.load(p_pq + j0 * row + channels + o_c, mask=there_c, other=0.0).to(tl.float32)
+    first = tl.zeros((BLOCK_C,), tl.float32)
+    second = tl.zeros((BLOCK_C,), tl.float32)
+    p0 = tl.load(p_pq + i_block * BLOCK * row + o_c, mask=there_c, other=0.0).to(tl.float32)
+    for start in range(0, BLOCK, BLOCK_M):
+        o_m = i_block * BLOCK + start + tl.arange(0, BLOCK_M)
+        there_m = o_m < rows
+        inside = there_m[:, None] & there_c[None, :]
+        best = tl.full((BLOCK_M, BLOCK_C), float("-inf"), tl.float32)
+        arg = tl.zeros((BLOCK_M, BLOCK_C), tl.int32) + k
+        s = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        ss = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for pos in range(k):
+            j = tl.load(p_idx + o_m * k + pos, mask=there_m, other=0)
+            q = tl.load(p_pq + j[:, None] * row + channels + o_c[None, :], mask=inside, other=0.0).to(
+                tl.float32
+            )
+            d = q - pilot[None, :]
+            s += d
+            ss += d * d
+            better = q > best
+            if MODE != 0:
+                f = noise_tile(
+                    *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, j, i_c, channels),
+                    *(BLOCK_M, BLOCK_C, BY_FOUR),
+                )
+                better = better & (f > 0)
+            best = tl.where(better, q, best)
+            arg = tl.where(better, pos, arg)
+        o = o_m[:, None] * channels + o_c[None, :]
+        p = tl.load(p_pq + o_m[:, None] * row + o_c[None, :], mask=inside, other=0.0).to(tl.float32)
+        tl.store(p_top + o, p + best, mask=inside)
+        tl.store(p_where + o, arg.to(p_where.dtype.element_ty), mask=inside)
+        tl.store(p_total + o, s + k * pilot[None, :], mask=inside)
+        p = p - p0[None, :]
+        first += tl.sum(tl.where(inside, k * p + s, 0.0), axis=0)
+        second += tl.sum(tl.where(inside, k * p * p + 2 * p * s + ss, 0.0), axis=0)
+    edges = (k * tl.minimum(rows - i_block * BLOCK, BLOCK)).to(tl.float32)
+    shift = first / edges
+    o = i_block * channels + o_c
+    tl.store(p_means + o, p0 + pilot + shift, mask=there_c)
+    tl.store(p_m2s + o, tl.maximum(second - first * shift, 0.0), mask=there_c)
+
+
+@jit
+def _edge_conv_bwd_kernel(
+    p_pq, p_g, p_total, p_where, p_ptr, p_entries, p_vectors, p_dpq, channels, k, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    j = tl.program_id(0).to(tl.int64)
+    o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    there = o_c < channels
+    row = 2 * channels
+    start = tl.load(p_ptr + j)
+    stop = tl.load(p_ptr + j + 1)
+    hits = tl.zeros((BLOCK_C,), tl.float32)
+    dense = tl.zeros((BLOCK_C,), tl.float32)
+    for e in range(start, stop):
+        entry = tl.load(p_entries + e)
+        i = entry // k
+        pos = (entry - i * k).to(tl.int32)
+        where = tl.load(p_where + i * channels + o_c, mask=there, other=0).to(tl.int32)
+        hits += tl.load(p_g + i * channels + o_c, mask=there & (where == pos), other=0.0)
+        dense += tl.load(p_pq + i * row + o_c, mask=there, other=0.0).to(tl.float32)
+    scale = tl.load(p_vectors + o_c, mask=there, other=0.0)
+    mean = tl.load(p_vectors + channels + o_c, mask=there, other=0.0)
+    c1 = tl.load(p_vectors + 2 * channels + o_c, mask=there, other=0.0)
+    c2 = tl.load(p_vectors + 3 * channels + o_c, mask=there, other=0.0)
+    p = tl.load(p_pq + j * row + o_c, mask=there, other=0.0).to(tl.float32)
+    q = tl.load(p_pq + j * row + channels + o_c, mask=there, other=0.0).to(tl.float32)
+    g = tl.load(p_g + j * channels + o_c, mask=there, other=0.0)
+    total = tl.load(p_total + j * channels + o_c, mask=there, other=0.0)
+    degree = (stop - start).to(tl.float32)
+    dq = scale * (hits - degree * c1 - c2 * (dense + degree * (q - mean)))
+    dp = scale * (g - k * c1 - c2 * (k * p + total - k * mean))
+    tl.store(p_dpq + j * row + o_c, dp.to(p_dpq.dtype.element_ty), mask=there)
+    tl.store(p_dpq + j * row + channels + o_c, dq.to(p_dpq.dtype.element_ty), mask=there)
+
+
+def _launch_gather(
+    pq: Tensor, idx: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor
+) -> tuple[Tensor, ...]:
+    outputs = _fake_gather(pq, idx)
+    (rows, k), channels = idx.shape, pq.shape[1] // 2
+    block_c = min(64, max(4, next_power_of_2(channels)))
+    _edge_conv_fwd_kernel[(outputs[3].shape[0], cdiv(channels, block_c))](
+        *(pq, idx, factor, rate, noise_scale, seed, *outputs, rows, channels, k),
+        MODE=mode,
+        BLOCK=BLOCK,
+        BLOCK_M=min(BLOCK, 1024 // block_c),
+        BLOCK_C=block_c,
+        BY_FOUR=channels % 4 == 0,
+    )
+    return outputs
+
+
+def _launch_backward(
+    pq: Tensor, g: Tensor, total: Tensor, where: Tensor, idx: Tensor, vectors: Tensor
+) -> Tensor:
+    (rows, k), channels = idx.shape, g.shape[1]
+    ptr, entries = transposed(idx, rows)
+    dpq = torch.empty_like(pq)
+    block_c = min(128, max(4, next_power_of_2(channels)))
+    _edge_conv_bwd_kernel[(rows, cdiv(channels, block_c))](
+        *(pq, g, total, where, ptr, entries, vectors, dpq, channels, k), BLOCK_C=block_c, num_warps=1
+    )
+    return dpq
+
+
+# --- operators, autograd, public function ------------------------------------------------------------------------
+
+
+def _fake_gather(pq: Tensor, idx: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    """`max_j y_ij [M, C], its position [M, C] (k: none), S [M, C], means and m2s [P, C] of blocks of points`."""
+    (rows, k), channels = idx.shape, pq.shape[1] // 2
+    dtype = accumulator(pq.dtype)
+    top = pq.new_empty((rows, channels), dtype=dtype)
+    where = pq.new_empty((rows, channels), dtype=torch.uint8 if k < 256 else torch.int32)
+    blocks = pq.new_empty((cdiv(rows, BLOCK), channels), dtype=dtype)
+    return top, where, torch.empty_like(top), blocks, torch.empty_like(blocks)
+
+
+_gather = operator(
+    f"edge_conv_fwd(Tensor pq, Tensor idx, {NOISE}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_cpu_gather,
+    triton=_launch_gather,
+    fake=_fake_gather,
+)
+_backward = operator(
+    "edge_conv_bwd(Tensor pq, Tensor g, Tensor total, Tensor where, Tensor idx, Tensor vectors) -> Tensor",
+    cpu=_cpu_backward,
+    triton=_launch_backward,
+    fake=lambda pq, *_: torch.empty_like(pq),
+)
+
+
+class _EdgeConv(torch.autograd.Function):
+    """The graph pass, BatchNorm and activation on pq = [P | Q]; also returns mean, var and count for the buffers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pq: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        idx: Tensor,
+        ptr: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+        slope: float,
+        training: bool,
+        sync: bool,
+        noise: Noise | None,
+    ) -> tuple[Tensor, ...]:
+        (rows, k), none = idx.shape, draw(None, ptr, 0)
+        top, where, total, means, m2s = _gather(pq, idx, *draw(noise, ptr, rows))
+        if training:
+            own = merge_moments(means, m2s, k * block_counts(rows, BLOCK, pq.device))
+            mean, var, count = batch_statistics(*own, rows * k, sync)
+        else:
+            count = torch.ones_like(mean[0])
+        scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
+        ctx.save_for_backward(pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count)
+        ctx.options = (slope, training, sync)
+        ctx.mark_non_differentiable(mean, var, count)
+        return norm_apply(top, scale, shift, slope, *none), mean, var, count
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count = ctx.saved_tensors
+        slope, training, sync = ctx.options
+        none = draw(None, ptr, 0)
+        g, sums = norm_sums(dout.contiguous(), top, scale, shift, mean, rstd, slope, True, *none)
+        dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
+        dpq = _backward(pq, g, total, where, idx, torch.stack([scale, mean, c1, c2 * rstd]))
+        sign = torch.where(gamma < 0, -1, 1)
+        return dpq, (sign * dgamma).to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+
+
+def edge_conv(
+    x: Tensor,
+    idx: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    negative_slope: float = 0.2,
+    noise: Noise | None = None,
+    sync: bool = False,
+) -> Tensor:
+    """One EdgeConv layer; see the head of this file for the formula.
+
+    Args:
+        x: dense [B, N, C_in], or rows [M, C_in] (with `batch` [M] where noise counts by cloud).
+        idx: int64 neighbours: [B, N, k] counted within the cloud, or [M, k] row numbers; what `knn` returns.
+        weight: [C_out, 2 C_in], acting on [x_j - x_i ; x_i].
+        bias: [C_out] or None; it cancels in training and enters running_mean.
+        gamma, beta, running_mean, running_var: [C_out], those of the BatchNorm.
+        negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
+        noise: one draw of noise; what falls is left out of the max.
+        sync: statistics over all processes of the default group.
+
+    Returns:
+        [B, N, C_out] or [M, C_out], in the type of x.
+
+    Raises:
+        ValueError: shapes do not fit, a decreasing activation, or training with a single edge.
+    """
+    rows, ptr = to_rows(x, batch, batch_size)
+    if idx.shape[:-1] != x.shape[:-1] or idx.dim() != x.dim() or idx.dtype != torch.int64:
+        raise ValueError(
+            f"idx must be int64 [B, N, k] for dense x, or [M, k] for rows; got {describe(idx)} for x {describe(x)}."
+        )
+    if weight.dim() != 2 or weight.shape[1] != 2 * rows.shape[1]:
+        raise ValueError(
+            f"weight must be [C_out, {2 * rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
+        )
+    if negative_slope < 0:
+        raise ValueError(f"negative_slope must be at least 0, the max needs it; got {negative_slope}.")
+    check_channels(weight.shape[0], gamma)
+    channels = rows.shape[1]
+    sign = torch.where(gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
+    nearby, central = weight[:, :channels], weight[:, channels:]
+    folded = torch.cat([sign * (central - nearby), sign * nearby])
+    with torch.autocast(
+        x.device.type, enabled=channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
+    ):
+        pq = rows @ folded.T
+    statistics = running_statistics(pq, running_mean, running_var)
+    offset = torch.zeros_like(running_mean) if bias is None else bias
+    signs = sign[:, 0].to(statistics.mean.dtype)
+    # The bias cancels against the mean: its gradient in training is zero, and in evaluation it acts through beta.
+    if bias is not None:
+        beta = beta + (0 if training else gamma * torch.rsqrt(running_var + eps)) * bias
+    out, mean, var, count = _EdgeConv.apply(
+        *(pq, gamma, beta, global_idx(idx).contiguous(), ptr, signs * statistics.mean, statistics.var),
+        *(eps, negative_slope, training, sync, noise),
+    )
+    if training:
+        with torch.no_grad():
+            update_running(
+                running_mean,
+                running_var,
+                statistics._replace(mean=signs * mean, var=var, count=count),
+                momentum,
+                offset,
+            )
+    return out.to(pq.dtype).view(*x.shape[:-1], -1)

@@ -1,0 +1,226 @@
+r"""k nearest neighbours within each cloud, in coordinates or in feature space.
+
+    idx[i] = the k points j of i's cloud with the smallest |x_i - x_j|^2, in ascending order
+
+The point itself is its own first neighbour, at distance 0 exactly (unless a copy of it has a smaller index). At equal
+distances the smaller index wins, on every device. With at most 8 channels distances are sums of squared differences;
+with more they are |x_i|^2 + |x_j|^2 - 2 x_i x_j of the cloud's centred features, one blocked matrix product, and points
+whose distances differ by less than rounding may change places. Memory grows with N k and not with N^2. There is no
+gradient: the choice of neighbours is discrete. Half precision is read as float32, and autocast is not applied.
+
+Cost: N^2 C multiply-adds a cloud; a k-d tree wins in 3-D above some ten thousand points.
+
+Source: the graph of DGCNN (Wang et al. 2019, section 3.2).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels._clouds import dense_ptr, describe, to_rows
+from kernels._numba import njit
+from kernels._operator import operator
+from kernels._triton import cdiv, jit, next_power_of_2
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+DIRECT = 8  # channels up to which squared differences are summed
+TILE = 128  # queries whose distances to the whole cloud are made at a time on the CPU
+
+
+# --- CPU ---------------------------------------------------------------------------------------------------------
+
+
+@njit
+def select(distances, k, keys, best, offset, out):
+    """The k smallest of `distances` by (distance, index), ascending, into out; keys and best are work space of k."""
+    filled = 0
+    worst = np.inf
+    for j in range(distances.shape[0]):
+        d = distances[j]
+        if filled < k or d < worst:
+            place = filled if filled < k else k - 1
+            while place > 0 and keys[place - 1] > d:
+                keys[place] = keys[place - 1]
+                best[place] = best[place - 1]
+                place -= 1
+            keys[place] = d
+            best[place] = j
+            filled = min(k, filled + 1)
+            if filled == k:
+                worst = keys[k - 1]
+    for place in range(k):
+        out[place] = best[place] + offset
+
+
+@njit(parallel=True)
+def _knn_direct_cpu(x, ptr, batch, k, out):
+    rows, channels = x.shape
+    columns = x.T.copy()
+    for chunk in prange((rows + 31) // 32):
+        keys, best = np.empty(k, x.dtype), np.empty(k, np.int64)
+        for i in range(chunk * 32, min(rows, (chunk + 1) * 32)):
+            start, stop = ptr[batch[i]], ptr[batch[i] + 1]
+            distances = np.zeros(stop - start, x.dtype)
+            for c in range(channels):
+                column, own = columns[c, start:stop], x[i, c]
+                for j in range(stop - start):
+                    d = column[j] - own
+                    distances[j] += d * d
+            select(distances, k, keys, best, start, out[i])
+
+
+@njit(parallel=True)
+def _select_cpu(products, squares, first, start, k, out):
+    """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud."""
+    for q in prange(products.shape[0]):
+        keys, best = np.empty(k, squares.dtype), np.empty(k, np.int64)
+        i = first - start + q
+        distances = np.empty(squares.shape[0], squares.dtype)
+        for j in range(squares.shape[0]):
+            distances[j] = max(squares[j] + squares[i] - 2 * products[q, j], 0)
+        distances[i] = 0
+        select(distances, k, keys, best, start, out[first + q])
+
+
+def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
+    x = x if x.dtype == torch.float64 else x.float()
+    out = torch.empty((x.shape[0], k), dtype=torch.int64)
+    if x.shape[1] <= DIRECT:
+        batch = torch.repeat_interleave(torch.arange(ptr.shape[0] - 1), ptr[1:] - ptr[:-1])
+        _knn_direct_cpu(x.contiguous(), ptr, batch, k, out)
+        return out
+    for start, stop in pairwise(ptr.tolist()):
+        cloud = x[start:stop] - x[start:stop].mean(0)
+        squares = cloud.square().sum(1)
+        for first in range(start, stop, TILE):
+            tile = cloud[first - start : first - start + TILE]
+            _select_cpu(tile @ cloud.T, squares, first, start, k, out)
+    return out
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _knn_fwd_kernel(
+    p_x, p_squares, p_batch, p_ptr, p_out, rows, channels, k,
+    DIRECT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    there_q = o_q < rows
+    batch = tl.load(p_batch + o_q, mask=there_q, other=0)
+    start_q = tl.load(p_ptr + batch, mask=there_q, other=0)
+    stop_q = tl.load(p_ptr + batch + 1, mask=there_q, other=0)
+    # Rows are sorted by cloud, so a block of queries sees one range of candidates.
+    begin = tl.min(tl.where(there_q, start_q, rows), axis=0)
+    end = tl.max(stop_q, axis=0)
+    none = 0x7FFFFFFFFFFFFFFF
+    best = tl.full((BLOCK_Q, BLOCK_N), none, tl.int64)
+    o_n = tl.arange(0, BLOCK_N)
+    for i_n in range(begin, end, BLOCK_N):
+        o_j = i_n + o_n.to(tl.int64)
+        there_j = o_j < end
+        d = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
+        if DIRECT:
+            for c in range(channels):
+                q = tl.load(p_x + o_q * channels + c, mask=there_q, other=0.0).to(tl.float32)
+                n = tl.load(p_x + o_j * channels + c, mask=there_j, other=0.0).to(tl.float32)
+                d += (q[:, None] - n[None, :]) * (q[:, None] - n[None, :])
+        else:
+            for i_c in range(0, channels, BLOCK_K):
+                o_c = i_c + tl.arange(0, BLOCK_K)
+                q = tl.load(
+                    p_x + o_q[:, None] * channels + o_c[None, :],
+                    mask=there_q[:, None] & (o_c[None, :] < channels),
+                    other=0.0,
+                )
+                n = tl.load(
+                    p_x + o_j[None, :] * channels + o_c[:, None],
+                    mask=there_j[None, :] & (o_c[:, None] < channels),
+                    other=0.0,
+                )
+                d = tl.dot(q, n, d, input_precision="ieee")
+            squares_q = tl.load(p_squares + o_q, mask=there_q, other=0.0)
+            squares_n = tl.load(p_squares + o_j, mask=there_j, other=0.0)
+            d = tl.maximum(squares_q[:, None] + squares_n[None, :] - 2 * d, 0.0)
+            d = tl.where(o_q[:, None] == o_j[None, :], 0.0, d)
+        # Non-negative floats are ordered as their bits are: distance above, row number below, in one key.
+        key = (d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | o_j[None, :]
+        ours = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
+        key = tl.where(ours, key, none)
+        if tl.min(tl.min(key, axis=1) - tl.max(best, axis=1), axis=0) < 0:
+            # Ascending against descending: the smaller of each pair are the BLOCK_N smallest of both.
+            best = tl.sort(tl.minimum(best, tl.sort(key, dim=1, descending=True)), dim=1)
+    o = o_q[:, None] * k + o_n[None, :]
+    tl.store(p_out + o, best & 0xFFFFFFFF, mask=there_q[:, None] & (o_n[None, :] < k))
+
+
+def _launch_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
+    x = x.float().contiguous()
+    rows, channels = x.shape
+    batch = torch.searchsorted(ptr, torch.arange(rows, device=x.device), right=True) - 1
+    direct = channels <= DIRECT
+    squares = x
+    if not direct:
+        sums = torch.zeros((ptr.shape[0] - 1, channels), device=x.device).index_add_(0, batch, x)
+        x = x - (sums / (ptr[1:] - ptr[:-1])[:, None])[batch]
+        squares = x.square().sum(1)
+    out = torch.empty((rows, k), dtype=torch.int64, device=x.device)
+    block_n = max(32, next_power_of_2(k))
+    block_q = max(1 if direct else 16, 512 // block_n)
+    block_k = min(32, max(16, next_power_of_2(channels)))
+    _knn_fwd_kernel[(cdiv(rows, block_q),)](
+        *(x, squares, batch, ptr, out, rows, channels, k),
+        DIRECT=direct,
+        BLOCK_Q=block_q,
+        BLOCK_N=block_n,
+        BLOCK_K=block_k,
+    )
+    return out
+
+
+_knn = operator(
+    "knn(Tensor x, Tensor ptr, int k) -> Tensor",
+    cpu=_cpu_knn,
+    triton=_launch_knn,
+    fake=lambda x, ptr, k: x.new_empty((x.shape[0], k), dtype=torch.int64),
+)
+
+
+@torch.no_grad()
+def knn(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+    """The k nearest neighbours of each point, itself included; see the head of this file.
+
+    Args:
+        x: dense [B, N, C], or rows [M, C] with `batch` [M] (None: one cloud).
+        k: at least 1 and at most the points of the smallest cloud.
+
+    Returns:
+        int64 [B, N, k] counted within the cloud, or [M, k] row numbers.
+
+    Raises:
+        ValueError: k is too large for a cloud, or below 1.
+    """
+    rows, ptr = to_rows(x, batch, batch_size)
+    if k < 1 or (x.dim() == 3 and k > x.shape[1]) or (batch is None and k > x.shape[-2]):
+        raise ValueError(
+            f"k must be at least 1 and at most the points of a cloud; got k = {k} for x {describe(x)}."
+        )
+    if batch is not None and not torch.compiler.is_compiling() and int((ptr[1:] - ptr[:-1]).min()) < k:
+        sizes = (ptr[1:] - ptr[:-1]).tolist()
+        raise ValueError(
+            f"k must be at most the points of the smallest cloud; got k = {k} and a cloud of {min(sizes)} points."
+        )
+    idx = _knn(rows.detach(), ptr, k)
+    if x.dim() == 2:
+        return idx
+    local = dense_ptr(x.shape[0], x.shape[1], x.device)[:-1, None, None]
+    return idx.view(x.shape[0], x.shape[1], k) - local

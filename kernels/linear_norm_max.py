@@ -1,0 +1,413 @@
+r"""Linear layer, BatchNorm, activation and the max over each cloud's points, without the activations.
+
+    y = x W^T + b,   z = gamma * (y - mean) / sqrt(var + eps) + beta
+    out_bc = max over points m of cloud b of a(z_mc)
+
+with a(z) = z for z > 0 and negative_slope * z otherwise. BatchNorm's statistics follow from the mean and the centred
+Gram matrix G = sum (x - mean_x)(x - mean_x)^T / M of x:  mean = W mean_x + b,  var_c = w_c^T G w_c. BatchNorm then an
+increasing activation is monotone in every channel: with the sign of gamma folded into W only max_m y is needed, tile
+by tile. Backward:
+
+    g = dout a'(z) [B, C],   c1 = sum g / M,   c2 = sum g y_hat / M          (M over all processes)
+    dx_m = sum over (b, c) with their maximum at m of scale_c g_bc w_c  -  v - A (x_m - mean_x)
+           v = W^T (scale c1),   A = W^T diag(scale c2 rstd) W
+    dw_c = sum_b scale_c g_bc x_arg(b, c)  -  scale_c (c1_c sum x + c2_c rstd_c sum x (x - mean_x)^T w_c)
+
+so that neither direction makes anything of size [M, C_out]. Of equal maxima the first point has the gradient; at
+gamma = 0 gamma's gradient is the one from above. With noise, fallen points (DropFeat: elements) are excluded from the
+max and kept ones are not scaled; the statistics see all points; a cloud with nothing left is 0 and has no gradient.
+
+Sources: the 1,024-wide layer of PointNet (Qi et al. 2017, figure 2); the closed forms are derived here.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels._clouds import describe, to_rows, transposed
+from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
+from kernels._norm import (
+    affine,
+    check_channels,
+    norm_gradients,
+    running_statistics,
+    sum_over_processes,
+    update_running,
+)
+from kernels._norm_pass import NOISE
+from kernels._numba import njit
+from kernels._operator import operator
+from kernels._triton import accumulator, cdiv, jit, next_power_of_2
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+TILE = 256  # rows of y that are made at a time on the CPU: [256, 1024] float32 stays in the cache
+
+
+# --- CPU ---------------------------------------------------------------------------------------------------------
+
+
+@njit(parallel=True)
+def _max_cpu(y, start, mode, factor, rate, noise_scale, seed, top, where):
+    """Take the rows y of one tile into the running maxima of one cloud; channels in blocks share the cores."""
+    rows, channels = y.shape
+    for block in prange((channels + 127) // 128):
+        lo, hi = block * 128, min(channels, (block + 1) * 128)
+        f = np.empty(channels if mode == 1 else 0, np.float32)
+        for m in range(rows):
+            if mode == 2 and factor[start + m] == 0:
+                continue
+            if mode == 1:
+                noise_row(mode, factor, rate, noise_scale, seed, start + m, f)
+                for c in range(lo, hi):
+                    if f[c] > 0 and y[m, c] > top[c]:
+                        top[c] = y[m, c]
+                        where[c] = start + m
+            else:
+                for c in range(lo, hi):
+                    better = y[m, c] > top[c]
+                    where[c] = start + m if better else where[c]
+                    top[c] = y[m, c] if better else top[c]
+
+
+@njit(parallel=True)
+def _scatter_cpu(g, where, weight, dx):
+    """dx[where[b, c]] += g[b, c] weight[c]: a cloud a thread, so that no two threads share a row."""
+    for b in prange(where.shape[0]):
+        for c in range(where.shape[1]):
+            m = where[b, c]
+            if m >= 0 and g[b, c] != 0:
+                for i in range(dx.shape[1]):
+                    dx[m, i] += g[b, c] * weight[c, i]
+
+
+@njit(parallel=True)
+def _collect_cpu(g, where, x, dweight):
+    """dweight[c] += sum_b g[b, c] x[where[b, c]]."""
+    for c in prange(where.shape[1]):
+        for b in range(where.shape[0]):
+            m = where[b, c]
+            if m >= 0 and g[b, c] != 0:
+                for i in range(x.shape[1]):
+                    dweight[c, i] += g[b, c] * x[m, i]
+
+
+def _cpu_max(x: Tensor, weight: Tensor, ptr: Tensor, *drawn: Any) -> tuple[Tensor, Tensor]:
+    top, where = _fake_max(x, weight, ptr)
+    top.fill_(-torch.inf)
+    where.fill_(-1)
+    noise = numba_noise(Drawn(*drawn))
+    transposed_weight = weight.T
+    y = x.new_empty((TILE, weight.shape[0]))
+    offsets = ptr.tolist()
+    for b, (start, stop) in enumerate(pairwise(offsets)):
+        for first in range(start, stop, TILE):
+            rows = min(TILE, stop - first)
+            tile = torch.mm(x[first : first + rows], transposed_weight, out=y[:rows])
+            _max_cpu(tile.to(top.dtype), first, *noise, top[b], where[b])
+    return top, where
+
+
+def _cpu_sparse(g: Tensor, where: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dweight = torch.zeros_like(x, dtype=g.dtype), torch.zeros_like(weight, dtype=g.dtype)
+    _scatter_cpu(g, where, weight.to(g.dtype), dx)
+    _collect_cpu(g, where, x.to(g.dtype), dweight)
+    return dx, dweight
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _linear_norm_max_fwd_kernel(
+    p_x, p_weight, p_ptr, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, rows, c_in, c_out,
+    MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+    BY_FOUR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_b = tl.program_id(0).to(tl.int64)
+    i_c = tl.program_id(1) * BLOCK_C
+    o_c = i_c + tl.arange(0, BLOCK_C)
+    there_c = o_c < c_out
+    start = tl.load(p_ptr + i_b)
+    stop = tl.load(p_ptr + i_b + 1)
+    top = tl.full((BLOCK_C,), float("-inf"), tl.float32)
+    arg = tl.full((BLOCK_C,), -1, tl.int64)
+    for i_m in range(start, stop, BLOCK_M):
+        o_m = i_m + tl.arange(0, BLOCK_M).to(tl.int64)
+        there_m = o_m < stop
+        y = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for i_k in range(0, c_in, BLOCK_K):
+            o_k = i_k + tl.arange(0, BLOCK_K)
+            x = tl.load(
+                p_x + o_m[:, None] * c_in + o_k[None, :],
+                mask=there_m[:, None] & (o_k[None, :] < c_in),
+                other=0.0,
+            )
+            w = tl.load(
+                p_weight + o_c[None, :].to(tl.int64) * c_in + o_k[:, None],
+                mask=there_c[None, :] & (o_k[:, None] < c_in),
+                other=0.0,
+            )
+            y = tl.dot(x, w, y, input_precision=PRECISION)
+        keep = there_m[:, None] & there_c[None, :]
+        if MODE != 0:
+            f = noise_tile(
+                *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, c_out),
+                *(BLOCK_M, BLOCK_C, BY_FOUR),
+            )
+            keep = keep & (f > 0)
+        y = tl.where(keep, y, float("-inf"))
+        tile_top = tl.max(y, axis=0)
+        # The first of equal maxima, as the CPU has it.
+        first = tl.min(tl.where(keep & (y == tile_top[None, :]), o_m[:, None], rows), axis=0)
+        arg = tl.where(tile_top > top, first, arg)
+        top = tl.maximum(top, tile_top)
+    tl.store(p_top + i_b * c_out + o_c, top, mask=there_c)
+    tl.store(p_where + i_b * c_out + o_c, arg, mask=there_c)
+
+
+@jit
+def _linear_norm_max_bwd_x_kernel(p_g, p_weight, p_ptr, p_entries, p_dx, c_in, c_out, BLOCK_K: tl.constexpr):
+    m = tl.program_id(0).to(tl.int64)
+    o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    there = o_k < c_in
+    dx = tl.zeros((BLOCK_K,), tl.float32)
+    for e in range(tl.load(p_ptr + m), tl.load(p_ptr + m + 1)):
+        entry = tl.load(p_entries + e)
+        w = tl.load(p_weight + (entry % c_out) * c_in + o_k, mask=there, other=0.0).to(tl.float32)
+        dx += tl.load(p_g + entry) * w
+    tl.store(p_dx + m * c_in + o_k, dx, mask=there)
+
+
+@jit
+def _linear_norm_max_bwd_w_kernel(
+    p_g, p_where, p_x, p_dweight, clouds, c_in, c_out, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    o_c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    there_c = o_c < c_out
+    dweight = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
+    for b in range(clouds):
+        m = tl.load(p_where + b * c_out + o_c, mask=there_c, other=-1)
+        g = tl.load(p_g + b * c_out + o_c, mask=there_c, other=0.0)
+        inside = (m >= 0)[:, None] & (o_k[None, :] < c_in)
+        x = tl.load(p_x + m[:, None] * c_in + o_k[None, :], mask=inside, other=0.0).to(tl.float32)
+        dweight += g[:, None] * x
+    o = o_c[:, None] * c_in + o_k[None, :]
+    tl.store(p_dweight + o, dweight, mask=there_c[:, None] & (o_k[None, :] < c_in))
+
+
+def _launch_max(
+    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    top, where = _fake_max(x, weight, ptr)
+    (rows, c_in), c_out = x.shape, weight.shape[0]
+    block_k = min(32 if x.dtype == torch.float32 else 64, max(16, next_power_of_2(c_in)))
+    tf32 = x.is_cuda and torch.backends.cuda.matmul.allow_tf32
+    _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, 64))](
+        *(x, weight, ptr, factor, rate, noise_scale, seed, top, where, rows, c_in, c_out),
+        MODE=mode,
+        BLOCK_M=64,
+        BLOCK_C=64,
+        BLOCK_K=block_k,
+        BY_FOUR=c_out % 4 == 0,
+        PRECISION="tf32" if tf32 else "ieee",
+        num_stages=2,
+    )
+    return top, where
+
+
+def _launch_sparse(g: Tensor, where: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, c_in), (clouds, c_out) = x.shape, where.shape
+    dx, dweight = _fake_sparse(g, where, x, weight)
+    ptr, entries = transposed(where, rows)
+    block_k = min(128, max(16, next_power_of_2(c_in)))
+    columns = cdiv(c_in, block_k)
+    _linear_norm_max_bwd_x_kernel[(rows, columns)](
+        g, weight, ptr, entries, dx, c_in, c_out, BLOCK_K=block_k, num_warps=1
+    )
+    _linear_norm_max_bwd_w_kernel[(cdiv(c_out, 16), columns)](
+        g, where, x, dweight, clouds, c_in, c_out, BLOCK_C=16, BLOCK_K=block_k
+    )
+    return dx, dweight
+
+
+# --- operators, autograd, public function ------------------------------------------------------------------------
+
+
+def _fake_max(x: Tensor, weight: Tensor, ptr: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    top = x.new_empty((ptr.shape[0] - 1, weight.shape[0]), dtype=accumulator(x.dtype))
+    return top, top.new_empty(top.shape, dtype=torch.int64)
+
+
+def _fake_sparse(g: Tensor, where: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, dtype=g.dtype), torch.empty_like(weight, dtype=g.dtype)
+
+
+_max = operator(
+    f"linear_norm_max_fwd(Tensor x, Tensor weight, Tensor ptr, {NOISE}) -> (Tensor, Tensor)",
+    cpu=_cpu_max,
+    triton=_launch_max,
+    fake=_fake_max,
+)
+_sparse = operator(
+    "linear_norm_max_bwd(Tensor g, Tensor where, Tensor x, Tensor weight) -> (Tensor, Tensor)",
+    cpu=_cpu_sparse,
+    triton=_launch_sparse,
+    fake=_fake_sparse,
+)
+
+
+def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
+    """Mean of x's rows over all processes, and their number."""
+    total = torch.cat(
+        [
+            x.sum(0, dtype=accumulator(x.dtype)),
+            x.new_full((1,), float(x.shape[0]), dtype=accumulator(x.dtype)),
+        ]
+    )
+    total = sum_over_processes(total, sync)
+    return total[:-1] / total[-1], total[-1]
+
+
+class _LinearNormMax(torch.autograd.Function):
+    """Weight with the sign of gamma folded in; also returns mean, var and count for the buffers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        ptr: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+        slope: float,
+        training: bool,
+        sync: bool,
+        noise: Noise | None,
+    ) -> tuple[Tensor, ...]:
+        dtype = accumulator(x.dtype)
+        wide = weight.to(dtype)
+        mean_x, gram, count = mean[:0], wide[:0], torch.ones_like(mean[0])
+        if training:
+            mean_x, count = _column_mean(x, sync)
+            centred = x.to(dtype) - mean_x
+            gram = centred.T @ centred
+            everywhere = sum_over_processes(gram, sync) / count
+            mean, var = wide @ mean_x, ((wide @ everywhere) * wide).sum(1).clamp(min=0)
+        top, where = _max(x, weight, ptr, *draw(noise, ptr, x.shape[0]))
+        scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
+        z = scale * top + shift
+        ctx.save_for_backward(x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, gram, count)
+        ctx.options = (slope, training, sync)
+        ctx.mark_non_differentiable(mean, var, count)
+        return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, gram, count = ctx.saved_tensors
+        slope, training, sync = ctx.options
+        there = where >= 0
+        g = torch.where(there, torch.where(scale * top + shift > 0, dout, slope * dout), 0).to(scale.dtype)
+        hat = torch.where(there, (top - mean) * rstd, 0)
+        sums = torch.stack([g.sum(0), (g * hat).sum(0)])
+        dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
+        dx, dweight = _sparse((scale * g).contiguous(), where, x, weight)
+        if training:
+            wide = weight.to(scale.dtype)
+            slope_c = scale * c2 * rstd
+            # -(v + A (x - mean_x)), with the part of mean_x taken into the constant.
+            matrix = wide.T @ (slope_c[:, None] * wide)
+            dx.addmm_(x.to(dx.dtype), matrix, alpha=-1)
+            dx += matrix @ mean_x - wide.T @ (scale * c1)
+            local = x.sum(0, dtype=scale.dtype)
+            # sum x (x - mean_x)^T of this process, from the Gram matrix about the mean of all processes.
+            outer = gram + torch.outer(mean_x, local - x.shape[0] * mean_x)
+            dweight -= torch.outer(scale * c1, local) + slope_c[:, None] * (wide @ outer.T)
+        sign = torch.where(gamma < 0, -1, 1)
+        return (
+            *(
+                dx.to(x.dtype),
+                dweight.to(weight.dtype),
+                (sign * dgamma).to(gamma.dtype),
+                dbeta.to(gamma.dtype),
+            ),
+            *[None] * 8,
+        )
+
+
+def linear_norm_max(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+    sync: bool = False,
+) -> Tensor:
+    """Linear, BatchNorm, LeakyReLU and max pool; see the head of this file for the formula.
+
+    Args:
+        x: dense [B, N, C_in], or rows [M, C_in] with `batch` [M].
+        weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
+        gamma, beta, running_mean, running_var: [C_out], those of the BatchNorm.
+        negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
+        noise: one draw of noise; what falls is left out of the max.
+        sync: statistics over all processes of the default group.
+
+    Returns:
+        [B, C_out].
+
+    Raises:
+        ValueError: shapes do not fit, a decreasing activation, or training with a single row.
+    """
+    rows, ptr = to_rows(x, batch, batch_size)
+    if weight.dim() != 2 or weight.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"weight must be [C_out, {rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
+        )
+    if negative_slope < 0:
+        raise ValueError(f"negative_slope must be at least 0, the max needs it; got {negative_slope}.")
+    if training and rows.shape[0] < 2 and not sync:
+        raise ValueError(
+            f"BatchNorm in training needs more than one value a channel and got {rows.shape[0]}; "
+            "use a larger batch, or evaluation mode."
+        )
+    check_channels(weight.shape[0], gamma)
+    dtype = (
+        torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else rows.dtype
+    )
+    sign = torch.where(gamma.detach() < 0, -1, 1).to(weight.dtype)
+    rows, folded = rows.to(dtype).contiguous(), (sign[:, None] * weight).to(dtype)
+    statistics = running_statistics(rows, running_mean, running_var)
+    signs = sign.to(statistics.mean.dtype)
+    if bias is not None:
+        beta = beta + (0 if training else gamma * torch.rsqrt(running_var + eps)) * bias
+    out, mean, var, count = _LinearNormMax.apply(
+        *(rows, folded, gamma, beta, ptr, signs * statistics.mean, statistics.var),
+        *(eps, negative_slope, training, sync, noise),
+    )
+    if training:
+        with torch.no_grad():
+            found = statistics._replace(mean=signs * mean, var=var, count=count)
+            update_running(running_mean, running_var, found, momentum, bias)
+    return out.to(dtype)

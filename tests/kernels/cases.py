@@ -1,0 +1,68 @@
+"""Inputs and comparisons that the tests of several operations share."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kernels import Noise, knn
+from kernels._noise import ELEMENTS, NONE, draw
+from kernels._random import uniform
+
+# Sums of up to 1e5 float64 terms of size 1 to 10.
+EXACT = {"rtol": 0.0, "atol": 1e-11}
+
+
+@dataclass
+class Norm:
+    """Parameters and buffers of a BatchNorm, with a negative and (if asked) a zero gamma."""
+
+    channels: int
+    dtype: torch.dtype = torch.float64
+    device: torch.device | str = "cpu"
+    gamma: Tensor = field(init=False)
+    beta: Tensor = field(init=False)
+    mean: Tensor = field(init=False)
+    var: Tensor = field(init=False)
+
+    def __post_init__(self):
+        generator = torch.Generator().manual_seed(self.channels)
+
+        def randn():
+            return torch.randn(self.channels, generator=generator, dtype=torch.float64)
+
+        self.gamma, self.beta, self.mean = randn(), randn(), randn()
+        self.var = randn().abs() + 0.5
+        for name in ("gamma", "beta", "mean", "var"):
+            setattr(self, name, getattr(self, name).to(self.device, self.dtype))
+
+    def arguments(self):
+        """(gamma, beta, running_mean, running_var): fresh leaves and copies of the buffers."""
+        leaves = [t.detach().clone().requires_grad_() for t in (self.gamma, self.beta)]
+        return *leaves, self.mean.clone(), self.var.clone()
+
+
+def noise(level: str | None, x: Tensor, p: float = 0.5, k: int = 4, device="cpu") -> Noise | None:
+    """One draw for the dense clouds x [B, N, C]."""
+    if level is None:
+        return None
+    neighbours = None
+    if level == "cluster":
+        local = knn(x.detach(), min(k, x.shape[1]))
+        start = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
+        neighbours = (local + start).flatten(0, 1)
+    return Noise(level, torch.tensor(p, device=device), torch.tensor(11, device=device), neighbours)
+
+
+def kept(found: Noise | None, clouds: int, points: int, channels: int) -> Tensor:
+    """What stands, bool [B, N, C], drawn apart from any kernel that carries the noise inside."""
+    if found is None:
+        return torch.ones(clouds, points, channels, dtype=torch.bool)
+    rows = clouds * points
+    ptr = torch.arange(clouds + 1, device=found.seed.device) * points
+    drawn = draw(found, ptr, rows)
+    if drawn.mode == ELEMENTS:
+        stands = uniform(found.seed, rows * channels) >= found.rate
+        return stands.view(clouds, points, channels).cpu()
+    assert drawn.mode != NONE
+    return (drawn.factor > 0).view(clouds, points, 1).expand(-1, -1, channels).cpu()

@@ -1,0 +1,126 @@
+"""The Triton kernels against the CPU's, on the device or in the interpreter: noise bit for bit, the rest to rounding."""
+
+import importlib
+
+import pytest
+import torch
+
+from kernels import _noise as noises
+from kernels import _random, edge_conv, knn, linear_norm_max, norm_act, norm_pool
+from kernels._noise import Noise
+
+from ..cases import Norm, noise
+
+KNN = importlib.import_module("kernels.knn")  # the package has the function under that name
+LEVELS = [None, "feat", "point", "cluster"]
+
+
+@pytest.mark.parametrize("n", [1, 5, 1000, 2049])
+def test_random_numbers_are_the_same_bit_for_bit(n, device):
+    seed = torch.tensor(2**61 + 7)
+    assert torch.equal(_random._launch_uniform(seed.to(device), n).cpu(), _random._cpu_uniform(seed, n))
+
+
+@pytest.mark.parametrize("reading", ["gather", "scatter"])
+@pytest.mark.parametrize("level", ["point", "cluster"])
+def test_the_same_points_fall(level, reading, device):
+    x = torch.rand(2, 50, 3)
+    found = noise(level, x, p=0.3, k=7)._replace(reading=reading)
+    ptr = torch.tensor([0, 50, 100])
+    here = noises.point_factor(found, ptr, 100)
+    thresholds = found.rate.reshape(1) if level == "point" else noises.gather_thresholds(found)
+    if reading == "gather":
+        cpu = noises._cpu_kept_points(found.seed, thresholds, found.neighbours, 100)
+        assert torch.equal((here > 0).float(), cpu)
+        lists = None if found.neighbours is None else found.neighbours.to(device)
+        gpu = noises._launch_kept_points(found.seed.to(device), thresholds.to(device), lists, 100)
+        assert torch.equal(gpu.cpu(), cpu)
+
+
+@pytest.mark.parametrize("channels", [7, 8])
+def test_the_same_elements_fall(channels, device):
+    from kernels import _norm_pass as passes
+
+    x = torch.randn(2, 20, channels)
+    drawn = noises.draw(noise("feat", x), torch.tensor([0, 20, 40]), 40)
+    one = torch.ones(channels)
+    rows = x.flatten(0, 1)
+    cpu = passes._cpu_apply(rows, one, one * 0, 1.0, *drawn)
+    gpu = passes._launch_apply(
+        *(t.to(device) for t in (rows, one, one * 0)), 1.0, drawn[0], *(t.to(device) for t in drawn[1:])
+    )
+    assert torch.equal(gpu.cpu(), cpu)
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_knn(channels, device):
+    x = torch.randint(-3, 4, (120, channels)).float()
+    ptr = torch.tensor([0, 40, 47, 120])
+    for k in (1, 7):
+        cpu = KNN._cpu_knn(x, ptr, k)
+        gpu = KNN._launch_knn(x.to(device), ptr.to(device), k).cpu()
+        if channels == 3:
+            assert torch.equal(gpu, cpu)
+        else:  # the product form may swap points whose distances round differently
+            d = (x[:, None] - x[None]).square().sum(-1)
+            torch.testing.assert_close(d.gather(1, gpu), d.gather(1, cpu), rtol=1e-4, atol=1e-3)
+
+
+def gradients(run, leaves):
+    out = run()
+    out = out if isinstance(out, tuple) else (out,)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(y.shape, generator=generator).to(y) for y in out]
+    grads = torch.autograd.grad([(y * w).sum() for y, w in zip(out, weights)], leaves)
+    return [t.detach().cpu() for t in (*out, *grads)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("channels", "training"), [(6, True), (20, True), (20, False)])
+def test_layers(level, channels, training, device):
+    from tests.oracle import norm as oracle
+
+    from ..cases import kept
+
+    B, N, C, k = 2, 37, 5, 4
+    x = torch.randn(B, N, C)
+    neighbours = knn(x[..., :3].contiguous(), k)
+    found = noise(level, x, k=k)
+    stands = kept(found, B, N, channels)
+    moved = found and Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
+    exact, ours = Norm(channels), Norm(channels, torch.float32, device)
+    wide, narrow = torch.randn(channels, 2 * C), torch.randn(channels, C)
+    y = torch.randn(B, N, channels)
+    options = {"training": training}
+
+    def compare(fn, reference, *inputs):
+        mine = [t.to(device).requires_grad_() for t in inputs]
+        theirs = [t.double().requires_grad_() for t in inputs]
+        n1, n2 = ours.arguments(), exact.arguments()
+        got = gradients(lambda: fn(*mine, n1), [*mine, *n1[:2]])
+        right = gradients(lambda: reference(*theirs, n2), [*theirs, *n2[:2]])
+        for a, b in zip([*got, *n1[2:]], [*right, *n2[2:]]):
+            # Sums over a few hundred float32 terms of size up to 30.
+            torch.testing.assert_close(a.detach().cpu().double(), b.detach(), rtol=1e-3, atol=1e-3)
+
+    compare(
+        lambda x, w, n: edge_conv(x, neighbours.to(device), w, None, *n, noise=moved, **options),
+        lambda x, w, n: oracle.edge_conv(x, neighbours, w, None, *n, stands, slope=0.2, **options),
+        *(x, wide),
+    )
+    compare(
+        lambda x, w, n: linear_norm_max(x, w, None, *n, noise=moved, **options),
+        lambda x, w, n: oracle.linear_norm_max(x, w, None, *n, stands, slope=0.0, **options),
+        *(x, narrow),
+    )
+    compare(
+        lambda y, n: norm_pool(y, *n, noise=moved, negative_slope=0.2, **options),
+        lambda y, n: oracle.pool(oracle.norm_act(y, *n, slope=0.2, **options), stands, 1),
+        y,
+    )
+    factor = 1 if found is None else stands / (1 - found.rate.double())
+    compare(
+        lambda y, n: norm_act(y, *n, noise=moved, negative_slope=0.2, **options),
+        lambda y, n: oracle.norm_act(y, *n, slope=0.2, **options) * factor,
+        y,
+    )

@@ -1,0 +1,62 @@
+"""knn against the sorted distance matrix in float64."""
+
+import pytest
+import torch
+
+from kernels import knn
+
+
+def brute(x, k):
+    """Neighbours by (distance, index) from exact differences in float64."""
+    d = (x[:, None].double() - x[None].double()).square().sum(-1)
+    return torch.stack([torch.sort(row, stable=True).indices[:k] for row in d]), d
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"), [((2, 63, 3), 5), ((1, 300, 2), 300), ((3, 1, 3), 1), ((2, 500, 8), 20)], ids=str
+)
+def test_coordinates_are_exact_and_the_smaller_index_wins_ties(shape, k):
+    x = torch.randint(-3, 4, shape).float()  # many equal distances, all exact
+    found = knn(x, k)
+    for cloud, idx in zip(x, found):
+        assert torch.equal(idx, brute(cloud, k)[0])
+
+
+@pytest.mark.parametrize("channels", [9, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_agree_in_distance(channels, dtype):
+    x = torch.randn(2, 333, channels, dtype=dtype) + 5
+    found = knn(x, 20)
+    for cloud, idx in zip(x, found):
+        expected, d = brute(cloud, 20)
+        # |x|^2 is about `channels` after centring; the product form rounds there.
+        torch.testing.assert_close(
+            d.gather(1, idx), d.gather(1, expected), rtol=0, atol=20 * channels * torch.finfo(dtype).eps
+        )
+        assert (idx[:, 0] == torch.arange(333)).all()
+        assert all(len(set(row.tolist())) == 20 for row in idx)
+
+
+def test_clouds_of_different_sizes_are_searched_apart():
+    sizes = [5, 9, 300]
+    for channels in (3, 16):
+        x = torch.randn(sum(sizes), channels)
+        batch = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+        found, start = knn(x, 4, batch=batch), 0
+        for cloud in x.split(sizes):
+            assert torch.equal(found[start : start + len(cloud)] - start, knn(cloud, 4))
+            start += len(cloud)
+
+
+def test_a_permutation_permutes_the_neighbours():
+    x, order = torch.rand(1, 100, 3), torch.randperm(100)
+    assert torch.equal(order[knn(x[:, order], 6)[0]], knn(x, 6)[0][order])
+
+
+def test_bad_k_is_named():
+    with pytest.raises(ValueError, match="k = 9"):
+        knn(torch.randn(2, 8, 3), 9)
+    with pytest.raises(ValueError, match="a cloud of 2 points"):
+        knn(torch.randn(5, 3), 3, batch=torch.tensor([0, 0, 1, 1, 1]))
+    with pytest.raises(ValueError, match="at least 1"):
+        knn(torch.randn(2, 8, 3), 0)

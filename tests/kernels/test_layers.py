@@ -1,0 +1,196 @@
+"""edge_conv, linear_norm_max, norm_act and norm_pool equal the materialised textbook form in float64."""
+
+import pytest
+import torch
+
+from kernels import edge_conv, knn, linear_norm_max, norm_act, norm_pool
+from tests.oracle import norm as oracle
+
+from .cases import EXACT, Norm, kept, noise
+
+LEVELS = [None, "feat", "point", "cluster"]
+# (B, N, C_in, C_out, k): one point, k = N, odd sizes, more than one block of rows
+SHAPES = [(2, 1, 3, 4, 1), (3, 7, 3, 5, 7), (2, 63, 9, 16, 8), (1, 300, 3, 6, 20)]
+
+
+def compare(ours, theirs, leaves, buffers):
+    """Outputs, gradients of all leaves and running buffers; `leaves` and `buffers` are pairs (ours, theirs)."""
+    ours, theirs = [y if isinstance(y, tuple) else (y,) for y in (ours, theirs)]
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, **EXACT)
+    weights = [torch.randn_like(a) for a in ours]
+    for outputs in (ours, theirs):
+        torch.autograd.backward([(y * w).sum() for y, w in zip(outputs, weights)])
+    for a, b in leaves:
+        torch.testing.assert_close(a.grad, b.grad if b.grad is not None else torch.zeros_like(b), **EXACT)
+    for a, b in buffers:
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+def twice(*tensors):
+    return [(t.clone().requires_grad_(), t.clone().requires_grad_()) for t in tensors]
+
+
+def clouds(B, N, C, ties):
+    x = torch.randn(B, N, C, dtype=torch.float64) + 3
+    if ties and N > 3:
+        x[:, N // 2 :] = x[:, : N - N // 2]  # every other point is a copy: equal maxima
+    return x
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_edge_conv_is_the_textbook_form(shape, level, training):
+    B, N, C, D, k = shape
+    if B * N * k == 1:
+        pytest.skip("one edge has no variance")
+    x = clouds(B, N, C, ties=N == 63)
+    idx, found = knn(x, k), noise(level, x)
+    (x1, x2), (w1, w2), (b1, b2) = twice(x, torch.randn(D, 2 * C).double(), torch.randn(D).double())
+    norm = Norm(D)
+    n1, n2 = norm.arguments(), norm.arguments()
+    ours = edge_conv(x1, idx, w1, b1, *n1, training=training, noise=found)
+    theirs = oracle.edge_conv(x2, idx, w2, b2, *n2, kept(found, B, N, D), training=training, slope=0.2)
+    leaves = [(x1, x2), (w1, w2), (b1, b2), (n1[0], n2[0]), (n1[1], n2[1])]
+    compare(ours, theirs, leaves, [(n1[2], n2[2]), (n1[3], n2[3])])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_linear_norm_max_is_the_textbook_form(shape, level, training):
+    B, N, C, D, _ = shape
+    x = clouds(B, N, C, ties=N == 63)
+    found = noise(level, x)
+    (x1, x2), (w1, w2), (b1, b2) = twice(x, torch.randn(D, C).double(), torch.randn(D).double())
+    norm = Norm(D)
+    n1, n2 = norm.arguments(), norm.arguments()
+    ours = linear_norm_max(x1, w1, b1, *n1, training=training, negative_slope=0.1, noise=found)
+    theirs = oracle.linear_norm_max(x2, w2, b2, *n2, kept(found, B, N, D), training=training, slope=0.1)
+    leaves = [(x1, x2), (w1, w2), (b1, b2), (n1[0], n2[0]), (n1[1], n2[1])]
+    compare(ours, theirs, leaves, [(n1[2], n2[2]), (n1[3], n2[3])])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_norm_pool_is_the_textbook_form(shape, level, training):
+    B, N, _, D, _ = shape
+    y = clouds(B, N, D, ties=N == 63)
+    found = noise(level, y[..., :3])
+    ((y1, y2),) = twice(y)
+    norm = Norm(D)
+    n1, n2 = norm.arguments(), norm.arguments()
+    ours = norm_pool(y1, *n1, training=training, negative_slope=0.2, noise=found)
+    z = oracle.norm_act(y2, *n2, training=training, slope=0.2)
+    theirs = oracle.pool(z, kept(found, B, N, D), 1)
+    compare(ours, theirs, [(y1, y2), (n1[0], n2[0]), (n1[1], n2[1])], [(n1[2], n2[2]), (n1[3], n2[3])])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_norm_act_is_the_textbook_form(level, slope, training):
+    B, N, D = 3, 100, 10
+    y = clouds(B, N, D, ties=False)
+    found = noise(level, y[..., :3])
+    ((y1, y2),) = twice(y)
+    norm = Norm(D)
+    n1, n2 = norm.arguments(), norm.arguments()
+    ours = norm_act(y1, *n1, training=training, negative_slope=slope, noise=found)
+    theirs = oracle.norm_act(y2, *n2, training=training, slope=slope) * kept(found, B, N, D)
+    theirs = theirs / (1 - found.rate.double()) if found else theirs
+    compare(ours, theirs, [(y1, y2), (n1[0], n2[0]), (n1[1], n2[1])], [(n1[2], n2[2]), (n1[3], n2[3])])
+
+
+def test_at_gamma_zero_the_output_is_beta_and_its_gradient_the_limit_from_above():
+    x, weight = torch.randn(2, 9, 3).double(), torch.randn(4, 6).double()
+    idx, norm = knn(x, 3), Norm(4)
+    grads = []
+    for gamma in (0.0, 1e-200):
+        arguments = norm.arguments()
+        arguments[0].data.fill_(gamma)
+        out = edge_conv(x, idx, weight, None, *arguments, training=True)
+        torch.testing.assert_close(out, torch.where(norm.beta > 0, norm.beta, 0.2 * norm.beta).expand_as(out))
+        out.sum().backward()
+        grads.append(arguments[0].grad)
+    torch.testing.assert_close(*grads, **EXACT)
+
+
+def test_where_all_neighbours_fall_the_output_and_the_gradient_are_zero():
+    x = torch.randn(2, 8, 3).double().requires_grad_()
+    found = noise("point", x, p=0.999999)
+    norm = Norm(5)
+    for out in (
+        edge_conv(
+            x, knn(x, 4), torch.randn(5, 6).double(), None, *norm.arguments(), training=False, noise=found
+        ),
+        linear_norm_max(x, torch.randn(5, 3).double(), None, *norm.arguments(), training=False, noise=found),
+        *norm_pool(x.repeat(1, 1, 2)[..., :5], *norm.arguments(), training=False, noise=found),
+    ):
+        assert (out == 0).all()
+        (grad,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+        assert (grad == 0).all()
+
+
+def test_clouds_of_different_sizes_equal_each_cloud_alone():
+    sizes, norm = [5, 1, 9], Norm(4)
+    x = torch.randn(sum(sizes), 3).double()
+    batch = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+    weight, wide = torch.randn(4, 3).double(), torch.randn(4, 6).double()
+    options = {"training": False}
+    pooled = linear_norm_max(x, weight, None, *norm.arguments(), batch=batch, **options)
+    tops, means = norm_pool(x @ weight.T, *norm.arguments(), batch=batch, **options)
+    idx = knn(x, 1, batch=batch)
+    edges = edge_conv(x, idx, wide, None, *norm.arguments(), **options)
+    for b, cloud in enumerate(x.split(sizes)):
+        alone = cloud[None]
+        torch.testing.assert_close(
+            pooled[b : b + 1], linear_norm_max(alone, weight, None, *norm.arguments(), **options), **EXACT
+        )
+        top, mean = norm_pool(alone @ weight.T, *norm.arguments(), **options)
+        torch.testing.assert_close((tops[b : b + 1], means[b : b + 1]), (top, mean), **EXACT)
+        torch.testing.assert_close(
+            edges[batch == b],
+            edge_conv(alone, knn(alone, 1), wide, None, *norm.arguments(), **options)[0],
+            **EXACT,
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_to_the_rounding_of_its_type(dtype):
+    x, norm = torch.randn(2, 64, 16), Norm(8, torch.float32)
+    wide, weight = torch.randn(8, 32) / 4, torch.randn(8, 16) / 4
+    idx = knn(x, 5)
+    for run in (
+        lambda: edge_conv(x, idx, wide, None, *norm.arguments(), training=True),
+        lambda: linear_norm_max(x, weight, None, *norm.arguments(), training=True),
+    ):
+        exact = run()
+        with torch.autocast("cpu", dtype):
+            half = run()
+        assert half.dtype == dtype
+        # Inputs and products are rounded once each; activations are about 1 and BatchNorm scales errors by |gamma| < 4.
+        assert (half.float() - exact).abs().max() < 16 * torch.finfo(dtype).eps
+
+
+def test_coordinates_are_never_rounded_by_autocast():
+    x, norm = torch.randn(2, 64, 3), Norm(8, torch.float32)
+    idx, weight = knn(x, 5), torch.randn(8, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = edge_conv(x, idx, weight, None, *norm.arguments(), training=True)
+    torch.testing.assert_close(rounded, edge_conv(x, idx, weight, None, *norm.arguments(), training=True))
+
+
+def test_bad_arguments_are_named():
+    x, norm = torch.randn(2, 8, 3), Norm(5, torch.float32)
+    idx = knn(x, 4)
+    with pytest.raises(ValueError, match=r"weight must be \[C_out, 6\]"):
+        edge_conv(x, idx, torch.randn(5, 3), None, *norm.arguments(), training=True)
+    with pytest.raises(ValueError, match="idx must be int64"):
+        edge_conv(x, idx.int(), torch.randn(5, 6), None, *norm.arguments(), training=True)
+    with pytest.raises(ValueError, match="one entry for each of the 4 channels"):
+        edge_conv(x, idx, torch.randn(4, 6), None, *norm.arguments(), training=True)
+    with pytest.raises(ValueError, match="more than one value a channel"):
+        linear_norm_max(x[:1, :1], torch.randn(5, 3), None, *norm.arguments(), training=True)
