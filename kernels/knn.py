@@ -183,6 +183,7 @@ def _launch_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
         BLOCK_Q=block_q,
         BLOCK_N=block_n,
         BLOCK_K=block_k,
+        num_warps=8 if block_q * block_n > 512 else 4,
     )
     return out
 
