@@ -81,7 +81,9 @@ def from_pyg(conv: nn.Module) -> EdgeConv:
         raise ValueError(
             f"expected PyG's EdgeConv or DynamicEdgeConv with aggr='max'; got {type(conv).__name__}."
         )
-    linears: list[Any] = [m for m in network.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Linear"]
+    linears: list[Any] = [
+        m for m in network.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Linear"
+    ]
     norms: list[Any] = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
     slopes = [
         0.0 if isinstance(m, nn.ReLU) else m.negative_slope

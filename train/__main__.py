@@ -1,0 +1,36 @@
+"""`python -m train RECIPE [options]`; several processes by `torchrun --nproc-per-node N -m train RECIPE`."""
+
+from __future__ import annotations
+
+import sys
+
+from train.recipes import RECIPES, Config, recipe
+
+
+def main() -> None:
+    import tyro
+
+    recipes = {name: ((make.__doc__ or "").splitlines()[0], recipe(name)) for name, make in RECIPES.items()}
+    config: Config = tyro.extras.overridable_config_cli(recipes, description=__doc__)
+    from train.engine import Run
+
+    try:
+        run = Run(config)
+        summary = run.train()
+    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"\ninterrupted; go on with: python -m train {config.recipe} --resume {run.folder}"
+        ) from None
+    if summary:
+        print(
+            f"test: overall accuracy {100 * summary['test/overall_accuracy']:.1f} %, mean class accuracy "
+            f"{100 * summary['test/mean_class_accuracy']:.1f} %, {summary['seconds']:.0f} s\n"
+            f"report: {run.folder / 'report.html'}"
+        )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What a run leaves on disk, each file whole or not at all: written beside its place, synchronised, then renamed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from train.recipes import Config
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`; a kill at any moment leaves the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON."""
+    write(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Tensors and numbers, to be read with `load_state`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote; nothing in the file is executed."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def save_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """A state dict as safetensors."""
+    from safetensors.torch import save
+
+    write(path, save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+
+
+def save_config(path: Path, config: Config, class_names: list[str]) -> None:
+    """The config, and the class names that predictions need."""
+    save_json(path, {**asdict(config), "class_names": class_names})
+
+
+def load_config(run: Path) -> tuple[Config, list[str]]:
+    """The config and class names of a run's folder."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there; give the folder of a run, as `python -m train` printed it."
+        )
+    values = json.loads(path.read_text())
+    return _dataclass(Config, values), values["class_names"]
+
+
+def _dataclass(kind: Any, values: dict[str, Any]) -> Any:
+    hints, found = get_type_hints(kind), {}
+    for field in fields(kind):
+        if field.name not in values:
+            continue
+        value, hint = values[field.name], hints[field.name]
+        if is_dataclass(hint):
+            value = _dataclass(hint, value)
+        elif "Path" in str(hint) and value is not None:
+            value = Path(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        found[field.name] = value
+    return kind(**found)
+
+
+class Metrics:
+    """metrics.jsonl: a line an epoch. Resuming keeps the lines before the epoch that runs again."""
+
+    def __init__(self, path: Path, before_epoch: int) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:  # a line that the kill cut short
+                    break
+                if row["epoch"] < before_epoch:
+                    self.rows.append(row)
+        self._save()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a line."""
+        self.rows.append(row)
+        self._save()
+
+    def _save(self) -> None:
+        write(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())

@@ -1,0 +1,397 @@
+"""The engine: config in, a run's folder out.
+
+Every step is a function of the weights and of (seed, epoch, step): the order, the augmentation, the noise and the
+dropout are drawn from generators seeded anew at each step. So a checkpoint needs no generator states, and a resumed
+run is the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import math
+import resource
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+
+from models import (
+    DGCNN,
+    DropCluster,
+    DropFeat,
+    DropPoint,
+    PointNet,
+    needs_reestimation,
+    reestimate_batch_norm,
+)
+from train import checkpoint
+from train.data import Data, Split, batches, generator, load, steps_per_epoch
+from train.log import Tracker
+from train.metrics import Scores, scores
+from train.recipes import Config
+
+ROOT = Path(__file__).parent.parent
+
+
+def build(config: Config, classes: int, steps: int = 1) -> nn.Module:
+    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
+    noise = (
+        {layer: _noise(config, steps) for layer in config.noise.layers}
+        if config.noise.kind != "none"
+        else None
+    )
+    channels = 6 if config.normals else 3
+    if config.network == "pointnet":
+        return PointNet(
+            classes, channels, dropout=config.dropout, noise=noise, sync_batch_norm=config.sync_batch_norm
+        )
+    return DGCNN(
+        classes,
+        channels,
+        k=config.k,
+        emb_dims=config.emb_dims,
+        dropout=config.dropout,
+        noise=noise,
+        sync_batch_norm=config.sync_batch_norm,
+    )
+
+
+def _noise(config: Config, steps: int) -> nn.Module:
+    noise = config.noise
+    warmup = round(noise.warmup_epochs * steps)
+    options: dict[str, Any] = {"scaling": noise.scaling}
+    if warmup:
+        options |= {"schedule": "linear", "warmup_steps": warmup}
+    if noise.kind == "feat":
+        return DropFeat(noise.p, **options)
+    if noise.kind == "point":
+        return DropPoint(noise.p, **options)
+    return DropCluster(
+        noise.p, noise.k, reading=noise.reading, space=noise.space, radius=noise.radius, **options
+    )
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """The rate of an epoch, counted from 0."""
+    if config.schedule == "step":
+        return config.lr * config.lr_factor ** (epoch // config.lr_epochs)
+    return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+
+
+def loss_function(logits: Tensor, label: Tensor, config: Config) -> Tensor:
+    """Cross-entropy; label_smoothing spreads its share over the *other* classes, as antao97 has it.
+
+    PyTorch spreads over all classes, so its share is C / (C - 1) times ours.
+    """
+    classes = logits.shape[1]
+    smoothing = min(1.0, config.label_smoothing * classes / (classes - 1))
+    return nn.functional.cross_entropy(logits.float(), label, label_smoothing=smoothing)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 32) -> Tensor:
+    """Logits [n, classes] of clouds x [n, N, C], in evaluation mode, on the CPU."""
+    device = next(model.parameters()).device
+    model.eval()
+    found = [model(part.to(device)).float().cpu() for part in x.split(batch_size)]
+    return torch.cat(found) if found else torch.zeros(0, 0)
+
+
+class Run:
+    """A run in progress: its folder, data, network and optimiser."""
+
+    def __init__(self, config: Config) -> None:
+        from accelerate import Accelerator
+
+        folder = (
+            config.resume
+            or config.out
+            or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        )
+        if config.resume is not None:
+            config, _ = checkpoint.load_config(folder)
+        elif (folder / "config.json").exists():
+            raise FileExistsError(
+                f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
+            )
+        self.config, self.folder = config, folder
+        cuda = torch.cuda.is_available()
+        if config.amp == "fp16" and not cuda:
+            raise ValueError("amp fp16 needs a GPU, its loss scaling is not made for CPUs; use bf16 or no.")
+        self.accelerator = Accelerator(mixed_precision=config.amp, cpu=not cuda)
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.console = Console(stderr=True, quiet=self.rank != 0)
+        self.data: Data = load(config)
+        self.classes = len(self.data.clouds.class_names)
+        self.steps = steps_per_epoch(self.data.train, config)
+        torch.manual_seed(config.seed)
+        network = build(config, self.classes, self.steps)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        optimizer = self._optimizer(network)
+        self.epoch, self.seconds, self.best = 0, 0.0, (-1.0, -1)
+        saved = folder / "checkpoint.pt"
+        state = checkpoint.load_state(saved) if saved.exists() else None
+        if state is not None:
+            network.load_state_dict(state["model"])
+            self.epoch, self.seconds = state["epoch"], state["seconds"]
+            self.best = (state["best"], state["best_epoch"])
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        if state is not None:
+            optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        config = self.config
+        if config.optimizer == "adam":
+            return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            network.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
+        )
+
+    def train(self) -> dict[str, Any]:
+        """All epochs that are left, then the last evaluation and the report. Returns the summary."""
+        config, main = self.config, self.rank == 0
+        if main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.save_config(self.folder / "config.json", config, self.data.clouds.class_names)
+            metrics = checkpoint.Metrics(self.folder / "metrics.jsonl", self.epoch)
+            tracker = Tracker(config, self.folder, self.console.print)
+            splits = [len(split) for split in (self.data.train, self.data.validation, self.data.test)]
+            self.console.print(
+                f"[bold]{config.recipe}[/bold]: {config.network}, {self.parameters:,} parameters, noise "
+                f"{config.noise.kind}; {splits} shapes to train, validate and test; {self.folder}"
+            )
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not (main and self.console.is_terminal),
+        ) as progress:
+            total = (config.epochs - self.epoch) * self.steps
+            task = progress.add_task("training", total=total, note="")
+            while self.epoch < config.epochs:
+                row = self._epoch(lambda: progress.advance(task))
+                self.epoch += 1
+                if main:
+                    metrics.add(row)
+                    tracker.log(row)
+                    self._save()
+                    accuracy = 100 * row[f"{config.select}/overall_accuracy"]
+                    note = f"loss {row['train/loss']:.3f}, {config.select} {accuracy:.1f} %"
+                    progress.update(task, note=note)
+                    if not self.console.is_terminal:
+                        left = row["seconds"] * (config.epochs - self.epoch)
+                        self.console.print(f"epoch {self.epoch}/{config.epochs}: {note}, {left:.0f} s left")
+        if not main:
+            return {}
+        summary = self._finish(metrics)
+        test = np.load(self.folder / "predictions.npz")
+        shapes = self.data.clouds.points[test["index"][:4], : config.points]
+        tracker.finish(summary, test["label"], test["logits"].argmax(1), self.data.clouds.class_names, shapes)
+        return summary
+
+    def _epoch(self, advance: Any) -> dict[str, Any]:
+        """One pass over the training split, and the scores of the split that selects."""
+        config, start = self.config, time.monotonic()
+        rate = learning_rate(config, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses, hits, norms = [], [], []
+        drawn = batches(self.data.train, config, self.epoch, self.rank, self.processes)
+        for step, (x, label) in enumerate(drawn):
+            self.network.train()
+            # Noise and dropout of this step: the same after a resume, another in each process.
+            torch.manual_seed(generator(config.seed, self.epoch, step, self.rank).initial_seed())
+            x, label = x.to(self.accelerator.device), label.to(self.accelerator.device)
+            with self.accelerator.autocast():
+                logits = self.network(x)
+            loss = loss_function(logits, label, config)
+            if config.network == "pointnet" and config.regularization:
+                plain = self.accelerator.unwrap_model(self.network)
+                loss = loss + config.regularization * plain.regularization()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            norms.append(self.accelerator.clip_grad_norm_(self.network.parameters(), math.inf))
+            self.optimizer.step()
+            losses.append(loss.detach())
+            hits.append((logits.detach().argmax(1) == label).float().mean())
+            advance()
+        means = torch.stack(
+            [torch.stack([torch.as_tensor(v) for v in values]).mean() for values in (losses, hits, norms)]
+        )
+        loss_, accuracy, norm = self.accelerator.reduce(means, "mean").tolist()
+        if not math.isfinite(loss_):
+            raise FloatingPointError(
+                f"the loss is {loss_} in epoch {self.epoch + 1}; the last good epoch is in {self.folder / 'checkpoint.pt'}. "
+                "A lower --lr may help."
+            )
+        row: dict[str, Any] = {
+            "epoch": self.epoch,
+            "lr": rate,
+            "train/loss": loss_,
+            "train/accuracy": accuracy,
+            "gradient_norm": norm,
+        }
+        if self.rank == 0:
+            split = self.data.test if config.select == "test" else self.data.validation
+            model = self._evaluated()
+            found = self._scores(model, split)
+            row[f"{config.select}/overall_accuracy"] = found.overall_accuracy
+            row[f"{config.select}/mean_class_accuracy"] = found.mean_class_accuracy
+            row[f"{config.select}/loss"] = found.loss
+            if len(split) and found.overall_accuracy >= self.best[0]:
+                self.best = (found.overall_accuracy, self.epoch)
+                checkpoint.save_weights(self.folder / "best.safetensors", model.state_dict())
+        row["seconds"] = time.monotonic() - start
+        self.seconds += row["seconds"]
+        self.accelerator.wait_for_everyone()
+        return row
+
+    def _evaluated(self) -> nn.Module:
+        """The network as it is evaluated: BatchNorm's statistics re-estimated where noise came before one."""
+        model = self.accelerator.unwrap_model(self.network)
+        if not needs_reestimation(model):
+            return model
+        model = copy.deepcopy(model)
+        for module in model.modules():
+            if hasattr(module, "sync"):
+                module.sync = False  # one process evaluates alone
+        device = self.accelerator.device
+        clean = (x.to(device) for x, _ in batches(self.data.train, self.config, self.config.epochs))
+        reestimate_batch_norm(model, clean)
+        return model
+
+    def _scores(self, model: nn.Module, split: Split) -> Scores:
+        with self.accelerator.autocast():
+            logits = predict(model, split.x[:, : self.config.points], self.config.batch_size)
+        return scores(logits, split.label, self.classes)
+
+    def _save(self) -> None:
+        scaler = self.accelerator.scaler
+        state = {
+            "model": self.accelerator.unwrap_model(self.network).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best": self.best[0],
+            "best_epoch": self.best[1],
+        }
+        checkpoint.save_state(self.folder / "checkpoint.pt", state)
+
+    def _finish(self, metrics: checkpoint.Metrics) -> dict[str, Any]:
+        """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report."""
+        config, test = self.config, self.data.test
+        model = self._evaluated()
+        logits = predict(model, test.x[:, : config.points], config.batch_size)
+        last = scores(logits, test.label, self.classes)
+        checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
+        save_predictions(self.folder / "predictions.npz", logits, test)
+        summary: dict[str, Any] = {
+            "test/overall_accuracy": last.overall_accuracy,
+            "test/mean_class_accuracy": last.mean_class_accuracy,
+        }
+        if (self.folder / "best.safetensors").exists():
+            from safetensors.torch import load_file
+
+            chosen = copy.deepcopy(model)
+            chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
+            best = self._scores(chosen, test)
+            summary |= {
+                f"test_at_best_{config.select}/overall_accuracy": best.overall_accuracy,
+                f"test_at_best_{config.select}/mean_class_accuracy": best.mean_class_accuracy,
+                f"test_at_best_{config.select}/epoch": self.best[1] + 1,
+            }
+        summary |= {
+            "epochs": config.epochs,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_bytes": peak_memory(self.accelerator.device),
+            "parameters": self.parameters,
+            "commit": commit(),
+            "machine": machine(self.accelerator.device),
+            "processes": self.processes,
+            "torch": torch.__version__,
+        }
+        checkpoint.save_json(self.folder / "summary.json", summary)
+        from train.report import write_report
+
+        write_report(self.folder)
+        return summary
+
+
+def save_predictions(path: Path, logits: Tensor, split: Split) -> None:
+    """Logits, labels and places in the data file of every shape of a split."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, logits=logits.numpy(), label=split.label.numpy(), index=split.index)
+    checkpoint.write(path, buffer.getvalue())
+
+
+def load_network(run: Path) -> tuple[Config, list[str], nn.Module]:
+    """The config, class names and trained network of a run's folder."""
+    from safetensors.torch import load_file
+
+    config, class_names = checkpoint.load_config(run)
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: the run has not ended; continue it with --resume {run}."
+        )
+    model = build(config, len(class_names))
+    model.load_state_dict(load_file(path))
+    return config, class_names, model.eval()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest memory so far in bytes: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` where the working tree differs; "unknown" outside one."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        head = subprocess.check_output(
+            [*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        )
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def machine(device: torch.device) -> str:
+    """The processor or GPU in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} cores"
