@@ -57,8 +57,14 @@ class Tracker:
            
            
            
-            shapes =
-            {
+           
+           
+           
+           
+           
+           
+            shapes
+            = {
                 f"clouds/{i}: {names[label[i]]} seen as {names[predicted[i]]}": self.wandb.Object3D(clouds[i])
                 for i in range(min(4, len(clouds)))
             }
