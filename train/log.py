@@ -51,20 +51,10 @@ class Tracker:
         """The summary, the confusion matrix and a few turnable test clouds [n, N, 3]."""
 
         def send() -> None:
-                matrix = self.wandb.plot.confusion_matrix(
+            matrix = self.wandb.plot.confusion_matrix(
                 y_true=label.tolist(), preds=predicted.tolist(), class_names=names
             )
-           
-           
-           
-           
-           
-           
-           
-           
-           
-            shapes
-            = {
+            shapes = {
                 f"clouds/{i}: {names[label[i]]} seen as {names[predicted[i]]}": self.wandb.Object3D(clouds[i])
                 for i in range(min(4, len(clouds)))
             }

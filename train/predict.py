@@ -1,7 +1,7 @@
 """`python -m train.predict RUN FILE...`: class and probabilities of meshes and clouds in files.
 
-Meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are taken as they are. Each file is read
-as the training data were: centred, in the unit sphere; it should stand as they do, the same axis up.
+Meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are taken as they are.
+Each file is read as the training data were: centred, in the unit sphere; it should stand as they do, the same axis up.
 """
 
 from __future__ import annotations
