@@ -53,10 +53,16 @@ class Resources:
 
 @dataclass
 class Ledger:
-    """Bytes moved by all launches. Addresses that one instruction touches twice count once (they coalesce)."""
+    """Bytes moved by all launches.
+
+    `loaded_bytes` and `stored_bytes` are what instructions ask for; an address that one instruction touches twice
+    counts once (it coalesces). `touched_bytes` counts an address once a launch and direction: what must cross the
+    memory bus if the cache holds what a cloud's programs share.
+    """
 
     loaded_bytes: int = 0
     stored_bytes: int = 0
+    touched_bytes: int = 0
     by_kernel: dict[str, int] = field(default_factory=dict)
     result: Any = None
 
@@ -165,11 +171,16 @@ def _counted(book: Ledger) -> Iterator[None]:
     )
     getitem = JitFunction.__getitem__
     running = [""]
+    seen: set[tuple[bool, int]] = set()
 
-    def count(pointers: Any, mask: Any) -> int:
+    def count(pointers: Any, mask: Any, store: bool = False) -> int:
         touched = pointers.data[mask.data] if mask is not None else pointers.data.ravel()
         size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-        moved = len(set(touched.ravel().tolist())) * size
+        addresses = set(touched.ravel().tolist())
+        moved = len(addresses) * size
+        fresh = {(store, address) for address in addresses} - seen
+        seen.update(fresh)
+        book.touched_bytes += len(fresh) * size
         book.by_kernel[running[0]] = book.by_kernel.get(running[0], 0) + moved
         return moved
 
@@ -178,7 +189,7 @@ def _counted(book: Ledger) -> Iterator[None]:
         return load(self, ptrs, mask, *rest)
 
     def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        book.stored_bytes += count(ptrs, mask)
+        book.stored_bytes += count(ptrs, mask, store=True)
         return store(self, ptrs, value, mask, *rest)
 
     def counted_atomic(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
@@ -189,6 +200,7 @@ def _counted(book: Ledger) -> Iterator[None]:
 
     def named(kernel: JitFunction, grid: Any) -> Any:
         running[0] = kernel.fn.__name__
+        seen.clear()
         return getitem(kernel, grid)
 
     with (

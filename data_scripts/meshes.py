@@ -1,4 +1,4 @@
-"""`python -m data_scripts.meshes FOLDER --out X.h5`: a data set from a folder of one's own meshes or clouds.
+"""`python -m data_scripts.meshes --source FOLDER --out X.h5`: a data set from a folder of one's own meshes or clouds.
 
 One folder a class, with files of any kind that `data_scripts.shapes` reads (OFF, OBJ, STL, PLY, XYZ, TXT, CSV, NPY).
 If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split; otherwise each
@@ -93,7 +93,7 @@ def convert(folder: Path, points: int, seed: int = 0) -> tuple[Clouds, list[str]
         class_names=names,
         source=f"the folder {folder.name}",
         credits="one's own",
-        rebuild=f"python -m data_scripts.meshes {folder.name} --out FILE --points {points} --seed {seed}",
+        rebuild=f"python -m data_scripts.meshes --source {folder.name} --out FILE --points {points} --seed {seed}",
     )
     return clouds, faults
 

@@ -1,0 +1,45 @@
+"""Every Python example in the docs runs, every command names a program with those options, every link leads somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run(page):
+    scope: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S):
+        exec(compile(block, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_links_exist(page):
+    from train.recipes import RECIPES
+
+    text = page.read_text()
+    for program, first in re.findall(r"(?:python|torchrun[^\n]*?) -m ([\w.]+)[ `]?([\w-]*)", text):
+        if program.split(".")[0] in ("train", "data_scripts", "benchmarks"):
+            spec = importlib.util.find_spec(program)
+            assert spec, program
+            if program == "train" and first.islower():
+                assert first in RECIPES, first
+    for target in re.findall(r"^make ([\w-]+)", text, re.M):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_operation_and_recipe_has_a_page():
+    import kernels
+    from train.recipes import RECIPES
+
+    pages = {page.stem for page in PAGES}
+    operations = [name for name in kernels.__all__ if name not in ("Noise", "draw_seed")]
+    assert set(operations) <= pages
+    recipes = "\n".join(page.read_text() for page in (ROOT / "docs/recipes").glob("*.md"))
+    assert all(f"python -m train {name}" in recipes for name in RECIPES)
