@@ -61,7 +61,7 @@ class Sizes:
 
 
 FULL = Sizes(clouds=32, points=1024, k=20, channels=(3, 64, 128), noise_clouds=256, repetitions=30, steps=100)
-SMALL = Sizes(clouds=2, points=16, k=4, channels=(3, 8), noise_clouds=2, repetitions=2, steps=2)
+SMALL = Sizes(clouds=2, points=16, k=4, channels=(3, 9), noise_clouds=2, repetitions=1, steps=1)
 
 
 def main() -> None:
@@ -279,9 +279,9 @@ def _losses(device: str, steps: int, small: bool) -> list[float]:
     from models import DGCNN, DropCluster
 
     torch.manual_seed(0)
-    points, k = (32, 4) if small else (512, 20)
-    model = DGCNN(12, k=k, emb_dims=64 if small else 512, dropout=0.0, noise=DropCluster(0.2, k=k))
-    x, labels = torch.rand(8, points, 3), torch.arange(8) % 12
+    clouds, points, k = (2, 8, 3) if small else (8, 512, 20)
+    model = DGCNN(12, k=k, emb_dims=16 if small else 512, dropout=0.0, noise=DropCluster(0.2, k=k))
+    x, labels = torch.rand(clouds, points, 3), torch.arange(clouds)
     step = peers.training_step(model.to(device), x.to(device), labels.to(device))
     return [float(step()) for _ in range(steps)]
 

@@ -123,10 +123,13 @@ def furniture() -> Config:
         data=Path("data/furniture.h5"),
         points=512,
         resample=True,
-        epochs=40,
+        epochs=60,
         batch_size=16,
-        lr=0.05,
+        optimizer="adam",
+        lr=1e-3,
+        lr_end=1e-5,
         noise=NoiseConfig("cluster", p=0.3, k=32),
+        augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1),
     )
 
 
