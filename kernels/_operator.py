@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,15 @@ def operator(
     torch.library.define(f"dropfold::{name}", schema[len(name) :])
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     torch.library.impl(f"dropfold::{name}", "CPU", triton if interpreted else cpu)
-    torch.library.impl(f"dropfold::{name}", "CUDA", triton)
+    torch.library.impl(f"dropfold::{name}", "CUDA", functools.partial(_without_float64, triton))
     torch.library.register_fake(f"dropfold::{name}", fake)
     return getattr(torch.ops.dropfold, name).default
+
+
+def _without_float64(launch: Callable[..., Any], *args: Any) -> Any:
+    """Launch, unless an input is float64: the Triton kernels compute in float32, and would round it in silence."""
+    if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in args):
+        raise TypeError(
+            f"{launch.__name__.removeprefix('_launch_')} takes float64 on the CPU alone; convert to float32."
+        )
+    return launch(*args)

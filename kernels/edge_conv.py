@@ -371,7 +371,7 @@ def edge_conv(
         sync: statistics over all processes of the default group.
 
     Returns:
-        [B, N, C_out] or [M, C_out], in the type of x.
+        [B, N, C_out] or [M, C_out], in the type of the matrix product (x's, or autocast's).
 
     Raises:
         ValueError: shapes do not fit, a decreasing activation, or training with a single edge.

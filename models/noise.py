@@ -256,8 +256,7 @@ def reestimate_batch_norm(
     """
     run = model if run is None else run
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
-    before = [(norm.momentum, model.training) for norm in norms]
-    was_training = model.training
+    before, was_training = [norm.momentum for norm in norms], model.training
     model.train()
     for module in model.modules():
         if isinstance(module, Drop | nn.Dropout):
@@ -268,6 +267,6 @@ def reestimate_batch_norm(
                 norm.momentum = 1 / (i + 1)
             run(batch)
     finally:
-        for norm, (momentum, _) in zip(norms, before):
+        for norm, momentum in zip(norms, before):
             norm.momentum = momentum
         model.train(was_training)

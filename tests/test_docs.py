@@ -26,7 +26,7 @@ def test_commands_and_links_exist(page):
         if program.split(".")[0] in ("train", "data_scripts", "benchmarks"):
             spec = importlib.util.find_spec(program)
             assert spec, program
-            if program == "train" and first.islower():
+            if program == "train" and first[:1].islower():
                 assert first in RECIPES, first
     for target in re.findall(r"^make ([\w-]+)", text, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target

@@ -20,9 +20,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(
-            f"\ninterrupted; go on with: python -m train {config.recipe} --resume {run.folder}"
-        ) from None
+        raise SystemExit(f"\ninterrupted; go on with: python -m train {config.recipe} --resume RUN") from None
     if summary:
         print(
             f"test: overall accuracy {100 * summary['test/overall_accuracy']:.1f} %, mean class accuracy "

@@ -282,8 +282,7 @@ class Run:
         return model
 
     def _scores(self, model: nn.Module, split: Split) -> Scores:
-        with self.accelerator.autocast():
-            logits = predict(model, split.x[:, : self.config.points], self.config.batch_size)
+        logits = predict(model, split.x[:, : self.config.points], self.config.batch_size)
         return scores(logits, split.label, self.classes)
 
     def _save(self) -> None:
