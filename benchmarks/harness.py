@@ -11,9 +11,6 @@ import csv
 import datetime
 import gc
 import multiprocessing
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from train.provenance import commit, machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -168,32 +167,6 @@ def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row
         bytes_least=case.bytes_least,
         flops_least=case.flops_least,
     )
-
-
-def commit() -> str:
-    """The commit of the checkout, with `+` behind it where the working tree differs from it."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.check_output(
-            [*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL
-        )
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+" if changed.strip() else "")
-
-
-def machine(device: str = "cpu") -> str:
-    """The processor or GPU in words, with the cores that torch uses."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def append(rows: Iterable[Row], path: Path) -> None:

@@ -271,19 +271,9 @@ def numba_noise(drawn: Drawn) -> tuple[Any, ...]:
 
 @jit
 def noise_tile(
-    MODE: tl.constexpr,
-    p_factor,
-    p_rate,
-    p_scale,
-    p_seed,
-    rows,
-    o_m,
-    i_c,
-    channels,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BY_FOUR: tl.constexpr,
-):
+    MODE: tl.constexpr, p_factor, p_rate, p_scale, p_seed, rows, o_m, i_c, channels, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+):  # fmt: skip
     """The factors of a tile: rows o_m [BLOCK_M] (int64), channels i_c .. i_c + BLOCK_C - 1. BY_FOUR: channels % 4 == 0."""
     if MODE == 2:
         f = tl.load(p_factor + o_m, mask=o_m < rows, other=0.0)

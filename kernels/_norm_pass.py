@@ -48,23 +48,8 @@ def _apply_cpu(y, scale, shift, slope, block, mode, factor, rate, noise_scale, s
 
 @njit(parallel=True)
 def _sums_cpu(
-    dout,
-    y,
-    scale,
-    shift,
-    mean,
-    rstd,
-    slope,
-    keep,
-    block,
-    mode,
-    factor,
-    rate,
-    noise_scale,
-    seed,
-    dz,
-    sums,
-):
+    dout, y, scale, shift, mean, rstd, slope, keep, block, mode, factor, rate, noise_scale, seed, dz, sums,
+):  # fmt: skip
     rows, channels = y.shape
     for b in prange(sums.shape[0]):
         f = np.empty(channels, np.float32)
@@ -88,23 +73,9 @@ def _sums_cpu(
 
 @njit(parallel=True)
 def _grad_cpu(
-    dout,
-    y,
-    scale,
-    shift,
-    mean,
-    rstd,
-    mean_dz,
-    mean_dz_hat,
-    slope,
-    block,
-    mode,
-    factor,
-    rate,
-    noise_scale,
-    seed,
-    dy,
-):
+    dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_hat, slope, block, mode, factor, rate, noise_scale,
+    seed, dy,
+):  # fmt: skip
     rows, channels = y.shape
     for b in prange((rows + block - 1) // block):
         f = np.empty(channels, np.float32)
@@ -131,16 +102,9 @@ def _cpu_apply(y: Tensor, scale: Tensor, shift: Tensor, slope: float, *drawn: An
 
 
 def _cpu_sums(
-    dout: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: float,
-    keep: bool,
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
     *drawn: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = scale.dtype
     dz, sums = _fake_sums(dout, y, scale, shift, mean, rstd, slope, keep)
     _sums_cpu(
@@ -151,17 +115,9 @@ def _cpu_sums(
 
 
 def _cpu_grad(
-    dout: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    mean_dz: Tensor,
-    mean_dz_hat: Tensor,
-    slope: float,
-    *drawn: Any,
-) -> Tensor:
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, mean_dz: Tensor,
+    mean_dz_hat: Tensor, slope: float, *drawn: Any,
+) -> Tensor:  # fmt: skip
     dtype = scale.dtype
     dy = torch.empty_like(y, dtype=dtype)
     vectors = (scale, shift, mean, rstd, mean_dz, mean_dz_hat)
@@ -177,22 +133,9 @@ def _cpu_grad(
 
 @jit
 def _norm_apply_fwd_kernel(
-    p_y,
-    p_scale,
-    p_shift,
-    slope,
-    p_factor,
-    p_rate,
-    p_noise_scale,
-    p_seed,
-    p_out,
-    rows,
-    channels,
-    MODE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BY_FOUR: tl.constexpr,
-):
+    p_y, p_scale, p_shift, slope, p_factor, p_rate, p_noise_scale, p_seed, p_out, rows, channels, MODE:
+    tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_c = tl.program_id(1) * BLOCK_C
     o_c = i_c + tl.arange(0, BLOCK_C)
@@ -214,28 +157,10 @@ def _norm_apply_fwd_kernel(
 
 @jit
 def _norm_sums_bwd_kernel(
-    p_dout,
-    p_y,
-    p_scale,
-    p_shift,
-    p_mean,
-    p_rstd,
-    slope,
-    p_factor,
-    p_rate,
-    p_noise_scale,
-    p_seed,
-    p_dz,
-    p_sums,
-    rows,
-    channels,
-    MODE: tl.constexpr,
-    KEEP: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BY_FOUR: tl.constexpr,
-):
+    p_dout, p_y, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_dz, p_sums,
+    rows, channels, MODE: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C:
+    tl.constexpr, BY_FOUR: tl.constexpr,
+):  # fmt: skip
     i_block = tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
     o_c = i_c + tl.arange(0, BLOCK_C)
@@ -273,27 +198,10 @@ def _norm_sums_bwd_kernel(
 
 @jit
 def _norm_grad_bwd_kernel(
-    p_dout,
-    p_y,
-    p_scale,
-    p_shift,
-    p_mean,
-    p_rstd,
-    p_mean_dz,
-    p_mean_dz_hat,
-    slope,
-    p_factor,
-    p_rate,
-    p_noise_scale,
-    p_seed,
-    p_dy,
-    rows,
-    channels,
-    MODE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BY_FOUR: tl.constexpr,
-):
+    p_dout, p_y, p_scale, p_shift, p_mean, p_rstd, p_mean_dz, p_mean_dz_hat, slope, p_factor, p_rate,
+    p_noise_scale, p_seed, p_dy, rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C:
+    tl.constexpr, BY_FOUR: tl.constexpr,
+):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_c = tl.program_id(1) * BLOCK_C
     o_c = i_c + tl.arange(0, BLOCK_C)
@@ -325,16 +233,9 @@ def _tile(channels: int) -> dict[str, int]:
 
 
 def _launch_apply(
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    slope: float,
-    mode: int,
-    factor: Tensor,
-    rate: Tensor,
-    noise_scale: Tensor,
-    seed: Tensor,
-) -> Tensor:
+    y: Tensor, scale: Tensor, shift: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor, noise_scale:
+    Tensor, seed: Tensor,
+) -> Tensor:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     out = torch.empty_like(y)
     _norm_apply_fwd_kernel[(cdiv(rows, tile["BLOCK_M"]), cdiv(channels, tile["BLOCK_C"]))](
@@ -344,20 +245,9 @@ def _launch_apply(
 
 
 def _launch_sums(
-    dout: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: float,
-    keep: bool,
-    mode: int,
-    factor: Tensor,
-    rate: Tensor,
-    noise_scale: Tensor,
-    seed: Tensor,
-) -> tuple[Tensor, Tensor]:
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
+    mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     dz, sums = _fake_sums(dout, y, scale, shift, mean, rstd, slope, keep)
     _norm_sums_bwd_kernel[(sums.shape[0], cdiv(channels, tile["BLOCK_C"]))](
@@ -384,21 +274,10 @@ def _launch_sums(
 
 
 def _launch_grad(
-    dout: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    mean_dz: Tensor,
-    mean_dz_hat: Tensor,
-    slope: float,
-    mode: int,
-    factor: Tensor,
-    rate: Tensor,
-    noise_scale: Tensor,
-    seed: Tensor,
-) -> Tensor:
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, mean_dz: Tensor,
+    mean_dz_hat: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed:
+    Tensor,
+) -> Tensor:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     dy = torch.empty_like(y)
     _norm_grad_bwd_kernel[(cdiv(rows, tile["BLOCK_M"]), cdiv(channels, tile["BLOCK_C"]))](
@@ -413,16 +292,9 @@ def _launch_grad(
 
 
 def _fake_sums(
-    dout: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: float,
-    keep: bool,
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
     *_: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = accumulator(y.dtype)
     dz = y.new_empty(y.shape if keep else (0, y.shape[1]), dtype=dtype)
     return dz, y.new_empty((cdiv(y.shape[0], ROWS), 2, y.shape[1]), dtype=dtype)

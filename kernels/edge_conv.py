@@ -300,20 +300,9 @@ class _EdgeConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        pq: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        idx: Tensor,
-        ptr: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        slope: float,
-        training: bool,
-        sync: bool,
-        noise: Noise | None,
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, pq: Tensor, gamma: Tensor, beta: Tensor, idx: Tensor, ptr: Tensor, mean: Tensor, var: Tensor,
+        eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         (rows, k), none = idx.shape, draw(None, ptr, 0)
         top, where, total, means, m2s = _gather(pq, idx, *draw(noise, ptr, rows))
         if training:

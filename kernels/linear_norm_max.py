@@ -282,20 +282,9 @@ class _LinearNormMax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        ptr: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        eps: float,
-        slope: float,
-        training: bool,
-        sync: bool,
-        noise: Noise | None,
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, ptr: Tensor, mean: Tensor, var:
+        Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         dtype = accumulator(x.dtype)
         wide = weight.to(dtype)
         mean_x, gram, count = mean[:0], wide[:0], torch.ones_like(mean[0])

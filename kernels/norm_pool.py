@@ -303,20 +303,9 @@ _unpool = operator(
 class _NormPool(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        y: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        count: Tensor,
-        ptr: Tensor,
-        eps: float,
-        slope: float,
-        training: bool,
-        sync: bool,
-        noise: Noise | None,
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor, ptr: Tensor,
+        eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         drawn = draw(noise, ptr, y.shape[0])
         best, where, sums = _pool(y, ptr, scale, shift, mean, rstd, slope, *drawn)

@@ -11,7 +11,6 @@ import copy
 import datetime
 import math
 import resource
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,8 @@ from train import checkpoint
 from train.data import Data, Split, batches, generator, load, steps_per_epoch
 from train.log import Tracker
 from train.metrics import Scores, scores
+from train.provenance import commit, machine
 from train.recipes import Config
-
-ROOT = Path(__file__).parent.parent
 
 
 def build(config: Config, classes: int, steps: int = 1) -> nn.Module:
@@ -367,30 +365,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def commit() -> str:
-    """The commit of the checkout, with `+` where the working tree differs; "unknown" outside one."""
-    try:
-        git = ["git", "-C", str(ROOT)]
-        head = subprocess.check_output(
-            [*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL
-        )
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+" if changed.strip() else "")
-
-
-def machine(device: torch.device) -> str:
-    """The processor or GPU in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} cores"
