@@ -123,7 +123,7 @@ def furniture() -> Config:
         data=Path("data/furniture.h5"),
         points=512,
         resample=True,
-        epochs=60,
+        epochs=45,
         batch_size=16,
         optimizer="adam",
         lr=1e-3,
