@@ -43,9 +43,8 @@ def dgcnn_step(
 ) -> Callable[[], Any]:
     """A DGCNN training step on random points in the unit cube, with the same weights for every provider."""
     torch.manual_seed(0)
-    from models.convert import load_antao97
-
     from models import DGCNN
+    from models.convert import load_antao97
 
     x = torch.rand(clouds, points, 3, device=device)
     labels = torch.randint(40, (clouds,), device=device)
