@@ -176,13 +176,12 @@ def _launch_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     out = torch.empty((rows, k), dtype=torch.int64, device=x.device)
     block_n = max(32, next_power_of_2(k))
     block_q = max(1 if direct else 16, 512 // block_n)
-    block_k = min(32, max(16, next_power_of_2(channels)))
     _knn_fwd_kernel[(cdiv(rows, block_q),)](
         *(x, squares, batch, ptr, out, rows, channels, k),
         DIRECT=direct,
         BLOCK_Q=block_q,
         BLOCK_N=block_n,
-        BLOCK_K=block_k,
+        BLOCK_K=32,
         num_warps=8 if block_q * block_n > 512 else 4,
     )
     return out

@@ -391,10 +391,11 @@ def linear_norm_max(
     signs = sign.to(statistics.mean.dtype)
     if bias is not None:
         beta = beta + (0 if training else gamma * torch.rsqrt(running_var + eps)) * bias
-    out, mean, var, count = _LinearNormMax.apply(
-        *(rows, folded, gamma, beta, ptr, signs * statistics.mean, statistics.var),
-        *(eps, negative_slope, training, sync, noise),
-    )
+    with torch.autocast(x.device.type, enabled=False):  # the statistics' products stay in float32
+        out, mean, var, count = _LinearNormMax.apply(
+            *(rows, folded, gamma, beta, ptr, signs * statistics.mean, statistics.var),
+            *(eps, negative_slope, training, sync, noise),
+        )
     if training:
         with torch.no_grad():
             found = statistics._replace(mean=signs * mean, var=var, count=count)

@@ -183,6 +183,19 @@ def test_coordinates_are_never_rounded_by_autocast():
     torch.testing.assert_close(rounded, edge_conv(x, idx, weight, None, *norm.arguments(), training=True))
 
 
+def test_autocast_rounds_no_distance_and_no_statistic():
+    x, norm, weight = torch.randn(2, 64, 16) + 3, Norm(8, torch.float32), torch.randn(8, 16)
+    idx = knn(x, 5)
+    exact, rounded = norm.arguments(), norm.arguments()
+    halves = [t.bfloat16().float() for t in (x, weight)]
+    linear_norm_max(*halves, None, *exact, training=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(knn(x, 5), idx)
+        linear_norm_max(x, weight, None, *rounded, training=True)
+    # x and the weight are rounded to bfloat16; mean and variance are taken of them in float32.
+    torch.testing.assert_close(rounded[2:], exact[2:])
+
+
 def test_bad_arguments_are_named():
     x, norm = torch.randn(2, 8, 3), Norm(5, torch.float32)
     idx = knn(x, 4)
