@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
+import lzma
 import os
+import stat
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -35,6 +39,11 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             resumed = response.status == 206
+            answered = response.headers.get("Content-Range", f"bytes {start}-")
+            if resumed and not answered.startswith(f"bytes {start}-"):
+                raise ArchiveError(
+                    f"{url} answered with {answered!r}, asked for from byte {start}; delete {part} and run again."
+                )
             total = int(response.headers.get("Content-Length", 0)) + (start if resumed else 0)
             columns = (
                 *Progress.get_default_columns()[:2],
@@ -52,8 +61,12 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
             raise ArchiveError(
                 f"{url} answered {error.code} {error.reason}; fetch it by hand and give --source."
             ) from None
-        total = start
-    except OSError as error:
+        total = int(error.headers.get("Content-Range", f"*/{start}").rpartition("/")[2])
+        if total != start:
+            raise ArchiveError(
+                f"{part} has {start} bytes, {url} has {total}; delete it and run again."
+            ) from None
+    except (OSError, http.client.HTTPException) as error:
         raise ArchiveError(
             f"{url} could not be fetched ({error}); run again to go on, or give --source."
         ) from None
@@ -92,24 +105,36 @@ def extract(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 for member in file.infolist():
-                    link = (member.external_attr >> 16) & 0o170000 == 0o120000
-                    _refuse(archive, member.filename, link)
+                    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
+                    _refuse(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
                 for member in file.infolist():
                     file.extract(member, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
                 for entry in file:
                     _refuse(archive, entry.name, not (entry.isfile() or entry.isdir()))
+                _refuse_cut(archive, file)
                 file.extractall(folder, filter="data")
         else:
             raise ArchiveError(f"{archive} is no whole zip or tar archive (truncated?); fetch it again.")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
+    except RuntimeError as error:  # a password or a compression that the library does not know
+        raise ArchiveError(f"{archive} cannot be unpacked ({error}); unpack it by hand.") from None
 
 
-def _refuse(archive: Path, name: str, link: bool) -> None:
+def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:
+    """A tar cut between two members, or in a member's header, ends like a whole one but for its block of zeros."""
+    assert file.fileobj is not None
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ArchiveError(f"{archive} stops without its end mark (truncated?); fetch it again.")
+
+
+def _refuse(archive: Path, name: str, special: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if link or path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):
+    if special or path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):
         raise ArchiveError(
-            f"{archive} holds {name!r}, a link or a path outside its folder; no data set needs it, nothing was unpacked."
+            f"{archive} holds {name!r}, a link, a device or a path outside its folder; no data set needs it, "
+            "nothing was unpacked."
         )

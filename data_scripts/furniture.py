@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts import schema
-from data_scripts.schema import TEST, TRAIN, Clouds
+from data_scripts import npz, schema
+from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 
 LICENCES = {
     "BlendSwap-CC-0": "CC0 1.0",
@@ -41,12 +41,11 @@ class Options:
 
 def convert(source: Path) -> Clouds:
     """The labelled shapes of the source as a data set."""
-    with np.load(source) as arrays:
-        keep = arrays["label"] >= 0
-        found = {
-            name: arrays[name][keep] for name in ("points", "normals", "label", "train", "name", "library")
-        }
-        class_names = [str(name) for name in arrays["classes"]]
+    columns = ("points", "normals", "label", "train", "name", "library")
+    arrays = npz.load(source, (*columns, "classes"))
+    keep = arrays["label"] >= 0
+    found = {name: arrays[name][keep] for name in columns}
+    class_names = [str(name) for name in arrays["classes"]]
     label = found["label"].astype(np.int64)
     split = np.where(found["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
@@ -79,6 +78,11 @@ def credits(clouds: Clouds) -> str:
         "The file is made by `data_scripts/furniture.py`.",
     ]
     for library in sorted(by_library):
+        if library not in LICENCES:
+            raise SchemaError(
+                f"the library {library!r} has no known licence; expected one of {', '.join(LICENCES)}. "
+                "Find out its licence before its models are shipped."
+            )
         licence = LICENCES[library]
         lines += [
             "",
@@ -93,9 +97,13 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    clouds = convert(options.source)
-    schema.write(options.out, clouds)
-    options.out.with_name("CREDITS.md").write_text(credits(clouds))
+    try:
+        clouds = convert(options.source)
+        text = credits(clouds)  # before anything is written: no data without their licence
+        schema.write(options.out, clouds)
+    except SchemaError as error:
+        raise SystemExit(f"error: {error}") from None
+    options.out.with_name("CREDITS.md").write_text(text, encoding="utf-8")
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
 
 

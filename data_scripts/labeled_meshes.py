@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts import schema
-from data_scripts.schema import TEST, TRAIN, Clouds
+from data_scripts import npz, schema
+from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 
 
 @dataclass
@@ -28,28 +28,31 @@ class Options:
 
 def convert(source: Path) -> Clouds:
     """The shapes of the source as a data set."""
-    with np.load(source) as arrays:
-        label = arrays["label"].astype(np.int64)
-        split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
-        return Clouds(
-            points=arrays["points"].astype(np.float32),
-            normals=arrays["normals"].astype(np.float32),
-            label=label,
-            split=schema.carve_validation(label, split, 0.15),
-            name=[str(name) for name in arrays["name"]],
-            class_names=[str(name) for name in arrays["classes"]],
-            source="Princeton Shape Benchmark, meshes with part labels; points sampled on the surface",
-            credits="research use only; not to be redistributed",
-            rebuild="python -m data_scripts.labeled_meshes --source labeled_meshes_2048.npz",
-        )
+    arrays = npz.load(source, ("points", "normals", "label", "train", "name", "classes"))
+    label = arrays["label"].astype(np.int64)
+    split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
+    return Clouds(
+        points=arrays["points"].astype(np.float32),
+        normals=arrays["normals"].astype(np.float32),
+        label=label,
+        split=schema.carve_validation(label, split, 0.15),
+        name=[str(name) for name in arrays["name"]],
+        class_names=[str(name) for name in arrays["classes"]],
+        source="Princeton Shape Benchmark, meshes with part labels; points sampled on the surface",
+        credits="research use only; not to be redistributed",
+        rebuild="python -m data_scripts.labeled_meshes --source labeled_meshes_2048.npz",
+    )
 
 
 def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    clouds = convert(options.source)
-    schema.write(options.out, clouds)
+    try:
+        clouds = convert(options.source)
+        schema.write(options.out, clouds)
+    except SchemaError as error:
+        raise SystemExit(f"error: {error}") from None
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
 
 

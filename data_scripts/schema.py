@@ -85,10 +85,20 @@ def write(path: Path, clouds: Clouds) -> None:
                 file.attrs[name] = getattr(clouds, name)
             file.attrs["checksum"] = checksum(arrays)
         os.chmod(temporary, 0o644)
+        _flush(temporary)  # on the disk before the rename is: a power cut leaves the old file or the new one
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    _flush(path.parent)
+
+
+def _flush(path: Path | str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: Path) -> Clouds:
@@ -113,10 +123,23 @@ def read(path: Path) -> Clouds:
                 f"{path}: schema is {file.attrs.get('schema')!r} and task {file.attrs.get('task')!r}, expected "
                 f"{SCHEMA!r} and 'classification'. Make it anew: {rebuild}"
             )
+        for name in ("source", "credits", "rebuild"):
+            if name not in file.attrs:
+                raise SchemaError(f"{path} has no attribute {name!r}. Make it anew: {rebuild}")
         arrays: dict[str, Any] = {}
         for name in ("points", "label", "split", "name", "normals", "library"):
-            if name in file:
-                arrays[name] = file[name].asstr()[:] if file[name].dtype.kind == "O" else file[name][:]
+            if name not in file:
+                continue
+            item = file[name]
+            if not isinstance(item, h5py.Dataset):
+                raise SchemaError(f"{path}: {name} is a group, expected a dataset. Make it anew: {rebuild}")
+            try:
+                text = h5py.check_string_dtype(item.dtype) is not None
+                arrays[name] = np.asarray(item.asstr()[()] if text else item[()])
+            except (OSError, ValueError, TypeError) as error:
+                raise SchemaError(
+                    f"{path}: {name} cannot be read ({error}), expected whole data. Make it anew: {rebuild}"
+                ) from None
         class_names = [str(name) for name in file.attrs.get("class_names", [])]
         _check(str(path), arrays, class_names, rebuild)
         found, stated = checksum(arrays), str(file.attrs.get("checksum"))
@@ -181,6 +204,9 @@ def _check(path: str, arrays: dict[str, Any], class_names: list[str], rebuild: s
             raise wrong(
                 f"{name}'s shape", values.shape, f"one entry for each of the {points.shape[0]} shapes"
             )
+    for name in ("name", "library"):
+        if name in arrays and not all(isinstance(value, str) for value in arrays[name]):
+            raise wrong(f"{name}'s type", arrays[name].dtype, "text")
     if "normals" in arrays and arrays["normals"].shape != points.shape:
         raise wrong("normals' shape", arrays["normals"].shape, f"that of points, {points.shape}")
     for name in ("points", "normals"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ def read_shape(path: Path, points: int, seed: int = 0) -> tuple[np.ndarray, np.n
 
     Meshes (OFF, OBJ, STL, PLY) are sampled uniformly on their surface; clouds (PLY without faces, XYZ, TXT, CSV,
     NPY; columns x y z [nx ny nz]) are drawn from without replacement, or with it if they have too few points.
+    Three more columns are normals where their rows have length 1 (within 5 % in the median), not where they are colours.
     """
     path = Path(path)
+    if points < 1:
+        raise ShapeError(f"{path}: {points} points were asked for, expected 1 or more.")
     if not path.is_file():
         raise ShapeError(f"{path} is not there.")
     if path.stat().st_size == 0:
@@ -33,11 +38,13 @@ def read_shape(path: Path, points: int, seed: int = 0) -> tuple[np.ndarray, np.n
         found, normals = _read_mesh(path, points, random)
     elif suffix in TABLES or suffix == ".npy":
         table = _read_table(path)
-        found, normals = table[:, :3], table[:, 3:6] if table.shape[1] >= 6 else None
+        found, normals = table[:, :3], _normals(table)
     else:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
     if not np.isfinite(found).all():
         raise ShapeError(f"{path} holds coordinates that are not finite.")
+    if normals is not None and not np.isfinite(normals).all():
+        raise ShapeError(f"{path} holds normals that are not finite.")
     if len(found) != points:
         chosen = random.choice(len(found), points, replace=len(found) < points)
         found, normals = found[chosen], None if normals is None else normals[chosen]
@@ -49,6 +56,14 @@ def normalised(points: np.ndarray) -> np.ndarray:
     points = points.astype(np.float64)
     points = points - points.mean(0)
     return (points / max(np.linalg.norm(points, axis=1).max(), 1e-12)).astype(np.float32)
+
+
+def _normals(table: np.ndarray) -> np.ndarray | None:
+    """Columns 3 to 5, unless they are colours (not of length 1)."""
+    if table.shape[1] < 6:
+        return None
+    length = np.median(np.linalg.norm(table[:, 3:6], axis=1))
+    return None if abs(length - 1) > 0.05 else table[:, 3:6]
 
 
 def _read_mesh(path: Path, points: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
@@ -71,6 +86,10 @@ def _read_mesh(path: Path, points: int, random: np.random.Generator) -> tuple[np
         raise ShapeError(f"{path} has no points.")
     if len(faces) == 0:
         return vertices, None
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise ShapeError(f"{path} has a face with vertex {faces.max()}, expected 0 .. {len(vertices) - 1}.")
+    if not np.isfinite(vertices).all():
+        raise ShapeError(f"{path} holds coordinates that are not finite.")
     return sample_surface(path, vertices, faces, points, random)
 
 
@@ -92,33 +111,65 @@ def sample_surface(
 
 
 def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices [V, 3] and triangles [F, 3] of an OFF file; also of ModelNet's `OFF490 518 0`, with no line break."""
-    words = path.read_text(errors="replace").split()
-    if not words or not words[0].startswith("OFF"):
+    """Vertices [V, 3] and triangles [F, 3] of an OFF file; also of ModelNet's `OFF490 518 0`, with no line break.
+
+    A line holds one vertex or one face; what follows in it (colours) is left. Larger faces become fans of triangles.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    split = ((number, line.partition("#")[0].split()) for number, line in enumerate(text.splitlines(), 1))
+    lines = [(number, words) for number, words in split if words]
+    if not lines or not lines[0][1][0].startswith("OFF"):
         raise ShapeError(f"{path} does not begin with OFF.")
-    words = ([words[0][3:]] if len(words[0]) > 3 else []) + words[1:]
+    first, header = lines[0]
+    counts, start = ([header[0][3:]] if len(header[0]) > 3 else []) + header[1:], 1
+    if not counts and len(lines) > 1:
+        (first, counts), start = lines[1], 2
+    cut = "ends before its last vertex or face (truncated?)"
+    if len(counts) < 2:
+        raise ShapeError(f"{path}, line {first}: {cut}.")
+    vertices = faces = -1
+    with _at_line(path, first, counts):
+        vertices, faces = int(counts[0]), int(counts[1])
+    if vertices < 0 or faces < 0:
+        raise ShapeError(f"{path}, line {first}: {vertices} vertices and {faces} faces, expected 0 or more.")
+    rows = lines[start : start + vertices + faces]
+    numbers: list[tuple[float, float, float]] = []
+    for line, words in rows[:vertices]:
+        if len(words) < 3:
+            raise ShapeError(f"{path}, line {line}: a vertex ends before its third coordinate.")
+        with _at_line(path, line, words):
+            numbers.append((float(words[0]), float(words[1]), float(words[2])))
+    triangles: list[tuple[int, int, int]] = []
+    for line, words in rows[vertices:]:
+        corners: list[int] = []
+        with _at_line(path, line, words):
+            corners = [int(word) for word in words[1 : 1 + int(words[0])]]
+            if len(corners) != int(words[0]):
+                raise ShapeError(f"{path}, line {line}: a face ends before its {words[0]} corners.")
+        for corner in corners:
+            if not 0 <= corner < vertices:
+                raise ShapeError(
+                    f"{path}, line {line}: a face with vertex {corner}, expected 0 .. {vertices - 1}."
+                )
+        triangles += [(corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)]
+    if len(rows) < vertices + faces:
+        raise ShapeError(f"{path}, line {lines[-1][0]}: {cut}: {len(rows)} of {vertices + faces} lines.")
+    return (
+        np.array(numbers, dtype=np.float64).reshape(-1, 3),
+        np.array(triangles, dtype=np.int64).reshape(-1, 3),
+    )
+
+
+@contextlib.contextmanager
+def _at_line(path: Path, line: int, words: list[str]) -> Iterator[None]:
     try:
-        vertices, faces = int(words[0]), int(words[1])
-        numbers = np.array(words[3 : 3 + 3 * vertices], dtype=np.float64)
-        if len(numbers) != 3 * vertices:
-            raise IndexError
-        rest, triangles = words[3 + 3 * vertices :], []
-        at = 0
-        for _ in range(faces):
-            n = int(rest[at])
-            corners = [int(word) for word in rest[at + 1 : at + 1 + n]]
-            if len(corners) != n:
-                raise IndexError
-            triangles += [(corners[0], corners[i], corners[i + 1]) for i in range(1, n - 1)]
-            at += 1 + n
-    except IndexError:
-        raise ShapeError(f"{path} ends before its last vertex or face (truncated?).") from None
-    except ValueError as error:
-        raise ShapeError(f"{path} holds a word where a number belongs ({error}).") from None
-    indices = np.array(triangles, dtype=np.int64).reshape(-1, 3)
-    if indices.size and (indices.min() < 0 or indices.max() >= vertices):
-        raise ShapeError(f"{path} has a face with vertex {indices.max()}, and {vertices} vertices.")
-    return numbers.reshape(-1, 3), indices
+        yield
+    except ShapeError:
+        raise
+    except ValueError:
+        raise ShapeError(
+            f"{path}, line {line}: {' '.join(words)[:60]!r} holds a word where a number belongs."
+        ) from None
 
 
 def _read_table(path: Path) -> np.ndarray:
@@ -138,12 +189,14 @@ def _read_table(path: Path) -> np.ndarray:
 
 def read_numbers(path: Path) -> np.ndarray:
     """A text table, columns apart by commas or white space; a bad line is an error with its number."""
-    text = path.read_text(errors="replace").replace(",", " ")
+    text = path.read_text(encoding="utf-8", errors="replace").replace(",", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("#", "//"))]
+    if not lines:
+        raise ShapeError(f"{path} holds no numbers.")
     try:
         return np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError:
-        columns = len(lines[0].split()) if lines else 0
+        columns = len(lines[0].split())
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
             if not words or line.lstrip().startswith(("#", "//")):
