@@ -102,8 +102,8 @@ def _cpu_apply(y: Tensor, scale: Tensor, shift: Tensor, slope: float, *drawn: An
 
 
 def _cpu_sums(
-    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
-    *drawn: Any,
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float,
+    keep: bool, *drawn: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = scale.dtype
     dz, sums = _fake_sums(dout, y, scale, shift, mean, rstd, slope, keep)
@@ -133,8 +133,8 @@ def _cpu_grad(
 
 @jit
 def _norm_apply_fwd_kernel(
-    p_y, p_scale, p_shift, slope, p_factor, p_rate, p_noise_scale, p_seed, p_out, rows, channels, MODE:
-    tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+    p_y, p_scale, p_shift, slope, p_factor, p_rate, p_noise_scale, p_seed, p_out, rows, channels,
+    MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_c = tl.program_id(1) * BLOCK_C
@@ -157,9 +157,9 @@ def _norm_apply_fwd_kernel(
 
 @jit
 def _norm_sums_bwd_kernel(
-    p_dout, p_y, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_dz, p_sums,
-    rows, channels, MODE: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C:
-    tl.constexpr, BY_FOUR: tl.constexpr,
+    p_dout, p_y, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_dz,
+    p_sums, rows, channels, MODE: tl.constexpr, KEEP: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     i_block = tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
@@ -199,8 +199,8 @@ def _norm_sums_bwd_kernel(
 @jit
 def _norm_grad_bwd_kernel(
     p_dout, p_y, p_scale, p_shift, p_mean, p_rstd, p_mean_dz, p_mean_dz_hat, slope, p_factor, p_rate,
-    p_noise_scale, p_seed, p_dy, rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C:
-    tl.constexpr, BY_FOUR: tl.constexpr,
+    p_noise_scale, p_seed, p_dy, rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_c = tl.program_id(1) * BLOCK_C
@@ -233,8 +233,8 @@ def _tile(channels: int) -> dict[str, int]:
 
 
 def _launch_apply(
-    y: Tensor, scale: Tensor, shift: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor, noise_scale:
-    Tensor, seed: Tensor,
+    y: Tensor, scale: Tensor, shift: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor,
+    noise_scale: Tensor, seed: Tensor,
 ) -> Tensor:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     out = torch.empty_like(y)
@@ -245,8 +245,8 @@ def _launch_apply(
 
 
 def _launch_sums(
-    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
-    mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float,
+    keep: bool, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     dz, sums = _fake_sums(dout, y, scale, shift, mean, rstd, slope, keep)
@@ -275,8 +275,8 @@ def _launch_sums(
 
 def _launch_grad(
     dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, mean_dz: Tensor,
-    mean_dz_hat: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed:
-    Tensor,
+    mean_dz_hat: Tensor, slope: float, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
+    seed: Tensor,
 ) -> Tensor:  # fmt: skip
     (rows, channels), tile = y.shape, _tile(y.shape[1])
     dy = torch.empty_like(y)
@@ -292,8 +292,8 @@ def _launch_grad(
 
 
 def _fake_sums(
-    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, keep: bool,
-    *_: Any,
+    dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float,
+    keep: bool, *_: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = accumulator(y.dtype)
     dz = y.new_empty(y.shape if keep else (0, y.shape[1]), dtype=dtype)

@@ -150,9 +150,9 @@ def _cpu_backward(
 
 @jit
 def _edge_conv_fwd_kernel(
-    p_pq, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, p_total, p_means, p_m2s,
-    rows, channels, k,
-    MODE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+    p_pq, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, p_total, p_means, p_m2s, rows,
+    channels, k, MODE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     i_block = tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
@@ -206,7 +206,7 @@ def _edge_conv_fwd_kernel(
 
 @jit
 def _edge_conv_bwd_kernel(
-    p_pq, p_g, p_total, p_where, p_ptr, p_entries, p_vectors, p_dpq, channels, k, BLOCK_C: tl.constexpr
+    p_pq, p_g, p_total, p_where, p_ptr, p_entries, p_vectors, p_dpq, channels, k, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     j = tl.program_id(0).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -111,8 +111,8 @@ def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
 
 @jit
 def _knn_fwd_kernel(
-    p_x, p_squares, p_batch, p_ptr, p_out, rows, channels, k,
-    DIRECT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    p_x, p_squares, p_batch, p_ptr, p_out, rows, channels, k, DIRECT: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     there_q = o_q < rows

@@ -205,7 +205,8 @@ def _linear_norm_max_bwd_w_kernel(
 
 
 def _launch_max(
-    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor
+    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
+    seed: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     top, where = _fake_max(x, weight, ptr)
     (rows, c_in), c_out = x.shape, weight.shape[0]
@@ -282,8 +283,8 @@ class _LinearNormMax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, ptr: Tensor, mean: Tensor, var:
-        Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, ptr: Tensor, mean: Tensor,
+        var: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dtype = accumulator(x.dtype)
         wide = weight.to(dtype)

@@ -40,8 +40,8 @@ from kernels._norm_pass import norm_apply, norm_grad, norm_sums
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor, ptr: Tensor,
-        eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor,
+        ptr: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
     ) -> Tensor:  # fmt: skip
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         ctx.save_for_backward(y, gamma, scale, shift, mean, rstd, count, ptr)

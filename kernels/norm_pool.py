@@ -83,8 +83,8 @@ def _pool_cpu(
 
 @njit(parallel=True)
 def _unpool_cpu(
-    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, where, slope, block,
-    mode, factor, rate, noise_scale, seed, dy,
+    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, where, slope, block, mode, factor,
+    rate, noise_scale, seed, dy,
 ):  # fmt: skip
     rows, channels = y.shape
     for chunk in prange((rows + block - 1) // block):
@@ -151,9 +151,9 @@ def _cpu_unpool(
 
 @jit
 def _norm_pool_fwd_kernel(
-    p_y, p_ptr, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed,
-    p_best, p_where, p_sums, rows, channels,
-    MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+    p_y, p_ptr, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_best,
+    p_where, p_sums, rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
@@ -206,9 +206,8 @@ def _norm_pool_fwd_kernel(
 
 @jit
 def _norm_pool_bwd_kernel(
-    p_y, p_batch, p_vectors, p_dmax, p_dmean, p_where, slope, p_factor, p_rate, p_noise_scale, p_seed,
-    p_dy, rows, channels,
-    MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+    p_y, p_batch, p_vectors, p_dmax, p_dmean, p_where, slope, p_factor, p_rate, p_noise_scale, p_seed, p_dy,
+    rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     i_c = tl.program_id(1) * BLOCK_C
@@ -240,8 +239,8 @@ def _norm_pool_bwd_kernel(
 
 
 def _launch_pool(
-    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float,
-    mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, mode: int,
+    factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     best, where, sums = _fake_pool(y, ptr, scale)
     rows, channels = y.shape
@@ -303,8 +302,8 @@ _unpool = operator(
 class _NormPool(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor, ptr: Tensor,
-        eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor,
+        ptr: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         drawn = draw(noise, ptr, y.shape[0])
