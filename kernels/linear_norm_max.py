@@ -211,11 +211,12 @@ def _launch_max(
     top, where = _fake_max(x, weight, ptr)
     (rows, c_in), c_out = x.shape, weight.shape[0]
     block_k = min(32 if x.dtype == torch.float32 else 64, max(16, next_power_of_2(c_in)))
+    block_m = 32 if x.dtype == torch.float32 else 64  # exact float32 products take twice the registers
     tf32 = x.is_cuda and torch.backends.cuda.matmul.allow_tf32
     _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, 64))](
         *(x, weight, ptr, factor, rate, noise_scale, seed, top, where, rows, c_in, c_out),
         MODE=mode,
-        BLOCK_M=64,
+        BLOCK_M=block_m,
         BLOCK_C=64,
         BLOCK_K=block_k,
         BY_FOUR=c_out % 4 == 0,

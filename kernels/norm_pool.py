@@ -263,7 +263,7 @@ def _launch_unpool(
     dy = torch.empty_like(y)
     rows, channels = y.shape
     block_c = min(128, max(4, next_power_of_2(channels)))
-    block_m = 1024 // block_c
+    block_m = 512 // block_c
     _norm_pool_bwd_kernel[(cdiv(rows, block_m), cdiv(channels, block_c))](
         *(y, batch, vectors, dmax, dmean, where, slope, factor, rate, noise_scale, seed, dy, rows, channels),
         MODE=mode,

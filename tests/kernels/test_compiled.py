@@ -97,7 +97,9 @@ def test_no_kernel_spills(target):
     recorded = [
         *operations(64, torch.float32, 0),
         *operations(64, torch.bfloat16, 2),
+        *operations(128, torch.bfloat16, 1),
         *operations(1024, torch.float32, 1),
+        *linear(128, torch.float32, 1),
         *linear(128, torch.float32, 2),
         *linear(128, torch.bfloat16, 1),
         *others(),
