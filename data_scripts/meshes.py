@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_scripts import schema
-from data_scripts.archive import opened
+from data_scripts.archive import ArchiveError, opened
 from data_scripts.schema import TEST, TRAIN, VALIDATION, Clouds, SchemaError
 from data_scripts.shapes import SUFFIXES, ShapeError, read_shape
 
@@ -42,6 +42,8 @@ def listing(folder: Path) -> list[tuple[Path, str, int | None]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
+        if any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts):
+            continue  # what file managers and their archives leave behind
         parents = list(path.relative_to(folder).parts[:-1])
         split = next((NAMES[part.lower()] for part in parents if part.lower() in NAMES), None)
         classes = [part for part in parents if part.lower() not in NAMES]
@@ -50,8 +52,12 @@ def listing(folder: Path) -> list[tuple[Path, str, int | None]]:
     return found
 
 
-def convert(folder: Path, points: int, seed: int = 0) -> tuple[Clouds, list[str]]:
-    """The data set, and a sentence for each file that was left out."""
+def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None) -> tuple[Clouds, list[str]]:
+    """The data set, and a sentence for each file that was left out.
+
+    `origin` is the name that the file states as its source: the archive's where `folder` is what it was unpacked to.
+    """
+    origin = origin or folder.resolve().name
     files = listing(folder)
     if not files:
         raise SchemaError(
@@ -76,7 +82,7 @@ def convert(folder: Path, points: int, seed: int = 0) -> tuple[Clouds, list[str]
         random = np.random.default_rng(seed)
         for c in range(len(names)):
             members = random.permutation(np.flatnonzero(label == c))
-            share = round(0.15 * len(members))
+            share = max(1, round(0.15 * len(members))) if len(members) >= 3 else 0
             split[members[:share]] = TEST
             split[members[share : 2 * share]] = VALIDATION
     else:
@@ -91,9 +97,9 @@ def convert(folder: Path, points: int, seed: int = 0) -> tuple[Clouds, list[str]
         split=split,
         name=[str(path.relative_to(folder)) for path, _, _ in kept],
         class_names=names,
-        source=f"the folder {folder.name}",
+        source=f"the folder or archive {origin}",
         credits="one's own",
-        rebuild=f"python -m data_scripts.meshes --source {folder.name} --out FILE --points {points} --seed {seed}",
+        rebuild=f"python -m data_scripts.meshes --source {origin} --out FILE --points {points} --seed {seed}",
     )
     return clouds, faults
 
@@ -102,9 +108,12 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    with opened(options.source) as folder:
-        clouds, faults = convert(folder, options.points, options.seed)
-    schema.write(options.out, clouds)
+    try:
+        with opened(options.source) as folder:
+            clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
+        schema.write(options.out, clouds)
+    except (ArchiveError, SchemaError) as error:
+        raise SystemExit(f"error: {error}") from None
     counts = [len(clouds.of(s)) for s in range(3)]
     print(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
     for fault in faults:

@@ -11,19 +11,20 @@ Without --source the archive is downloaded to data/local, with resume; its SHA-2
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from data_scripts import schema
-from data_scripts.archive import download, opened, verify
+from data_scripts.archive import ArchiveError, download, opened, verify
 from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
-from data_scripts.shapes import normalised, read_numbers, read_off, sample_surface
+from data_scripts.shapes import ShapeError, normalised, read_numbers, read_off, sample_surface
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -31,7 +32,20 @@ URLS = {
     "normal_resampled": "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
     "off": "https://modelnet.cs.princeton.edu/ModelNet40.zip",
 }
-Shape = tuple[np.ndarray, np.ndarray | None, int, int, str]  # points, normals, label, split, name
+
+
+class Shape(NamedTuple):
+    """One shape, and the place in the distribution that an error about it names."""
+
+    points: np.ndarray
+    normals: np.ndarray | None
+    label: int
+    split: int
+    name: str
+    where: str
+
+
+Source = tuple[list[str], int, Iterator[Shape]]  # names of the classes, number of shapes, the shapes
 
 
 @dataclass
@@ -53,26 +67,39 @@ class Options:
 
 
 def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> Clouds:
-    """The data set of an unpacked distribution."""
+    """The data set of an unpacked distribution. One shape or file is read at a time, into arrays of their final size."""
     root = _root(
         folder,
         {"hdf5": "shape_names.txt", "normal_resampled": "modelnet40_shape_names.txt", "off": "*/train"}[form],
     )
-    names, shapes = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form](root, points)
-    found = list(shapes)
-    normals = [shape[1] for shape in found if shape[1] is not None]
-    label = np.array([shape[2] for shape in found], dtype=np.int64)
-    split = np.array([shape[3] for shape in found], dtype=np.uint8)
+    read = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form]
+    names, n, shapes = read(root, points)
+    if n == 0:
+        raise SchemaError(f"{root} names no shapes; the distribution is not whole.")
+    clouds = np.empty((n, points, 3), dtype=np.float32)
+    normals: np.ndarray | None = None
+    label, split, titles = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.uint8), []
+    for i, shape in enumerate(shapes):
+        if i == 0 and shape.normals is not None:
+            normals = np.empty((n, points, 3), dtype=np.float32)
+        if (shape.normals is None) != (normals is None):
+            raise SchemaError(f"{shape.where}: only some shapes have normals; expected all or none.")
+        clouds[i], label[i], split[i] = shape.points, shape.label, shape.split
+        if normals is not None:
+            normals[i] = shape.normals
+        if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
+            raise SchemaError(f"{shape.where} holds numbers that are not finite.")
+        titles.append(shape.name)
     return Clouds(
-        points=np.stack([shape[0] for shape in found]).astype(np.float32),
-        normals=np.stack(normals).astype(np.float32) if len(normals) == len(found) else None,
+        points=clouds,
+        normals=normals,
         label=label,
         split=schema.carve_validation(label, split, validation) if validation > 0 else split,
-        name=[shape[4] for shape in found],
+        name=titles,
         class_names=names,
         source=f"ModelNet40, {form}",
         credits="https://modelnet.cs.princeton.edu; not to be redistributed",
-        rebuild=f"python -m data_scripts.modelnet40 --form {form} --points {points}",
+        rebuild=f"python -m data_scripts.modelnet40 --form {form} --points {points} --validation {validation}",
     )
 
 
@@ -90,107 +117,131 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
-def _hdf5(root: Path, points: int) -> tuple[list[str], Iterator[Shape]]:
+def _hdf5(root: Path, points: int) -> Source:
+    names = _lines(root / "shape_names.txt")
+    files: list[tuple[Path, int, np.ndarray]] = []
+    for split, lists in ((TRAIN, "train_files.txt"), (TEST, "test_files.txt")):
+        # The lists name paths of their authors' machine; the order is theirs, the folder ours.
+        for entry in _lines(root / lists):
+            path = root / Path(entry).name
+            if not path.is_file():
+                raise SchemaError(f"{path}, named in {lists}, is not there.")
+            files.append((path, split, _labels(path, points, len(names))))
+
+    def shapes() -> Iterator[Shape]:
+        for path, split, label in track(files, "files", console=Console(stderr=True)):
+            with _h5(path) as file:
+                clouds = file["data"][:, :points]
+                normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
+            for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
+                title = f"{names[c]}/{path.stem}_{i:04d}"
+                yield Shape(cloud, normal, int(c), split, title, f"{path}, shape {i}")
+
+    return names, sum(len(label) for _, _, label in files), shapes()
+
+
+def _labels(path: Path, points: int, classes: int) -> np.ndarray:
+    """The labels of one HDF5 file, all of whose datasets are checked before any is read whole."""
+    with _h5(path) as file:
+        for name in ("data", "label"):
+            if name not in file:
+                raise SchemaError(f"{path} has no dataset {name!r}.")
+        for name in ("data", "normal"):
+            if name not in file:
+                continue
+            item = file[name]
+            if item.ndim != 3 or item.shape[2] != 3 or item.shape[1] < points or item.dtype.kind != "f":
+                raise SchemaError(
+                    f"{path}: {name} is {item.dtype} {item.shape}, expected floats [n, {points} or more, 3]."
+                )
+            if len(item) != len(file["data"]):
+                raise SchemaError(f"{path}: {name} has {len(item)} shapes, data has {len(file['data'])}.")
+        item = file["label"]
+        if item.dtype.kind not in "iu" or item.size != len(file["data"]):
+            raise SchemaError(
+                f"{path}: label is {item.dtype} {item.shape}, expected integers [{len(file['data'])}, 1]."
+            )
+        label = item[()].reshape(-1).astype(np.int64)
+        if label.size and (label.min() < 0 or label.max() >= classes):
+            raise SchemaError(
+                f"{path}: label holds {label.min()} .. {label.max()}, expected 0 and more, below {classes}."
+            )
+        return label
+
+
+@contextlib.contextmanager
+def _h5(path: Path) -> Iterator[Any]:
     import h5py
 
-    names = _lines(root / "shape_names.txt")
-
-    def shapes() -> Iterator[Shape]:
-        for split, lists in ((TRAIN, "train_files.txt"), (TEST, "test_files.txt")):
-            # The lists name paths of their authors' machine; the order is theirs, the folder ours.
-            for entry in track(_lines(root / lists), lists, console=Console(stderr=True)):
-                path = root / Path(entry).name
-                if not path.is_file():
-                    raise SchemaError(f"{path}, named in {lists}, is not there.")
-                with h5py.File(path, "r") as file:
-                    for name in ("data", "label"):
-                        if name not in file:
-                            raise SchemaError(f"{path} has no dataset {name!r}.")
-                    data, label = file["data"], file["label"][:].reshape(-1).astype(np.int64)
-                    if (
-                        data.ndim != 3
-                        or data.shape[2] != 3
-                        or data.shape[1] < points
-                        or data.dtype.kind != "f"
-                    ):
-                        raise SchemaError(
-                            f"{path}: data is {data.dtype} {data.shape}, expected floats [n, {points} or more, 3]."
-                        )
-                    if len(label) != len(data) or label.min() < 0 or label.max() >= len(names):
-                        raise SchemaError(
-                            f"{path}: label holds {len(label)} values up to {label.max()}, expected "
-                            f"{len(data)} below {len(names)}."
-                        )
-                    clouds = data[:, :points]
-                    normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
-                for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
-                    yield cloud, normal, int(c), split, f"{names[c]}/{path.stem}_{i:04d}"
-
-    return names, shapes()
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise SchemaError(
+            f"{path} is not a whole HDF5 file ({error}); fetch the distribution again."
+        ) from None
 
 
-def _normal_resampled(root: Path, points: int) -> tuple[list[str], Iterator[Shape]]:
+def _normal_resampled(root: Path, points: int) -> Source:
     names = _lines(root / "modelnet40_shape_names.txt")
+    files: list[tuple[Path, int, int]] = []
+    for split, lists in ((TRAIN, "modelnet40_train.txt"), (TEST, "modelnet40_test.txt")):
+        for token in _lines(root / lists):
+            name = token.rsplit("_", 1)[0]
+            if name not in names:
+                raise SchemaError(f"{root / lists}: {token!r} is of no class in modelnet40_shape_names.txt.")
+            path = root / name / f"{token}.txt"
+            if not path.is_file():
+                raise SchemaError(f"{path}, named in {lists}, is not there.")
+            files.append((path, names.index(name), split))
 
     def shapes() -> Iterator[Shape]:
-        for split, lists in ((TRAIN, "modelnet40_train.txt"), (TEST, "modelnet40_test.txt")):
-            for token in track(_lines(root / lists), lists, console=Console(stderr=True)):
-                name = token.rsplit("_", 1)[0]
-                if name not in names:
-                    raise SchemaError(
-                        f"{root / lists}: {token!r} is of no class in modelnet40_shape_names.txt."
-                    )
-                path = root / name / f"{token}.txt"
-                if not path.is_file():
-                    raise SchemaError(f"{path}, named in {lists}, is not there.")
-                table = read_numbers(path)
-                if table.shape[1] != 6 or len(table) < points:
-                    raise SchemaError(
-                        f"{path} has {table.shape} numbers, expected {points} or more lines of 6."
-                    )
-                yield (
-                    normalised(table[:points, :3]),
-                    table[:points, 3:],
-                    names.index(name),
-                    split,
-                    f"{name}/{token}",
-                )
+        for path, c, split in track(files, "clouds", console=Console(stderr=True)):
+            table = read_numbers(path)
+            if table.shape[1] != 6 or len(table) < points:
+                raise SchemaError(f"{path} has {table.shape} numbers, expected {points} or more lines of 6.")
+            title = f"{names[c]}/{path.stem}"
+            yield Shape(normalised(table[:points, :3]), table[:points, 3:], c, split, title, str(path))
 
-    return names, shapes()
+    return names, len(files), shapes()
 
 
-def _off(root: Path, points: int) -> tuple[list[str], Iterator[Shape]]:
+def _off(root: Path, points: int) -> Source:
     names = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
+    files = [
+        (path, c, split)
+        for c, name in enumerate(names)
+        for split, part in ((TRAIN, "train"), (TEST, "test"))
+        for path in sorted((root / name / part).glob("*.off"))
+        if not path.name.startswith(".")
+    ]
 
     def shapes() -> Iterator[Shape]:
-        files = [
-            (path, c, split)
-            for c, name in enumerate(names)
-            for split, part in ((TRAIN, "train"), (TEST, "test"))
-            for path in sorted((root / name / part).glob("*.off"))
-        ]
         for i, (path, c, split) in enumerate(track(files, "meshes", console=Console(stderr=True))):
             vertices, faces = read_off(path)
             cloud, normals = sample_surface(path, vertices, faces, points, np.random.default_rng(i))
-            yield normalised(cloud), normals, c, split, f"{names[c]}/{path.stem}"
+            yield Shape(normalised(cloud), normals, c, split, f"{names[c]}/{path.stem}", str(path))
 
-    return names, shapes()
+    return names, len(files), shapes()
 
 
 def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    source = options.source
-    if source is None:
-        url = URLS[options.form]
-        source = download(url, options.out.parent / Path(url).name, options.sha256)
-        print(f"{source}: SHA-256 {verify(source, options.sha256)}")
-    elif options.sha256:
-        verify(source, options.sha256)
-    with opened(source) as folder:
-        clouds = convert(folder, options.form, options.points, options.validation)
-    schema.write(options.out, clouds)
+    try:
+        source = options.source
+        if source is None:
+            url = URLS[options.form]
+            source = download(url, options.out.parent / Path(url).name, options.sha256)
+            print(f"{source}: SHA-256 {verify(source, options.sha256)}")
+        elif options.sha256:
+            verify(source, options.sha256)
+        with opened(source) as folder:
+            clouds = convert(folder, options.form, options.points, options.validation)
+        schema.write(options.out, clouds)
+    except (ArchiveError, SchemaError, ShapeError) as error:
+        raise SystemExit(f"error: {error}") from None
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
 
 

@@ -17,7 +17,8 @@ def load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise SchemaError(f"{path} is not there; give the .npz file with --source.")
     found = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a truncated file NumPy would leave its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for name in names:
                 if name not in arrays.files:
                     raise SchemaError(f"{path} has no array {name!r}; it holds {', '.join(arrays.files)}.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,49 +125,43 @@ def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
     cut = "ends before its last vertex or face (truncated?)"
     if len(counts) < 2:
         raise ShapeError(f"{path}, line {first}: {cut}.")
-    vertices = faces = -1
-    with _at_line(path, first, counts):
-        vertices, faces = int(counts[0]), int(counts[1])
-    if vertices < 0 or faces < 0:
-        raise ShapeError(f"{path}, line {first}: {vertices} vertices and {faces} faces, expected 0 or more.")
-    rows = lines[start : start + vertices + faces]
+    line, words = first, counts  # the place that a fault names
     numbers: list[tuple[float, float, float]] = []
-    for line, words in rows[:vertices]:
-        if len(words) < 3:
-            raise ShapeError(f"{path}, line {line}: a vertex ends before its third coordinate.")
-        with _at_line(path, line, words):
-            numbers.append((float(words[0]), float(words[1]), float(words[2])))
     triangles: list[tuple[int, int, int]] = []
-    for line, words in rows[vertices:]:
-        corners: list[int] = []
-        with _at_line(path, line, words):
-            corners = [int(word) for word in words[1 : 1 + int(words[0])]]
-            if len(corners) != int(words[0]):
-                raise ShapeError(f"{path}, line {line}: a face ends before its {words[0]} corners.")
-        for corner in corners:
-            if not 0 <= corner < vertices:
-                raise ShapeError(
-                    f"{path}, line {line}: a face with vertex {corner}, expected 0 .. {vertices - 1}."
-                )
-        triangles += [(corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)]
-    if len(rows) < vertices + faces:
-        raise ShapeError(f"{path}, line {lines[-1][0]}: {cut}: {len(rows)} of {vertices + faces} lines.")
-    return (
-        np.array(numbers, dtype=np.float64).reshape(-1, 3),
-        np.array(triangles, dtype=np.int64).reshape(-1, 3),
-    )
-
-
-@contextlib.contextmanager
-def _at_line(path: Path, line: int, words: list[str]) -> Iterator[None]:
     try:
-        yield
+        vertices, faces = int(counts[0]), int(counts[1])
+        if vertices < 0 or faces < 0:
+            raise ShapeError(
+                f"{path}, line {line}: {vertices} vertices and {faces} faces, expected 0 or more."
+            )
+        rows = lines[start : start + vertices + faces]
+        for line, words in rows[:vertices]:
+            if len(words) < 3:
+                raise ShapeError(f"{path}, line {line}: a vertex ends before its third coordinate.")
+            numbers.append((float(words[0]), float(words[1]), float(words[2])))
+        for line, words in rows[vertices:]:
+            count = int(words[0])
+            corners = [int(word) for word in words[1 : 1 + count]]
+            if len(corners) != count:
+                raise ShapeError(f"{path}, line {line}: a face ends before its {count} corners.")
+            if corners and not 0 <= min(corners) <= max(corners) < vertices:
+                wrong = next(corner for corner in corners if not 0 <= corner < vertices)
+                raise ShapeError(
+                    f"{path}, line {line}: a face with vertex {wrong}, expected 0 .. {vertices - 1}."
+                )
+            triangles += [(corners[0], corners[i], corners[i + 1]) for i in range(1, count - 1)]
     except ShapeError:
         raise
     except ValueError:
         raise ShapeError(
             f"{path}, line {line}: {' '.join(words)[:60]!r} holds a word where a number belongs."
         ) from None
+    if len(rows) < vertices + faces:
+        raise ShapeError(f"{path}, line {lines[-1][0]}: {cut}: {len(rows)} of {vertices + faces} lines.")
+    return (
+        np.array(numbers, dtype=np.float64).reshape(-1, 3),
+        np.array(triangles, dtype=np.int64).reshape(-1, 3),
+    )
 
 
 def _read_table(path: Path) -> np.ndarray:
