@@ -20,13 +20,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import harness, peers
 from benchmarks.harness import Case
+
+if TYPE_CHECKING:
+    from kernels import BatchNorm
 
 MINUTES = 9
 
@@ -206,8 +209,11 @@ def knn(name: str, B: int, N: int, C: int, k: int, dtype: str, device: str) -> C
     return lambda: torch.cdist(x, x).topk(k, largest=False).indices
 
 
-def _normed(channels: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(f(channels, device=device) for f in (torch.ones, torch.zeros, torch.zeros, torch.ones))  # type: ignore[return-value]
+def _batch_norm(channels: int, device: str) -> BatchNorm:
+    import kernels
+
+    gamma, beta, mean, var = (f(channels, device=device) for f in (torch.ones, torch.zeros) * 2)
+    return kernels.BatchNorm(gamma, beta, mean, var, training=True)
 
 
 def edge_conv(name: str, B: int, N: int, C: int, k: int, dtype: str, device: str) -> Callable[[], Any]:
@@ -216,19 +222,21 @@ def edge_conv(name: str, B: int, N: int, C: int, k: int, dtype: str, device: str
 
     x = torch.randn(B, N, C, device=device, requires_grad=True)
     weight = torch.randn(64, 2 * C, device=device, requires_grad=True)
-    gamma, beta, mean, var = _normed(64, device)
+    norm = _batch_norm(64, device)
     idx = kernels.knn(x.detach(), k)
     cloud = torch.arange(B, device=device)[:, None, None]
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32"):
             if name == "dropfold":
-                y = kernels.edge_conv(x, idx, weight, None, gamma, beta, mean, var, training=True)
+                y = kernels.edge_conv(x, idx, weight, None, norm)
             else:
                 neighbours = x[cloud, idx]
                 centre = x[:, :, None].expand_as(neighbours)
                 edges = torch.cat([neighbours - centre, centre], -1) @ weight.T
-                normed = nn.functional.batch_norm(edges.flatten(0, 2), mean, var, gamma, beta, training=True)
+                normed = nn.functional.batch_norm(
+                    edges.flatten(0, 2), norm.mean, norm.var, *norm[:2], training=True
+                )
                 y = nn.functional.leaky_relu(normed.view_as(edges), 0.2).amax(2)
         y.float().square().sum().backward()
         x.grad = weight.grad = None
@@ -242,17 +250,17 @@ def linear_norm_max(name: str, B: int, N: int, C: int, dtype: str, device: str) 
 
     x = torch.randn(B, N, C, device=device, requires_grad=True)
     weight = torch.randn(1024, C, device=device, requires_grad=True)
-    gamma, beta, mean, var = _normed(1024, device)
+    norm = _batch_norm(1024, device)
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32"):
             if name == "dropfold":
-                y = kernels.linear_norm_max(x, weight, None, gamma, beta, mean, var, training=True)
+                y = kernels.linear_norm_max(x, weight, None, norm)
             else:
                 z = nn.functional.linear(x, weight)
-                z = nn.functional.batch_norm(z.flatten(0, 1), mean, var, gamma, beta, training=True).view_as(
-                    z
-                )
+                z = nn.functional.batch_norm(
+                    z.flatten(0, 1), norm.mean, norm.var, *norm[:2], training=True
+                ).view_as(z)
                 y = z.relu().amax(1)
         y.float().square().sum().backward()
         x.grad = weight.grad = None

@@ -1,6 +1,7 @@
 """Operations on point clouds and sequences: CPU and Triton, one file each."""
 
 from kernels._noise import Noise
+from kernels._norm import BatchNorm
 from kernels._random import draw_seed
 from kernels.drop_cluster import drop_cluster
 from kernels.drop_feat import drop_feat
@@ -12,6 +13,7 @@ from kernels.norm_act import norm_act
 from kernels.norm_pool import norm_pool
 
 __all__ = [
+    "BatchNorm",
     "Noise",
     "draw_seed",
     "drop_cluster",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels._numba import njit
+
 
 def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
     """Row offsets of `clouds` clouds of `points` points each: [clouds + 1] int64."""
@@ -23,6 +25,14 @@ def batch_to_ptr(batch: Tensor, batch_size: int | None = None) -> Tensor:
         )
     if batch_size is None:
         batch_size = int(batch[-1]) + 1 if batch.numel() else 0
+    if batch.is_cpu and batch.numel() and not torch.compiler.is_compiling():
+        if bool((batch[1:] < batch[:-1]).any()):
+            raise ValueError("batch must be sorted: the points of a cloud stand together, as PyG has them.")
+        if not 0 <= int(batch[0]) <= int(batch[-1]) < batch_size:
+            raise ValueError(
+                f"batch must count clouds from 0 to batch_size - 1 = {batch_size - 1}; got {int(batch[0])} to "
+                f"{int(batch[-1])}."
+            )
     return torch.searchsorted(batch, torch.arange(batch_size + 1, device=batch.device, dtype=batch.dtype))
 
 
@@ -58,6 +68,16 @@ def global_idx(idx: Tensor) -> Tensor:
     return (idx + dense_ptr(clouds, points, idx.device)[:-1, None, None]).reshape(-1, k)
 
 
+def check_rows(idx: Tensor, rows: int) -> None:
+    """Refuse row numbers that a CPU kernel would read other memory by."""
+    if idx.numel():
+        least, most = (int(i) for i in idx.aminmax())
+        if least < 0 or most >= rows:
+            raise ValueError(
+                f"neighbours are row numbers from 0 to {rows - 1} here; got {describe(idx)} from {least} to {most}."
+            )
+
+
 def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """The lists of `targets` (any shape, row numbers) turned round: `(ptr [rows + 1], entries)`, both int64.
 
@@ -65,8 +85,28 @@ def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     Sums over them need no atomics, so they are the same in every run.
     """
     flat = targets.flatten()
+    if flat.is_cpu:
+        ptr, entries = flat.new_empty(rows + 1), torch.empty_like(flat)
+        _transpose_cpu(flat, ptr, entries)
+        return ptr, entries
     ordered, entries = torch.sort(flat, stable=True)
     return torch.searchsorted(ordered, torch.arange(rows + 1, device=flat.device)), entries
+
+
+@njit
+def _transpose_cpu(targets, ptr, entries):
+    """A counting sort; of `entries`, the first ptr[-1] are filled."""
+    ptr[:] = 0
+    for target in targets:
+        if target >= 0:
+            ptr[target + 1] += 1
+    for j in range(1, ptr.shape[0]):
+        ptr[j] += ptr[j - 1]
+    place = ptr.copy()
+    for e, target in enumerate(targets):
+        if target >= 0:
+            entries[place[target]] = e
+            place[target] += 1
 
 
 def describe(x: Tensor) -> str:

@@ -9,7 +9,8 @@ Nothing of size [M, C] is stored: backward calls the same functions with the sam
     cluster, reading "gather"   point i falls iff some j in N(i) has u_j < gamma_i, 1 - (1 - gamma_i)^k_i = p, where k_i
              counts the distinct members of N(i): the rate is p exactly, for every point
     cluster, reading "scatter"  a seed j has u_j < gamma and all of N(j) falls; gamma solves, for each cloud,
-             mean_i (1 - gamma)^(d_i) = 1 - p with the in-degrees d_i: the rate is p on average over the points
+             mean_i (1 - gamma)^(d_i) = 1 - p with the in-degrees d_i: the rate is p on average over the points (if
+             every point is in its own N, as knn has it: one that is in none cannot fall)
 
 A neighbourhood with fewer members than k (a ball, say) repeats its first entry; repetitions do not count.
 What is kept is scaled by 1 / (1 - p) ("unbiased"), by N / kept of its cloud ("count", as DropBlock) or not ("none").
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels._clouds import ptr_to_batch
+from kernels._clouds import check_rows, describe, ptr_to_batch
 from kernels._numba import njit
 from kernels._operator import operator
 from kernels._random import philox_words, uniform, uniform_at, uniform_gather, word_to_uniform
@@ -82,7 +83,12 @@ def point_factor(noise: Noise, ptr: Tensor, rows: int) -> Tensor:
     if noise.level == "point":
         kept = _kept_points(noise.seed, noise.rate.reshape(1), None, rows)
     else:
-        assert noise.neighbours is not None
+        if noise.level != "cluster" or noise.neighbours is None or noise.neighbours.dtype != torch.int64:
+            given = "no neighbours" if noise.neighbours is None else describe(noise.neighbours)
+            raise ValueError(
+                "noise is of level 'feat', 'point', or 'cluster' with int64 neighbours [M, k]; got level "
+                f"{noise.level!r} and {given}."
+            )
         if noise.neighbours.shape[0] != rows:
             raise ValueError(
                 f"noise has neighbours for {noise.neighbours.shape[0]} points and is applied to {rows}; "
@@ -151,6 +157,7 @@ def _cpu_kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None
     if neighbours is None:
         return (u >= thresholds).to(torch.float32)
     out = torch.empty(rows)
+    check_rows(neighbours, rows)
     _kept_cpu(u, thresholds, neighbours, out)
     return out
 

@@ -31,6 +31,26 @@ if TYPE_CHECKING:
 ROWS = 256  # rows whose sums are taken in float32 before they are merged in float64
 
 
+class BatchNorm(NamedTuple):
+    """What an operation needs to know of the BatchNorm inside it.
+
+    gamma, beta [C]: scale and shift, learnt.
+    mean, var [C]: the running buffers of `nn.BatchNorm1d`: read in evaluation, moved in place by `momentum` in training
+        (var towards the unbiased variance).
+    training: normalise with the batch's mean and biased variance; otherwise with the running ones.
+    sync: statistics over all processes of the default group.
+    """
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor
+    var: Tensor
+    training: bool
+    momentum: float = 0.1
+    eps: float = 1e-5
+    sync: bool = False
+
+
 class Statistics(NamedTuple):
     """Mean and biased variance [C] of a channel over `count` rows (0-dim tensor) of all processes."""
 
@@ -55,45 +75,66 @@ def batch_statistics(mean: Tensor, m2: Tensor, count: int, sync: bool) -> Statis
         sums = sum_over_processes(torch.cat([total[None], mean * count]), sync)
         total, local_mean, mean = sums[0], mean, sums[1:] / sums[0]
         m2 = sum_over_processes(m2 + count * (local_mean - mean) ** 2, sync)
-    elif count < 2:
+    else:
+        check_rows(count)
+    return Statistics(mean, m2 / total, total)
+
+
+@torch.no_grad()
+def update_running(norm: BatchNorm, statistics: Statistics, bias: Tensor | None = None) -> None:
+    """Move the running buffers towards `statistics` (of values without `bias`), as `nn.BatchNorm1d` does."""
+    mean = statistics.mean if bias is None else statistics.mean + bias
+    unbiased = statistics.var * (statistics.count / (statistics.count - 1))
+    norm.mean.lerp_(mean.to(norm.mean.dtype), norm.momentum)
+    norm.var.lerp_(unbiased.to(norm.var.dtype), norm.momentum)
+
+
+def running_statistics(norm: BatchNorm, dtype: torch.dtype) -> Statistics:
+    """The running buffers as statistics in the type of the sums."""
+    dtype = accumulator(dtype)
+    return Statistics(norm.mean.to(dtype), norm.var.to(dtype), torch.ones_like(norm.mean[0], dtype=dtype))
+
+
+@torch.no_grad()
+def statistics(rows: Tensor, norm: BatchNorm) -> Statistics:
+    """Those that normalise rows [M, C]; in training the running buffers move."""
+    if not norm.training:
+        return running_statistics(norm, rows.dtype)
+    found = batch_statistics(*moments(rows), rows.shape[0], norm.sync)
+    update_running(norm, found)
+    return found
+
+
+def fold_bias(norm: BatchNorm, bias: Tensor | None) -> Tensor:
+    """beta for values without the linear map's bias: in training it cancels against the mean."""
+    if bias is None:
+        return norm.beta
+    return norm.beta + (0 if norm.training else norm.gamma * torch.rsqrt(norm.var + norm.eps)) * bias
+
+
+def check_channels(channels: int, norm: BatchNorm) -> None:
+    """Refuse BatchNorm parameters of another width than the values."""
+    for name, t in zip(norm._fields[:4], norm[:4], strict=True):
+        if t.shape != (channels,):
+            raise ValueError(
+                "gamma, beta, mean and var must have one entry for each of the "
+                f"{channels} channels; got {name} {describe(t)}."
+            )
+
+
+def check_rows(count: int) -> None:
+    """Refuse to take a variance of one value."""
+    if count < 2:
         raise ValueError(
             f"BatchNorm in training needs more than one value a channel and got {count}; "
             "use a larger batch, or evaluation mode."
         )
-    return Statistics(mean, m2 / total, total)
 
 
-def update_running(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    statistics: Statistics,
-    momentum: float,
-    bias: Tensor | None = None,
-) -> None:
-    """Move the running buffers towards `statistics`, in place, as `nn.BatchNorm1d` does (unbiased variance)."""
-    if running_mean is None or running_var is None:
-        return
-    mean = statistics.mean if bias is None else statistics.mean + bias.detach()
-    unbiased = statistics.var * (statistics.count / (statistics.count - 1))
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-
-
-def running_statistics(rows: Tensor, running_mean: Tensor, running_var: Tensor) -> Statistics:
-    """The running buffers as statistics in the type of the sums."""
-    dtype = accumulator(rows.dtype)
-    return Statistics(
-        running_mean.to(dtype), running_var.to(dtype), torch.ones((), dtype=dtype, device=rows.device)
-    )
-
-
-def check_channels(channels: int, gamma: Tensor) -> None:
-    """Refuse BatchNorm parameters of another width than the values."""
-    if gamma.shape != (channels,):
-        raise ValueError(
-            f"gamma, beta and the running statistics must have one entry for each of the {channels} channels; "
-            f"got gamma {describe(gamma)}."
-        )
+def check_increasing(negative_slope: float) -> None:
+    """Refuse a LeakyReLU that the max may not be taken before."""
+    if negative_slope < 0:
+        raise ValueError(f"negative_slope must be at least 0, the max needs it; got {negative_slope}.")
 
 
 def affine(

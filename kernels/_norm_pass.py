@@ -6,7 +6,7 @@ With `z = scale * y + shift` (kernels/_norm.py), `a(z) = z` for z > 0 and `slope
     norm_sums    dz = dout f a'(z);  sum dz and sum dz y_hat, a channel;  dz itself if asked for
     norm_grad    dy = scale * (dz - mean(dz) - y_hat * mean(dz y_hat))
 
-A y of -inf is a maximum over nothing: its out and its gradient are 0.
+A y of -inf is a maximum over nothing: its out and its gradient are 0. NaN goes through.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from kernels._clouds import describe
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import ROWS
 from kernels._numba import njit
@@ -43,7 +45,7 @@ def _apply_cpu(y, scale, shift, slope, block, mode, factor, rate, noise_scale, s
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
                 a = f[c] * (z if z > 0 else slope * z)
-                out[m, c] = a if y[m, c] > -np.inf else 0
+                out[m, c] = a if y[m, c] != -np.inf else 0
 
 
 @njit(parallel=True)
@@ -61,7 +63,7 @@ def _sums_cpu(
                 z = scale[c] * y[m, c] + shift[c]
                 d = dout[m, c] * f[c]
                 d = d if z > 0 else slope * d
-                there = y[m, c] > -np.inf
+                there = y[m, c] != -np.inf
                 g[c] = d if there else 0
                 plain[c] += g[c]
                 hatted[c] += g[c] * ((y[m, c] if there else mean[c]) - mean[c]) * rstd[c]
@@ -151,7 +153,7 @@ def _norm_apply_fwd_kernel(
             *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, channels),
             *(BLOCK_M, BLOCK_C, BY_FOUR),
         )
-    a = tl.where(y > float("-inf"), a, 0.0)
+    a = tl.where(y != float("-inf"), a, 0.0)
     tl.store(p_out + o, a.to(p_out.dtype.element_ty), mask=inside)
 
 
@@ -184,7 +186,7 @@ def _norm_sums_bwd_kernel(
             )
         z = scale[None, :] * y + shift[None, :]
         dz = tl.where(z > 0, dz, slope * dz)
-        there = y > float("-inf")
+        there = y != float("-inf")
         dz = tl.where(there, dz, 0.0)
         hat = tl.where(there, (y - mean[None, :]) * rstd[None, :], 0.0)
         plain += tl.sum(dz, axis=0)
@@ -338,6 +340,7 @@ class _Drop(torch.autograd.Function):
         return _multiply(x, ptr, noise)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         (ptr,) = ctx.saved_tensors
         return _multiply(dout.contiguous(), ptr, ctx.noise), None, None
@@ -350,4 +353,8 @@ def _multiply(x: Tensor, ptr: Tensor, noise: Noise) -> Tensor:
 
 def drop(x: Tensor, ptr: Tensor, noise: Noise) -> Tensor:
     """Rows x [M, C] times the factors of `noise`."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"noise scales what it keeps, so x must be of a floating-point type; got {describe(x)}."
+        )
     return _Drop.apply(x.contiguous(), ptr, noise)

@@ -35,16 +35,11 @@ class NumbaFunction:
         return numba.njit(cache=True, **self.options)(self.fn)
 
     def __call__(self, *args: Any) -> Any:
-        numba_threads(torch.get_num_threads())
+        import numba
+
+        # As many threads as torch has now; numba keeps the number for each Python thread.
+        numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
         return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
-
-
-@functools.cache
-def numba_threads(threads: int) -> None:
-    """Let numba use as many threads as torch does; called once for each count."""
-    import numba
-
-    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
 
 
 def njit(

@@ -18,7 +18,7 @@ value of its own, merged in float64). Backward goes over the transposed graph, w
 
 Of equal maxima the first in the list of neighbours has the gradient; at gamma = 0 gamma's gradient is the one from above.
 With noise, fallen neighbours (DropFeat: elements) are excluded from the max and kept ones are not scaled; the
-statistics see every edge; a point with no neighbour left is 0 and has no gradient.
+statistics see every edge; a point with no neighbour left is 0 and has no gradient. NaN wins a max.
 
 Sources: EdgeConv, Wang et al. 2019, "Dynamic graph CNN for learning on point clouds", equation 8; the factorisation and
 its gradient are derived here.
@@ -31,14 +31,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from kernels._clouds import describe, global_idx, to_rows, transposed
+from kernels._clouds import check_rows, describe, global_idx, to_rows, transposed
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import (
+    BatchNorm,
+    Statistics,
     affine,
     batch_statistics,
     block_counts,
     check_channels,
+    check_increasing,
+    fold_bias,
     merge_moments,
     norm_gradients,
     running_statistics,
@@ -54,9 +59,7 @@ if TYPE_CHECKING:
     from numba import prange
 
 BLOCK = 32  # points whose edges are summed in float32 before the sums are merged in float64
-COORDINATES = (
-    8  # inputs of at most so many channels are taken for coordinates: autocast leaves them in float32
-)
+COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
 
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
@@ -85,15 +88,16 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
                         d = q[c] - pilot[c]
                         s[c] += d
                         ss[c] += d * d
-                        arg[c] = pos if q[c] > best[c] else arg[c]
-                        best[c] = max(q[c], best[c])
+                        better = (q[c] > best[c]) | (q[c] != q[c])
+                        arg[c] = pos if better else arg[c]
+                        best[c] = q[c] if better else best[c]
                 else:
                     noise_row(mode, factor, rate, noise_scale, seed, idx[i, pos], f)
                     for c in range(channels):
                         d = q[c] - pilot[c]
                         s[c] += d
                         ss[c] += d * d
-                        better = f[c] > 0 and q[c] > best[c]
+                        better = (f[c] > 0) & ((q[c] > best[c]) | (q[c] != q[c]))
                         arg[c] = pos if better else arg[c]
                         best[c] = q[c] if better else best[c]
             for c in range(channels):
@@ -131,6 +135,7 @@ def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, d
 
 
 def _cpu_gather(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
+    check_rows(idx, pq.shape[0])
     outputs = _fake_gather(pq, idx)
     _gather_cpu(pq.to(outputs[0].dtype), idx, BLOCK, *numba_noise(Drawn(*drawn)), *outputs)
     return outputs
@@ -180,7 +185,7 @@ def _edge_conv_fwd_kernel(
             d = q - pilot[None, :]
             s += d
             ss += d * d
-            better = q > best
+            better = (q > best) | (q != q)
             if MODE != 0:
                 f = noise_tile(
                     *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, j, i_c, channels),
@@ -317,6 +322,7 @@ class _EdgeConv(torch.autograd.Function):
         return norm_apply(top, scale, shift, slope, *none), mean, var, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count = ctx.saved_tensors
         slope, training, sync = ctx.options
@@ -333,19 +339,12 @@ def edge_conv(
     idx: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    norm: BatchNorm,
     *,
     batch: Tensor | None = None,
     batch_size: int | None = None,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
     negative_slope: float = 0.2,
     noise: Noise | None = None,
-    sync: bool = False,
 ) -> Tensor:
     """One EdgeConv layer; see the head of this file for the formula.
 
@@ -353,11 +352,10 @@ def edge_conv(
         x: dense [B, N, C_in], or rows [M, C_in] (with `batch` [M] where noise counts by cloud).
         idx: int64 neighbours: [B, N, k] counted within the cloud, or [M, k] row numbers; what `knn` returns.
         weight: [C_out, 2 C_in], acting on [x_j - x_i ; x_i].
-        bias: [C_out] or None; it cancels in training and enters running_mean.
-        gamma, beta, running_mean, running_var: [C_out], those of the BatchNorm.
+        bias: [C_out] or None; it cancels in training and enters the running mean.
+        norm: its vectors have C_out entries.
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
         noise: one draw of noise; what falls is left out of the max.
-        sync: statistics over all processes of the default group.
 
     Returns:
         [B, N, C_out] or [M, C_out], in the type of the matrix product (x's, or autocast's).
@@ -374,34 +372,29 @@ def edge_conv(
         raise ValueError(
             f"weight must be [C_out, {2 * rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
         )
-    if negative_slope < 0:
-        raise ValueError(f"negative_slope must be at least 0, the max needs it; got {negative_slope}.")
-    check_channels(weight.shape[0], gamma)
+    if x.is_cpu and idx.numel() and not torch.compiler.is_compiling():
+        least, most = (int(i) for i in idx.aminmax())
+        if least < 0 or most >= x.shape[-2]:
+            raise ValueError(
+                f"idx must be from 0 to {x.shape[-2] - 1} for x {describe(x)}; got {least} to {most}. Dense lists "
+                "count within their cloud."
+            )
+    check_increasing(negative_slope)
+    check_channels(weight.shape[0], norm)
     channels = rows.shape[1]
-    sign = torch.where(gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
+    sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
     nearby, central = weight[:, :channels], weight[:, channels:]
     folded = torch.cat([sign * (central - nearby), sign * nearby])
     with torch.autocast(
         x.device.type, enabled=channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
     ):
         pq = rows @ folded.T
-    statistics = running_statistics(pq, running_mean, running_var)
-    offset = torch.zeros_like(running_mean) if bias is None else bias
-    signs = sign[:, 0].to(statistics.mean.dtype)
-    # The bias cancels against the mean: its gradient in training is zero, and in evaluation it acts through beta.
-    if bias is not None:
-        beta = beta + (0 if training else gamma * torch.rsqrt(running_var + eps)) * bias
+    running = running_statistics(norm, pq.dtype)
+    signs = sign[:, 0].to(running.mean.dtype)
     out, mean, var, count = _EdgeConv.apply(
-        *(pq, gamma, beta, global_idx(idx).contiguous(), ptr, signs * statistics.mean, statistics.var),
-        *(eps, negative_slope, training, sync, noise),
+        *(pq, norm.gamma, fold_bias(norm, bias), global_idx(idx).contiguous(), ptr),
+        *(signs * running.mean, running.var, norm.eps, negative_slope, norm.training, norm.sync, noise),
     )
-    if training:
-        with torch.no_grad():
-            update_running(
-                running_mean,
-                running_var,
-                statistics._replace(mean=signs * mean, var=var, count=count),
-                momentum,
-                offset,
-            )
-    return out.to(pq.dtype).view(*x.shape[:-1], -1)
+    if norm.training:
+        update_running(norm, Statistics(signs * mean, var, count), bias)
+    return out.to(pq.dtype).view(*x.shape[:-1], weight.shape[0])

@@ -39,10 +39,12 @@ TILE = 128  # queries whose distances to the whole cloud are made at a time on t
 
 
 @njit
-def select(distances, k, keys, best, offset, out):
-    """The k smallest of `distances` by (distance, index), ascending, into out; keys and best are work space of k."""
+def select(distances, k, keys, best, own, offset, out):
+    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks. Keys and best are
+    work space of k."""
     filled = 0
     worst = np.inf
+    best[:] = own
     for j in range(distances.shape[0]):
         d = distances[j]
         if filled < k or d < worst:
@@ -74,7 +76,7 @@ def _knn_direct_cpu(x, ptr, batch, k, out):
                 for j in range(stop - start):
                     d = column[j] - own
                     distances[j] += d * d
-            select(distances, k, keys, best, start, out[i])
+            select(distances, k, keys, best, i - start, start, out[i])
 
 
 @njit(parallel=True)
@@ -87,7 +89,7 @@ def _select_cpu(products, squares, first, start, k, out):
         for j in range(squares.shape[0]):
             distances[j] = max(squares[j] + squares[i] - 2 * products[q, j], 0)
         distances[i] = 0
-        select(distances, k, keys, best, start, out[first + q])
+        select(distances, k, keys, best, i, start, out[first + q])
 
 
 def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
@@ -159,6 +161,8 @@ def _knn_fwd_kernel(
         if tl.min(tl.min(key, axis=1) - tl.max(best, axis=1), axis=0) < 0:
             # Ascending against descending: the smaller of each pair are the BLOCK_N smallest of both.
             best = tl.sort(tl.minimum(best, tl.sort(key, dim=1, descending=True)), dim=1)
+    # A cloud of fewer than k points: the point itself fills its list.
+    best = tl.where(best == none, o_q[:, None], best)
     o = o_q[:, None] * k + o_n[None, :]
     tl.store(p_out + o, best & 0xFFFFFFFF, mask=there_q[:, None] & (o_n[None, :] < k))
 
@@ -214,11 +218,13 @@ def knn(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | Non
         raise ValueError(
             f"k must be at least 1 and at most the points of a cloud; got k = {k} for x {describe(x)}."
         )
-    if batch is not None and not torch.compiler.is_compiling() and int((ptr[1:] - ptr[:-1]).min()) < k:
-        sizes = (ptr[1:] - ptr[:-1]).tolist()
-        raise ValueError(
-            f"k must be at most the points of the smallest cloud; got k = {k} and a cloud of {min(sizes)} points."
-        )
+    # On a GPU the check waits for the sizes, unless batch_size says that the caller knows them.
+    if batch is not None and (x.is_cpu or batch_size is None) and not torch.compiler.is_compiling():
+        smallest = min((ptr[1:] - ptr[:-1]).tolist(), default=0)
+        if smallest < k:
+            raise ValueError(
+                f"k must be at most the points of the smallest cloud; got k = {k} and a cloud of {smallest} points."
+            )
     idx = _knn(rows.detach(), ptr, k)
     if x.dim() == 2:
         return idx

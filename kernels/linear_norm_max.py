@@ -15,7 +15,11 @@ by tile. Backward:
 
 so that neither direction makes anything of size [M, C_out]. Of equal maxima the first point has the gradient; at
 gamma = 0 gamma's gradient is the one from above. With noise, fallen points (DropFeat: elements) are excluded from the
-max and kept ones are not scaled; the statistics see all points; a cloud with nothing left is 0 and has no gradient.
+max and kept ones are not scaled; the statistics see all points; a cloud with nothing left is 0 and has no gradient. NaN
+wins the max (the Triton kernel turns it into +inf).
+
+The variance has the rounding of G: eps |w|^2 times G's largest eigenvalue. Where w nearly cancels correlated channels
+(var far below that), it is less exact than the variance of a stored y.
 
 Sources: the 1,024-wide layer of PointNet (Qi et al. 2017, figure 2); the closed forms are derived here.
 """
@@ -28,12 +32,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, to_rows, transposed
-from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
+from kernels._noise import ELEMENTS, Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import (
+    BatchNorm,
+    Statistics,
     affine,
     check_channels,
+    check_increasing,
+    check_rows,
+    fold_bias,
     norm_gradients,
     running_statistics,
     sum_over_processes,
@@ -67,12 +77,12 @@ def _max_cpu(y, start, mode, factor, rate, noise_scale, seed, top, where):
             if mode == 1:
                 noise_row(mode, factor, rate, noise_scale, seed, start + m, f)
                 for c in range(lo, hi):
-                    if f[c] > 0 and y[m, c] > top[c]:
+                    if f[c] > 0 and (y[m, c] > top[c] or y[m, c] != y[m, c]):
                         top[c] = y[m, c]
                         where[c] = start + m
             else:
                 for c in range(lo, hi):
-                    better = y[m, c] > top[c]
+                    better = (y[m, c] > top[c]) | (y[m, c] != y[m, c])
                     where[c] = start + m if better else where[c]
                     top[c] = y[m, c] if better else top[c]
 
@@ -163,6 +173,7 @@ def _linear_norm_max_fwd_kernel(
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)
+        y = tl.where(y == y, y, float("inf"))
         y = tl.where(keep, y, float("-inf"))
         tile_top = tl.max(y, axis=0)
         # The first of equal maxima, as the CPU has it.
@@ -210,14 +221,15 @@ def _launch_max(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     top, where = _fake_max(x, weight, ptr)
     (rows, c_in), c_out = x.shape, weight.shape[0]
-    block_k = min(32 if x.dtype == torch.float32 else 64, max(16, next_power_of_2(c_in)))
-    block_m = 32 if x.dtype == torch.float32 else 64  # exact float32 products take twice the registers
+    exact = x.dtype == torch.float32  # products that take more registers; DropFeat's words take more still
+    block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
+    block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
     tf32 = x.is_cuda and torch.backends.cuda.matmul.allow_tf32
-    _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, 64))](
+    _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, block_c))](
         *(x, weight, ptr, factor, rate, noise_scale, seed, top, where, rows, c_in, c_out),
         MODE=mode,
         BLOCK_M=block_m,
-        BLOCK_C=64,
+        BLOCK_C=block_c,
         BLOCK_K=block_k,
         BY_FOUR=c_out % 4 == 0,
         PRECISION="tf32" if tf32 else "ieee",
@@ -269,12 +281,8 @@ _sparse = operator(
 
 def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
     """Mean of x's rows over all processes, and their number."""
-    total = torch.cat(
-        [
-            x.sum(0, dtype=accumulator(x.dtype)),
-            x.new_full((1,), float(x.shape[0]), dtype=accumulator(x.dtype)),
-        ]
-    )
+    dtype = accumulator(x.dtype)
+    total = torch.cat([x.sum(0, dtype=dtype), x.new_full((1,), float(x.shape[0]), dtype=dtype)])
     total = sum_over_processes(total, sync)
     return total[:-1] / total[-1], total[-1]
 
@@ -305,6 +313,7 @@ class _LinearNormMax(torch.autograd.Function):
         return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, gram, count = ctx.saved_tensors
         slope, training, sync = ctx.options
@@ -341,29 +350,21 @@ def linear_norm_max(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    gamma: Tensor,
-    beta: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    norm: BatchNorm,
     *,
     batch: Tensor | None = None,
     batch_size: int | None = None,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-    sync: bool = False,
 ) -> Tensor:
     """Linear, BatchNorm, LeakyReLU and max pool; see the head of this file for the formula.
 
     Args:
         x: dense [B, N, C_in], or rows [M, C_in] with `batch` [M].
         weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
-        gamma, beta, running_mean, running_var: [C_out], those of the BatchNorm.
+        norm: its vectors have C_out entries.
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
         noise: one draw of noise; what falls is left out of the max.
-        sync: statistics over all processes of the default group.
 
     Returns:
         [B, C_out].
@@ -376,30 +377,23 @@ def linear_norm_max(
         raise ValueError(
             f"weight must be [C_out, {rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
         )
-    if negative_slope < 0:
-        raise ValueError(f"negative_slope must be at least 0, the max needs it; got {negative_slope}.")
-    if training and rows.shape[0] < 2 and not sync:
-        raise ValueError(
-            f"BatchNorm in training needs more than one value a channel and got {rows.shape[0]}; "
-            "use a larger batch, or evaluation mode."
-        )
-    check_channels(weight.shape[0], gamma)
+    check_increasing(negative_slope)
+    if norm.training and not norm.sync:
+        check_rows(rows.shape[0])
+    check_channels(weight.shape[0], norm)
     dtype = (
         torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else rows.dtype
     )
-    sign = torch.where(gamma.detach() < 0, -1, 1).to(weight.dtype)
+    sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)
     rows, folded = rows.to(dtype).contiguous(), (sign[:, None] * weight).to(dtype)
-    statistics = running_statistics(rows, running_mean, running_var)
-    signs = sign.to(statistics.mean.dtype)
-    if bias is not None:
-        beta = beta + (0 if training else gamma * torch.rsqrt(running_var + eps)) * bias
+    running = running_statistics(norm, rows.dtype)
+    signs = sign.to(running.mean.dtype)
+    beta = fold_bias(norm, bias)
     with torch.autocast(x.device.type, enabled=False):  # the statistics' products stay in float32
         out, mean, var, count = _LinearNormMax.apply(
-            *(rows, folded, gamma, beta, ptr, signs * statistics.mean, statistics.var),
-            *(eps, negative_slope, training, sync, noise),
+            *(rows, folded, norm.gamma, beta, ptr, signs * running.mean, running.var),
+            *(norm.eps, negative_slope, norm.training, norm.sync, noise),
         )
-    if training:
-        with torch.no_grad():
-            found = statistics._replace(mean=signs * mean, var=var, count=count)
-            update_running(running_mean, running_var, found, momentum, bias)
+    if norm.training:
+        update_running(norm, Statistics(signs * mean, var, count), bias)
     return out.to(dtype)

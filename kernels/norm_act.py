@@ -22,18 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels._clouds import to_rows
 from kernels._noise import Noise, draw
-from kernels._norm import (
-    affine,
-    batch_statistics,
-    check_channels,
-    moments,
-    norm_gradients,
-    running_statistics,
-    update_running,
-)
+from kernels._norm import BatchNorm, affine, check_channels, norm_gradients, statistics
 from kernels._norm_pass import norm_apply, norm_grad, norm_sums
 
 
@@ -49,6 +42,7 @@ class _NormAct(torch.autograd.Function):
         return norm_apply(y, scale, shift, slope, *draw(noise, ptr, y.shape[0]))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         y, gamma, scale, shift, mean, rstd, count, ptr = ctx.saved_tensors
         slope, training, sync, noise = ctx.options
@@ -62,28 +56,20 @@ class _NormAct(torch.autograd.Function):
 
 def norm_act(
     y: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    norm: BatchNorm,
     *,
     batch: Tensor | None = None,
     batch_size: int | None = None,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-    sync: bool = False,
 ) -> Tensor:
     """BatchNorm over all points, LeakyReLU and noise; see the head of this file for the formula.
 
     Args:
         y: dense [B, N, C], or rows [M, C] with `batch` [M] (clouds matter to noise alone).
-        gamma, beta, running_mean, running_var: [C], those of `nn.BatchNorm1d`.
-        training: use and track the batch's statistics; otherwise the running ones.
+        norm: its vectors have C entries.
+        negative_slope: of the LeakyReLU (0: ReLU, 1: none).
         noise: one draw of DropFeat, DropPoint or DropCluster, or None.
-        sync: statistics over all processes of the default group.
 
     Returns:
         A tensor like y.
@@ -92,15 +78,10 @@ def norm_act(
         ValueError: shapes do not fit, or training with a single row.
     """
     rows, ptr = to_rows(y, batch, batch_size)
-    check_channels(rows.shape[1], gamma)
+    check_channels(rows.shape[1], norm)
     rows = rows.contiguous()
-    if training:
-        with torch.no_grad():
-            statistics = batch_statistics(*moments(rows.detach()), rows.shape[0], sync)
-            update_running(running_mean, running_var, statistics, momentum)
-    else:
-        statistics = running_statistics(rows, running_mean, running_var)
     out = _NormAct.apply(
-        *(rows, gamma, beta, *statistics, ptr, eps, negative_slope, training, sync, noise),
+        *(rows, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
+        *(norm.eps, negative_slope, norm.training, norm.sync, noise),
     )
     return out.view_as(y)

@@ -7,6 +7,7 @@ r"""BatchNorm, activation, noise, then max and mean over each cloud's points; th
 Statistics are those of all points. Noise excludes points (or, DropFeat, elements) from both pools: a zero would win
 the max over LeakyReLU's negative values. What is left is not scaled: neither pool's size depends on how many are kept. Where
 nothing is kept both pools are 0 and so is their gradient. Of equal maxima the first point has the gradient.
+NaN wins the max (the Triton kernel turns it into +inf).
 
 Forward reads y twice, backward reads it once: the sums that BatchNorm's gradient needs follow, for each cloud, from
 sum a'(z) and sum a'(z) y_hat over the kept points, which forward takes in its own pass.
@@ -21,18 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels._clouds import ptr_to_batch, to_rows
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
-from kernels._norm import (
-    affine,
-    batch_statistics,
-    check_channels,
-    moments,
-    norm_gradients,
-    running_statistics,
-    update_running,
-)
+from kernels._norm import BatchNorm, affine, check_channels, norm_gradients, statistics
 from kernels._norm_pass import NOISE, scalar
 from kernels._numba import njit
 from kernels._operator import operator
@@ -66,8 +60,9 @@ def _pool_cpu(
                 z = scale[c] * y[m, c] + shift[c]
                 da = y.dtype.type(1) if z > 0 else slope
                 a = da * z
-                arg[c] = m if keep and a > top[c] else arg[c]
-                top[c] = a if keep and a > top[c] else top[c]
+                better = keep & ((a > top[c]) | (a != a))
+                arg[c] = m if better else arg[c]
+                top[c] = a if better else top[c]
                 da = da if keep else y.dtype.type(0)
                 count[c] += y.dtype.type(1) if keep else y.dtype.type(0)
                 total[c] += da * z
@@ -184,7 +179,8 @@ def _norm_pool_fwd_kernel(
             keep = keep & (f > 0)
         z = scale * y + shift
         da = tl.where(keep, tl.where(z > 0, 1.0, slope), 0.0)
-        a = tl.where(keep, tl.where(z > 0, z, slope * z), float("-inf"))
+        a = tl.where(z > 0, z, slope * z)
+        a = tl.where(keep, tl.where(a == a, a, float("inf")), float("-inf"))
         tile_top = tl.max(a, axis=0)
         # The first of equal maxima, as the CPU has it.
         first = tl.min(tl.where(keep & (a == tile_top[None, :]), o_m[:, None], rows), axis=0)
@@ -314,6 +310,7 @@ class _NormPool(torch.autograd.Function):
         return torch.where(where >= 0, best, 0).to(y.dtype), (sums[:, 1] / kept).to(y.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dmax: Tensor, dmean: Tensor) -> tuple[Tensor | None, ...]:
         y, gamma, scale, shift, mean, rstd, count, ptr, where, sums = ctx.saved_tensors
         slope, training, sync, noise = ctx.options
@@ -336,28 +333,18 @@ class _NormPool(torch.autograd.Function):
 
 def norm_pool(
     y: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    norm: BatchNorm,
     *,
     batch: Tensor | None = None,
     batch_size: int | None = None,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-    sync: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`(max [B, C], mean [B, C])` over each cloud of y; arguments as those of `norm_act`."""
     rows, ptr = to_rows(y, batch, batch_size)
-    check_channels(rows.shape[1], gamma)
+    check_channels(rows.shape[1], norm)
     rows = rows.contiguous()
-    if training:
-        with torch.no_grad():
-            statistics = batch_statistics(*moments(rows.detach()), rows.shape[0], sync)
-            update_running(running_mean, running_var, statistics, momentum)
-    else:
-        statistics = running_statistics(rows, running_mean, running_var)
-    return _NormPool.apply(rows, gamma, beta, *statistics, ptr, eps, negative_slope, training, sync, noise)
+    return _NormPool.apply(
+        *(rows, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
+        *(norm.eps, negative_slope, norm.training, norm.sync, noise),
+    )

@@ -81,26 +81,18 @@ def from_pyg(conv: nn.Module) -> EdgeConv:
         raise ValueError(
             f"expected PyG's EdgeConv or DynamicEdgeConv with aggr='max'; got {type(conv).__name__}."
         )
-    linears: list[Any] = [
-        m for m in network.modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Linear"
-    ]
-    norms: list[Any] = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d)]
-    slopes = [
-        0.0 if isinstance(m, nn.ReLU) else m.negative_slope
-        for m in network.modules()
-        if isinstance(m, nn.ReLU | nn.LeakyReLU)
-    ]
-    if len(linears) != 1 or len(norms) != 1 or len(slopes) > 1:
+    parts: list[Any] = [m for m in network.modules() if not list(m.children())]
+    kinds = ["LeakyReLU" if isinstance(m, nn.ReLU | nn.LeakyReLU) else type(m).__name__ for m in parts]
+    if kinds not in (["Linear", "BatchNorm1d"], ["Linear", "BatchNorm1d", "LeakyReLU"]):
         raise ValueError(
-            "only an edge network of one Linear, one BatchNorm and at most one (Leaky)ReLU has an exact counterpart; "
-            f"got {len(linears)} Linear, {len(norms)} BatchNorm and {len(slopes)} activations."
+            "only an edge network of Linear, BatchNorm1d and at most one (Leaky)ReLU, in this order, has an exact "
+            f"counterpart; got {', '.join(kinds)}."
         )
-    linear, norm = linears[0], norms[0]
+    linear, norm = parts[:2]
+    slope = 1.0 if len(parts) == 2 else getattr(parts[2], "negative_slope", 0.0)
     weight: Tensor = linear.weight.detach()
     channels = weight.shape[1] // 2
-    ours = EdgeConv(
-        channels, weight.shape[0], bias=linear.bias is not None, negative_slope=slopes[0] if slopes else 1.0
-    )
+    ours = EdgeConv(channels, weight.shape[0], bias=linear.bias is not None, negative_slope=slope)
     state = {"linear.weight": torch.cat([weight[:, channels:], weight[:, :channels]], 1)}
     if linear.bias is not None:
         state["linear.bias"] = linear.bias.detach()

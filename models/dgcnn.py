@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,15 +67,16 @@ class DGCNN(nn.Module):
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         pos = x[..., :3]
         features: list[Tensor] = []
-        graph = knn(pos, self.k, batch=batch, batch_size=batch_size)
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        graph = knn(pos, self.k, **clouds)
         for layer in ("edge1", "edge2", "edge3", "edge4"):
             if features:
-                graph = knn(x, self.k, batch=batch, batch_size=batch_size)
+                graph = knn(x, self.k, **clouds)
             noise = draw(self.noise, layer, pos, x, batch, graph)
-            x = self.get_submodule(layer)(x, graph, batch, batch_size, noise)
+            x = self.get_submodule(layer)(x, graph, noise=noise, **clouds)
             features.append(x)
         x = torch.cat(features, -1)
         noise = draw(self.noise, "pool", pos, x, batch, graph)
-        x = torch.cat(self.embed(x, batch, batch_size, noise), -1)
+        x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
         x = self.dropout1(self.fc1(x))
         return self.fc3(self.dropout2(self.fc2(x)))

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 import kernels
-from kernels import Noise
+from kernels import BatchNorm, Noise
 
 
 class LinearNorm(nn.Module):
-    """What the layers below share: `linear`, `norm`, and the arguments that the kernels take from them."""
+    """What the layers share: `linear`, `norm`, and the call of the kernel, `operation`, that each of them names."""
 
     def __init__(
         self,
@@ -31,70 +31,58 @@ class LinearNorm(nn.Module):
         self.negative_slope = negative_slope
         self.sync = sync
 
-    def _norm(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        *inputs: Tensor,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        noise: Noise | None = None,
+    ) -> Any:
+        options = {"batch": batch, "batch_size": batch_size, "noise": noise}
+        return self.operation(*inputs, self._batch_norm(), negative_slope=self.negative_slope, **options)
+
+    def operation(self, *arguments: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def _batch_norm(self) -> BatchNorm:
         norm = self.norm
-        if self.training and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += 1
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        return norm.weight, norm.bias, norm.running_mean, norm.running_var
-
-    def _options(self, batch: Tensor | None, batch_size: int | None, noise: Noise | None) -> dict[str, Any]:
-        return {
-            "batch": batch,
-            "batch_size": batch_size,
-            "training": self.training,
-            "momentum": self.norm.momentum,
-            "eps": self.norm.eps,
-            "negative_slope": self.negative_slope,
-            "noise": noise,
-            "sync": self.sync,
-        }
+        if norm.momentum is None:
+            raise ValueError(
+                "norm.momentum must be a number; the cumulative average (None) is not kept here."
+            )
+        if norm.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked += 1
+        return BatchNorm(
+            *(norm.weight, norm.bias, norm.running_mean, norm.running_var),
+            *(norm.training, norm.momentum, norm.eps, self.sync),
+        )
 
 
 class LinearNormAct(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> noise: [..., C_in] to [..., C_out]."""
+    """linear -> BatchNorm -> LeakyReLU -> noise: x [..., C_in] to [..., C_out]."""
 
-    def forward(
-        self,
-        x: Tensor,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        return kernels.norm_act(self.linear(x), *self._norm(), **self._options(batch, batch_size, noise))
+    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
+        return kernels.norm_act(self.linear(x), norm, **options)
 
 
 class LinearNormMax(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> max over the points that noise leaves: [B, N, C_in] to [B, C_out]."""
+    """linear -> BatchNorm -> LeakyReLU -> max over the points that noise leaves: x [B, N, C_in] to [B, C_out]."""
 
-    def forward(
-        self,
-        x: Tensor,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        return kernels.linear_norm_max(
-            x, self.linear.weight, self.linear.bias, *self._norm(), **self._options(batch, batch_size, noise)
-        )
+    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
+        return kernels.linear_norm_max(x, self.linear.weight, self.linear.bias, norm, **options)
 
 
 class LinearNormPool(LinearNorm):
     """linear -> BatchNorm -> LeakyReLU -> max and mean over the points that noise leaves: to ([B, C_out], [B, C_out])."""
 
-    def forward(
-        self,
-        x: Tensor,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-        noise: Noise | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        return kernels.norm_pool(self.linear(x), *self._norm(), **self._options(batch, batch_size, noise))
+    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> tuple[Tensor, Tensor]:
+        return kernels.norm_pool(self.linear(x), norm, **options)
 
 
 class EdgeConv(LinearNorm):
-    """max over neighbours j of LeakyReLU(BatchNorm(W [x_j - x_i ; x_i])): [B, N, C_in] and idx [B, N, k] to [B, N, C_out].
+    """max over neighbours j of LeakyReLU(BatchNorm(W [x_j - x_i ; x_i])): x [B, N, C_in], idx [B, N, k] to [B, N, C_out].
 
     Wang et al. 2019, equation 8. `linear.weight` is [C_out, 2 C_in] on [x_j - x_i ; x_i].
     """
@@ -110,19 +98,5 @@ class EdgeConv(LinearNorm):
     ) -> None:
         super().__init__(2 * in_channels, out_channels, bias=bias, negative_slope=negative_slope, sync=sync)
 
-    def forward(
-        self,
-        x: Tensor,
-        idx: Tensor,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        return kernels.edge_conv(
-            x,
-            idx,
-            self.linear.weight,
-            self.linear.bias,
-            *self._norm(),
-            **self._options(batch, batch_size, noise),
-        )
+    def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
+        return kernels.edge_conv(x, idx, self.linear.weight, self.linear.bias, norm, **options)

@@ -57,12 +57,24 @@ class Drop(nn.Module):
         """
         if not self.training or self.p == 0:
             return None
+        rate = self._advance()
+        neighbours = self._neighbours(pos, features, batch, graph)
+        return Noise(self.level, rate, draw_seed(pos.device), neighbours, scaling=self.scaling)
+
+    def _advance(self) -> Tensor:
+        """One step of the schedule, and the rate there: a copy, for backward must see the rate that forward saw."""
         self.step += 1
         if self.schedule == "linear":
             self.rate.copy_(self.p * (self.step / self.warmup_steps).clamp(max=1))
-        neighbours = self._neighbours(pos, features, batch, graph)
-        # A copy: the schedule moves the buffer, and backward must see the rate that forward saw.
-        return Noise(self.level, self.rate.clone(), draw_seed(pos.device), neighbours, scaling=self.scaling)
+        return self.rate.clone()
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Drop:
+        """`.double()`, `.bfloat16()` and the like leave the rate in float32."""
+        rate = self.rate
+        super()._apply(fn, recurse)
+        if self.rate.dtype != rate.dtype:
+            self.rate = rate.to(self.rate.device)
+        return self
 
     def _neighbours(
         self, pos: Tensor, features: Tensor, batch: Tensor | None, graph: Tensor | None
@@ -119,9 +131,9 @@ class DropFeat(Drop):
     ) -> Tensor:
         if self.per == "element":
             return super().forward(x, pos, batch, graph)
-        return kernels.drop_feat(
-            x, self.p, per="channel", scaling=self.scaling, training=self.training, batch=batch
-        )
+        if not self.training or self.p == 0:
+            return x
+        return kernels.drop_feat(x, self._advance(), per="channel", scaling=self.scaling, batch=batch)
 
 
 class DropPoint(Drop):
@@ -135,7 +147,7 @@ class DropCluster(Drop):
 
     Args:
         p: share of points that falls.
-        k: points in a neighbourhood (at most as many as the cloud has).
+        k: points in a neighbourhood; at most as many as the smallest cloud of the batch has.
         reading: "gather" (a point falls with its neighbours) or "scatter" (a seed drops its neighbours).
         space: where neighbours are found: "coordinates", "features", or "graph", the network's own neighbour lists.
         radius: neighbours farther away than this are left out (a ball of at most k points), in units of the space.
@@ -256,7 +268,8 @@ def reestimate_batch_norm(
     """
     run = model if run is None else run
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
-    before, was_training = [norm.momentum for norm in norms], model.training
+    before = [norm.momentum for norm in norms]
+    modes = {module: module.training for module in model.modules()}
     model.train()
     for module in model.modules():
         if isinstance(module, Drop | nn.Dropout):
@@ -269,4 +282,5 @@ def reestimate_batch_norm(
     finally:
         for norm, momentum in zip(norms, before):
             norm.momentum = momentum
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training

@@ -10,6 +10,7 @@ ReLU before the max.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +36,18 @@ class TransformNet(nn.Module):
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         x = self.conv2(self.conv1(x))
-        x = self.conv3(x, batch, batch_size)
+        x = self.conv3(x, batch=batch, batch_size=batch_size)
         x = self.fc3(self.fc2(self.fc1(x)))
         return x.view(-1, self.k, self.k) + torch.eye(self.k, dtype=x.dtype, device=x.device)
 
 
 class PointNet(nn.Module):
-    """PointNet with both transforms.
+    """PointNet; without its transforms it is the same paper's vanilla PointNet (table 5).
 
     Args:
         num_classes: outputs.
         in_channels: 3, or more: the first three are coordinates and are transformed.
+        input_transform: with the 3 x 3 transform of the coordinates.
         feature_transform: with the 64 x 64 transform and its regulariser.
         dropout: before the last layer.
         noise: a Drop module for the recommended position, inside the max over points ("pool"), or a mapping of
@@ -59,6 +61,7 @@ class PointNet(nn.Module):
         self,
         num_classes: int = 40,
         in_channels: int = 3,
+        input_transform: bool = True,
         feature_transform: bool = True,
         dropout: float = 0.4,
         noise: nn.Module | Mapping[str, nn.Module] | None = None,
@@ -66,7 +69,7 @@ class PointNet(nn.Module):
     ) -> None:
         super().__init__()
         sync = sync_batch_norm
-        self.input_transform = TransformNet(in_channels, 3, sync)
+        self.input_transform = TransformNet(in_channels, 3, sync) if input_transform else None
         self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync)
         self.feature_transform = TransformNet(64, 64, sync) if feature_transform else None
         self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
@@ -79,23 +82,28 @@ class PointNet(nn.Module):
         self._transform: Tensor | None = None
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
-        clouds, pos = (batch, batch_size), x[..., :3]
-        moved = transform(pos, self.input_transform(x, *clouds), batch)
-        x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
-        x = self.conv1(x, *clouds, noise=draw(self.noise, "conv1", pos, x, batch))
+        pos = x[..., :3]
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        if self.input_transform is not None:
+            moved = transform(pos, self.input_transform(x, **clouds), batch)
+            x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
+        x = self.conv1(x, noise=draw(self.noise, "conv1", pos, x, batch), **clouds)
         if self.feature_transform is not None:
-            self._transform = self.feature_transform(x, *clouds)
+            self._transform = self.feature_transform(x, **clouds)
             x = transform(x, self._transform, batch)
-        x = self.conv2(x, *clouds, noise=draw(self.noise, "conv2", pos, x, batch))
-        x = self.conv3(x, *clouds, noise=draw(self.noise, "pool", pos, x, batch))
+        x = self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
+        x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
         return self.fc3(self.dropout(self.fc2(self.fc1(x))))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
+
     def regularization(self) -> Tensor:
-        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A (Qi et al. 2017, equation 2;
+        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A, once (Qi et al. 2017, equation 2;
         their norm is squared, the peers' is not, and this is the peers')."""
         if self._transform is None:
             return torch.zeros(())
-        a = self._transform.float()
+        a, self._transform = self._transform.float(), None
         return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
 
 
@@ -103,4 +111,5 @@ def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
     """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]."""
     if batch is None:
         return x @ matrices.to(x.dtype) if x.dim() == 3 else x @ matrices[0].to(x.dtype)
-    return (x[:, None] @ matrices.to(x.dtype)[batch])[:, 0]
+    clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
+    return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices.to(x.dtype), strict=True)])

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from train.recipes import Config
+from train.recipes import Config, recipe
 
 
 def write(path: Path, content: bytes) -> None:
@@ -69,6 +69,20 @@ def load_config(run: Path) -> tuple[Config, list[str]]:
         )
     values = json.loads(path.read_text())
     return _dataclass(Config, values), values["class_names"]
+
+
+def resumed(config: Config) -> Config:
+    """The config of the run in `config.resume`; what was asked for beside it must agree."""
+    assert config.resume is not None
+    saved, _ = load_config(config.resume)
+    default = recipe(config.recipe) if config.recipe else config
+    asked = {name: value for name, value in vars(config).items() if value != getattr(default, name)}
+    asked = {"recipe": config.recipe or saved.recipe, **asked, "resume": None}
+    other = [name for name, value in asked.items() if value != getattr(saved, name)]
+    if other:
+        given = ", ".join(f"{name} {asked[name]} (the run: {getattr(saved, name)})" for name in other)
+        raise ValueError(f"a resumed run keeps its own config, and this asks for another: {given}.")
+    return saved
 
 
 def _dataclass(kind: Any, values: dict[str, Any]) -> Any:

@@ -61,10 +61,6 @@ def load(config: Config) -> Data:
     train, validation, test = (clouds.of(split) for split in (TRAIN, VALIDATION, TEST))
     if config.train_on_validation:
         train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
-    if len(train) < config.batch_size:
-        raise ValueError(
-            f"{path} has {len(train)} training shapes, less than one batch of {config.batch_size}."
-        )
     return Data(cut(train), cut(validation), cut(test), clouds)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import math
 import resource
 import time
@@ -28,59 +29,14 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from models import (
-    DGCNN,
-    DropCluster,
-    DropFeat,
-    DropPoint,
-    PointNet,
-    needs_reestimation,
-    reestimate_batch_norm,
-)
+from models import needs_reestimation, reestimate_batch_norm
 from train import checkpoint
 from train.data import Data, Split, batches, generator, load, steps_per_epoch
 from train.log import Tracker
 from train.metrics import Scores, scores
+from train.network import build, predict
 from train.provenance import commit, machine
 from train.recipes import Config
-
-
-def build(config: Config, classes: int, steps: int = 1) -> nn.Module:
-    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    noise = (
-        {layer: _noise(config, steps) for layer in config.noise.layers}
-        if config.noise.kind != "none"
-        else None
-    )
-    channels = 6 if config.normals else 3
-    if config.network == "pointnet":
-        return PointNet(
-            classes, channels, dropout=config.dropout, noise=noise, sync_batch_norm=config.sync_batch_norm
-        )
-    return DGCNN(
-        classes,
-        channels,
-        k=config.k,
-        emb_dims=config.emb_dims,
-        dropout=config.dropout,
-        noise=noise,
-        sync_batch_norm=config.sync_batch_norm,
-    )
-
-
-def _noise(config: Config, steps: int) -> nn.Module:
-    noise = config.noise
-    warmup = round(noise.warmup_epochs * steps)
-    options: dict[str, Any] = {"scaling": noise.scaling}
-    if warmup:
-        options |= {"schedule": "linear", "warmup_steps": warmup}
-    if noise.kind == "feat":
-        return DropFeat(noise.p, **options)
-    if noise.kind == "point":
-        return DropPoint(noise.p, **options)
-    return DropCluster(
-        noise.p, noise.k, reading=noise.reading, space=noise.space, radius=noise.radius, **options
-    )
 
 
 def learning_rate(config: Config, epoch: int) -> float:
@@ -100,13 +56,17 @@ def loss_function(logits: Tensor, label: Tensor, config: Config) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), label, label_smoothing=smoothing)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch_size: int = 32) -> Tensor:
-    """Logits [n, classes] of clouds x [n, N, C], in evaluation mode, on the CPU."""
-    device = next(model.parameters()).device
-    model.eval()
-    found = [model(part.to(device)).float().cpu() for part in x.split(batch_size)]
-    return torch.cat(found) if found else torch.zeros(0, 0)
+def check(config: Config, data: Data) -> None:
+    """Refuse what cannot be trained, before anything is written."""
+    for name in ("points", "epochs", "batch_size", "k", "emb_dims"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    if len(data.train) < config.batch_size:
+        raise ValueError(
+            f"{config.data} has {len(data.train)} training shapes, less than one batch of {config.batch_size}."
+        )
+    if not len(data.test):
+        raise ValueError(f"{config.data} has no test shapes, and a run ends with their scores.")
 
 
 class Run:
@@ -121,7 +81,7 @@ class Run:
             or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
         )
         if config.resume is not None:
-            config, _ = checkpoint.load_config(folder)
+            config = checkpoint.resumed(config)
         elif (folder / "config.json").exists():
             raise FileExistsError(
                 f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
@@ -134,6 +94,7 @@ class Run:
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)
         self.data: Data = load(config)
+        check(config, self.data)
         self.classes = len(self.data.clouds.class_names)
         self.steps = steps_per_epoch(self.data.train, config)
         torch.manual_seed(config.seed)
@@ -164,6 +125,8 @@ class Run:
     def train(self) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation and the report. Returns the summary."""
         config, main = self.config, self.rank == 0
+        if self.epoch == config.epochs and (self.folder / "summary.json").exists():
+            return self._ended()
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.save_config(self.folder / "config.json", config, self.data.clouds.class_names)
@@ -194,8 +157,9 @@ class Run:
                     metrics.add(row)
                     tracker.log(row)
                     self._save()
-                    accuracy = 100 * row[f"{config.select}/overall_accuracy"]
-                    note = f"loss {row['train/loss']:.3f}, {config.select} {accuracy:.1f} %"
+                    note = f"loss {row['train/loss']:.3f}"
+                    if f"{config.select}/loss" in row:
+                        note += f", {config.select} {100 * row[f'{config.select}/overall_accuracy']:.1f} %"
                     progress.update(task, note=note)
                     if not self.console.is_terminal:
                         left = row["seconds"] * (config.epochs - self.epoch)
@@ -225,8 +189,7 @@ class Run:
                 logits = self.network(x)
             loss = loss_function(logits, label, config)
             if config.network == "pointnet" and config.regularization:
-                plain = self.accelerator.unwrap_model(self.network)
-                loss = loss + config.regularization * plain.regularization()
+                loss = loss + config.regularization * self._plain().regularization()
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(loss)
             norms.append(self.accelerator.clip_grad_norm_(self.network.parameters(), math.inf))
@@ -238,9 +201,11 @@ class Run:
             [torch.stack([torch.as_tensor(v) for v in values]).mean() for values in (losses, hits, norms)]
         )
         loss_, accuracy, norm = self.accelerator.reduce(means, "mean").tolist()
-        if not math.isfinite(loss_):
+        # With fp16's loss scaling a step whose gradient overflows is skipped, and is no fault.
+        if not math.isfinite(loss_) or not (math.isfinite(norm) or self.accelerator.scaler):
+            kept = f"; epoch {self.epoch} is in {self.folder / 'checkpoint.pt'}" if self.epoch else ""
             raise FloatingPointError(
-                f"the loss is {loss_} in epoch {self.epoch + 1}; the last good epoch is in {self.folder / 'checkpoint.pt'}. "
+                f"the mean loss is {loss_}, the gradient's norm {norm} in epoch {self.epoch + 1}{kept}. "
                 "A lower --lr may help."
             )
         row: dict[str, Any] = {
@@ -250,14 +215,14 @@ class Run:
             "train/accuracy": accuracy,
             "gradient_norm": norm,
         }
-        if self.rank == 0:
-            split = self.data.test if config.select == "test" else self.data.validation
+        split = self.data.test if config.select == "test" else self.data.validation
+        if self.rank == 0 and len(split):
             model = self._evaluated()
             found = self._scores(model, split)
             row[f"{config.select}/overall_accuracy"] = found.overall_accuracy
             row[f"{config.select}/mean_class_accuracy"] = found.mean_class_accuracy
             row[f"{config.select}/loss"] = found.loss
-            if len(split) and found.overall_accuracy >= self.best[0]:
+            if found.overall_accuracy >= self.best[0]:
                 self.best = (found.overall_accuracy, self.epoch)
                 checkpoint.save_weights(self.folder / "best.safetensors", model.state_dict())
         row["seconds"] = time.monotonic() - start
@@ -265,9 +230,13 @@ class Run:
         self.accelerator.wait_for_everyone()
         return row
 
+    def _plain(self) -> Any:
+        """The network itself: no process group around it, and no autocast but that of the training step."""
+        return self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+
     def _evaluated(self) -> nn.Module:
         """The network as it is evaluated: BatchNorm's statistics re-estimated where noise came before one."""
-        model = self.accelerator.unwrap_model(self.network)
+        model = self._plain()
         if not needs_reestimation(model):
             return model
         model = copy.deepcopy(model)
@@ -286,7 +255,7 @@ class Run:
     def _save(self) -> None:
         scaler = self.accelerator.scaler
         state = {
-            "model": self.accelerator.unwrap_model(self.network).state_dict(),
+            "model": self._plain().state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
             "epoch": self.epoch,
@@ -295,6 +264,15 @@ class Run:
             "best_epoch": self.best[1],
         }
         checkpoint.save_state(self.folder / "checkpoint.pt", state)
+
+    def _ended(self) -> dict[str, Any]:
+        """The summary of a run that is resumed after its end; a kill may have left it without a report."""
+        from train.report import write_report
+
+        if self.rank != 0:
+            return {}
+        write_report(self.folder)
+        return json.loads((self.folder / "summary.json").read_text())
 
     def _finish(self, metrics: checkpoint.Metrics) -> dict[str, Any]:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report."""
@@ -343,21 +321,6 @@ def save_predictions(path: Path, logits: Tensor, split: Split) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, logits=logits.numpy(), label=split.label.numpy(), index=split.index)
     checkpoint.write(path, buffer.getvalue())
-
-
-def load_network(run: Path) -> tuple[Config, list[str], nn.Module]:
-    """The config, class names and trained network of a run's folder."""
-    from safetensors.torch import load_file
-
-    config, class_names = checkpoint.load_config(run)
-    path = run / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not there: the run has not ended; continue it with --resume {run}."
-        )
-    model = build(config, len(class_names))
-    model.load_state_dict(load_file(path))
-    return config, class_names, model.eval()
 
 
 def peak_memory(device: torch.device) -> int:

@@ -27,8 +27,8 @@ def main() -> None:
     from rich.table import Table
 
     from train.data import load
-    from train.engine import load_network, predict
     from train.metrics import scores
+    from train.network import load_network, predict
 
     try:
         config, names, model = load_network(options.run)
@@ -42,6 +42,8 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     split = getattr(data, options.split)
+    if not len(split):
+        raise SystemExit(f"error: {config.data} has no shapes in its {options.split} split.")
     found = scores(predict(model, split.x[:, : config.points], config.batch_size), split.label, len(names))
     table = Table(title=f"{options.run}, {options.split} split")
     for name in ("class", "shapes", "accuracy"):

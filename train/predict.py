@@ -32,11 +32,13 @@ class Options:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
+    if options.votes < 1:
+        raise SystemExit(f"error: votes must be at least 1; got {options.votes}.")
     import numpy as np
     import torch
 
     from data_scripts.shapes import ShapeError, read_shape
-    from train.engine import load_network, predict
+    from train.network import load_network, predict
 
     try:
         config, names, model = load_network(options.run)

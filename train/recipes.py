@@ -85,6 +85,8 @@ class Config:
     """L2 penalty."""
     label_smoothing: float = 0.2
     """Probability that is spread over the other classes."""
+    transforms: bool = True
+    """PointNet: the input transform and the feature transform."""
     regularization: float = 0.001
     """Weight of PointNet's feature-transform penalty."""
     k: int = 20

@@ -134,7 +134,7 @@ def fallen(points: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
     seed, rate = torch.tensor(4), torch.tensor(p)
     if level == "feat":
         return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
-    noise = Noise(level, rate, seed, knn(x, k) if level == "cluster" else None)  # type: ignore[arg-type]
+    noise = Noise(level, rate, seed, knn(x, min(k, n)) if level == "cluster" else None)  # type: ignore[arg-type]
     return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
 
 

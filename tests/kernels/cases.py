@@ -1,11 +1,9 @@
 """Inputs and comparisons that the tests of several operations share."""
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from kernels import Noise, knn
+from kernels import BatchNorm, Noise, knn
 from kernels._noise import ELEMENTS, NONE, draw
 from kernels._random import uniform
 
@@ -13,33 +11,12 @@ from kernels._random import uniform
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 
 
-@dataclass
-class Norm:
-    """Parameters and buffers of a BatchNorm, with a negative and (if asked) a zero gamma."""
-
-    channels: int
-    dtype: torch.dtype = torch.float64
-    device: torch.device | str = "cpu"
-    gamma: Tensor = field(init=False)
-    beta: Tensor = field(init=False)
-    mean: Tensor = field(init=False)
-    var: Tensor = field(init=False)
-
-    def __post_init__(self):
-        generator = torch.Generator().manual_seed(self.channels)
-
-        def randn():
-            return torch.randn(self.channels, generator=generator, dtype=torch.float64)
-
-        self.gamma, self.beta, self.mean = randn(), randn(), randn()
-        self.var = randn().abs() + 0.5
-        for name in ("gamma", "beta", "mean", "var"):
-            setattr(self, name, getattr(self, name).to(self.device, self.dtype))
-
-    def arguments(self):
-        """(gamma, beta, running_mean, running_var): fresh leaves and copies of the buffers."""
-        leaves = [t.detach().clone().requires_grad_() for t in (self.gamma, self.beta)]
-        return *leaves, self.mean.clone(), self.var.clone()
+def batch_norm(channels, training=True, dtype=torch.float64, device="cpu"):
+    """A BatchNorm with gammas of both signs; the same for the same channels, with leaves and buffers of its own."""
+    generator = torch.Generator().manual_seed(channels)
+    gamma, beta, mean, var = torch.randn(4, channels, generator=generator, dtype=torch.float64)
+    vectors = [t.to(device, dtype, copy=True) for t in (gamma, beta, mean, var.abs() + 0.5)]
+    return BatchNorm(*(t.requires_grad_() for t in vectors[:2]), *vectors[2:], training)
 
 
 def noise(level: str | None, x: Tensor, p: float = 0.5, k: int = 4, device="cpu") -> Noise | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels import (
+    BatchNorm,
     _noise,
     _norm,
     _norm_pass,
@@ -20,7 +21,7 @@ from kernels import (
 )
 from kernels._noise import Drawn
 
-from .cases import Norm, noise
+from .cases import batch_norm, noise
 from .gates import compile_only, launches
 
 EDGE, LINEAR, POOL, KNN, RANDOM = (
@@ -117,27 +118,26 @@ def test_no_kernel_spills_at_any_width(channels, dtype, mode):
 
 def calls(level="cluster", dtype=torch.float32):
     """Each public operation with its differentiable inputs: name -> (function of them, inputs)."""
-    x, norm = torch.randn(2, 12, 3, dtype=dtype), Norm(4, dtype)
+    x = torch.randn(2, 12, 3, dtype=dtype)
     idx, found = knn(x, 3), noise(level, x)
     wide, weight = torch.randn(4, 6, dtype=dtype), torch.randn(4, 3, dtype=dtype)
-    gamma, beta, mean, var = (t.detach() for t in norm.arguments())
-    options = {"training": True, "noise": found}
+    gamma, beta, mean, var = (t.detach() for t in batch_norm(4, dtype=dtype)[:4])
     seed = torch.tensor(3)
 
-    def buffers():
-        return mean.clone(), var.clone()
+    def norm(gamma, beta):
+        return BatchNorm(gamma, beta, mean.clone(), var.clone(), training=True)
 
     return {
         "edge_conv": (
-            lambda x, w, g, b: edge_conv(x, idx, w, None, g, b, *buffers(), **options),
+            lambda x, w, g, b: edge_conv(x, idx, w, None, norm(g, b), noise=found),
             (x, wide, gamma, beta),
         ),
         "linear_norm_max": (
-            lambda x, w, g, b: linear_norm_max(x, w, None, g, b, *buffers(), **options),
+            lambda x, w, g, b: linear_norm_max(x, w, None, norm(g, b), noise=found),
             (x, weight, gamma, beta),
         ),
-        "norm_act": (lambda y, g, b: norm_act(y, g, b, *buffers(), **options), (x @ weight.T, gamma, beta)),
-        "norm_pool": (lambda y, g, b: norm_pool(y, g, b, *buffers(), **options), (x @ weight.T, gamma, beta)),
+        "norm_act": (lambda y, g, b: norm_act(y, norm(g, b), noise=found), (x @ weight.T, gamma, beta)),
+        "norm_pool": (lambda y, g, b: norm_pool(y, norm(g, b), noise=found), (x @ weight.T, gamma, beta)),
         "drop_feat": (lambda x: drop_feat(x, 0.3, seed=seed), (x,)),
         "drop_point": (lambda x: drop_point(x, 0.3, seed=seed), (x,)),
         "drop_cluster": (lambda x: drop_cluster(x, 0.3, idx, seed=seed), (x,)),

@@ -60,3 +60,13 @@ def test_bad_k_is_named():
         knn(torch.randn(5, 3), 3, batch=torch.tensor([0, 0, 1, 1, 1]))
     with pytest.raises(ValueError, match="at least 1"):
         knn(torch.randn(2, 8, 3), 0)
+    with pytest.raises(ValueError, match="a cloud of 0 points"):
+        knn(torch.randn(0, 3), 1, batch=torch.zeros(0, dtype=torch.int64))
+
+
+def test_bad_batches_are_named():
+    x = torch.randn(5, 3)
+    with pytest.raises(ValueError, match="batch_size - 1 = 0; got 0 to 1"):
+        knn(x, 1, batch=torch.tensor([0, 0, 1, 1, 1]), batch_size=1)
+    with pytest.raises(ValueError, match="must be sorted"):
+        knn(x, 1, batch=torch.tensor([0, 1, 0, 1, 1]))

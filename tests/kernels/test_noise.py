@@ -177,3 +177,15 @@ def test_rates_may_be_tensors_that_change():
     rate.fill_(0.9)
     assert (drop_point(x, rate) == 0).float().mean() > 0.7
     assert Noise("point", rate, torch.tensor(1)).rate is rate
+
+
+def test_bad_neighbours_are_named():
+    x, seed = torch.randn(2, 8, 3), torch.tensor(1)
+    lists = torch.arange(16)[:, None].expand(16, 4).contiguous()
+    for wrong in (-1, 10**9):
+        with pytest.raises(ValueError, match="row numbers from 0 to 15"):
+            drop_cluster(x.flatten(0, 1), 0.3, lists.where(lists != 3, wrong), seed=seed)
+    with pytest.raises(ValueError, match="got level 'cluster' and no neighbours"):
+        point_factor(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
+    with pytest.raises(ValueError, match="floating-point type"):
+        drop_point(x.long(), 0.3)

@@ -69,5 +69,10 @@ def test_pyg_edge_conv():
     idx = torch.stack([torch.randperm(12)[:k] for _ in range(12)])
     edges = torch.stack([idx.flatten(), torch.arange(12).repeat_interleave(k)])
     torch.testing.assert_close(ours(x, idx), theirs(x, edges), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="got 2 Linear"):
-        from_pyg(pyg.EdgeConv(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8)), aggr="max"))
+    for other in (
+        (nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8)),
+        (nn.Linear(10, 8), nn.ReLU(), nn.BatchNorm1d(8)),
+        (nn.Linear(10, 8), nn.BatchNorm1d(8), nn.GELU()),
+    ):
+        with pytest.raises(ValueError, match="in this order, has an exact counterpart; got Linear, "):
+            from_pyg(pyg.EdgeConv(nn.Sequential(*other), aggr="max"))

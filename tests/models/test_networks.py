@@ -1,5 +1,7 @@
 """The networks are their papers': parameters, logits of the textbook form, invariances, noise by layer name."""
 
+import copy
+
 import pytest
 import torch
 
@@ -132,6 +134,49 @@ def test_the_schedule_warms_up_and_is_saved():
     again = DropPoint(0.5, schedule="linear", warmup_steps=10)
     again.load_state_dict(noise.state_dict())
     assert int(again.step) == 12
+
+
+def test_channels_follow_the_schedule_too():
+    noise = DropFeat(0.5, per="channel", schedule="linear", warmup_steps=10)
+    shares = [(noise(torch.ones(4, 10, 100)) == 0).float().mean().item() for _ in range(12)]
+    assert shares[0] < 0.2
+    assert shares[-1] > 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_module_of_another_type_keeps_its_rate(dtype):
+    noise = DropPoint(0.3).to(dtype)
+    assert noise.rate.dtype == torch.float32
+    assert float(noise.rate) == float(torch.tensor(0.3))
+    assert noise(torch.ones(2, 100, 3, dtype=dtype)).dtype == dtype
+
+
+def test_a_frozen_norm_stays():
+    model = dgcnn()
+    model.edge1.norm.eval()
+    before = model.edge1.norm.running_mean.clone()
+    model(torch.rand(2, 10, 3))
+    assert torch.equal(model.edge1.norm.running_mean, before)
+    reestimate_batch_norm(model, [torch.rand(2, 10, 3)])
+    assert not model.edge1.norm.training
+    assert model.edge2.norm.training
+
+
+def test_a_network_can_be_copied_after_a_step():
+    model = pointnet()
+    model(torch.rand(2, 20, 3)).sum().backward()
+    x = torch.rand(2, 20, 3)
+    torch.testing.assert_close(copy.deepcopy(model).eval()(x), model.eval()(x))
+
+
+def test_vanilla_pointnet_has_no_transforms():
+    model = PointNet(5, input_transform=False, feature_transform=False)
+    assert model.regularization() == 0
+    assert model(torch.rand(2, 20, 3)).shape == (2, 5)
+    # conv1 to conv3, fc1 to fc3 and their BatchNorms (Qi et al. 2017, figure 2)
+    widths = [(3, 64), (64, 128), (128, 1024), (1024, 512), (512, 256)]
+    expected = sum(a * b + 3 * b for a, b in widths) + 256 * 5 + 5
+    assert sum(p.numel() for p in model.parameters()) == expected
 
 
 def test_a_later_draw_does_not_change_an_earlier_backward():

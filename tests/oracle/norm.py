@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 
-def norm_act(y, gamma, beta, mean, var, *, training, momentum=0.1, eps=1e-5, slope=0.0):
-    """BatchNorm over all dimensions but the last, then LeakyReLU. Moves mean and var in training."""
+def norm_act(y, norm, slope):
+    """BatchNorm over all dimensions but the last, then LeakyReLU. Moves the running buffers in training."""
+    gamma, beta, mean, var, training, momentum, eps, _ = norm
     z = F.batch_norm(y.reshape(-1, y.shape[-1]), mean, var, gamma, beta, training, momentum, eps)
     return torch.where(z > 0, z, slope * z).view_as(y)
 
@@ -18,14 +19,14 @@ def pool(z, kept, dim):
     return torch.where(some, top, 0), mean
 
 
-def linear_norm_max(x, weight, bias, gamma, beta, mean, var, kept, **options):
+def linear_norm_max(x, weight, bias, norm, kept, slope):
     """x [B, N, C_in], kept [B, N, C_out]."""
-    return pool(norm_act(F.linear(x, weight, bias), gamma, beta, mean, var, **options), kept, 1)[0]
+    return pool(norm_act(F.linear(x, weight, bias), norm, slope), kept, 1)[0]
 
 
-def edge_conv(x, idx, weight, bias, gamma, beta, mean, var, kept, **options):
+def edge_conv(x, idx, weight, bias, norm, kept, slope):
     """x [B, N, C_in], idx [B, N, k], kept [B, N, C_out] of the neighbours' features."""
     cloud = torch.arange(x.shape[0])[:, None, None]
     near, centre = x[cloud, idx], x[:, :, None].expand(-1, -1, idx.shape[2], -1)
     y = F.linear(torch.cat([near - centre, centre], -1), weight, bias)
-    return pool(norm_act(y, gamma, beta, mean, var, **options), kept[cloud, idx], 2)[0]
+    return pool(norm_act(y, norm, slope), kept[cloud, idx], 2)[0]

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from train import checkpoint
-from train.engine import Run, learning_rate, load_network, loss_function
+from train.engine import Run, learning_rate, loss_function
+from train.network import load_network
 from train.recipes import RECIPES, NoiseConfig, recipe
 from train.report import command
 
@@ -83,7 +84,7 @@ def test_a_run_is_a_folder(finished):
 
 def test_the_saved_network_gives_the_saved_predictions(finished, folder, furniture):
     from train.data import load
-    from train.engine import predict
+    from train.network import predict
 
     config, names, model = load_network(finished)
     assert names == furniture.class_names[:3]
@@ -202,8 +203,11 @@ def test_a_failing_tracker_never_stops_a_run(folder, tmp_path, monkeypatch):
         {"network": "pointnet", "optimizer": "adam", "lr": 1e-3, "schedule": "step", "normals": True},
         {"noise": NoiseConfig("point", layers=("edge1", "pool"), warmup_epochs=1.0), "amp": "bf16"},
         {"select": "test", "train_on_validation": True},
+        {"train_on_validation": True},
+        {"network": "pointnet", "transforms": False, "noise": NoiseConfig("feat", layers=("conv1", "conv2"))},
+        {"points": 16, "noise": NoiseConfig("none")},
     ],
-    ids=["pointnet", "edge-noise-bf16", "peers-selection"],
+    ids=["pointnet", "edge-noise-bf16", "peers-selection", "no-validation", "conv-noise", "few-points"],
 )
 def test_other_configs_run(options, folder, tmp_path):
     summary = Run(small(folder, out=tmp_path / "run", epochs=1, **options)).train()
@@ -239,7 +243,32 @@ def test_bad_input_is_named(folder, finished, tmp_path):
         Run(small(folder, out=tmp_path / "a", data=tmp_path / "none.h5"))
     with pytest.raises(FileNotFoundError, match="give the folder of a run"):
         load_network(tmp_path)
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        Run(small(folder, out=tmp_path / "a", batch_size=0))
+    with pytest.raises(ValueError, match=r"asks for another: epochs 9 \(the run: 3\)"):
+        Run(small(folder, resume=finished, epochs=9))
+    with pytest.raises(ValueError, match="recipe furniture-pointnet"):
+        Run(replace(recipe("furniture-pointnet"), resume=finished))
     assert not (tmp_path / "a").exists()
+
+
+def test_a_run_that_has_ended_keeps_its_summary(folder, finished):
+    before = (finished / "summary.json").read_bytes()
+    (finished / "report.html").unlink()
+    assert Run(small(folder, resume=finished)).train() == json.loads(before)
+    assert (finished / "summary.json").read_bytes() == before
+    assert (finished / "report.html").exists()
+
+
+def test_a_run_in_bf16_is_evaluated_as_its_saved_network(folder, tmp_path):
+    from train.data import load
+    from train.network import predict
+
+    out = tmp_path / "run"
+    Run(small(folder, out=out, epochs=1, amp="bf16")).train()
+    config, _, model = load_network(out)
+    logits = predict(model, load(config).test.x[:, : config.points])
+    torch.testing.assert_close(logits.numpy(), np.load(out / "predictions.npz")["logits"])
 
 
 def test_the_loss_spreads_its_smoothing_over_the_other_classes():

@@ -9,7 +9,7 @@ from kernels import _noise as noises
 from kernels import _random, edge_conv, knn, linear_norm_max, norm_act, norm_pool
 from kernels._noise import Noise
 
-from ..cases import Norm, noise
+from ..cases import batch_norm, noise
 
 KNN = importlib.import_module("kernels.knn")  # the package has the function under that name
 LEVELS = [None, "feat", "point", "cluster"]
@@ -21,20 +21,31 @@ def test_random_numbers_are_the_same_bit_for_bit(n, device):
     assert torch.equal(_random._launch_uniform(seed.to(device), n).cpu(), _random._cpu_uniform(seed, n))
 
 
-@pytest.mark.parametrize("reading", ["gather", "scatter"])
-@pytest.mark.parametrize("level", ["point", "cluster"])
+@pytest.mark.parametrize(
+    ("level", "reading"), [("point", "gather"), ("cluster", "gather"), ("cluster", "scatter")]
+)
 def test_the_same_points_fall(level, reading, device):
-    x = torch.rand(2, 50, 3)
+    x, ptr = torch.rand(2, 50, 3), torch.tensor([0, 50, 100])
     found = noise(level, x, p=0.3, k=7)._replace(reading=reading)
-    ptr = torch.tensor([0, 50, 100])
-    here = noises.point_factor(found, ptr, 100)
-    thresholds = found.rate.reshape(1) if level == "point" else noises.gather_thresholds(found)
-    if reading == "gather":
-        cpu = noises._cpu_kept_points(found.seed, thresholds, found.neighbours, 100)
-        assert torch.equal((here > 0).float(), cpu)
-        lists = None if found.neighbours is None else found.neighbours.to(device)
-        gpu = noises._launch_kept_points(found.seed.to(device), thresholds.to(device), lists, 100)
-        assert torch.equal(gpu.cpu(), cpu)
+    moved = Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
+    there = noises.point_factor(moved, ptr.to(device), 100).cpu() > 0
+
+    u, lists = _random._cpu_uniform(found.seed, 100), found.neighbours
+    if level == "point":
+        kept = u >= found.rate
+    elif reading == "gather":
+        kept = u[lists].amin(1) >= noises.gather_thresholds(found)[7]
+        assert torch.equal(
+            kept.float(),
+            noises._cpu_kept_points(found.seed, noises.gather_thresholds(found), lists, 100),
+        )
+    else:
+        gamma = noises.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.rate)
+        seeds = u < gamma.float().repeat_interleave(50)
+        kept = torch.ones(100, dtype=torch.bool)
+        kept[lists[seeds].flatten()] = False
+    assert torch.equal(there, kept)
+    assert 0 < there.sum() < 100
 
 
 @pytest.mark.parametrize("channels", [7, 8])
@@ -88,39 +99,37 @@ def test_layers(level, channels, training, device):
     found = noise(level, x, k=k)
     stands = kept(found, B, N, channels)
     moved = found and Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
-    exact, ours = Norm(channels), Norm(channels, torch.float32, device)
     wide, narrow = torch.randn(channels, 2 * C), torch.randn(channels, C)
     y = torch.randn(B, N, channels)
-    options = {"training": training}
 
     def compare(fn, reference, *inputs):
         mine = [t.to(device).requires_grad_() for t in inputs]
         theirs = [t.double().requires_grad_() for t in inputs]
-        n1, n2 = ours.arguments(), exact.arguments()
+        n1, n2 = batch_norm(channels, training, torch.float32, device), batch_norm(channels, training)
         got = gradients(lambda: fn(*mine, n1), [*mine, *n1[:2]])
         right = gradients(lambda: reference(*theirs, n2), [*theirs, *n2[:2]])
-        for a, b in zip([*got, *n1[2:]], [*right, *n2[2:]]):
+        for a, b in zip([*got, *n1[2:4]], [*right, *n2[2:4]]):
             # Sums over a few hundred float32 terms of size up to 30.
             torch.testing.assert_close(a.detach().cpu().double(), b.detach(), rtol=1e-3, atol=1e-3)
 
     compare(
-        lambda x, w, n: edge_conv(x, neighbours.to(device), w, None, *n, noise=moved, **options),
-        lambda x, w, n: oracle.edge_conv(x, neighbours, w, None, *n, stands, slope=0.2, **options),
+        lambda x, w, n: edge_conv(x, neighbours.to(device), w, None, n, noise=moved),
+        lambda x, w, n: oracle.edge_conv(x, neighbours, w, None, n, stands, slope=0.2),
         *(x, wide),
     )
     compare(
-        lambda x, w, n: linear_norm_max(x, w, None, *n, noise=moved, **options),
-        lambda x, w, n: oracle.linear_norm_max(x, w, None, *n, stands, slope=0.0, **options),
+        lambda x, w, n: linear_norm_max(x, w, None, n, noise=moved),
+        lambda x, w, n: oracle.linear_norm_max(x, w, None, n, stands, slope=0.0),
         *(x, narrow),
     )
     compare(
-        lambda y, n: norm_pool(y, *n, noise=moved, negative_slope=0.2, **options),
-        lambda y, n: oracle.pool(oracle.norm_act(y, *n, slope=0.2, **options), stands, 1),
+        lambda y, n: norm_pool(y, n, noise=moved, negative_slope=0.2),
+        lambda y, n: oracle.pool(oracle.norm_act(y, n, slope=0.2), stands, 1),
         y,
     )
     factor = 1 if found is None else stands / (1 - found.rate.double())
     compare(
-        lambda y, n: norm_act(y, *n, noise=moved, negative_slope=0.2, **options),
-        lambda y, n: oracle.norm_act(y, *n, slope=0.2, **options) * factor,
+        lambda y, n: norm_act(y, n, noise=moved, negative_slope=0.2),
+        lambda y, n: oracle.norm_act(y, n, slope=0.2) * factor,
         y,
     )
