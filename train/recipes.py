@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+LABELED_MESHES = Path("data/local/labeled_meshes.h5")
 
 
 @dataclass
@@ -136,36 +138,18 @@ def furniture() -> Config:
 
 
 def furniture_pointnet() -> Config:
-    """PointNet with DropCluster on furniture."""
-    return Config(
-        data=Path("data/furniture.h5"),
-        network="pointnet",
-        points=512,
-        resample=True,
-        epochs=80,
-        batch_size=16,
-        optimizer="adam",
-        lr=1e-3,
-        lr_end=1e-5,
-        label_smoothing=0.0,
-        dropout=0.4,
-        noise=NoiseConfig("cluster", p=0.3, k=32),
-        augment=AugmentConfig(scale=(0.8, 1.25), scale_per_axis=False, shift=0.1),
-    )
+    """PointNet without transforms, with DropCluster, on furniture."""
+    return replace(furniture(), network="pointnet", transforms=False, epochs=80, dropout=0.4)
 
 
 def labeled_meshes() -> Config:
     """DGCNN with DropCluster on the labeled meshes (data_scripts.labeled_meshes)."""
-    config = furniture()
-    config.data = Path("data/local/labeled_meshes.h5")
-    return config
+    return replace(furniture(), data=LABELED_MESHES)
 
 
 def labeled_meshes_pointnet() -> Config:
-    """PointNet with DropCluster on the labeled meshes."""
-    config = furniture_pointnet()
-    config.data = Path("data/local/labeled_meshes.h5")
-    return config
+    """PointNet without transforms, with DropCluster, on the labeled meshes."""
+    return replace(furniture_pointnet(), data=LABELED_MESHES)
 
 
 def modelnet40_dgcnn() -> Config:
