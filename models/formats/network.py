@@ -1,0 +1,305 @@
+"""A matrix as a tensor network: cores, what they contract to, what that costs, and how they are fitted.
+
+    y = x W,   W [M, N],   M = m_0 m_1 .., N = n_0 n_1 ..   (row-major: the first mode is the slowest)
+
+A format is a list of cores, each with named indices: "i0" .. of the rows (input modes), "j0" .. of the columns (output
+modes), anything else a bond. An index that two or more cores share is summed over. Everything here follows from these
+names: the dense matrix, the Kronecker form, the count of parameters and of multiply-adds, the fit of one core at a time.
+
+Every format lowers to one form. Cut into a left part, which holds the first input and the first output modes, and a
+right part, with S the product of the bonds between them:
+
+    W = sum_s A_s (x) C_s,   A [S, p, u],  C [S, q, v],  p q = M,  u v = N;      y = sum_s A_s^T X C_s,  x as X [p, q]
+
+If the left part holds all inputs and the right all outputs this is W = P Q of rank S (u = q = 1).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from models.formats.fitting import as_tensor, orthonormal
+
+Indices = tuple[str, ...]
+
+
+class Kron(NamedTuple):
+    """W = sum_s A_s (x) C_s with A [S, p, u] and C [S, q, v]."""
+
+    a: Tensor
+    c: Tensor
+
+    def to_dense(self) -> Tensor:
+        """W [p q, u v]."""
+        (_, p, u), (_, q, v) = self.a.shape, self.c.shape
+        return torch.einsum("spu,sqv->pquv", self.a, self.c).reshape(p * q, u * v)
+
+    def macs(self) -> int:
+        """Multiply-adds for one x in the better of the two orders: X C_s first, or A_s^T X."""
+        (s, p, u), (_, q, v) = self.a.shape, self.c.shape
+        return s * min(p * q * v + p * u * v, p * q * u + u * q * v)
+
+
+class Format(nn.Module):
+    """A matrix W [M, N] held as the cores of a tensor network.
+
+    Args:
+        in_modes, out_modes: the factors of M and N.
+        layout: the indices of each core, in the order of its dimensions.
+        sizes: the size of each bond.
+        left: which cores stand left of the cut of `lower`.
+    """
+
+    in_modes: tuple[int, ...]
+    out_modes: tuple[int, ...]
+    frames = False
+
+    def __init__(
+        self,
+        in_modes: Sequence[int],
+        out_modes: Sequence[int],
+        layout: Sequence[Indices],
+        sizes: dict[str, int],
+        left: Iterable[int],
+    ) -> None:
+        super().__init__()
+        self.in_modes, self.out_modes = (
+            checked_modes("in_modes", in_modes),
+            checked_modes("out_modes", out_modes),
+        )
+        self.layout = tuple(layout)
+        self.sizes = sizes | named_modes(self.in_modes, self.out_modes)
+        self.left = frozenset(left)
+        self.cores = nn.ParameterList(
+            torch.empty([self.sizes[index] for index in indices]) for indices in self.layout
+        )
+        self.error: float | None = None
+        self.reset_parameters()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, N)."""
+        return math.prod(self.in_modes), math.prod(self.out_modes)
+
+    def reset_parameters(self, variance: float | None = None) -> None:
+        """Draw W with entries of mean 0 and exactly this mean square (default 1 / M: unit inputs give unit outputs).
+
+        Where the network is a tree (`frames`), all cores but the last are orthonormal and the last, a Gaussian, has all the
+        scale; otherwise all are Gaussian with one common factor. Either way the scale is set by the norm of W itself.
+        """
+        rows, columns = self.shape
+        wanted = (1 / rows if variance is None else variance) * rows * columns
+        with torch.no_grad():
+            for core in self.cores:
+                nn.init.normal_(core)
+            scaled = [self.cores[-1]] if self.frames else list(self.cores)
+            for core in self.cores[:-1] if self.frames else ():
+                core.copy_(orthonormal(core.reshape(-1, core.shape[-1])).reshape(core.shape))
+            factor = (wanted / self.squared_norm()) ** (1 / (2 * len(scaled)))
+            for core in scaled:
+                core *= factor
+
+    def to_dense(self) -> Tensor:
+        """W [M, N], all cores contracted."""
+        return contract(self.cores, self.layout, self._physical()).reshape(self.shape)
+
+    def lower(self) -> Kron:
+        """W as a sum of Kronecker products; autograd goes through to the cores."""
+        inside = sorted(self.left)
+        outside = [k for k in range(len(self.cores)) if k not in self.left]
+        here = {index for k in inside for index in self.layout[k]}
+        there = {index for k in outside for index in self.layout[k]}
+        bonds = tuple(sorted(here & there))
+
+        def part(chosen: list[int], held: set[str]) -> Tensor:
+            rows = tuple(i for i in self._rows() if i in held)
+            columns = tuple(j for j in self._columns() if j in held)
+            found = contract(
+                [self.cores[k] for k in chosen], [self.layout[k] for k in chosen], bonds + rows + columns
+            )
+            return found.reshape(-1, self._size(rows), self._size(columns))
+
+        return Kron(part(inside, here), part(outside, there))
+
+    def squared_norm(self) -> float:
+        """|W|_F^2, without W: the network against itself."""
+        cores = [core.detach() for core in self.cores]
+        twin = [tuple(i if i in self._physical() else f"{i}'" for i in indices) for indices in self.layout]
+        return float(contract([*cores, *cores], [*self.layout, *twin], ()))
+
+    def parameters_count(self) -> int:
+        """Numbers in the cores."""
+        return sum(core.numel() for core in self.cores)
+
+    def macs(self, order: Sequence[int] | None = None) -> int:
+        """Multiply-adds for one x when cores are absorbed one by one, in `order` or in the best one."""
+        if order is None:
+            order = self.best_order()
+        open_, total, done = set(self._rows()), 0, set()
+        for k in order:
+            done.add(k)
+            total += self._size(open_ | set(self.layout[k]))
+            open_ = self._open(open_ | set(self.layout[k]), done)
+        return total
+
+    def best_order(self) -> list[int]:
+        """The order of absorbing cores into x with the fewest multiply-adds, over all orders (dynamic programming)."""
+        number = len(self.cores)
+        best: dict[frozenset[int], tuple[int, list[int]]] = {frozenset(): (0, [])}
+        for _ in range(number):
+            longer: dict[frozenset[int], tuple[int, list[int]]] = {}
+            for done, (cost, order) in best.items():
+                touched = set(self._rows()) | {i for k in done for i in self.layout[k]}
+                open_ = self._open(touched, done)
+                for k in range(number):
+                    if k in done:
+                        continue
+                    more = cost + self._size(open_ | set(self.layout[k]))
+                    key = done | {k}
+                    if key not in longer or more < longer[key][0]:
+                        longer[key] = (more, [*order, k])
+            best = longer
+        return best[frozenset(range(number))][1]
+
+    def fit(self, weight: Tensor, sweeps: int = 200, tolerance: float = 1e-10) -> Self:
+        """Alternating least squares: each core in turn is the best for the others, until a sweep gains nothing."""
+        target = as_tensor(weight, self.in_modes, self.out_modes)
+        names, scale, last = self._physical(), weight.norm().item(), math.inf
+        with torch.no_grad():
+            for _ in range(sweeps):
+                for k, core in enumerate(self.cores):
+                    own = tuple(i for i in self.layout[k] if i in names)
+                    bonds = tuple(i for i in self.layout[k] if i not in names)
+                    rest = tuple(i for i in names if i not in own)
+                    others = [j for j in range(len(self.cores)) if j != k]
+                    around = contract(
+                        [self.cores[j] for j in others], [self.layout[j] for j in others], bonds + rest
+                    ).reshape(self._size(bonds), -1)
+                    seen = target.permute([names.index(i) for i in own + rest]).reshape(self._size(own), -1)
+                    solved = torch.linalg.lstsq(around.T, seen.T, driver="gelsd").solution
+                    shaped = solved.T.reshape([self.sizes[i] for i in own + bonds])
+                    core.copy_(shaped.permute([(own + bonds).index(i) for i in self.layout[k]]))
+                error = (weight - self.to_dense()).norm().item() / scale
+                if last - error < tolerance:
+                    break
+                last = error
+        self.error = error
+        return self
+
+    def load(self, cores: Iterable[Tensor], weight: Tensor) -> Self:
+        """Take the numbers of `cores`, and note how far from `weight` they are."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.cores, cores, strict=True):
+                mine.data = theirs.reshape(mine.shape).clone()
+            self.error = ((weight - self.to_dense()).norm() / weight.norm()).item()
+        return self
+
+    def extra_repr(self) -> str:
+        modes = f"{'x'.join(map(str, self.in_modes))} -> {'x'.join(map(str, self.out_modes))}"
+        return f"{modes}, {self.parameters_count():,} parameters"
+
+    def _rows(self) -> Indices:
+        return tuple(f"i{k}" for k in range(len(self.in_modes)))
+
+    def _columns(self) -> Indices:
+        return tuple(f"j{k}" for k in range(len(self.out_modes)))
+
+    def _physical(self) -> Indices:
+        return self._rows() + self._columns()
+
+    def _size(self, indices: Iterable[str]) -> int:
+        return math.prod(self.sizes[i] for i in indices)
+
+    def _open(self, touched: set[str], done: Iterable[int]) -> set[str]:
+        """Of the indices seen so far, those that a later core or y still needs."""
+        done = set(done)
+        ahead = {i for k, indices in enumerate(self.layout) if k not in done for i in indices}
+        return {i for i in touched if i in ahead or i[0] == "j"}
+
+
+def contract(tensors: Iterable[Tensor], layout: Sequence[Indices], out: Indices) -> Tensor:
+    """The sum over all indices but `out` of the product of the tensors, two at a time in a good order."""
+    parts = list(tensors)
+    sizes = {
+        i: n for t, indices in zip(parts, layout, strict=True) for i, n in zip(indices, t.shape, strict=True)
+    }
+    names = list(layout)
+    for a, b in _path(tuple(names), tuple(sorted(sizes.items())), out):
+        kept = _kept(names, a, b, out)
+        both = _einsum([parts[a], parts[b]], [names[a], names[b]], kept)
+        for k in sorted((a, b), reverse=True):
+            del parts[k], names[k]
+        parts.append(both)
+        names.append(kept)
+    return _einsum(parts, names, out)
+
+
+def _einsum(parts: list[Tensor], names: list[Indices], out: Indices) -> Tensor:
+    number = {name: k for k, name in enumerate(dict.fromkeys(i for indices in names for i in indices))}
+    arguments: list[object] = []
+    for part, indices in zip(parts, names, strict=True):
+        arguments += [part, [number[i] for i in indices]]
+    return torch.einsum(*arguments, [number[i] for i in out])
+
+
+def _kept(names: Sequence[Indices], a: int, b: int, out: Indices) -> Indices:
+    elsewhere = {i for k, indices in enumerate(names) if k not in (a, b) for i in indices} | set(out)
+    return tuple(i for i in dict.fromkeys(names[a] + names[b]) if i in elsewhere)
+
+
+@functools.lru_cache(maxsize=1024)
+def _path(
+    layout: tuple[Indices, ...], sizes: tuple[tuple[str, int], ...], out: Indices
+) -> list[tuple[int, int]]:
+    """Greedy: always the pair whose product grows memory least, the cheaper one at equal growth."""
+    size, names, path = dict(sizes), list(layout), []
+
+    def volume(indices: Iterable[str]) -> int:
+        return math.prod(size[i] for i in indices)
+
+    while len(names) > 1:
+        pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
+        cost = {
+            (a, b): (
+                volume(_kept(names, a, b, out)) - volume(names[a]) - volume(names[b]),
+                volume(set(names[a]) | set(names[b])),
+            )
+            for a, b in pairs
+        }
+        a, b = min(pairs, key=lambda pair: cost[pair])
+        kept = _kept(names, a, b, out)
+        names = [indices for k, indices in enumerate(names) if k not in (a, b)] + [kept]
+        path.append((a, b))
+    return path
+
+
+def checked_modes(name: str, modes: Sequence[int]) -> tuple[int, ...]:
+    """Modes as plain ints, each at least 1."""
+    found = tuple(int(m) for m in modes)
+    if not found or min(found) < 1:
+        raise ValueError(f"{name} must be one or more factors of at least 1; got {list(modes)}.")
+    return found
+
+
+def checked_ranks(format_: str, ranks: int | Sequence[int], number: int, meaning: str) -> tuple[int, ...]:
+    """One rank for all bonds, or one for each."""
+    found = (int(ranks),) * number if isinstance(ranks, int) else tuple(int(r) for r in ranks)
+    if len(found) != number:
+        raise ValueError(
+            f"{format_} takes {number} ranks here ({meaning}), or one for all; got {list(found)}."
+        )
+    if found and min(found) < 1:
+        raise ValueError(f"ranks must be at least 1; got {list(found)}.")
+    return found
+
+
+def named_modes(in_modes: Sequence[int], out_modes: Sequence[int]) -> dict[str, int]:
+    """The sizes of "i0" .. and "j0" ..."""
+    rows = {f"i{k}": m for k, m in enumerate(in_modes)}
+    return rows | {f"j{k}": n for k, n in enumerate(out_modes)}

@@ -1,0 +1,231 @@
+"""The formats: published counts, textbook contractions, lowering, initialisation, fits with their bounds."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from models.formats import BT, CP, HT, TR, TT, Tucker
+
+UCF, GATES = (8, 20, 20, 18), (16, 4, 4, 4)  # 57,600 to 4 x 256
+CNN, WIDE = (64, 32), (128, 64)  # 2,048 to 4 x 2,048
+SMALL_IN, SMALL_OUT = (2, 3, 2), (3, 2, 2)
+
+
+def small(dtype=torch.float64):
+    """Every format and layout at 12 x 12."""
+    made = {
+        "tt": TT(SMALL_IN, SMALL_OUT, (3, 2)),
+        "tr": TR(SMALL_IN, (4, 3), (2, 3, 2, 2, 3)),
+        "bt": BT(SMALL_IN, SMALL_OUT, (2, 3, 2), blocks=2),
+        "cp": CP(SMALL_IN, (4, 3), 3),
+        "cp-paired": CP(SMALL_IN, SMALL_OUT, 3, paired=True),
+        "tucker": Tucker(SMALL_IN, SMALL_OUT, (2, 3, 2)),
+        "tucker-split": Tucker(SMALL_IN, (4, 3), (2, 2, 2, 3, 2), paired=False),
+        "tucker-2": Tucker(SMALL_IN, (12,), (2, None, None, 4), paired=False),
+        "ht": HT(SMALL_IN, SMALL_OUT, 2),
+        "ht-split": HT(SMALL_IN, (4, 3), 2, leaves="split"),
+        "ht-interleaved": HT(SMALL_IN, SMALL_OUT, 2, leaves="interleaved"),
+        "ht-tree": HT(SMALL_IN, SMALL_OUT, (2, 3, 2, 4), tree=(0, (1, 2))),
+    }
+    return {name: made.to(dtype) for name, made in made.items()}
+
+
+NAMES = list(small())
+
+
+@pytest.mark.filterwarnings("ignore:.*largest useful one")
+def test_counts_are_the_published():
+    assert TT(UCF, GATES, 4).parameters_count() == 3_360  # Yang et al. 2017
+    assert TT(UCF, (12, 4, 4, 4), 4).parameters_count() == 3_232  # the GRU
+    assert BT(UCF, GATES, 4).parameters_count() == 3_392  # Ye et al. 2018
+    ring = TR((4, 2, 5, 8, 6, 5, 3, 2), (16, 4, 2, 4, 2), [10] + [5] * 12)
+    assert ring.parameters_count() == 1_725  # Pan et al. 2019
+    assert HT(UCF, GATES, 5, leaves="split").parameters_count() == 1_245  # Yin et al. 2020
+    # TedNet's benchmark on CNN features
+    assert TR(CNN, WIDE, 20).parameters_count() == 115_200
+    assert TT(CNN, WIDE, 10).parameters_count() == 102_400
+    assert BT(CNN, WIDE, 5).parameters_count() == 102_450
+    assert CP(CNN, WIDE, 400).parameters_count() == 115_200
+    assert Tucker((16, 16, 8), (8192,), (10, None, None, 10), paired=False).parameters_count() == 94_880
+
+
+@pytest.mark.filterwarnings("ignore:.*largest useful one")
+def test_multiply_adds_are_those_of_the_best_order():
+    tt = TT(UCF, GATES, 4)
+    assert tt.macs() == tt.macs([3, 2, 1, 0]) == 1_937_408  # from the right, as TT_RNN does
+    assert tt.macs([0, 1, 2, 3]) == 12_607_488  # from the left, as tednet does
+    assert BT(UCF, GATES, 4).macs() == 4_825_088
+    assert HT(UCF, GATES, 5, leaves="split").macs() == 395_145
+    assert HT(UCF, GATES, 5, leaves="interleaved").macs() == 672_845
+    lowered = tt.lower()
+    assert lowered.a.shape == (4, 160, 64)
+    assert lowered.c.shape == (4, 360, 16)
+    assert lowered.macs() == 4 * (160 * 360 * 16 + 160 * 64 * 16)
+
+
+def textbook(name, f):
+    """W by the formulas of the papers, written out."""
+    c = list(f.cores)
+    if name == "tt":
+        return torch.einsum("aur,rbvs,scw->abcuvw", *c)
+    if name == "tr":
+        return torch.einsum("aib,bjc,ckd,dxe,eya->ijkxy", *c)
+    if name == "bt":
+        return sum(
+            torch.einsum("aur,bvs,cwt,rst->abcuvw", c[0][b], c[1][b], c[2][b], c[3][b]) for b in range(2)
+        )
+    if name == "cp":
+        return sum(torch.einsum("i,j,k,x,y->ijkxy", *(core[:, r] for core in c)) for r in range(3))
+    if name == "cp-paired":
+        return sum(torch.einsum("au,bv,cw->abcuvw", *(core[..., r] for core in c)) for r in range(3))
+    if name == "tucker":
+        return torch.einsum("aur,bvs,cwt,rst->abcuvw", *c)
+    if name == "tucker-split":
+        return torch.einsum("ia,jb,kc,xd,ye,abcde->ijkxy", *c)
+    if name == "tucker-2":
+        return torch.einsum("ia,xd,ajkd->ijkx", *c)
+    if name == "ht":  # leaf 0 | leaves 1 and 2 below an inner node
+        return torch.einsum("aur,bvs,cwt,stx,rx->abcuvw", *c)
+    if name == "ht-tree":
+        return torch.einsum("aur,bvs,cwt,stx,rx->abcuvw", *c)
+    if name == "ht-split":  # (i0, i1) | (i2, (j0, j1))
+        return torch.einsum("ia,jb,abp,kc,xd,ye,deq,cqs,ps->ijkxy", *c)
+    assert name == "ht-interleaved"  # (i0, (j0, i1)) | (j1, (i2, j2))
+    return torch.einsum("ia,xb,jc,bcd,adp,ye,kf,zg,fgh,ehq,pq->ijkxyz", *c)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_format_is_its_formula_and_its_kronecker_sum(name):
+    f = small()[name]
+    expected = textbook(name, f).reshape(12, 12)
+    torch.testing.assert_close(f.to_dense(), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(f.lower().to_dense(), expected, rtol=0, atol=1e-13)
+    assert f.squared_norm() == pytest.approx(expected.square().sum().item(), rel=1e-12)
+    assert f.parameters_count() == sum(p.numel() for p in f.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_the_cores_through_the_kronecker_sum(name):
+    f, x = small()[name], torch.randn(5, 12, dtype=torch.float64)
+    kron = f.lower()
+    (_, p, u), (_, q, v) = kron.a.shape, kron.c.shape
+    y = torch.einsum("npq,spu,sqv->nuv", x.view(5, p, q), kron.a, kron.c).reshape(5, u * v)
+    ours = torch.autograd.grad(y.square().sum(), list(f.cores))
+    theirs = torch.autograd.grad((x @ textbook(name, f).reshape(12, 12)).square().sum(), list(f.cores))
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+PUBLISHED = {
+    "tt": lambda: TT(UCF, GATES, 4),
+    "bt": lambda: BT(UCF, GATES, 4),
+    "tr": lambda: TR((4, 2, 5, 8, 6, 5, 3, 2), (16, 4, 2, 4, 2), [10] + [5] * 12),
+    "ht": lambda: HT(UCF, GATES, 5, leaves="split"),
+    "ht-paired": lambda: HT(UCF, GATES, 5),
+    "tt-cnn": lambda: TT(CNN, WIDE, 10),
+    "cp-cnn": lambda: CP(CNN, WIDE, 400),
+    "tr-cnn": lambda: TR(CNN, WIDE, 20),
+    "tucker-cnn": lambda: Tucker((16, 16, 8), (8192,), (10, None, None, 10), paired=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*largest useful one")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_unit_inputs_give_unit_pre_activations(name):
+    torch.manual_seed(3)
+    f = PUBLISHED[name]()
+    # E |x W|^2 / N over x ~ N(0, 1) is |W|_F^2 / N.
+    assert math.sqrt(f.squared_norm() / f.shape[1]) == pytest.approx(1, abs=1e-3)
+    f.reset_parameters(variance=4 / f.shape[0])
+    assert math.sqrt(f.squared_norm() / f.shape[1]) == pytest.approx(2, abs=2e-3)
+
+
+def refitted(f, weight):
+    options = {
+        option: getattr(f, option) for option in ("blocks", "paired", "leaves", "tree") if hasattr(f, option)
+    }
+    ranks = (f.rank,) if isinstance(f, CP) else f.ranks
+    return type(f).from_dense(weight, f.in_modes, f.out_modes, ranks=ranks, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("tt", "tucker", "ht"))])
+def test_what_has_the_form_is_found_again(name):
+    torch.manual_seed(1)
+    f = small()[name]
+    weight = f.to_dense().detach()
+    again = refitted(f, weight)
+    assert again.error < 1e-12
+    torch.testing.assert_close(again.to_dense(), weight, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tr", "bt", "cp", "cp-paired"])
+def test_alternating_least_squares_come_near(name):
+    """From anywhere to within some percent (the problem has local minima), from nearby to the point itself."""
+    torch.manual_seed(1)
+    f = small()[name]
+    weight = f.to_dense().detach()
+    assert refitted(f, weight).error < 0.1
+    with torch.no_grad():
+        for core in f.cores:
+            core += 0.01 * torch.randn_like(core)
+    before = ((f.to_dense() - weight).norm() / weight.norm()).item()
+    assert f.fit(weight, sweeps=1000, tolerance=0).error < min(1e-3 * before, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "truncations"),
+    [
+        (lambda w, **o: TT.from_dense(w, SMALL_IN, SMALL_OUT, **o), 2),
+        (lambda w, **o: Tucker.from_dense(w, SMALL_IN, SMALL_OUT, **o), 3),
+        (lambda w, **o: HT.from_dense(w, SMALL_IN, SMALL_OUT, **o), 3),
+        (lambda w, **o: HT.from_dense(w, SMALL_IN, SMALL_OUT, leaves="interleaved", **o), 9),
+    ],
+    ids=["tt", "tucker", "ht", "ht-interleaved"],
+)
+@pytest.mark.filterwarnings("ignore:.*largest useful one")
+def test_errors_stay_within_their_bounds(make, truncations):
+    """Given eps, the error is at most eps; given ranks, at most sqrt(truncations) times the best of these ranks."""
+    torch.manual_seed(2)
+    weight = torch.randn(12, 12, dtype=torch.float64)
+    for eps in (0.9, 0.5, 0.1, 1e-10):
+        assert make(weight, eps=eps).error <= eps * (1 + 1e-12)
+    near = make(weight, ranks=2).to_dense().detach()
+    noisy = near + 1e-3 * torch.randn_like(near)
+    assert make(noisy, ranks=2).error * noisy.norm() <= math.sqrt(truncations) * (noisy - near).norm()
+
+
+def test_als_formats_grow_until_they_are_within_eps():
+    torch.manual_seed(4)
+    weight = CP(SMALL_IN, SMALL_OUT, 2).to(torch.float64).to_dense().detach()
+    found = CP.from_dense(weight, SMALL_IN, SMALL_OUT, eps=1e-3)
+    assert found.error <= 1e-3
+    with pytest.raises(ValueError, match="is not reached with fewer parameters"):
+        CP.from_dense(torch.randn(12, 12, dtype=torch.float64), SMALL_IN, SMALL_OUT, eps=1e-9)
+
+
+def test_wasteful_ranks_are_named():
+    with pytest.warns(UserWarning, match="TT: rank 9 at bond 1 .* the largest useful one is 6"):
+        TT(SMALL_IN, SMALL_OUT, (9, 2))
+    with pytest.warns(UserWarning, match="HT: rank 5 at node 0 .* useful one is 4"):
+        HT((4, 8), (1, 8), (5, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small()
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"pairs each input mode .* 2 in_modes \[2, 3\] and 1 out_modes"):
+        TT((2, 3), (6,), 2)
+    with pytest.raises(ValueError, match=r"TT takes 2 ranks .* got \[2\]"):
+        TT(SMALL_IN, SMALL_OUT, [2])
+    with pytest.raises(ValueError, match="in_modes must be one or more factors"):
+        CP((2, 0), (3,), 2)
+    with pytest.raises(ValueError, match="leaves 0 to 2 in ascending order"):
+        HT(SMALL_IN, SMALL_OUT, 2, tree=((0, 2), 1))
+    with pytest.raises(ValueError, match="'paired', 'split' or 'interleaved'"):
+        HT(SMALL_IN, SMALL_OUT, 2, leaves="both")
+    with pytest.raises(ValueError, match="either ranks or eps"):
+        TR.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT)
+    with pytest.raises(ValueError, match=r"weight must be \[12, 12\]; got \[12, 10\]"):
+        TT.from_dense(torch.randn(12, 10), SMALL_IN, SMALL_OUT, ranks=2)
