@@ -4,8 +4,9 @@ from models.formats.bt import BT
 from models.formats.cp import CP
 from models.formats.ht import HT
 from models.formats.network import Format, Kron
+from models.formats.spec import FORMATS, FormatSpec
 from models.formats.tr import TR
 from models.formats.tt import TT
 from models.formats.tucker import Tucker
 
-__all__ = ["BT", "CP", "HT", "TR", "TT", "Format", "Kron", "Tucker"]
+__all__ = ["BT", "CP", "FORMATS", "HT", "TR", "TT", "Format", "FormatSpec", "Kron", "Tucker"]

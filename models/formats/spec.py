@@ -1,0 +1,69 @@
+"""Which tensor network holds a weight matrix, as plain values: what a config, a command line and a module share."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from models.formats.bt import BT
+from models.formats.cp import CP
+from models.formats.ht import HT
+from models.formats.network import Format
+from models.formats.tr import TR
+from models.formats.tt import TT
+from models.formats.tucker import Tucker
+
+FORMATS: dict[str, type[Format]] = {"tt": TT, "tr": TR, "bt": BT, "cp": CP, "tucker": Tucker, "ht": HT}
+
+
+@dataclass
+class FormatSpec:
+    """A weight matrix as a tensor network, or dense."""
+
+    format: Literal["dense", "tt", "tr", "bt", "cp", "tucker", "ht"] = "dense"
+    """Tensor train, tensor ring, block term, canonical polyadic, Tucker, hierarchical Tucker; dense is none of them."""
+    in_modes: tuple[int, ...] = ()
+    """Factors of the input size."""
+    out_modes: tuple[int, ...] = ()
+    """Factors of the output size; an RNN's gates are folded into the first."""
+    ranks: tuple[int, ...] = ()
+    """One rank for all bonds, or one for each."""
+    blocks: int = 2
+    """BT: terms of the sum."""
+    leaves: Literal["paired", "split", "interleaved"] = "paired"
+    """HT: the layout of the leaves."""
+    paired: bool = True
+    """CP and Tucker: factors on pairs of modes, or on each mode alone."""
+
+    def __post_init__(self) -> None:
+        if self.format != "dense" and self.format not in FORMATS:
+            near = difflib.get_close_matches(str(self.format).lower(), ["dense", *FORMATS], 1, 0.3)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"there is no format {self.format!r}; expected one of {['dense', *FORMATS]}.{hint}"
+            )
+
+    def build(self, rows: int, columns: int, gates: int = 1, *, pad: bool = False) -> Format:
+        """The format for a matrix [rows, gates columns]; the modes must multiply to these sizes (`pad`: rows may be more)."""
+        for name, modes, size in (("in_modes", self.in_modes, rows), ("out_modes", self.out_modes, columns)):
+            product = math.prod(modes)
+            if not modes or (product < size if pad and name == "in_modes" else product != size):
+                raise ValueError(
+                    f"{self.format}: {name} {list(modes)} multiply to {product if modes else 'nothing'}, and the size is "
+                    f"{size}. Choose factors of {size}{' or more' if pad and name == 'in_modes' else ''}."
+                )
+        if not self.ranks:
+            raise ValueError(f"{self.format} needs ranks: one for all bonds, or one for each.")
+        out_modes = (gates * self.out_modes[0], *self.out_modes[1:])
+        ranks: Any = self.ranks[0] if len(self.ranks) == 1 else self.ranks
+        return cast(Any, FORMATS[self.format])(self.in_modes, out_modes, ranks, **self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What the format takes beside modes and ranks."""
+        if self.format == "bt":
+            return {"blocks": self.blocks}
+        if self.format == "ht":
+            return {"leaves": self.leaves}
+        return {"paired": self.paired} if self.format in ("cp", "tucker") else {}
