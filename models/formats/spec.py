@@ -46,7 +46,7 @@ class FormatSpec:
             )
 
     def build(self, rows: int, columns: int, gates: int = 1, *, pad: bool = False) -> Format:
-        """The format for a matrix [rows, gates columns]; the modes must multiply to these sizes (`pad`: rows may be more)."""
+        """The format for a matrix [rows, gates columns]; its modes multiply to these sizes (`pad`: to more rows)."""
         for name, modes, size in (("in_modes", self.in_modes, rows), ("out_modes", self.out_modes, columns)):
             product = math.prod(modes)
             if not modes or (product < size if pad and name == "in_modes" else product != size):
