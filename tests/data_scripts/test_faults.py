@@ -91,14 +91,14 @@ def test_damaged_bytes_are_named_with_their_dataset(small, tmp_path):
 
 @pytest.mark.parametrize(
     "moment",
-    ["h5py.Group.create_dataset = die", "schema.checksum = die", "os.fsync = die", "os.replace = die"],
+    ["h5py.Group.create_dataset = die", "_file.checksum = die", "os.fsync = die", "os.replace = die"],
 )
 def test_a_kill_while_writing_leaves_the_old_file(moment, small, tmp_path, run_python):
     path = tmp_path / "a.h5"
     schema.write(path, small)
     before = path.read_bytes()
     code = (
-        "import os, signal, sys, h5py\nfrom pathlib import Path\nfrom data_scripts import schema\n"
+        "import os, signal, sys, h5py\nfrom pathlib import Path\nfrom data_scripts import _file, schema\n"
         "path = Path(sys.argv[1])\nclouds = schema.read(path)\n"
         f"die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n{moment}\nschema.write(path, clouds)\n"
     )

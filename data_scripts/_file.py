@@ -1,0 +1,188 @@
+"""What every data file has in common: one HDF5 file, written whole or not at all, checked when written and when read.
+
+A `Layout` says which datasets a kind of data has; `schema` (clouds) and `video_schema` (videos) each have one.
+Attributes: schema ("dropfold/1"), task, class_names, source, credits, rebuild (the command that makes the file anew),
+checksum (SHA-256 over the datasets in the order of their names).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = "dropfold/1"
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = ("train", "validation", "test")
+STATED = ("source", "credits", "rebuild")
+
+Wrong = Callable[[str, object, str], Exception]  # (item, found, expected) -> the error that says so
+
+
+class SchemaError(ValueError):
+    """A file is not what the schema says; the message names the file, the item, and how to make it anew."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The datasets of a task: the first one's first axis counts the entries, every other has one row for each."""
+
+    task: str
+    entries: str
+    """What the entries are called in a message, e.g. "shapes"."""
+    types: dict[str, type]
+    """The type of each dataset in the order of reading; `str` is UTF-8 text."""
+    optional: tuple[str, ...]
+    shaped: tuple[str, ...]
+    """Datasets of more than one axis; `check` looks at their shapes, all others are one value an entry."""
+    first_shape: Callable[[np.ndarray], str | None]
+    """What is expected of the first dataset's shape, or None if it is so."""
+    check: Callable[[dict[str, Any], list[str], Wrong], None]
+    """Raises what the types cannot say."""
+    storage: dict[str, Callable[[np.ndarray], dict[str, Any]]] = field(default_factory=dict)
+    """Options of `create_dataset` by dataset, where they are not the usual ones."""
+
+
+def write(
+    path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
+) -> None:
+    """Write a file: checked first, into a temporary file beside it, then renamed over it."""
+    import h5py
+
+    check(str(path), layout, arrays, class_names, stated["rebuild"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        with h5py.File(temporary, "w") as file:
+            for name, values in arrays.items():
+                if values.dtype == object:
+                    file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
+                elif name in layout.storage:
+                    file.create_dataset(name, data=values, **layout.storage[name](values))
+                else:
+                    file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+            file.attrs["schema"], file.attrs["task"] = SCHEMA, layout.task
+            file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype("utf-8"))
+            for name in STATED:
+                file.attrs[name] = stated[name]
+            file.attrs["checksum"] = checksum(arrays)
+        os.chmod(temporary, 0o644)
+        _flush(temporary)  # on the disk before the rename is: a power cut leaves the old file or the new one
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _flush(path.parent)
+
+
+def _flush(path: Path | str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list[str], dict[str, str]]:
+    """`(arrays, class_names, stated)` of a file; every fault is a `SchemaError`: what is wrong, where, how to rebuild.
+
+    `missing` is what to do if there is no such file.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise SchemaError(f"{path} is not there. {missing}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise SchemaError(
+            f"{path} is not a whole HDF5 file ({error}); make it anew with its script in data_scripts."
+        ) from None
+    with file:
+        rebuild = str(file.attrs.get("rebuild", "its script in data_scripts"))
+        if file.attrs.get("schema") != SCHEMA or file.attrs.get("task") != layout.task:
+            raise SchemaError(
+                f"{path}: schema is {file.attrs.get('schema')!r} and task {file.attrs.get('task')!r}, expected "
+                f"{SCHEMA!r} and {layout.task!r}. Make it anew: {rebuild}"
+            )
+        for name in STATED:
+            if name not in file.attrs:
+                raise SchemaError(f"{path} has no attribute {name!r}. Make it anew: {rebuild}")
+        arrays: dict[str, Any] = {}
+        for name in layout.types:
+            if name not in file:
+                continue
+            item = file[name]
+            if not isinstance(item, h5py.Dataset):
+                raise SchemaError(f"{path}: {name} is a group, expected a dataset. Make it anew: {rebuild}")
+            try:
+                text = h5py.check_string_dtype(item.dtype) is not None
+                arrays[name] = np.asarray(item.asstr()[()] if text else item[()])
+            except (OSError, ValueError, TypeError) as error:
+                raise SchemaError(
+                    f"{path}: {name} cannot be read ({error}), expected whole data. Make it anew: {rebuild}"
+                ) from None
+        class_names = [str(name) for name in file.attrs.get("class_names", [])]
+        check(str(path), layout, arrays, class_names, rebuild)
+        found, stated = checksum(arrays), str(file.attrs.get("checksum"))
+        if found != stated:
+            raise SchemaError(
+                f"{path}: checksum is {found}, the file states {stated}. Make it anew: {rebuild}"
+            )
+        return arrays, class_names, {**{name: str(file.attrs[name]) for name in STATED}, "checksum": stated}
+
+
+def checksum(arrays: dict[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the datasets, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        values = arrays[name]
+        digest.update(f"{name} {values.dtype.kind} {values.shape}\n".encode())
+        if values.dtype == object:
+            digest.update("\n".join(values).encode())
+        else:
+            for start in range(0, len(values), 64):  # in pieces: videos may lie on the disk, not in memory
+                digest.update(np.ascontiguousarray(values[start : start + 64]).data)
+    return digest.hexdigest()
+
+
+def check(path: str, layout: Layout, arrays: dict[str, Any], class_names: list[str], rebuild: str) -> None:
+    """Raise the first fault of the arrays as a sentence."""
+
+    def wrong(item: str, found: object, expected: str) -> SchemaError:
+        return SchemaError(f"{path}: {item} is {found}, expected {expected}. Make it anew: {rebuild}")
+
+    for name in layout.types:
+        if name not in arrays and name not in layout.optional:
+            raise SchemaError(f"{path} has no dataset {name!r}. Make it anew: {rebuild}")
+    first = next(iter(layout.types))
+    expected = layout.first_shape(arrays[first])
+    if expected:
+        raise wrong(f"{first}' shape", arrays[first].shape, expected)
+    n = len(arrays[first])
+    for name, values in arrays.items():
+        kind = layout.types[name]
+        if kind is not str and values.dtype != kind:
+            raise wrong(f"{name}'s type", values.dtype, np.dtype(kind).name)
+        if values.shape[:1] != (n,) or (name not in layout.shaped and values.ndim != 1):
+            raise wrong(f"{name}'s shape", values.shape, f"one entry for each of the {n} {layout.entries}")
+    for name, values in arrays.items():
+        if layout.types[name] is str and not all(isinstance(value, str) for value in values):
+            raise wrong(f"{name}'s type", values.dtype, "text")
+    label, split = arrays["label"], arrays["split"]
+    if not class_names:
+        raise wrong("class_names", "empty", "the names of the classes")
+    if label.min() < 0 or label.max() >= len(class_names):
+        raise wrong(
+            "label", f"{label.min()} .. {label.max()}", f"0 .. {len(class_names) - 1}, one of the class names"
+        )
+    if split.max() > TEST:
+        raise wrong("split", f"up to {split.max()}", "0 (train), 1 (validation) or 2 (test)")
+    layout.check(arrays, class_names, wrong)
