@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from data_scripts import schema
-from train.report import fallen
+from train.clouds import fallen
 
 HERE = Path(__file__).parent
 KEPT, FALLEN = "#1668a8", "#e8743b"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from train.recipes import RECIPES, Config, recipe
+from train.config import Config
+from train.recipes import RECIPES, recipe
 
 
 def main() -> None:
@@ -12,7 +13,7 @@ def main() -> None:
 
     recipes = {name: ((make.__doc__ or "").splitlines()[0], recipe(name)) for name, make in RECIPES.items()}
     config: Config = tyro.extras.overridable_config_cli(recipes, description=__doc__)
-    from train.engine import Run
+    from train.engine import Run, in_a_line
 
     try:
         run = Run(config)
@@ -22,11 +23,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(f"\ninterrupted; go on with: python -m train {config.recipe} --resume RUN") from None
     if summary:
-        print(
-            f"test: overall accuracy {100 * summary['test/overall_accuracy']:.1f} %, mean class accuracy "
-            f"{100 * summary['test/mean_class_accuracy']:.1f} %, {summary['seconds']:.0f} s\n"
-            f"report: {run.folder / 'report.html'}"
-        )
+        print(f"test: {in_a_line(summary)}, {summary['seconds']:.0f} s\nreport: {run.folder / 'report.html'}")
     sys.stdout.flush()
 
 

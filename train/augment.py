@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from train.recipes import AugmentConfig
+from train.config import AugmentConfig
 
 
 def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from train.recipes import Config, recipe
+from train.config import CONFIGS, Config, Signature
+from train.recipes import recipe
 
 
 def write(path: Path, content: bytes) -> None:
@@ -55,20 +56,23 @@ def save_weights(path: Path, state: dict[str, Tensor]) -> None:
     write(path, save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
 
 
-def save_config(path: Path, config: Config, class_names: list[str]) -> None:
-    """The config, and the class names that predictions need."""
-    save_json(path, {**asdict(config), "class_names": class_names})
+def save_config(path: Path, config: Config, signature: Signature) -> None:
+    """The config and its task, and the signature that predictions need."""
+    save_json(path, {"task": config.task, **asdict(config), **asdict(signature)})
 
 
-def load_config(run: Path) -> tuple[Config, list[str]]:
-    """The config and class names of a run's folder."""
+def load_config(run: Path) -> tuple[Config, Signature]:
+    """The config and signature of a run's folder."""
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there; give the folder of a run, as `python -m train` printed it."
         )
     values = json.loads(path.read_text())
-    return _dataclass(Config, values), values["class_names"]
+    kind = CONFIGS[values.get("task", "clouds")]
+    signature = {field.name: values[field.name] for field in fields(Signature) if field.name in values}
+    signature["shape"] = tuple(signature.get("shape", ()))
+    return _dataclass(kind, values), Signature(**signature)
 
 
 def resumed(config: Config) -> Config:
@@ -78,9 +82,9 @@ def resumed(config: Config) -> Config:
     default = recipe(config.recipe) if config.recipe else config
     asked = {name: value for name, value in vars(config).items() if value != getattr(default, name)}
     asked = {"recipe": config.recipe or saved.recipe, **asked, "resume": None}
-    other = [name for name, value in asked.items() if value != getattr(saved, name)]
+    other = [name for name, value in asked.items() if value != getattr(saved, name, None)]
     if other:
-        given = ", ".join(f"{name} {asked[name]} (the run: {getattr(saved, name)})" for name in other)
+        given = ", ".join(f"{name} {asked[name]} (the run: {getattr(saved, name, None)})" for name in other)
         raise ValueError(f"a resumed run keeps its own config, and this asks for another: {given}.")
     return saved
 

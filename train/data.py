@@ -5,7 +5,7 @@ No worker processes: sets of this size fit in memory, and a batch is cut out in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_scripts import schema
-from data_scripts.schema import TEST, TRAIN, VALIDATION, Clouds
-from train.augment import augment
-from train.recipes import Config
+from data_scripts.schema import TEST, TRAIN, VALIDATION
+from train.config import Config, Signature
 
 
 @dataclass
 class Split:
-    """One split: clouds x [n, N, 3 or 6] and labels [n]; `index` are the shapes' places in the file."""
+    """One split: inputs, one entry a sample in each; label [n], or [n, classes] of 0 and 1; `index`, their places in the
+    file."""
 
-    x: Tensor
+    inputs: tuple[Tensor, ...]
     label: Tensor
     index: np.ndarray
 
@@ -33,35 +32,32 @@ class Split:
 
 @dataclass
 class Data:
-    """The three splits of a file, and its names."""
+    """The three splits of a file, the name of each of its samples, and where they come from."""
 
     train: Split
     validation: Split
     test: Split
-    clouds: Clouds
+    signature: Signature
+    name: list[str]
+    source: str
+    credits: str
 
 
-def load(config: Config) -> Data:
-    """Read `config.data` and cut it into splits; too few points or no normals are said in a sentence."""
+Draw = Callable[[Split, Tensor, Config, torch.Generator], tuple[Tensor, ...]]
+
+
+def located(config: Config) -> Path:
+    """`config.data`, from here or from the root of the checkout."""
     path = Path(config.data)
-    if not path.is_absolute() and not path.exists():
-        path = Path(__file__).parent.parent / path
-    clouds = schema.read(path)
-    if clouds.points.shape[1] < config.points:
-        raise ValueError(
-            f"{path} has {clouds.points.shape[1]} points a shape and the config asks for {config.points}."
-        )
-    if config.normals and clouds.normals is None:
-        raise ValueError(f"{path} has no normals and the config asks for them.")
-    x = clouds.points if not config.normals else np.concatenate([clouds.points, clouds.normals], -1)
+    return path if path.is_absolute() or path.exists() else Path(__file__).parent.parent / path
 
-    def cut(index: np.ndarray) -> Split:
-        return Split(torch.from_numpy(x[index]), torch.from_numpy(clouds.label[index]), index)
 
-    train, validation, test = (clouds.of(split) for split in (TRAIN, VALIDATION, TEST))
+def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices to train, validate and test."""
+    train, validation, test = (np.flatnonzero(split == which) for which in (TRAIN, VALIDATION, TEST))
     if config.train_on_validation:
         train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
-    return Data(cut(train), cut(validation), cut(test), clouds)
+    return train, validation, test
 
 
 def steps_per_epoch(split: Split, config: Config) -> int:
@@ -70,9 +66,9 @@ def steps_per_epoch(split: Split, config: Config) -> int:
 
 
 def batches(
-    split: Split, config: Config, epoch: int, rank: int = 0, processes: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's share `(x [b, points, C], label [b])` of each augmented batch of one epoch."""
+    draw: Draw, split: Split, config: Config, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it."""
     if config.batch_size % processes:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
@@ -81,15 +77,9 @@ def batches(
     share = config.batch_size // processes
     mine = slice(rank * share, (rank + 1) * share)
     for step in range(steps_per_epoch(split, config)):
-        draws = generator(config.seed, epoch, step)
         chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-        x = split.x[chosen]
-        if config.resample:
-            places = torch.rand(x.shape[:2], generator=draws).argsort(1)[:, : config.points]
-            x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
-        else:
-            x = x[:, : config.points]
-        yield augment(x, config.augment, draws)[mine], split.label[chosen][mine]
+        inputs = draw(split, chosen, config, generator(config.seed, epoch, step))
+        yield tuple(value[mine] for value in inputs), split.label[chosen][mine]
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -31,42 +31,63 @@ from torch import Tensor, nn
 
 from models import needs_reestimation, reestimate_batch_norm
 from train import checkpoint
-from train.data import Data, Split, batches, generator, load, steps_per_epoch
+from train.config import Config
+from train.data import Data, Split, batches, generator, steps_per_epoch
 from train.log import Tracker
-from train.metrics import Scores, scores
-from train.network import build, predict
+from train.metrics import Scores, in_words, scores
+from train.network import predict
 from train.provenance import commit, machine
-from train.recipes import Config
+from train.tasks import task_of
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """The rate of an epoch, counted from 0."""
+def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The rate of a step of an epoch of `steps`, both counted from 0; only "one-cycle" moves within an epoch."""
+    if config.schedule == "one-cycle":
+        last = config.epochs * steps - 1
+        at, top = epoch * steps + step, 0.3 * config.epochs * steps - 1
+        low, end = config.lr / 25, config.lr / 250_000
+        if at <= top:
+            return low + (config.lr - low) * (1 - math.cos(math.pi * at / top)) / 2
+        return end + (config.lr - end) * (1 + math.cos(math.pi * (at - top) / max(1e-9, last - top))) / 2
     if config.schedule == "step":
         return config.lr * config.lr_factor ** (epoch // config.lr_epochs)
     return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
 def loss_function(logits: Tensor, label: Tensor, config: Config) -> Tensor:
-    """Cross-entropy; label_smoothing spreads its share over the *other* classes, as antao97 has it.
+    """Cross-entropy, or the binary one where label [B, classes] says yes or no to each class.
 
-    PyTorch spreads over all classes, so its share is C / (C - 1) times ours.
+    label_smoothing spreads its share over the *other* classes, as antao97 has it. PyTorch spreads over all classes, so
+    its share is C / (C - 1) times ours.
     """
+    if label.ndim == 2:
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), label)
     classes = logits.shape[1]
     smoothing = min(1.0, config.label_smoothing * classes / (classes - 1))
     return nn.functional.cross_entropy(logits.float(), label, label_smoothing=smoothing)
 
 
+def share_right(logits: Tensor, label: Tensor) -> Tensor:
+    """Share of samples whose class is right; of many labels, the share of answers that are."""
+    found = logits > 0 if label.ndim == 2 else logits.argmax(1)
+    return (found == label).float().mean()
+
+
 def check(config: Config, data: Data) -> None:
     """Refuse what cannot be trained, before anything is written."""
-    for name in ("points", "epochs", "batch_size", "k", "emb_dims"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+    noun = task_of(config).NOUN
+    for name in ("epochs", "batch_size", "points", "k", "emb_dims", "frames", "hidden", "layers"):
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
     if len(data.train) < config.batch_size:
         raise ValueError(
-            f"{config.data} has {len(data.train)} training shapes, less than one batch of {config.batch_size}."
+            f"{config.data} has {len(data.train)} training {noun}, less than one batch of {config.batch_size}."
         )
     if not len(data.test):
-        raise ValueError(f"{config.data} has no test shapes, and a run ends with their scores.")
+        raise ValueError(f"{config.data} has no test {noun}, and a run ends with their scores.")
+    if data.signature.multi_label and config.label_smoothing:
+        raise ValueError(f"{config.data} has several labels a sample; label_smoothing must be 0 there.")
 
 
 class Run:
@@ -86,22 +107,21 @@ class Run:
             raise FileExistsError(
                 f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
             )
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.task = config, folder, task_of(config)
         cuda = torch.cuda.is_available()
         if config.amp == "fp16" and not cuda:
             raise ValueError("amp fp16 needs a GPU, its loss scaling is not made for CPUs; use bf16 or no.")
         self.accelerator = Accelerator(mixed_precision=config.amp, cpu=not cuda)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)
-        self.data: Data = load(config)
+        self.data: Data = self.task.load(config)
         check(config, self.data)
-        self.classes = len(self.data.clouds.class_names)
         self.steps = steps_per_epoch(self.data.train, config)
         torch.manual_seed(config.seed)
-        network = build(config, self.classes, self.steps)
+        network: nn.Module = self.task.build(config, self.data.signature, self.steps)
         self.parameters = sum(p.numel() for p in network.parameters())
         optimizer = self._optimizer(network)
-        self.epoch, self.seconds, self.best = 0, 0.0, (-1.0, -1)
+        self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
         saved = folder / "checkpoint.pt"
         state = checkpoint.load_state(saved) if saved.exists() else None
         if state is not None:
@@ -129,13 +149,13 @@ class Run:
             return self._ended()
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.save_config(self.folder / "config.json", config, self.data.clouds.class_names)
+            checkpoint.save_config(self.folder / "config.json", config, self.data.signature)
             metrics = checkpoint.Metrics(self.folder / "metrics.jsonl", self.epoch)
             tracker = Tracker(config, self.folder, self.console.print)
             splits = [len(split) for split in (self.data.train, self.data.validation, self.data.test)]
             self.console.print(
-                f"[bold]{config.recipe}[/bold]: {config.network}, {self.parameters:,} parameters, noise "
-                f"{config.noise.kind}; {splits} shapes to train, validate and test; {self.folder}"
+                f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
+                f"{self.task.NOUN} to train, validate and test; {self.folder}"
             )
         with Progress(
             TextColumn("{task.description}"),
@@ -159,43 +179,41 @@ class Run:
                     self._save()
                     note = f"loss {row['train/loss']:.3f}"
                     if f"{config.select}/loss" in row:
-                        note += f", {config.select} {100 * row[f'{config.select}/overall_accuracy']:.1f} %"
+                        note += f", {config.select} {100 * self.score:.1f} %"
                     progress.update(task, note=note)
                     if not self.console.is_terminal:
                         left = row["seconds"] * (config.epochs - self.epoch)
                         self.console.print(f"epoch {self.epoch}/{config.epochs}: {note}, {left:.0f} s left")
         if not main:
             return {}
-        summary = self._finish(metrics)
-        test = np.load(self.folder / "predictions.npz")
-        shapes = self.data.clouds.points[test["index"][:4], : config.points]
-        tracker.finish(summary, test["label"], test["logits"].argmax(1), self.data.clouds.class_names, shapes)
+        summary, logits = self._finish()
+        tracker.finish(summary, config, self.data, logits)
         return summary
 
     def _epoch(self, advance: Any) -> dict[str, Any]:
         """One pass over the training split, and the scores of the split that selects."""
-        config, start = self.config, time.monotonic()
-        rate = learning_rate(config, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        config, start, device = self.config, time.monotonic(), self.accelerator.device
         losses, hits, norms = [], [], []
-        drawn = batches(self.data.train, config, self.epoch, self.rank, self.processes)
-        for step, (x, label) in enumerate(drawn):
+        drawn = batches(self.task.draw, self.data.train, config, self.epoch, self.rank, self.processes)
+        for step, (inputs, label) in enumerate(drawn):
+            rate = learning_rate(config, self.epoch, step, self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             self.network.train()
             # Noise and dropout of this step: the same after a resume, another in each process.
             torch.manual_seed(generator(config.seed, self.epoch, step, self.rank).initial_seed())
-            x, label = x.to(self.accelerator.device), label.to(self.accelerator.device)
+            label = label.to(device)
             with self.accelerator.autocast():
-                logits = self.network(x)
+                logits = self.network(*(value.to(device) for value in inputs))
             loss = loss_function(logits, label, config)
-            if config.network == "pointnet" and config.regularization:
-                loss = loss + config.regularization * self._plain().regularization()
+            if (penalty := self.task.penalty(self._plain(), config)) is not None:
+                loss = loss + penalty
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(loss)
-            norms.append(self.accelerator.clip_grad_norm_(self.network.parameters(), math.inf))
+            norms.append(self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip or math.inf))
             self.optimizer.step()
             losses.append(loss.detach())
-            hits.append((logits.detach().argmax(1) == label).float().mean())
+            hits.append(share_right(logits.detach(), label))
             advance()
         means = torch.stack(
             [torch.stack([torch.as_tensor(v) for v in values]).mean() for values in (losses, hits, norms)]
@@ -219,11 +237,11 @@ class Run:
         if self.rank == 0 and len(split):
             model = self._evaluated()
             found = self._scores(model, split)
-            row[f"{config.select}/overall_accuracy"] = found.overall_accuracy
-            row[f"{config.select}/mean_class_accuracy"] = found.mean_class_accuracy
+            row |= {f"{config.select}/{name}": value for name, value in found.figures.items()}
             row[f"{config.select}/loss"] = found.loss
-            if found.overall_accuracy >= self.best[0]:
-                self.best = (found.overall_accuracy, self.epoch)
+            self.score = found.leading
+            if found.leading >= self.best[0]:
+                self.best = (found.leading, self.epoch)
                 checkpoint.save_weights(self.folder / "best.safetensors", model.state_dict())
         row["seconds"] = time.monotonic() - start
         self.seconds += row["seconds"]
@@ -243,14 +261,18 @@ class Run:
         for module in model.modules():
             if hasattr(module, "sync"):
                 module.sync = False  # one process evaluates alone
-        device = self.accelerator.device
-        clean = (x.to(device) for x, _ in batches(self.data.train, self.config, self.config.epochs))
+        device, config = self.accelerator.device, self.config
+        clean = (
+            x.to(device) for (x, *_), _ in batches(self.task.draw, self.data.train, config, config.epochs)
+        )
         reestimate_batch_norm(model, clean)
         return model
 
     def _scores(self, model: nn.Module, split: Split) -> Scores:
-        logits = predict(model, split.x[:, : self.config.points], self.config.batch_size)
-        return scores(logits, split.label, self.classes)
+        return scores(self._logits(model, split), split.label)
+
+    def _logits(self, model: nn.Module, split: Split) -> Tensor:
+        return predict(model, self.task.inputs(split, self.config), self.config.batch_size)
 
     def _save(self) -> None:
         scaler = self.accelerator.scaler
@@ -274,34 +296,29 @@ class Run:
         write_report(self.folder)
         return json.loads((self.folder / "summary.json").read_text())
 
-    def _finish(self, metrics: checkpoint.Metrics) -> dict[str, Any]:
-        """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report."""
+    def _finish(self) -> tuple[dict[str, Any], Tensor]:
+        """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
+        Returns the summary and the test split's logits."""
         config, test = self.config, self.data.test
         model = self._evaluated()
-        logits = predict(model, test.x[:, : config.points], config.batch_size)
-        last = scores(logits, test.label, self.classes)
+        logits = self._logits(model, test)
+        last = scores(logits, test.label)
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
         save_predictions(self.folder / "predictions.npz", logits, test)
-        summary: dict[str, Any] = {
-            "test/overall_accuracy": last.overall_accuracy,
-            "test/mean_class_accuracy": last.mean_class_accuracy,
-        }
+        summary: dict[str, Any] = {f"test/{name}": value for name, value in last.figures.items()}
         if (self.folder / "best.safetensors").exists():
             from safetensors.torch import load_file
 
             chosen = copy.deepcopy(model)
             chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
-            best = self._scores(chosen, test)
-            summary |= {
-                f"test_at_best_{config.select}/overall_accuracy": best.overall_accuracy,
-                f"test_at_best_{config.select}/mean_class_accuracy": best.mean_class_accuracy,
-                f"test_at_best_{config.select}/epoch": self.best[1] + 1,
-            }
+            best = {**self._scores(chosen, test).figures, "epoch": self.best[1] + 1}
+            summary |= {f"test_at_best_{config.select}/{name}": value for name, value in best.items()}
         summary |= {
             "epochs": config.epochs,
             "seconds": round(self.seconds, 2),
             "peak_memory_bytes": peak_memory(self.accelerator.device),
             "parameters": self.parameters,
+            **self.task.facts(model),
             "commit": commit(),
             "machine": machine(self.accelerator.device),
             "processes": self.processes,
@@ -311,11 +328,19 @@ class Run:
         from train.report import write_report
 
         write_report(self.folder)
-        return summary
+        return summary, logits
+
+
+def in_a_line(summary: dict[str, Any], digits: int = 1) -> str:
+    """The test split's figures of a summary."""
+    figures = {
+        name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
+    }
+    return ", ".join(f"{in_words(name)} {100 * value:.{digits}f} %" for name, value in figures.items())
 
 
 def save_predictions(path: Path, logits: Tensor, split: Split) -> None:
-    """Logits, labels and places in the data file of every shape of a split."""
+    """Logits, labels and places in the data file of every sample of a split."""
     import io
 
     buffer = io.BytesIO()

@@ -16,7 +16,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which shapes."""
+    """Which part of it."""
     data: Path | None = None
     """Another data set with the same classes; default: the run's."""
 
@@ -26,34 +26,37 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from train.data import load
+    from train.engine import in_a_line
     from train.metrics import scores
     from train.network import load_network, predict
+    from train.tasks import task_of
 
     try:
-        config, names, model = load_network(options.run)
+        config, signature, model = load_network(options.run)
         config.data = options.data or config.data
         config.train_on_validation = False
-        data = load(config)
-        if data.clouds.class_names != names:
+        task = task_of(config)
+        data = task.load(config)
+        if data.signature.class_names != signature.class_names:
             raise ValueError(
-                f"{config.data} has the classes {data.clouds.class_names}, the run was trained on {names}."
+                f"{config.data} has the classes {data.signature.class_names}, the run was trained on "
+                f"{signature.class_names}."
             )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     split = getattr(data, options.split)
     if not len(split):
-        raise SystemExit(f"error: {config.data} has no shapes in its {options.split} split.")
-    found = scores(predict(model, split.x[:, : config.points], config.batch_size), split.label, len(names))
+        raise SystemExit(f"error: {config.data} has no {task.NOUN} in its {options.split} split.")
+    found = scores(predict(model, task.inputs(split, config), config.batch_size), split.label)
+    counts = split.label.sum(0) if split.label.ndim == 2 else split.label.bincount(minlength=len(found.each))
     table = Table(title=f"{options.run}, {options.split} split")
-    for name in ("class", "shapes", "accuracy"):
+    what = "accuracy" if found.confusion is not None else "average precision"
+    for name in ("class", task.NOUN, what):
         table.add_column(name, justify="left" if name == "class" else "right")
-    for name, row, right in zip(names, found.confusion.sum(1).tolist(), found.confusion.diag().tolist()):
-        table.add_row(name, str(row), f"{100 * right / row:.1f} %" if row else "")
+    for name, count, value in zip(signature.class_names, counts.tolist(), found.each.tolist()):
+        table.add_row(name, f"{count:.0f}", f"{100 * value:.1f} %" if count else "")
     Console().print(table)
-    print(
-        f"overall accuracy {100 * found.overall_accuracy:.2f} %, mean class accuracy {100 * found.mean_class_accuracy:.2f} %"
-    )
+    print(in_a_line({f"test/{name}": value for name, value in found.figures.items()}, 2))
 
 
 if __name__ == "__main__":

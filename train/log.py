@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
-from train.recipes import Config
+from train.config import Config
+from train.data import Data
+from train.tasks import task_of
 
 
 class Tracker:
@@ -40,25 +42,21 @@ class Tracker:
         """One line of metrics."""
         self._try(lambda: self.run.log(row))
 
-    def finish(
-        self,
-        summary: dict[str, Any],
-        label: np.ndarray,
-        predicted: np.ndarray,
-        names: list[str],
-        clouds: np.ndarray,
-    ) -> None:
-        """The summary, the confusion matrix and a few turnable test clouds [n, N, 3]."""
+    def finish(self, summary: dict[str, Any], config: Config, data: Data, logits: Tensor) -> None:
+        """The summary, the confusion matrix where a sample has one class, and a few test samples."""
+        names, label = data.signature.class_names, data.test.label
 
         def send() -> None:
-            matrix = self.wandb.plot.confusion_matrix(
-                y_true=label.tolist(), preds=predicted.tolist(), class_names=names
-            )
-            shapes = {
-                f"clouds/{i}: {names[label[i]]} seen as {names[predicted[i]]}": self.wandb.Object3D(clouds[i])
-                for i in range(min(4, len(clouds)))
-            }
-            self.run.log({"test/confusion": matrix, **shapes})
+            sent = {}
+            if label.ndim == 1:
+                predicted = logits.argmax(1).tolist()
+                sent["test/confusion"] = self.wandb.plot.confusion_matrix(
+                    y_true=label.tolist(), preds=predicted, class_names=names
+                )
+                for i in range(min(4, len(label))):
+                    title = f"samples/{i}: {names[label[i]]} seen as {names[predicted[i]]}"
+                    sent[title] = task_of(config).tracked(self.wandb, config, data, i)
+            self.run.log(sent)
             self.run.summary.update(summary)
             self.run.finish()
 

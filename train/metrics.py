@@ -5,33 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
 class Scores:
-    """Overall accuracy (share of shapes), mean class accuracy (mean of the classes' shares), confusion [true, predicted]."""
+    """Figures by name, the leading one first; what each class reaches; confusion [true, predicted] where a sample has one
+    class.
 
-    overall_accuracy: float
-    mean_class_accuracy: float
+    One class a sample: overall_accuracy (share of samples) and mean_class_accuracy (mean of the classes' shares).
+    Any number of classes: mean_average_precision, the mean over classes of the area under precision against recall.
+    """
+
+    figures: dict[str, float]
     loss: float
-    confusion: Tensor
+    each: Tensor
+    confusion: Tensor | None = None
+
+    @property
+    def leading(self) -> float:
+        """The figure that a run is judged by."""
+        return next(iter(self.figures.values()))
 
 
-def scores(logits: Tensor, label: Tensor, classes: int) -> Scores:
-    """Scores of logits [n, classes] against label [n]; NaN where there is no shape. Classes without a shape do not count."""
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+def scores(logits: Tensor, label: Tensor) -> Scores:
+    """Scores of logits [n, classes] against label [n] or [n, classes]. Classes without a sample do not count."""
+    from torchmetrics.functional import classification
 
-    if len(label) == 0:
-        return Scores(
-            float("nan"), float("nan"), float("nan"), torch.zeros(classes, classes, dtype=torch.int64)
-        )
-    confusion = multiclass_confusion_matrix(logits, label, classes)
-    each = multiclass_accuracy(logits, label, classes, average="none")
+    classes = logits.shape[1]
+    if label.ndim == 2:
+        each = classification.multilabel_average_precision(logits, label.long(), classes, average=None)
+        each = torch.where(label.sum(0) > 0, each, torch.nan)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, label)
+        return Scores({"mean_average_precision": float(each.nanmean())}, float(loss), each)
+    confusion = classification.multiclass_confusion_matrix(logits, label, classes)
+    each = classification.multiclass_accuracy(logits, label, classes, average="none")
     there = confusion.sum(1) > 0
-    return Scores(
-        float(multiclass_accuracy(logits, label, classes, average="micro")),
-        float(each[there].mean()),
-        float(torch.nn.functional.cross_entropy(logits, label)),
-        confusion,
-    )
+    figures = {
+        "overall_accuracy": float(
+            classification.multiclass_accuracy(logits, label, classes, average="micro")
+        ),
+        "mean_class_accuracy": float(each[there].mean()),
+    }
+    return Scores(figures, float(nn.functional.cross_entropy(logits, label)), each, confusion)
+
+
+def in_words(name: str) -> str:
+    """A figure's name as a reader wants it."""
+    return name.replace("_", " ")

@@ -1,7 +1,8 @@
-"""`python -m train.predict RUN FILE...`: class and probabilities of meshes and clouds in files.
+"""`python -m train.predict RUN FILE...`: class and probabilities of shapes, clouds and videos in files.
 
-Meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are taken as they are.
-Each file is read as the training data were: centred, in the unit sphere; it should stand as they do, the same axis up.
+For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are
+taken as they are. Each file is read as the training data were: centred, in the unit sphere; it should stand as they do,
+the same axis up. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Meshes or clouds."""
+    """Meshes, clouds or videos."""
     votes: int = 8
-    """Samplings of each file whose probabilities are averaged."""
+    """Samplings of each mesh or cloud whose probabilities are averaged."""
     top: int = 3
     """Classes shown for each file."""
     json: bool = False
@@ -34,27 +35,22 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.votes < 1:
         raise SystemExit(f"error: votes must be at least 1; got {options.votes}.")
-    import numpy as np
-    import torch
-
-    from data_scripts.shapes import ShapeError, read_shape
     from train.network import load_network, predict
+    from train.tasks import task_of
 
     try:
-        config, names, model = load_network(options.run)
+        config, signature, model = load_network(options.run)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    found, faults = [], []
+    names, found, faults = signature.class_names, [], []
     for file in options.files:
         try:
-            shapes = [read_shape(file, config.points, seed) for seed in range(options.votes)]
-            if config.normals and shapes[0][1] is None:
-                raise ShapeError(f"{file} has no normals, and the run was trained with them.")
-        except ShapeError as error:
+            inputs = task_of(config).read(file, config, signature, options.votes)
+        except (ValueError, OSError) as error:
             faults.append(str(error))
             continue
-        clouds = [np.concatenate([p, n], 1) if config.normals and n is not None else p for p, n in shapes]
-        probabilities = predict(model, torch.from_numpy(np.stack(clouds))).softmax(1).mean(0)
+        logits = predict(model, inputs)
+        probabilities = (logits.sigmoid() if signature.multi_label else logits.softmax(1)).mean(0)
         order = probabilities.argsort(descending=True).tolist()
         found.append(
             {

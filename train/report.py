@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import shlex
@@ -12,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kernels import Noise, knn
-from kernels._noise import point_factor
-from kernels._random import uniform
 from train import checkpoint
-from train.data import load
-from train.metrics import scores
-from train.recipes import RECIPES, Config, recipe
+from train.config import Config
+from train.data import Data
+from train.metrics import Scores, in_words, scores
+from train.network import load_network
+from train.recipes import RECIPES, recipe
+from train.tasks import task_of
 
 PAGE = Path(__file__).with_name("report_page.html")
-SHOWN = 6  # shapes in each gallery
+SHOWN = 6  # samples in each gallery
 
 
 def write_report(run: Path) -> None:
@@ -33,80 +33,106 @@ def write_report(run: Path) -> None:
 
 def collect(run: Path) -> dict[str, Any]:
     """Everything that the page shows, from the files of the run."""
-    config, names = checkpoint.load_config(run)
+    config, signature, network = load_network(run)
+    task, names = task_of(config), signature.class_names
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    data = load(config)
+    data: Data = task.load(config)
     with np.load(run / "predictions.npz") as found:
-        logits, label, index = found["logits"], found["label"], found["index"]
-    probabilities = torch.from_numpy(logits).softmax(1).numpy()
-    predicted = probabilities.argmax(1)
-    confusion = scores(torch.from_numpy(logits), torch.from_numpy(label), len(names)).confusion.numpy()
-    sure = probabilities.max(1)
-
-    def gallery(chosen: np.ndarray) -> list[dict[str, Any]]:
-        order = chosen[np.argsort(-sure[chosen])][:SHOWN]
-        return [
-            {
-                "title": data.clouds.name[index[i]],
-                "note": f"{names[label[i]]} → {names[predicted[i]]} {100 * sure[i]:.0f} %",
-                "points": packed(data.clouds.points[index[i], : config.points]),
-            }
-            for i in order
-        ]
-
-    right, noise = predicted == label, config.noise
-    kind = "no noise" if noise.kind == "none" else f"Drop{noise.kind.capitalize()} p {noise.p}"
-    if noise.kind == "cluster":
-        kind += f", clusters of {noise.k}"
+        logits, label = torch.from_numpy(found["logits"]), torch.from_numpy(found["label"])
+    found_scores = scores(logits, label)
+    name, leading = next(iter(found_scores.figures.items()))
     return {
-        "title": f"{config.recipe}: {100 * summary['test/overall_accuracy']:.1f} % of {len(label)} test shapes",
-        "lead": f"{config.network.upper() if config.network == 'dgcnn' else 'PointNet'} with {kind}, {config.epochs} "
-        f"epochs on {len(data.train)} shapes of {config.points} points, {len(names)} classes. {data.clouds.source}.",
-        "tiles": tiles(config, summary),
+        "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(label)} test {task.NOUN}",
+        "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} classes. "
+        f"{data.source}.",
+        "tiles": tiles(config, summary, name),
         "epochs": [row["epoch"] + 1 for row in rows],
-        "curves": curves(config, rows),
-        "noise": noise_gallery(config, data.clouds.points[data.train.index], data.train.label.numpy()),
-        "best": gallery(np.flatnonzero(right)),
-        "worst": gallery(np.flatnonzero(~right)),
+        "curves": curves(config, rows, name),
+        "sections": [*galleries(config, data, logits), *task.sections(config, data, network)],
         "names": names,
-        "confusion": confusion.tolist(),
-        "classes": [
-            {
-                "name": name,
-                "shapes": int(confusion[c].sum()),
-                "recall": confusion[c, c] / max(1, confusion[c].sum()),
-                "precision": confusion[c, c] / max(1, confusion[:, c].sum()),
-            }
-            for c, name in enumerate(names)
-        ],
+        **classes(found_scores, label, task.NOUN, names),
         "command": command(config),
         "machine": f"Measured: commit {summary['commit']}, {summary['machine']}, torch {summary['torch']}. "
-        f"Data: {data.clouds.credits}.",
+        f"Data: {data.credits}.",
         "config": [[key, str(value)] for key, value in _flat(asdict(config)).items()],
     }
 
 
-def tiles(config: Config, summary: dict[str, Any]) -> list[list[str]]:
-    """The figures at the top."""
-    found = [
-        [f"{100 * summary['test/overall_accuracy']:.1f} %", "overall accuracy, last epoch"],
-        [f"{100 * summary['test/mean_class_accuracy']:.1f} %", "mean class accuracy, last epoch"],
-    ]
-    key = f"test_at_best_{config.select}"
-    if f"{key}/epoch" in summary:
-        accuracy, epoch = 100 * summary[f"{key}/overall_accuracy"], summary[f"{key}/epoch"]
-        found.append([f"{accuracy:.1f} %", f"overall accuracy, epoch {epoch} (best on {config.select})"])
-    minutes, seconds = divmod(round(summary["seconds"]), 60)
-    found += [
-        [f"{minutes}:{seconds:02d}", "minutes of training"],
-        [f"{summary['parameters']:,}", "parameters"],
-        [f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB", "peak memory"],
-    ]
+def galleries(config: Config, data: Data, logits: Tensor) -> list[dict[str, Any]]:
+    """The most certain test samples, right ones and wrong ones; certain of its worst answer where there are many labels."""
+    task, names, label = task_of(config), data.signature.class_names, data.test.label
+    if label.ndim == 2:
+        answers, truth = logits > 0, label > 0
+        right, sure = (answers == truth).all(1), logits.abs().sigmoid().amin(1)
+        said, true = ([_listed(names, row) for row in rows] for rows in (answers, truth))
+    else:
+        sure, predicted = logits.softmax(1).max(1)
+        right = predicted == label
+        said, true = ([names[c] for c in rows] for rows in (predicted.tolist(), label.tolist()))
+    found = []
+    for title, chosen, mark in (("right", right, "right"), ("wrong", ~right, "wrong")):
+        order = sorted(chosen.nonzero()[:, 0].tolist(), key=lambda i: -float(sure[i]))[:SHOWN]
+        items = [
+            {
+                "title": data.name[data.test.index[i]],
+                "note": f"{true[i]} → {said[i]} {100 * sure[i]:.0f} %",
+                "mark": mark,
+                **picture,
+            }
+            for i, picture in zip(order, task.pictures(config, data, order))
+        ]
+        none = "" if items else f"None of the test {task.NOUN} is {title}."
+        found.append({"title": f"Most certain, and {title}", "text": none, "items": items})
     return found
 
 
-def curves(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _listed(names: list[str], chosen: Tensor) -> str:
+    return ", ".join(name for name, yes in zip(names, chosen.tolist()) if yes) or "none"
+
+
+def classes(found: Scores, label: Tensor, noun: str, names: list[str]) -> dict[str, Any]:
+    """The confusion matrix, and the table of the classes."""
+    if found.confusion is None:
+        rows = [[name, int(label[:, c].sum()), float(found.each[c])] for c, name in enumerate(names)]
+        return {"confusion": None, "classes": {"head": ["class", noun, "average precision"], "rows": rows}}
+    matrix = found.confusion.numpy()
+    rows = [
+        [
+            name,
+            int(matrix[c].sum()),
+            matrix[c, c] / max(1, matrix[c].sum()),
+            matrix[c, c] / max(1, matrix[:, c].sum()),
+        ]
+        for c, name in enumerate(names)
+    ]
+    return {
+        "confusion": matrix.tolist(),
+        "classes": {"head": ["class", noun, "recall", "precision"], "rows": rows},
+    }
+
+
+def tiles(config: Config, summary: dict[str, Any], name: str) -> list[list[str]]:
+    """The figures at the top."""
+    found = [
+        [f"{100 * value:.1f} %", f"{in_words(key.removeprefix('test/'))}, last epoch"]
+        for key, value in summary.items()
+        if key.startswith("test/")
+    ]
+    key = f"test_at_best_{config.select}"
+    if f"{key}/epoch" in summary:
+        value, epoch = 100 * summary[f"{key}/{name}"], summary[f"{key}/epoch"]
+        found.append([f"{value:.1f} %", f"{in_words(name)}, epoch {epoch} (best on {config.select})"])
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    found.append([f"{minutes}:{seconds:02d}", "minutes of training"])
+    found.append([f"{summary['parameters']:,}", "parameters"])
+    if "cores" in summary:
+        found.append([f"{summary['cores'] + summary['biases']:,}", "of them in the RNN"])
+    found.append([f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB", "peak memory"])
+    return found
+
+
+def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """The charts: title and lines."""
 
     def lines(**keys: str) -> list[dict[str, Any]]:
@@ -116,48 +142,16 @@ def curves(config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
 
     select = config.select
+    chosen = {select: f"{select}/{name}"}
+    if name == "overall_accuracy":
+        figures = [{"title": "Accuracy", "lines": lines(training="train/accuracy", **chosen)}]
+    else:
+        figures = [{"title": in_words(name).capitalize(), "lines": lines(**chosen)}]
     return [
         {"title": "Loss", "lines": lines(training="train/loss", **{select: f"{select}/loss"})},
-        {
-            "title": "Accuracy",
-            "lines": lines(training="train/accuracy", **{select: f"{select}/overall_accuracy"}),
-        },
+        *figures,
         {"title": "Gradient norm", "lines": lines(mean="gradient_norm")},
         {"title": "Learning rate", "lines": lines(rate="lr")},
-    ]
-
-
-def fallen(points: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
-    """What one draw drops of a cloud [N, 3]: the share of its features that falls at each point, [N] (0 or 1 but for
-    DropFeat)."""
-    x, n = torch.from_numpy(points), len(points)
-    seed, rate = torch.tensor(4), torch.tensor(p)
-    if level == "feat":
-        return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
-    noise = Noise(level, rate, seed, knn(x, min(k, n)) if level == "cluster" else None)  # type: ignore[arg-type]
-    return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
-
-
-def noise_gallery(config: Config, points: np.ndarray, label: np.ndarray) -> list[dict[str, Any]]:
-    """The three noises on the first training shape of the first class."""
-    cloud = np.ascontiguousarray(points[np.flatnonzero(label == label.min())[0], : config.points])
-    p = config.noise.p if config.noise.kind != "none" else 0.3
-    notes = {
-        "feat": "each feature on its own; shown: 3 a point",
-        "point": "single points",
-        "cluster": f"clusters of {config.noise.k}",
-    }
-    return [
-        {
-            "title": f"Drop{level.capitalize()}, p {p}",
-            "note": note,
-            "points": packed(cloud),
-            "fallen": base64.b64encode(
-                (255 * fallen(cloud, level, p, config.noise.k)).astype(np.uint8).tobytes()
-            ).decode(),
-            "graded": level == "feat",
-        }
-        for level, note in notes.items()
     ]
 
 
@@ -178,12 +172,6 @@ def command(config: Config) -> str:
         else:
             words += [name, *(str(v) for v in (value if isinstance(value, tuple | list) else [value]))]
     return shlex.join(words)
-
-
-def packed(points: np.ndarray) -> str:
-    """Coordinates in the unit sphere as base64 of int8."""
-    scale = max(1e-9, float(np.abs(points).max()))
-    return base64.b64encode(np.round(127 * points / max(1.0, scale)).astype(np.int8).tobytes()).decode()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from data_scripts import schema
-from train.recipes import AugmentConfig, Config, NoiseConfig
+from train.config import AugmentConfig, CloudConfig, NoiseConfig
 from train.recipes import recipe as named
 
 
-def small(folder, **options) -> Config:
+def small(folder, **options) -> CloudConfig:
     """The furniture recipe in small."""
     config = replace(
         named("furniture"),

@@ -1,0 +1,190 @@
+"""Point clouds: their file, their batches, their networks, and their pictures (see `train.tasks`)."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_scripts import schema
+from kernels import Noise, knn
+from kernels._noise import point_factor
+from kernels._random import uniform
+from models import DGCNN, DropCluster, DropFeat, DropPoint, PointNet
+from train.augment import augment
+from train.config import CloudConfig, Signature
+from train.data import Data, Split, located, parts
+
+NOUN = "shapes"
+
+
+def load(config: CloudConfig) -> Data:
+    """Read `config.data` and cut it into splits; too few points or no normals are said in a sentence."""
+    path = located(config)
+    clouds = schema.read(path)
+    if clouds.points.shape[1] < config.points:
+        raise ValueError(
+            f"{path} has {clouds.points.shape[1]} points a shape and the config asks for {config.points}."
+        )
+    if config.normals and clouds.normals is None:
+        raise ValueError(f"{path} has no normals and the config asks for them.")
+    x = clouds.points if not config.normals else np.concatenate([clouds.points, clouds.normals], -1)
+
+    def cut(index: np.ndarray) -> Split:
+        return Split((torch.from_numpy(x[index]),), torch.from_numpy(clouds.label[index]), index)
+
+    train, validation, test = map(cut, parts(clouds.split, config))
+    signature = Signature(clouds.class_names, (config.points, x.shape[2]))
+    return Data(train, validation, test, signature, clouds.name, clouds.source, clouds.credits)
+
+
+def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Training clouds (x [b, points, C],), resampled and augmented."""
+    x = split.inputs[0][chosen]
+    if config.resample:
+        places = torch.rand(x.shape[:2], generator=generator).argsort(1)[:, : config.points]
+        x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+    else:
+        x = x[:, : config.points]
+    return (augment(x, config.augment, generator),)
+
+
+def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:
+    """The first points of each cloud."""
+    return (split.inputs[0][:, : config.points],)
+
+
+def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
+    noise = (
+        {layer: _noise(config, steps) for layer in config.noise.layers}
+        if config.noise.kind != "none"
+        else None
+    )
+    classes, channels = len(signature.class_names), 6 if config.normals else 3
+    if config.network == "pointnet":
+        return PointNet(
+            classes,
+            channels,
+            input_transform=config.transforms,
+            feature_transform=config.transforms,
+            dropout=config.dropout,
+            noise=noise,
+            sync_batch_norm=config.sync_batch_norm,
+        )
+    return DGCNN(
+        classes,
+        channels,
+        k=config.k,
+        emb_dims=config.emb_dims,
+        dropout=config.dropout,
+        noise=noise,
+        sync_batch_norm=config.sync_batch_norm,
+    )
+
+
+def _noise(config: CloudConfig, steps: int) -> nn.Module:
+    noise = config.noise
+    warmup = round(noise.warmup_epochs * steps)
+    options: dict[str, Any] = {"scaling": noise.scaling}
+    if warmup:
+        options |= {"schedule": "linear", "warmup_steps": warmup}
+    if noise.kind == "feat":
+        return DropFeat(noise.p, **options)
+    if noise.kind == "point":
+        return DropPoint(noise.p, **options)
+    return DropCluster(
+        noise.p, noise.k, reading=noise.reading, space=noise.space, radius=noise.radius, **options
+    )
+
+
+def penalty(network: Any, config: CloudConfig) -> Tensor | None:
+    """PointNet's, on its feature transform."""
+    if config.network != "pointnet" or not config.regularization:
+        return None
+    return config.regularization * network.regularization()
+
+
+def describe(config: CloudConfig) -> str:
+    """The network and its noise."""
+    noise = config.noise
+    kind = "no noise" if noise.kind == "none" else f"Drop{noise.kind.capitalize()} p {noise.p}"
+    if noise.kind == "cluster":
+        kind += f", clusters of {noise.k}"
+    name = "DGCNN" if config.network == "dgcnn" else "PointNet"
+    return f"{name} with {kind}, {config.points} points"
+
+
+def facts(network: nn.Module) -> dict[str, Any]:
+    """Nothing beside the parameters."""
+    return {}
+
+
+def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
+    """A mesh or cloud in a file as `votes` clouds; ValueError says what is wrong with it."""
+    from data_scripts.shapes import read_shape
+
+    shapes = [read_shape(file, config.points, seed) for seed in range(votes)]
+    if config.normals and shapes[0][1] is None:
+        raise ValueError(f"{file} has no normals, and the run was trained with them.")
+    clouds = [np.concatenate([p, n], 1) if config.normals and n is not None else p for p, n in shapes]
+    return (torch.from_numpy(np.stack(clouds)),)
+
+
+def pictures(config: CloudConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
+    """Test shapes to turn."""
+    return [{"points": packed(data.test.inputs[0][i, : config.points, :3].numpy())} for i in shown]
+
+
+def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+    """The three noises on the first training shape of the first class."""
+    first = int((data.train.label == data.train.label.min()).nonzero()[0])
+    cloud = np.ascontiguousarray(data.train.inputs[0][first, : config.points, :3].numpy())
+    p = config.noise.p if config.noise.kind != "none" else 0.3
+    notes = {
+        "feat": "each feature on its own; shown: 3 a point",
+        "point": "single points",
+        "cluster": f"clusters of {config.noise.k}",
+    }
+    items = [
+        {
+            "title": f"Drop{level.capitalize()}, p {p}",
+            "note": note,
+            "points": packed(cloud),
+            "fallen": base64.b64encode(
+                (255 * fallen(cloud, level, p, config.noise.k)).astype(np.uint8).tobytes()
+            ).decode(),
+            "graded": level == "feat",
+        }
+        for level, note in notes.items()
+    ]
+    text = (
+        "The three noises on a training shape, at one rate, seen in coordinates. Orange falls. Drag to turn."
+    )
+    return [{"title": "What the noise drops", "text": text, "items": items}]
+
+
+def fallen(points: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
+    """What one draw drops of a cloud [N, 3]: the share of its features that falls at each point, [N] (0 or 1 but for
+    DropFeat)."""
+    x, n = torch.from_numpy(points), len(points)
+    seed, rate = torch.tensor(4), torch.tensor(p)
+    if level == "feat":
+        return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
+    noise = Noise(level, rate, seed, knn(x, min(k, n)) if level == "cluster" else None)  # type: ignore[arg-type]
+    return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
+
+
+def packed(points: np.ndarray) -> str:
+    """Coordinates in the unit sphere as base64 of int8."""
+    scale = max(1e-9, float(np.abs(points).max()))
+    return base64.b64encode(np.round(127 * points / max(1.0, scale)).astype(np.int8).tobytes()).decode()
+
+
+def tracked(wandb: Any, config: CloudConfig, data: Data, i: int) -> Any:
+    """A turnable test cloud."""
+    return wandb.Object3D(data.test.inputs[0][i, : config.points].numpy())
