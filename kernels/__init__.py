@@ -7,8 +7,11 @@ from kernels.drop_cluster import drop_cluster
 from kernels.drop_feat import drop_feat
 from kernels.drop_point import drop_point
 from kernels.edge_conv import edge_conv
+from kernels.gru_sequence import gru_sequence
 from kernels.knn import knn
+from kernels.kron_linear import kron_linear
 from kernels.linear_norm_max import linear_norm_max
+from kernels.lstm_sequence import lstm_sequence
 from kernels.norm_act import norm_act
 from kernels.norm_pool import norm_pool
 
@@ -20,8 +23,11 @@ __all__ = [
     "drop_feat",
     "drop_point",
     "edge_conv",
+    "gru_sequence",
     "knn",
+    "kron_linear",
     "linear_norm_max",
+    "lstm_sequence",
     "norm_act",
     "norm_pool",
 ]

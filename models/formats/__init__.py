@@ -2,6 +2,7 @@
 
 from models.formats.bt import BT
 from models.formats.cp import CP
+from models.formats.dense import Dense
 from models.formats.ht import HT
 from models.formats.network import Format, Kron
 from models.formats.spec import FORMATS, FormatSpec
@@ -9,4 +10,4 @@ from models.formats.tr import TR
 from models.formats.tt import TT
 from models.formats.tucker import Tucker
 
-__all__ = ["BT", "CP", "FORMATS", "HT", "TR", "TT", "Format", "FormatSpec", "Kron", "Tucker"]
+__all__ = ["BT", "CP", "FORMATS", "HT", "TR", "TT", "Dense", "Format", "FormatSpec", "Kron", "Tucker"]

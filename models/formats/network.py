@@ -111,10 +111,7 @@ class Format(nn.Module):
 
     def lower(self) -> Kron:
         """W as a sum of Kronecker products; autograd goes through to the cores."""
-        inside = sorted(self.left)
-        outside = [k for k in range(len(self.cores)) if k not in self.left]
-        here = {index for k in inside for index in self.layout[k]}
-        there = {index for k in outside for index in self.layout[k]}
+        (inside, here), (outside, there) = self._sides()
         bonds = tuple(sorted(here & there))
 
         def part(chosen: list[int], held: set[str]) -> Tensor:
@@ -126,6 +123,26 @@ class Format(nn.Module):
             return found.reshape(-1, self._size(rows), self._size(columns))
 
         return Kron(part(inside, here), part(outside, there))
+
+    def kron_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """[S, p, u] and [S, q, v], the shapes of what `lower` gives, without contracting."""
+        (_, here), (_, there) = self._sides()
+        terms = self._size(here & there)
+        rows, columns = set(self._rows()), set(self._columns())
+        a = (terms, self._size(here & rows), self._size(here & columns))
+        return a, (terms, self._size(there & rows), self._size(there & columns))
+
+    def absorb(self, x: Tensor, order: Sequence[int] | None = None) -> Tensor:
+        """x W [n, N] of rows x [n, M], core by core in `order` or in the best one."""
+        order = self.best_order() if order is None else order
+        names: Indices = ("n", *self._rows())
+        y, done = x.reshape(-1, *self.in_modes), set[int]()
+        for k in order:
+            done.add(k)
+            needed = self._open(set(names) | set(self.layout[k]), done)
+            kept = tuple(i for i in dict.fromkeys(names + self.layout[k]) if i == "n" or i in needed)
+            y, names = _einsum([y, self.cores[k]], [names, self.layout[k]], kept), kept
+        return y.permute([names.index(i) for i in ("n", *self._columns())]).reshape(-1, self.shape[1])
 
     def squared_norm(self) -> float:
         """|W|_F^2, without W: the network against itself."""
@@ -147,6 +164,15 @@ class Format(nn.Module):
             total += self._size(open_ | set(self.layout[k]))
             open_ = self._open(open_ | set(self.layout[k]), done)
         return total
+
+    def volumes(self) -> list[int]:
+        """Numbers for one x after each core of the best order; the last is N."""
+        found, touched, done = [], set(self._rows()), set[int]()
+        for k in self.best_order():
+            done.add(k)
+            touched |= set(self.layout[k])
+            found.append(self._size(self._open(touched, done)))
+        return found
 
     def best_order(self) -> list[int]:
         """The order of absorbing cores into x with the fewest multiply-adds, over all orders (dynamic programming)."""
@@ -215,6 +241,13 @@ class Format(nn.Module):
 
     def _size(self, indices: Iterable[str]) -> int:
         return math.prod(self.sizes[i] for i in indices)
+
+    def _sides(self) -> tuple[tuple[list[int], set[str]], tuple[list[int], set[str]]]:
+        """The cores left of the cut with the indices that they hold, and those right of it."""
+        inside = sorted(self.left)
+        outside = [k for k in range(len(self.cores)) if k not in self.left]
+        here, there = ({i for k in side for i in self.layout[k]} for side in (inside, outside))
+        return (inside, here), (outside, there)
 
     def _open(self, touched: set[str], done: Iterable[int]) -> set[str]:
         """Of the indices seen so far, those that a later core or y still needs."""

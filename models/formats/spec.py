@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from torch import Tensor
+
 from models.formats.bt import BT
 from models.formats.cp import CP
+from models.formats.dense import Dense
 from models.formats.ht import HT
 from models.formats.network import Format
 from models.formats.tr import TR
@@ -47,6 +50,23 @@ class FormatSpec:
 
     def build(self, rows: int, columns: int, gates: int = 1, *, pad: bool = False) -> Format:
         """The format for a matrix [rows, gates columns]; its modes multiply to these sizes (`pad`: to more rows)."""
+        if self.format == "dense":
+            return Dense(rows, gates * columns)
+        out_modes = self.checked_modes(rows, columns, gates, pad)
+        if not self.ranks:
+            raise ValueError(f"{self.format} needs ranks: one for all bonds, or one for each.")
+        return cast(Any, FORMATS[self.format])(self.in_modes, out_modes, self.rank(), **self.options())
+
+    def fitted(self, weight: Tensor, gates: int = 1, eps: float | None = None) -> Format:
+        """The format nearest to `weight` [rows, gates columns], at the spec's ranks, or within `eps` if it has none."""
+        if self.format == "dense":
+            return Dense.from_dense(weight)
+        out_modes = self.checked_modes(weight.shape[0], weight.shape[1] // gates, gates)
+        options = self.options() | ({"ranks": self.rank()} if self.ranks else {"eps": eps})
+        return cast(Any, FORMATS[self.format]).from_dense(weight, self.in_modes, out_modes, **options)
+
+    def checked_modes(self, rows: int, columns: int, gates: int, pad: bool = False) -> tuple[int, ...]:
+        """The output modes with the gates in the first; refused if modes do not multiply to the sizes."""
         for name, modes, size in (("in_modes", self.in_modes, rows), ("out_modes", self.out_modes, columns)):
             product = math.prod(modes)
             if not modes or (product < size if pad and name == "in_modes" else product != size):
@@ -54,11 +74,11 @@ class FormatSpec:
                     f"{self.format}: {name} {list(modes)} multiply to {product if modes else 'nothing'}, and the size is "
                     f"{size}. Choose factors of {size}{' or more' if pad and name == 'in_modes' else ''}."
                 )
-        if not self.ranks:
-            raise ValueError(f"{self.format} needs ranks: one for all bonds, or one for each.")
-        out_modes = (gates * self.out_modes[0], *self.out_modes[1:])
-        ranks: Any = self.ranks[0] if len(self.ranks) == 1 else self.ranks
-        return cast(Any, FORMATS[self.format])(self.in_modes, out_modes, ranks, **self.options())
+        return (gates * self.out_modes[0], *self.out_modes[1:])
+
+    def rank(self) -> int | tuple[int, ...]:
+        """One rank for all bonds, or one for each."""
+        return self.ranks[0] if len(self.ranks) == 1 else self.ranks
 
     def options(self) -> dict[str, Any]:
         """What the format takes beside modes and ranks."""

@@ -1,0 +1,113 @@
+"""What lstm_sequence and gru_sequence share: the order of time, lengths, recurrent dropout, checks.
+
+Time is the first dimension. A history `hs [T + 1, B, H]` holds the state before and after every step: step t goes from
+`hs[t]` to `hs[t + 1]`, or, in reverse, from `hs[t + 1]` to `hs[t]`. A row takes part in step t < length and stands still
+in the others, so a reversed row begins with its own last frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kernels._clouds import describe
+from kernels._kron import check_kron
+from kernels._random import draw_seed, uniform
+from kernels._triton import jit
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def steps(frames: int, reverse: bool) -> Iterator[tuple[int, int, int]]:
+    """(t, place of the state before, place of the state after) of each step."""
+    for t in reversed(range(frames)) if reverse else range(frames):
+        yield (t, t + 1, t) if reverse else (t, t, t + 1)
+
+
+def before(history: Tensor, reverse: bool) -> Tensor:
+    """States before each step, by t."""
+    return history[1:] if reverse else history[:-1]
+
+
+def after(history: Tensor, reverse: bool) -> Tensor:
+    """States after each step, by t."""
+    return history[:-1] if reverse else history[1:]
+
+
+def last(history: Tensor, reverse: bool) -> Tensor:
+    """The state after the last step."""
+    return history[0 if reverse else -1]
+
+
+def taking_part(lengths: Tensor | None, frames: int) -> Tensor | None:
+    """bool [T, B, 1]: whether a row takes part in step t."""
+    if lengths is None:
+        return None
+    return (torch.arange(frames, device=lengths.device)[:, None] < lengths)[..., None]
+
+
+def recurrent_factor(
+    rate: float, batch: int, hidden: int, like: Tensor, seed: Tensor | None
+) -> Tensor | None:
+    """What recurrent dropout multiplies h by before its product: 0 or 1 / (1 - rate), float32 [B, H], one for all steps.
+
+    Number b H + i of the stream `seed` decides on unit i of row b [Gal & Ghahramani 2016, variational dropout].
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"recurrent dropout must be at least 0 and below 1; got {rate}.")
+    if rate == 0:
+        return None
+    u = uniform(draw_seed(like.device) if seed is None else seed, batch * hidden)
+    return (u >= rate).view(batch, hidden) / (1 - rate)
+
+
+def check_sequence(
+    gx: Tensor, a: Tensor, c: Tensor, gates: int, h0: Tensor | None, lengths: Tensor | None
+) -> int:
+    """Refuse what does not fit together; returns H."""
+    rows, columns = check_kron(a, c)
+    if columns != gates * rows:
+        raise ValueError(
+            f"a and c must make a matrix [H, {gates} H]; a {describe(a)} and c {describe(c)} make [{rows}, {columns}]."
+        )
+    if gx.dim() != 3 or gx.shape[2] != columns or 0 in gx.shape:
+        raise ValueError(f"gx must be [T, B, {columns}] with T, B >= 1; got {describe(gx)}.")
+    if h0 is not None and h0.shape != (gx.shape[1], rows):
+        raise ValueError(f"a first state must be [B, H] = [{gx.shape[1]}, {rows}]; got {describe(h0)}.")
+    if lengths is not None:
+        if lengths.shape != gx.shape[1:2] or lengths.dtype != torch.int64:
+            raise ValueError(
+                f"lengths must be int64 [{gx.shape[1]}], the frames of each row; got {describe(lengths)}."
+            )
+        if lengths.is_cpu and not torch.compiler.is_compiling():
+            check_lengths(lengths, gx.shape[0])
+    return rows
+
+
+def check_lengths(lengths: Tensor, frames: int) -> None:
+    """Refuse lengths below 1 and beyond T."""
+    least, most = (int(n) for n in lengths.aminmax())
+    if least < 1 or most > frames:
+        raise ValueError(f"lengths must be from 1 to T = {frames}; got {least} to {most}.")
+
+
+@jit
+def sigmoid(x):
+    return 1 / (1 + tl.exp(-x))
+
+
+@jit
+def tanh(x):
+    return 2 / (1 + tl.exp(-2 * x)) - 1
+
+
+@jit
+def load_sum(p_a, p_b, there):
+    """The sum of two loads, in float32."""
+    return tl.load(p_a, mask=there, other=0.0).to(tl.float32) + tl.load(p_b, mask=there, other=0.0).to(
+        tl.float32
+    )

@@ -1,0 +1,509 @@
+r"""A whole GRU layer in one direction, over time, with a compressed hidden matrix.
+
+    r_t = sigmoid(gx_r + h' U_r),   z_t = sigmoid(gx_z + h' U_z),   h' = f * h_{t-1}
+    n_t = tanh(gx_n + r_t * (h' U_n + b_n))      reset "after" the product: PyTorch's and cuDNN's
+    n_t = tanh(gx_n + (r_t * h') U_n)            reset "before" it: Cho et al. 2014
+    h_t = (1 - z_t) n_t + z_t h_{t-1}
+
+[U_r U_z U_n] = sum_s A_s (x) C_s [H, 3 H], gates in PyTorch's order; gx [T, B, 3 H] is the input's part with its biases,
+b_n [H] the hidden bias of n, which the first form needs apart. One matrix over [x; h] (the mega matrix of FDHT) adds the two
+products before the reset can tell them apart: it expresses the second form alone. f is the recurrent dropout, as in
+lstm_sequence; so are time, lengths, launches, and what is saved (r, z, n, and for "after" the product that r multiplies).
+
+Sources: Cho et al. 2014 (arXiv 1406.1078); the variants: Chung et al. 2014, cuDNN; recurrent dropout: Gal & Ghahramani 2016.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels._kron import (
+    flat_factors,
+    hidden_product,
+    kron_product,
+    precision,
+    right_first,
+    rows_together,
+    tiles,
+    weight_gradients,
+)
+from kernels._operator import operator
+from kernels._sequence import (
+    after,
+    before,
+    check_sequence,
+    last,
+    load_sum,
+    recurrent_factor,
+    sigmoid,
+    steps,
+    taking_part,
+    tanh,
+)
+from kernels._triton import accumulator, cdiv, jit
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+
+def gates_of(a: Tensor, c: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """The factors of columns start H .. stop H of [H, 3 H]; the gate is the slowest part of the first output mode."""
+    if a.shape[2] % 3 == 0:
+        third = a.shape[2] // 3
+        return a[:, :, start * third : stop * third], c
+    third = c.shape[2] // 3
+    return a, c[:, :, start * third : stop * third]
+
+
+# --- CPU ---------------------------------------------------------------------------------------------------------
+
+
+def _cpu_fwd(
+    gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
+    factor: Tensor | None, reverse: bool, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hs, gates = _fake_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, save)
+    (frames, batch, _), hidden = gx.shape, h0.shape[1]
+    wide, there = accumulator(gx.dtype), taking_part(lengths, frames)
+    both = hidden_product(*(gates_of(a, c, 0, 2) if b_n is None else (a, c)), frames * batch)
+    new = hidden_product(*gates_of(a, c, 2, 3), frames * batch)
+    hs[frames if reverse else 0] = h0
+    for t, now, then in steps(frames, reverse):
+        h = hs[now] if factor is None else hs[now] * factor.to(hs.dtype)
+        x, product = gx[t].to(wide), both(h).to(wide)
+        r, z = (x[:, : 2 * hidden] + product[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
+        if b_n is None:
+            inner = new((r * h).to(gx.dtype)).to(wide)
+            n = (x[:, 2 * hidden :] + inner).tanh_()
+        else:
+            inner = product[:, 2 * hidden :] + b_n
+            n = torch.addcmul(x[:, 2 * hidden :], r, inner).tanh_()
+        h = torch.lerp(n, hs[now].to(wide), z)
+        hs[then] = h if there is None else torch.where(there[t], h.to(hs.dtype), hs[now])
+        if save:
+            torch.cat([r, z, n, *([] if b_n is None else [inner])], 1, out=gates[t])
+    return hs, gates
+
+
+def _cpu_bwd(
+    dout: Tensor, dh_n: Tensor, gates: Tensor, hs: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None,
+    lengths: Tensor | None, factor: Tensor | None, reverse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dz, dh = _fake_bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, reverse)
+    frames, batch, _ = dout.shape
+    there, rows = taking_part(lengths, frames), frames * batch
+    both = hidden_product(*(gates_of(a, c, 0, 2) if b_n is None else (a, c)), rows)
+    new = hidden_product(*gates_of(a, c, 2, 3), rows)
+    wide = dh.dtype
+    r, z, n, *inner = gates.to(wide).chunk(3 if b_n is None else 4, -1)
+    old = before(hs, reverse).to(wide)
+    kept = old if factor is None else old * factor
+    dh.copy_(dh_n)
+    # What the gradients are per unit of dh (of the product's, for r in the second form), for all steps at once.
+    of_n, of_z = (1 - z) * (1 - n * n), (old - n) * z * (1 - z)
+    of_r = r * (1 - r) * (kept if b_n is None else inner[0])
+    for t, _, _ in steps(frames, not reverse):
+        grad = dh + dout[t]
+        dn = grad * of_n[t]
+        if b_n is None:
+            reset = new.back(dn.to(a.dtype)).to(wide)
+            dr = reset * of_r[t]
+        else:
+            dr = dn * of_r[t]
+        outer = torch.cat([dr, grad * of_z[t]], 1)
+        if b_n is None:
+            back = both.back(outer.to(a.dtype)).to(wide).addcmul_(reset, r[t])
+            parts = [outer, dn]
+        else:
+            inner_n = dn * r[t]
+            back = both.back(torch.cat([outer, inner_n], 1).to(a.dtype)).to(wide)
+            parts = [outer, dn, inner_n]
+        if factor is not None:
+            back *= factor
+        back.addcmul_(grad, z[t])
+        found = torch.cat(parts, 1)
+        if there is not None:
+            found.masked_fill_(~there[t], 0)
+            back = torch.where(there[t], back, dh)
+        dz[t], dh = found, back
+    return dz, dh
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _gru_sequence_fwd_kernel(
+    p_gx, gx_t, gx_b, p_first, p_second, p_first_n, p_second_n, p_bias, p_factor, p_lengths, p_hs, p_gates, p_z, p_n,
+    p_reset, p_scratch, frames, batch,
+    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
+    RIGHT: tl.constexpr, U_N: tl.constexpr, V_N: tl.constexpr, RIGHT_N: tl.constexpr, AFTER: tl.constexpr,
+    REVERSE: tl.constexpr, SAVE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """U V is 3 H for "after" and 2 H for "before", whose n goes through a product of its own, [U_N V_N] = H."""
+    H: tl.constexpr = P * Q
+    first = tl.program_id(0).to(tl.int64) * TOGETHER
+    stop = tl.minimum(first + TOGETHER, batch)
+    elements = (stop - first).to(tl.int32) * H
+    state = (batch * H).to(tl.int64)
+    for step in range(frames):
+        t = tl.full((), 0, tl.int64) + (frames - 1 - step if REVERSE else step)
+        now = p_hs + (t + REVERSE) * state
+        then = p_hs + (t + 1 - REVERSE) * state
+        kron_product(
+            now, H, p_factor, p_first, p_second, p_factor, p_scratch, p_z, first, stop, 1.0, 0.0,
+            S, P, Q, U, V, RIGHT, False, DROPPED, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+        )  # fmt: skip
+        tl.debug_barrier()
+        if not AFTER:
+            for e in range(0, elements, BLOCK):
+                o = e + tl.arange(0, BLOCK)
+                b = first + o // H
+                there = b < stop
+                o_s = b * H + o % H
+                o_gx = t * gx_t + b * gx_b + o % H
+                r = sigmoid(load_sum(p_z + b * (U * V) + o % H, p_gx + o_gx, there))
+                h = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
+                if DROPPED:
+                    h *= tl.load(p_factor + o_s, mask=there, other=0.0)
+                tl.store(p_reset + o_s, r * h, mask=there)
+            tl.debug_barrier()
+            kron_product(
+                p_reset, H, p_factor, p_first_n, p_second_n, p_factor, p_scratch, p_n, first, stop, 1.0, 0.0,
+                S, P, Q, U_N, V_N, RIGHT_N, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+            )  # fmt: skip
+            tl.debug_barrier()
+        for e in range(0, elements, BLOCK):
+            o = e + tl.arange(0, BLOCK)
+            b = first + o // H
+            there = b < stop
+            o_s = b * H + o % H
+            o_gx = t * gx_t + b * gx_b + o % H
+            o_z = b * (U * V) + o % H
+            r = sigmoid(load_sum(p_z + o_z, p_gx + o_gx, there))
+            z = sigmoid(load_sum(p_z + o_z + H, p_gx + o_gx + H, there))
+            if AFTER:
+                inner = load_sum(p_z + o_z + 2 * H, p_bias + o % H, there)
+                n = tanh(r * inner + tl.load(p_gx + o_gx + 2 * H, mask=there, other=0.0).to(tl.float32))
+            else:
+                inner = r
+                n = tanh(load_sum(p_n + o_s, p_gx + o_gx + 2 * H, there))
+            old = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
+            h = n + z * (old - n)
+            if LENGTHS:
+                h = tl.where(t < tl.load(p_lengths + b, mask=there, other=0), h, old)
+            tl.store(then + o_s, h, mask=there)
+            if SAVE:
+                o_gates = ((t * batch + b) * (3 + AFTER)) * H + o % H
+                tl.store(p_gates + o_gates, r, mask=there)
+                tl.store(p_gates + o_gates + H, z, mask=there)
+                tl.store(p_gates + o_gates + 2 * H, n, mask=there)
+                if AFTER:
+                    tl.store(p_gates + o_gates + 3 * H, inner, mask=there)
+        tl.debug_barrier()
+
+
+@jit
+def _gru_sequence_bwd_kernel(
+    p_dout, dout_t, dout_b, p_gates, p_first, p_second, p_first_n, p_second_n, p_factor, p_lengths, p_hs, p_dz, p_dh,
+    p_grad, p_product, p_reset, p_back, p_scratch, frames, batch,
+    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
+    RIGHT: tl.constexpr, P_N: tl.constexpr, Q_N: tl.constexpr, RIGHT_N: tl.constexpr, AFTER: tl.constexpr,
+    REVERSE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """P, Q, U, V are those of U^T: its x is the gradient of the products [P Q], its y is [U V] = [H]. `product` [B, P Q] is
+    that gradient, `grad` dh with dout, `reset` (form "before") the gradient of r * h'."""
+    H: tl.constexpr = U * V
+    first = tl.program_id(0).to(tl.int64) * TOGETHER
+    stop = tl.minimum(first + TOGETHER, batch)
+    elements = (stop - first).to(tl.int32) * H
+    state = (batch * H).to(tl.int64)
+    for step in range(frames):
+        t = tl.full((), 0, tl.int64) + (step if REVERSE else frames - 1 - step)
+        now = p_hs + (t + REVERSE) * state
+        for e in range(0, elements, BLOCK):
+            o = e + tl.arange(0, BLOCK)
+            b = first + o // H
+            there = b < stop
+            o_s = b * H + o % H
+            o_g = ((t * batch + b) * (3 + AFTER)) * H + o % H
+            o_p = b * (P * Q) + o % H
+            r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
+            z = tl.load(p_gates + o_g + H, mask=there, other=0.0).to(tl.float32)
+            n = tl.load(p_gates + o_g + 2 * H, mask=there, other=0.0).to(tl.float32)
+            old = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
+            running = there
+            if LENGTHS:
+                running = running & (t < tl.load(p_lengths + b, mask=there, other=0))
+            grad = tl.load(p_dh + o_s, mask=there, other=0.0)
+            grad += tl.load(p_dout + t * dout_t + b * dout_b + o % H, mask=running, other=0.0).to(tl.float32)
+            grad = tl.where(running, grad, 0.0)
+            tl.store(p_grad + o_s, grad, mask=there)
+            dn = grad * (1 - z) * (1 - n * n)
+            dz = grad * (old - n) * z * (1 - z)
+            tl.store(p_dz + o_g + H, dz, mask=there)
+            tl.store(p_dz + o_g + 2 * H, dn, mask=there)
+            tl.store(p_product + o_p + H, dz, mask=there)
+            if AFTER:
+                dr = dn * tl.load(p_gates + o_g + 3 * H, mask=there, other=0.0).to(tl.float32) * r * (1 - r)
+                tl.store(p_dz + o_g, dr, mask=there)
+                tl.store(p_dz + o_g + 3 * H, dn * r, mask=there)
+                tl.store(p_product + o_p, dr, mask=there)
+                tl.store(p_product + o_p + 2 * H, dn * r, mask=there)
+            else:
+                tl.store(p_back + o_s, dn, mask=there)
+        tl.debug_barrier()
+        if not AFTER:
+            kron_product(
+                p_back, H, p_factor, p_first_n, p_second_n, p_factor, p_scratch, p_reset, first, stop, 1.0, 0.0,
+                S, P_N, Q_N, U, V, RIGHT_N, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+            )  # fmt: skip
+            tl.debug_barrier()
+            for e in range(0, elements, BLOCK):
+                o = e + tl.arange(0, BLOCK)
+                b = first + o // H
+                there = b < stop
+                o_s = b * H + o % H
+                o_g = ((t * batch + b) * 3) * H + o % H
+                r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
+                kept = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
+                if DROPPED:
+                    kept *= tl.load(p_factor + o_s, mask=there, other=0.0)
+                reset = tl.load(p_reset + o_s, mask=there, other=0.0)
+                dr = reset * kept * r * (1 - r)
+                tl.store(p_dz + o_g, dr, mask=there)
+                tl.store(p_product + b * (P * Q) + o % H, dr, mask=there)
+            tl.debug_barrier()
+        kron_product(
+            p_product, P * Q, p_factor, p_first, p_second, p_factor, p_scratch, p_back, first, stop, 1.0, 0.0,
+            S, P, Q, U, V, RIGHT, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+        )  # fmt: skip
+        tl.debug_barrier()
+        for e in range(0, elements, BLOCK):
+            o = e + tl.arange(0, BLOCK)
+            b = first + o // H
+            running = b < stop
+            o_s = b * H + o % H
+            o_g = ((t * batch + b) * (3 + AFTER)) * H + o % H
+            if LENGTHS:
+                running = running & (t < tl.load(p_lengths + b, mask=running, other=0))
+            z = tl.load(p_gates + o_g + H, mask=running, other=0.0).to(tl.float32)
+            dh = tl.load(p_back + o_s, mask=running, other=0.0)
+            if not AFTER:
+                r = tl.load(p_gates + o_g, mask=running, other=0.0).to(tl.float32)
+                dh += r * tl.load(p_reset + o_s, mask=running, other=0.0)
+            if DROPPED:
+                dh *= tl.load(p_factor + o_s, mask=running, other=0.0)
+            dh += z * tl.load(p_grad + o_s, mask=running, other=0.0)
+            tl.store(p_dh + o_s, dh, mask=running)
+        tl.debug_barrier()
+
+
+def _stage_rows(a: Tensor, c: Tensor) -> tuple[bool, tuple[int, int], int]:
+    """The order, the rows of its two products, and the numbers between them, for one row of the batch."""
+    (s, p, u), (_, q, v) = a.shape, c.shape
+    right = right_first(a, c)
+    rows = (p, v) if right else (q, u)
+    return right, rows, rows[0] * s * rows[1]
+
+
+def _launch_fwd(
+    gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
+    factor: Tensor | None, reverse: bool, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    hs, gates = _fake_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, save)
+    frames, batch, _ = gx.shape
+    hs[frames if reverse else 0] = h0
+    outer, new = gates_of(a, c, 0, 2) if b_n is None else (a, c), gates_of(a, c, 2, 3)
+    (right, rows, between), (right_n, rows_n, between_n) = _stage_rows(*outer), _stage_rows(*new)
+    together = rows_together(batch, *rows, *(rows_n if b_n is None else ()))
+    (s, p, u), (_, q, v) = (t.shape for t in outer)
+    z = gx.new_empty((batch, u * v), dtype=torch.float32)
+    n, reset = torch.empty_like(z[:, : p * q]), torch.empty_like(z[:, : p * q])
+    scratch = z.new_empty((batch, max(between, between_n)))
+    if gx.stride(2) != 1:
+        gx = gx.contiguous()
+    _gru_sequence_fwd_kernel[(cdiv(batch, together),)](
+        *(gx, gx.stride(0), gx.stride(1), *flat_factors(*outer, right), *flat_factors(*new, right_n), b_n, factor),
+        *(lengths, hs, gates, z, n.contiguous(), reset.contiguous(), scratch, frames, batch),
+        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, U_N=new[0].shape[2], V_N=new[1].shape[2],
+        RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), SAVE=save, DROPPED=factor is not None,
+        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(gx),
+    )  # fmt: skip
+    return hs, gates
+
+
+def _launch_bwd(
+    dout: Tensor, dh_n: Tensor, gates: Tensor, hs: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None,
+    lengths: Tensor | None, factor: Tensor | None, reverse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dz, dh = _fake_bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, reverse)
+    dh.copy_(dh_n)
+    frames, batch, _ = dout.shape
+    outer, new = gates_of(a, c, 0, 2) if b_n is None else (a, c), gates_of(a, c, 2, 3)
+    outer, new = (outer[0].mT, outer[1].mT), (new[0].mT, new[1].mT)
+    (right, rows, between), (right_n, rows_n, between_n) = _stage_rows(*outer), _stage_rows(*new)
+    together = rows_together(batch, *rows, *(rows_n if b_n is None else ()))
+    (s, p, u), (_, q, v) = (t.shape for t in outer)
+    grad, reset, back = (torch.empty_like(dh) for _ in range(3))
+    product = dh.new_empty((batch, p * q))
+    scratch = dh.new_empty((batch, max(between, between_n)))
+    if dout.stride(2) != 1:
+        dout = dout.contiguous()
+    _gru_sequence_bwd_kernel[(cdiv(batch, together),)](
+        *(dout, dout.stride(0), dout.stride(1), gates, *flat_factors(*outer, right), *flat_factors(*new, right_n)),
+        *(factor, lengths, hs, dz, dh, grad, product, reset, back, scratch, frames, batch),
+        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, P_N=new[0].shape[1], Q_N=new[1].shape[1],
+        RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), DROPPED=factor is not None,
+        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(dout),
+    )  # fmt: skip
+    return dz, dh
+
+
+# --- operators, autograd, public function ------------------------------------------------------------------------
+
+
+def _fake_fwd(
+    gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
+    factor: Tensor | None, reverse: bool, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    frames, batch, columns = gx.shape
+    hidden = columns // 3
+    saved = (frames, batch, (3 if b_n is None else 4) * hidden)
+    return gx.new_empty((frames + 1, batch, hidden)), gx.new_empty(
+        saved if save else (0,), dtype=accumulator(gx.dtype)
+    )
+
+
+def _fake_bwd(
+    dout: Tensor, dh_n: Tensor, gates: Tensor, hs: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None,
+    lengths: Tensor | None, factor: Tensor | None, reverse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return gates.new_empty(gates.shape), gates.new_empty(hs.shape[1:])
+
+
+_fwd = operator(
+    "gru_sequence_fwd(Tensor gx, Tensor a, Tensor c, Tensor? b_n, Tensor h0, Tensor? lengths, Tensor? factor, "
+    "bool reverse, bool save) -> (Tensor, Tensor)",
+    cpu=_cpu_fwd,
+    triton=_launch_fwd,
+    fake=_fake_fwd,
+)
+_bwd = operator(
+    "gru_sequence_bwd(Tensor dout, Tensor dh_n, Tensor gates, Tensor hs, Tensor a, Tensor c, Tensor? b_n, "
+    "Tensor? lengths, Tensor? factor, bool reverse) -> (Tensor, Tensor)",
+    cpu=_cpu_bwd,
+    triton=_launch_bwd,
+    fake=_fake_bwd,
+)
+
+
+def _recomputed(gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h: Tensor) -> Tensor:
+    """The gates of all steps at once, from the states before them."""
+    wide, hidden = accumulator(gx.dtype), h.shape[2]
+    rows = h.flatten(0, 1)
+
+    def product(start: int, stop: int, x: Tensor) -> Tensor:
+        return hidden_product(*gates_of(a, c, start, stop), len(x))(x).view(*gx.shape[:2], -1).to(wide)
+
+    outer = (gx[..., : 2 * hidden] + product(0, 2, rows)).sigmoid_()
+    r = outer[..., :hidden]
+    if b_n is None:
+        n = gx[..., 2 * hidden :] + product(2, 3, (r * h).to(gx.dtype).flatten(0, 1))
+        return torch.cat([outer, n.tanh_()], -1)
+    inner = product(2, 3, rows) + b_n
+    return torch.cat([outer, torch.addcmul(gx[..., 2 * hidden :].to(wide), r, inner).tanh_(), inner], -1)
+
+
+class _GRUSequence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
+        factor: Tensor | None, reverse: bool, recompute: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        save = not recompute and any(ctx.needs_input_grad)
+        hs, gates = _fwd(gx, a, c, b_n, h0, lengths, factor, reverse, save)
+        ctx.save_for_backward(gates if save else gx, hs, a, c, b_n, lengths, factor)
+        ctx.options = (reverse, recompute)
+        out, there = after(hs, reverse), taking_part(lengths, gx.shape[0])
+        out = out.clone() if there is None else out.masked_fill(~there, 0)
+        return out, last(hs, reverse).clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
+        gates, hs, a, c, b_n, lengths, factor = ctx.saved_tensors
+        reverse, recompute = ctx.options
+        h = before(hs, reverse)
+        h = h if factor is None else h * factor.to(h.dtype)
+        if recompute:
+            gates = _recomputed(gates, a, c, b_n, h)
+        dz, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, reverse)
+        dz, hidden = dz.to(hs.dtype), h.shape[2]
+        rows, flat = h.flatten(0, 1), dz.flatten(0, 1)
+        db = None
+        if b_n is None:
+            da, dc = torch.zeros_like(a), torch.zeros_like(c)
+            reset = (gates[..., :hidden] * h).to(h.dtype).flatten(0, 1)
+            for start, stop, x in ((0, 2, rows), (2, 3, reset)):
+                (part_a, part_c), into = gates_of(a, c, start, stop), gates_of(da, dc, start, stop)
+                found = weight_gradients(
+                    x, flat[:, start * hidden : stop * hidden].contiguous(), part_a, part_c
+                )
+                for target, gradient in zip(into, found):
+                    target += gradient
+        else:
+            products = torch.cat([flat[:, : 2 * hidden], flat[:, 3 * hidden :]], 1)
+            da, dc = weight_gradients(rows, products, a, c)
+            db = flat[:, 3 * hidden :].sum(0)
+        return dz[..., : 3 * hidden], da, dc, db, dh.to(hs.dtype), None, None, None, None
+
+
+def gru_sequence(
+    gx: Tensor,
+    a: Tensor,
+    c: Tensor,
+    b_n: Tensor | None = None,
+    h0: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    recurrent_dropout: float = 0.0,
+    seed: Tensor | None = None,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One GRU layer in one direction; see the head of this file for the formula.
+
+    Args:
+        gx: [T, B, 3 H], the input's part of the gates r, z, n with its biases.
+        a, c: [S, p, u] and [S, q, v], p q = H, u v = 3 H; for a dense U ones [1, 1, 1] and U [1, H, 3 H].
+        b_n: [H], inside the reset: the form "after"; None: the form "before".
+        h0: first state [B, H]; default zeros.
+        lengths: int64 [B], the frames of each row, 1 to T; default T. What comes after is not read, and out is 0 there.
+        reverse: from the last frame of each row to its first.
+        recurrent_dropout: share of the units of h that fall before the products with U, the same at all steps.
+        seed: of that dropout; default drawn by torch.
+        recompute: make the gates again in backward instead of saving them.
+
+    Returns:
+        out [T, B, H], h_n [B, H].
+
+    Raises:
+        ValueError: shapes do not fit, a length below 1 or above T, or a rate outside [0, 1).
+    """
+    hidden = check_sequence(gx, a, c, 3, h0, lengths)
+    if b_n is not None and b_n.shape != (hidden,):
+        raise ValueError(f"b_n must be [{hidden}]; got {list(b_n.shape)}.")
+    h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
+    factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    a, c = a.to(gx.dtype), c.to(gx.dtype)
+    b_n = None if b_n is None else b_n.to(gx.dtype)
+    return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, recompute)
