@@ -34,8 +34,10 @@ def scores(logits: Tensor, label: Tensor) -> Scores:
 
     classes = logits.shape[1]
     if label.ndim == 2:
-        each = classification.multilabel_average_precision(logits, label.long(), classes, average=None)
-        each = torch.where(label.sum(0) > 0, each, torch.nan)
+        each = torch.full((classes,), torch.nan)
+        for c in range(classes):
+            if label[:, c].any():
+                each[c] = classification.binary_average_precision(logits[:, c], label[:, c].long())
         loss = nn.functional.binary_cross_entropy_with_logits(logits, label)
         return Scores({"mean_average_precision": float(each.nanmean())}, float(loss), each)
     confusion = classification.multiclass_confusion_matrix(logits, label, classes)

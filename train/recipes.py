@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from train.config import AugmentConfig, CloudConfig, Config, NoiseConfig
+from models.formats import FormatSpec
+from train.config import AugmentConfig, CloudConfig, Config, NoiseConfig, VideoConfig
 
 LABELED_MESHES = Path("data/local/labeled_meshes.h5")
 
@@ -63,6 +64,67 @@ def modelnet40_pointnet() -> CloudConfig:
     )
 
 
+def fdht_lstm_video() -> VideoConfig:
+    """A fully decomposed LSTM (FDHT) on moving furniture, from raw pixels: minutes on a laptop."""
+    return VideoConfig(
+        data=Path("data/local/moving_furniture.h5"), epochs=30, lr=1e-2, mega=fdht(11, 11, 20, 24)
+    )
+
+
+def action_video() -> VideoConfig:
+    """A fully decomposed LSTM on 20 drawn human actions."""
+    return VideoConfig(data=Path("data/local/action_video.h5"), lr=1e-2, mega=fdht(8, 8, 10, 8))
+
+
+def ucf11_tt_lstm() -> VideoConfig:
+    """TT_RNN's TT-LSTM on UCF11, at 6 frames a clip."""
+    return tt_lstm("ucf11", (8, 20, 20, 18), epochs=1001, lr=1e-4)
+
+
+def ucf11_fdht_lstm() -> VideoConfig:
+    """A fully decomposed LSTM on UCF11, at 6 frames a clip."""
+    return replace(ucf11_tt_lstm(), ih=FormatSpec(), mega=fdht(11, 11, 20, 24))
+
+
+def youtube_celebrities_tt_lstm() -> VideoConfig:
+    """TT_RNN's TT-LSTM on YouTube Celebrities, at 6 frames a clip."""
+    return tt_lstm("youtube_celebrities", (4, 20, 20, 36), epochs=101, lr=1e-3)
+
+
+def hollywood2_tt_lstm() -> VideoConfig:
+    """TT_RNN's TT-LSTM on Hollywood2 (several labels a clip), at 6 frames a clip."""
+    config = tt_lstm("hollywood2", (10, 18, 13, 30), epochs=501, lr=1e-3)
+    return replace(config, batch_size=32, protocol="split", held_out=None)
+
+
+def hmdb51_tt_lstm() -> VideoConfig:
+    """TT_RNN's TT-LSTM on HMDB51, at 6 frames a clip."""
+    return tt_lstm("hmdb51", (4, 20, 20, 36), epochs=401, lr=1e-4)
+
+
+def fdht(*modes: int) -> FormatSpec:
+    """FDHT's one matrix for [x; h] of rank 5 and width 256. The first two modes multiply to the rows of x seen as a matrix,
+    and those that h needs beside them; the last two to its columns."""
+    return FormatSpec("ht", modes, (4, 4, 4, 4), (5,))
+
+
+def tt_lstm(name: str, modes: tuple[int, ...], epochs: int, lr: float) -> VideoConfig:
+    """The protocol of Yang, Krompass and Tresp 2017 as its code has it, at a constant rate; a random fold is held out."""
+    return VideoConfig(
+        data=Path(f"data/local/{name}.h5"),
+        frames=6,
+        ih=FormatSpec("tt", modes, (4, 4, 4, 4), (4,)),
+        epochs=epochs,
+        lr=lr,
+        lr_end=lr,
+        schedule="cosine",
+        dropout=0.25,
+        recurrent_dropout=0.25,
+        protocol="fold",
+        held_out=0,
+    )
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "furniture": furniture,
     "furniture-pointnet": furniture_pointnet,
@@ -70,6 +132,13 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "labeled-meshes-pointnet": labeled_meshes_pointnet,
     "modelnet40-dgcnn": modelnet40_dgcnn,
     "modelnet40-pointnet": modelnet40_pointnet,
+    "fdht-lstm-video": fdht_lstm_video,
+    "action-video": action_video,
+    "ucf11-tt-lstm": ucf11_tt_lstm,
+    "ucf11-fdht-lstm": ucf11_fdht_lstm,
+    "youtube-celebrities-tt-lstm": youtube_celebrities_tt_lstm,
+    "hollywood2-tt-lstm": hollywood2_tt_lstm,
+    "hmdb51-tt-lstm": hmdb51_tt_lstm,
 }
 
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from train import clouds
+from train import clouds, video
 from train.config import Config
 
-TASKS: dict[str, ModuleType] = {"clouds": clouds}
+TASKS: dict[str, ModuleType] = {"clouds": clouds, "video": video}
 
 
 def task_of(config: Config) -> ModuleType:

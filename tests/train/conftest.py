@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_scripts import schema
-from train.config import AugmentConfig, CloudConfig, NoiseConfig
+from data_scripts import schema, video_schema
+from models.formats import FormatSpec
+from train.config import AugmentConfig, CloudConfig, NoiseConfig, VideoConfig
 from train.recipes import recipe as named
 
 
@@ -23,6 +24,23 @@ def small(folder, **options) -> CloudConfig:
         wandb="disabled",
         noise=NoiseConfig("cluster", p=0.3, k=4),
         augment=AugmentConfig(),
+    )
+    return replace(config, **options)
+
+
+def small_video(folder, **options) -> VideoConfig:
+    """A fully decomposed LSTM on clips.h5, with both dropouts."""
+    config = VideoConfig(
+        data=folder / "clips.h5",
+        epochs=3,
+        batch_size=8,
+        lr=1e-2,
+        hidden=8,
+        mega=FormatSpec("ht", (4, 2, 4, 2), (2, 2, 2, 1), (2,)),
+        dropout=0.2,
+        recurrent_dropout=0.2,
+        wandb="disabled",
+        recipe="action-video",
     )
     return replace(config, **options)
 
@@ -66,4 +84,44 @@ def folder(tmp_path_factory, furniture):
             class_names=furniture.class_names[:3],
         ),
     )
+    return path
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """40 clips of at most 5 gray frames of 6 x 8: a bright column that runs right, runs left, or stays."""
+    random = np.random.default_rng(0)
+    n, T, H, W = 40, 5, 6, 8
+    label, length = np.arange(n) % 3, random.integers(3, T + 1, n)
+    frames = random.integers(0, 40, (n, T, H, W, 1)).astype(np.uint8)
+    for i in range(n):
+        column = (random.integers(W) + np.arange(T) * (1, -1, 0)[label[i]]) % W
+        frames[i, np.arange(T), :, column] = 250
+        frames[i, length[i] :] = 0
+    group = [f"scene {i // 4}" for i in range(n)]
+    split = np.repeat([0, 1, 2], [24, 6, 10]).astype(np.uint8)
+    return video_schema.Videos(
+        frames=frames,
+        length=length,
+        label=label,
+        split=split,
+        fold=video_schema.random_folds(n),
+        group_fold=video_schema.group_folds(group, label),
+        group=group,
+        name=[f"clip {i}" for i in range(n)],
+        class_names=["right", "left", "still"],
+        source="made for tests",
+        credits="none",
+        rebuild="run the tests",
+    )
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory, clips):
+    """A folder with clips.h5, and labels.h5 where a clip may have several labels."""
+    path = tmp_path_factory.mktemp("videos")
+    video_schema.write(path / "clips.h5", clips)
+    labels = np.eye(3, dtype=np.uint8)[clips.label]
+    labels[::4, 2] = 1
+    video_schema.write(path / "labels.h5", replace(clips, labels=labels))
     return path

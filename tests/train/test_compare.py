@@ -1,0 +1,114 @@
+"""Variants over seeds: what the tables say, what is run again, and what is refused."""
+
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from scipy import stats
+
+from models.formats import FormatSpec
+from train import compare, studies, table
+from train.recipes import recipe
+
+from .conftest import small_video
+
+
+def test_intervals_are_students():
+    values = [0.61, 0.64, 0.58, 0.66, 0.63]
+    found = table.mean(values)
+    low, high = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+    assert found.n == 5
+    assert math.isnan(table.mean([0.5]).half)
+    assert math.isnan(table.mean([]).mean)
+
+
+def test_differences_are_paired_by_seed():
+    """b is better by 0.1, 0.2 and 0.3 on the same seeds: 0.2 +- 4.303 * 0.1 / sqrt(3); its fourth run failed."""
+    scores = {"a": [0.1, 0.5, 0.2, 0.3], "b": [0.2, 0.7, 0.5]}
+    rows = [
+        {"variant": name, "seed": seed, "score": score, "parameters": 7, "seconds": 2.0 + seed}
+        for name, all_ in scores.items()
+        for seed, score in enumerate(all_)
+    ]
+    rows.append({"variant": "b", "seed": 3, "failure": "the mean loss is nan"})
+    a, b = table.summarized(rows, "a")
+    assert math.isnan(a["difference"])
+    assert b["difference"] == pytest.approx(0.2)
+    assert b["difference_half_width"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert (b["seeds"], b["failed"], b["parameters"], b["seconds"]) == (3, 1, 7, 3.0)
+    text = table.as_markdown([a, b], "overall accuracy", "a").splitlines()
+    assert text[2].startswith("| a | 4 | 27.5 ± ")
+    assert text[3].startswith("| b | 3 (1 failed) | 46.7 ± 62.5 | +20.0 ± 24.8 | 7 | 3 |")
+    read = list(csv.DictReader(table.as_csv([a, b]).splitlines()))
+    assert float(read[1]["mean"]) == b["mean"]
+    assert read[0]["difference"] == ""
+
+
+def test_variants_of_a_recipe_are_a_grid():
+    found = compare.variants(
+        "furniture", (("noise.kind", "none", "point"), ("lr", "0.1", "0.2"), ("epochs", "3"))
+    )
+    assert list(found) == [
+        f"noise.kind {kind}, lr {lr}" for kind in ("none", "point") for lr in ("0.1", "0.2")
+    ]
+    config = found["noise.kind point, lr 0.2"]
+    assert (config.noise.kind, config.lr, config.epochs) == ("point", 0.2, 3)
+    assert config.points == recipe("furniture").points
+    (one,) = compare.variants("furniture", (("resample", "False"), ("augment.scale", "0.9 1.1"))).values()
+    assert one.resample is False
+    assert one.augment.scale == (0.9, 1.1)
+    assert list(compare.variants("furniture")) == ["furniture"]
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_each_study_has_its_variants(name):
+    found = studies.STUDIES[name]()
+    assert next(iter(found)) == "dense"
+    assert found["dense"].mega == found["dense"].ih == FormatSpec()
+    assert found["TT, input"].hh == FormatSpec()
+    assert found["TT, both"].hh.format == "tt"
+    assert found["FDHT"].mega.format == "ht"
+
+
+def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monkeypatch):
+    """One run is whole, one was interrupted after its second epoch, one diverges; the same command ends all."""
+    small = small_video(video_folder, epochs=2)
+    study = {"slow": small, "wild": small_video(video_folder, epochs=2, lr=1e30)}
+    monkeypatch.setitem(compare.STUDIES, "small", lambda: study)
+    options = compare.Options("small", seeds=1, jobs=2, out=tmp_path / "out")
+    first = compare.compare(options)
+    folder = tmp_path / "out/slow/seed-0"
+    weights, kept = load_file(folder / "model.safetensors"), (folder / "checkpoint.pt").stat().st_mtime_ns
+    with (tmp_path / "out/runs.csv").open() as file:
+        slow, wild = csv.DictReader(file)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert float(slow["score"]) == summary["test/overall_accuracy"]
+    assert int(slow["cores"]) == summary["cores"]
+    assert "diverged" in wild["failure"]
+    assert "| wild | 0 (1 failed) |" in first
+    (folder / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "out/wild")
+    assert compare.compare(options) == first
+    for name, value in load_file(folder / "model.safetensors").items():
+        assert value.equal(weights[name])
+    assert (folder / "checkpoint.pt").stat().st_mtime_ns == kept  # its epochs were not run again
+    study["slow"] = small_video(video_folder, epochs=2, lr=0.5)
+    with pytest.raises(ValueError, match="seed-0 holds a run with another lr"):
+        compare.compare(options)
+
+
+def test_bad_input_is_named(tmp_path):
+    def refused(match, *given, **options):
+        with pytest.raises(ValueError, match=match):
+            compare.compare(compare.Options(*given, out=tmp_path, **options))
+
+    refused("there is no study or recipe 'actions'. Studies: action-video, moving-furniture", "actions")
+    refused("there is no variant 'TT' to compare to", "action-video", baseline="TT")
+    refused(r"there is no variant \['nothing'\]", "action-video", only=("nothing",))
+    refused("at least 1", "action-video", seeds=0)
+    refused("--vary lr needs one or more values", "action-video", vary=(("lr",),))

@@ -1,0 +1,220 @@
+"""Videos: their file, their batches, their recurrent networks, and their pictures (see `train.tasks`)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import models
+from data_scripts import video_schema
+from data_scripts.schema import TEST, TRAIN
+from models.formats import FormatSpec
+from train.config import Signature, VideoConfig
+from train.data import Data, Split, located, parts
+
+NOUN = "clips"
+SHOWN = 8  # frames in a strip
+
+
+def load(config: VideoConfig) -> Data:
+    """Read `config.data`, take the frames that the config asks for, and cut it into splits."""
+    path = located(config)
+    videos = video_schema.read(path)
+    frames, length = chosen_frames(videos.frames, videos.length, config, str(path))
+    label = videos.label if videos.labels is None else videos.labels.astype(np.float32)
+    whole = bool((length == frames.shape[1]).all())  # then nobody needs to be told lengths
+
+    def cut(index: np.ndarray) -> Split:
+        inputs = [frames[index]] if whole else [frames[index], length[index]]
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs)
+        return Split(tensors, torch.from_numpy(label[index]), index)
+
+    train, validation, test = map(cut, parts(protocol(videos, config), config))
+    signature = Signature(videos.class_names, frames.shape[1:], videos.labels is not None)
+    return Data(train, validation, test, signature, videos.name, videos.source, videos.credits)
+
+
+def protocol(videos: video_schema.Videos, config: VideoConfig) -> np.ndarray:
+    """The split of each clip, of the file or by the fold that is held out."""
+    if config.protocol == "split":
+        if config.held_out is not None:
+            raise ValueError(
+                f"held_out {config.held_out} names a fold, and the protocol is the file's own split; ask for "
+                "--protocol fold or --protocol group-fold."
+            )
+        return videos.split
+    fold = videos.fold if config.protocol == "fold" else videos.group_fold
+    folds = np.unique(fold).tolist()
+    if config.held_out not in folds:
+        raise ValueError(
+            f"protocol {config.protocol} needs the fold to test on: --held-out, one of {folds}; got {config.held_out}."
+        )
+    return np.where(fold == config.held_out, TEST, TRAIN)
+
+
+def chosen_frames(
+    frames: np.ndarray, length: np.ndarray, config: VideoConfig, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames [n, frames, H, W, C] that the network sees of [n, T, H, W, C], and how many each clip has of them."""
+    wanted, stored = config.frames, frames.shape[1]
+    if wanted is None or wanted == stored:
+        return frames, length
+    if wanted > stored:
+        raise ValueError(f"{name} has {stored} frames a clip and the config asks for {wanted}.")
+    if config.choose == "first":
+        return frames[:, :wanted], np.minimum(length, wanted)
+    spread = np.floor((np.arange(wanted) + 0.5) * length[:, None] / wanted).astype(np.int64)
+    places = np.where(length[:, None] >= wanted, spread, np.arange(wanted))
+    return frames[np.arange(len(frames))[:, None], places], np.minimum(length, wanted)
+
+
+def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Training clips, as they are."""
+    return tuple(value[chosen] for value in split.inputs)
+
+
+def inputs(split: Split, config: VideoConfig) -> tuple[Tensor, ...]:
+    """The clips of a split."""
+    return split.inputs
+
+
+def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config."""
+    _, height, width, channels = signature.shape
+    options: dict[str, Any] = {"reset": config.reset} if config.cell == "gru" else {}
+    kind = models.TensorLSTM if config.cell == "lstm" else models.TensorGRU
+    specs = {name: spec for name in ("ih", "hh", "mega") if (spec := getattr(config, name)).format != "dense"}
+    rnn = kind(
+        height * width * channels,
+        config.hidden,
+        config.layers,
+        **specs,
+        batch_first=True,
+        bidirectional=config.bidirectional,
+        recurrent_dropout=config.recurrent_dropout,
+        **options,
+    )
+    return models.VideoClassifier(
+        rnn, len(signature.class_names), dropout=config.dropout, mean=config.mean, std=config.std
+    )
+
+
+def penalty(network: Any, config: VideoConfig) -> None:
+    """None."""
+
+
+def describe(config: VideoConfig) -> str:
+    """The recurrence and the formats of its matrices."""
+
+    def named(spec: FormatSpec) -> str:
+        ranks = ", ".join(map(str, spec.ranks))
+        return "dense" if spec.format == "dense" else f"{spec.format.upper()} of rank {ranks}"
+
+    cell = config.cell.upper() + ("" if config.layers == 1 else f", {config.layers} layers")
+    cell += ", both directions" if config.bidirectional else ""
+    if config.mega.format != "dense":
+        matrices = f"one {named(config.mega)} for both matrices"
+    else:
+        matrices = f"input {named(config.ih)}, hidden {named(config.hh)}"
+    return f"{cell}, width {config.hidden}: {matrices}"
+
+
+def facts(network: nn.Module) -> dict[str, Any]:
+    """Parameters by kind and multiply-adds a frame, each beside the dense network's."""
+    columns = {"cores": "cores", "bias": "biases", "classifier": "classifier"}
+    found = dict.fromkeys((*columns.values(), "macs", "dense_parameters", "dense_macs"), 0)
+    for row in models.rnn_table(network):
+        found[columns[row["kind"]]] += row["parameters"]
+        for name in ("macs", "dense_parameters", "dense_macs"):
+            found[name] += row[name]
+    return found
+
+
+def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
+    """A video, or frames [T, H, W, C] in an .npy, as a batch of one clip; ValueError says what is wrong with it."""
+    T, height, width, channels = signature.shape
+    if file.suffix == ".npy":
+        if not file.is_file():
+            raise ValueError(f"{file} is not there.")
+        frames = np.load(file, allow_pickle=False)
+    else:
+        from data_scripts.videos import decode
+
+        frames = decode(file, (height, width), channels)
+    if frames.ndim != 4 or frames.shape[1:] != (height, width, channels) or not len(frames):
+        raise ValueError(
+            f"{file} holds an array {list(frames.shape)}, expected frames [T, {height}, {width}, {channels}], as the run "
+            "was trained on."
+        )
+    if frames.dtype != np.uint8:
+        if not np.isfinite(frames).all():
+            raise ValueError(f"{file} holds NaN or infinity; expected uint8, or numbers from 0 to 1.")
+        frames = frames.astype(np.float32)
+    length = np.array([len(frames)])
+    if len(frames) > T:
+        taken = VideoConfig(config.data, frames=T, choose=config.choose)
+        seen, length = chosen_frames(frames[None], length, taken, str(file))
+    else:
+        seen = frames[None]
+    return torch.from_numpy(np.ascontiguousarray(seen)), torch.from_numpy(length)
+
+
+def pictures(config: VideoConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
+    """Test clips as strips of frames."""
+    return [{"strip": png(strip(*(value[i].numpy() for value in data.test.inputs)))} for i in shown]
+
+
+def sections(config: VideoConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+    """Where the parameters are: each tensor beside the dense network's."""
+    found = models.rnn_table(network)
+    numbers = ("parameters", "dense_parameters", "macs", "dense_macs")
+    total = {name: sum(row[name] for row in found) for name in numbers}
+    rows = [
+        [row["name"], " x ".join(map(str, row["shape"])), *(f"{row[name]:,}" for name in numbers)]
+        for row in [*found, {"name": "all", "shape": (), **total}]
+    ]
+    head = [
+        "tensor",
+        "shape",
+        "parameters",
+        "dense: parameters",
+        "multiply-adds a frame",
+        "dense: multiply-adds",
+    ]
+    text = (
+        f"{total['dense_parameters'] / max(1, total['parameters']):,.0f} times fewer parameters and "
+        f"{total['dense_macs'] / max(1, total['macs']):,.1f} times fewer multiply-adds than the dense network of this "
+        "width, biases and classifier counted."
+    )
+    return [{"title": "Parameters and multiply-adds by tensor", "text": text, "head": head, "rows": rows}]
+
+
+def strip(frames: np.ndarray, length: np.ndarray | None = None) -> np.ndarray:
+    """Frames [T, H, W, C] side by side, spread over the clip: an image [H, ., 3]."""
+    T = len(frames) if length is None else int(length)
+    places = np.unique(np.linspace(0, T - 1, min(T, SHOWN)).round().astype(int))
+    gap = np.full((frames.shape[1], 2, 3), 255, np.uint8)
+    row: list[np.ndarray] = []
+    for frame in frames[places]:
+        row += [np.broadcast_to(frame, (*frame.shape[:2], 3)), gap]
+    return np.concatenate(row[:-1], 1)
+
+
+def png(image: np.ndarray) -> str:
+    """An image [H, W, 3] as a base64 PNG."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, image, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def tracked(wandb: Any, config: VideoConfig, data: Data, i: int) -> Any:
+    """A test clip as a strip of frames."""
+    return wandb.Image(strip(*(value[i].numpy() for value in data.test.inputs)))
