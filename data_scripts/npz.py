@@ -14,7 +14,7 @@ from data_scripts.schema import SchemaError
 def load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays `names` of the file; an error that names the file and the array otherwise."""
     if not path.is_file():
-        raise SchemaError(f"{path} is not there; give the .npz file with --source.")
+        raise SchemaError(f"{path} is not there; give the path of the .npz file.")
     found = {}
     try:
         # Opened here: of a truncated file NumPy would leave its own handle open.

@@ -1,0 +1,69 @@
+"""`python -m data_scripts.action_video action_video_16x60x80.npz`: makes data/local/action_video.h5.
+
+566 real motions (20 actions of 10 people, seen as skeletons by a depth camera) drawn as 16 gray frames of 60 x 80
+pixels; for research use only, the file stays in data/local, which is not committed. The source's split is kept: odd
+people train, even people test; the training people 7 and 9 validate. A group is a person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from data_scripts import npz, video_schema
+from data_scripts.video_schema import TEST, TRAIN, VALIDATION, SchemaError, Videos, group_folds, random_folds
+
+VALIDATING = (7, 9)
+
+
+@dataclass
+class Options:
+    """Make the action-video data set."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """action_video_16x60x80.npz."""
+    out: Path = Path("data/local/action_video.h5")
+    """The file to write."""
+
+
+def convert(source: Path) -> Videos:
+    """The clips of the source as a data set."""
+    arrays = npz.load(source, ("x", "label", "subject", "train", "classes"))
+    label, person = arrays["label"].astype(np.int64), arrays["subject"]
+    split = np.where(arrays["train"], np.where(np.isin(person, VALIDATING), VALIDATION, TRAIN), TEST)
+    group = [f"person {p:02d}" for p in person]
+    names = [str(name) for name in arrays["classes"]]
+    if arrays["x"].ndim != 4:
+        raise SchemaError(f"{source}: x is {arrays['x'].shape}, expected [clips, frames, height, width].")
+    return Videos(
+        frames=arrays["x"][..., None],
+        length=np.full(len(label), arrays["x"].shape[1], dtype=np.int64),
+        label=label,
+        split=split.astype(np.uint8),
+        fold=random_folds(len(label)),
+        group_fold=group_folds(group, label),
+        group=group,
+        name=[f"{group[i]}, {names[label[i]]}, clip {i}" for i in range(len(label))],
+        class_names=names,
+        source="20 actions of 10 people, skeletons of a depth camera drawn as gray frames",
+        credits="research use only; not to be redistributed",
+        rebuild="python -m data_scripts.action_video action_video_16x60x80.npz",
+    )
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        videos = convert(options.source)
+        video_schema.write(options.out, videos)
+    except SchemaError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{options.out}: {[len(videos.of(s)) for s in range(3)]} clips to train, validate and test")
+
+
+if __name__ == "__main__":
+    main()
