@@ -7,7 +7,9 @@ import hashlib
 import http.client
 import lzma
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 import tempfile
 import urllib.error
@@ -88,20 +90,23 @@ def verify(path: Path, sha256: str | None) -> str:
 
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[Path]:
-    """`source` as a folder: itself, or a zip or tar archive unpacked into a temporary one."""
+    """`source` as a folder: itself, or a zip, tar or rar archive unpacked into a temporary one."""
     if source.is_dir():
         yield source
         return
     if not source.is_file():
-        raise ArchiveError(f"{source} is not there; give a folder, a zip or a tar archive.")
+        raise ArchiveError(f"{source} is not there; give a folder, a zip, tar or rar archive.")
     with tempfile.TemporaryDirectory() as folder:
         extract(source, Path(folder))
         yield Path(folder)
 
 
 def extract(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar archive; absolute paths, `..`, links and devices are refused by name."""
+    """Unpack a zip, tar or rar archive; absolute paths, `..`, links and devices are refused by name."""
     try:
+        if _begins(archive, b"Rar!"):
+            _extract_rar(archive, folder)
+            return
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 for member in file.infolist():
@@ -116,11 +121,52 @@ def extract(archive: Path, folder: Path) -> None:
                 _refuse_cut(archive, file)
                 file.extractall(folder, filter="data")
         else:
-            raise ArchiveError(f"{archive} is no whole zip or tar archive (truncated?); fetch it again.")
+            raise ArchiveError(f"{archive} is no whole zip, tar or rar archive (truncated?); fetch it again.")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
     except RuntimeError as error:  # a password or a compression that the library does not know
         raise ArchiveError(f"{archive} cannot be unpacked ({error}); unpack it by hand.") from None
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _extract_rar(archive: Path, folder: Path) -> None:
+    """By `bsdtar` or `unrar`: the format is closed, and no library that reads it is free to ship."""
+    programs = {
+        "bsdtar": (["-tf", str(archive)], ["-xf", str(archive), "-C", str(folder)]),
+        "unrar": (
+            ["lb", "-p-", str(archive)],
+            ["x", "-p-", "-o+", "-inul", str(archive), f"{folder}{os.sep}"],
+        ),
+    }
+    program = next((name for name in programs if shutil.which(name)), None)
+    if program is None:
+        raise ArchiveError(
+            f"{archive} is a rar archive, which needs the program bsdtar (package libarchive-tools) or unrar; install "
+            "one, or unpack it by hand and give the folder."
+        )
+    listed, unpacked = programs[program]
+    for member in _run(archive, program, listed).splitlines():
+        _refuse(archive, member, special=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _run(archive, program, unpacked)
+    for path in folder.rglob("*"):  # neither program lists the kinds of its members alike
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            shutil.rmtree(folder)
+            raise ArchiveError(f"{archive} holds {path.name!r}, a link or a device; no data set needs it.")
+
+
+def _run(archive: Path, program: str, arguments: list[str]) -> str:
+    done = subprocess.run(
+        [program, *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise ArchiveError(f"{archive} is broken or locked: {program} says {said!r}; fetch it again.")
+    return done.stdout
 
 
 def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:

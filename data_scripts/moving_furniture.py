@@ -221,23 +221,12 @@ def sheet(videos: Videos, out: Path, split: int = schema.TEST) -> None:
     plt.close(figure)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """`(width, height)` of "160x120"."""
-    try:
-        width, height = (int(word) for word in text.lower().split("x"))
-    except ValueError:
-        raise SchemaError(f"--size is {text!r}, expected width x height, e.g. 160x120.") from None
-    if width < 1 or height < 1:
-        raise SchemaError(f"--size is {text!r}, expected at least 1x1.")
-    return width, height
-
-
 def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
     try:
-        size = parse_size(options.size)
+        size = video_schema.frame_size(options.size)
         videos = convert(
             schema.read(options.source), options.frames, size, options.train, options.seed, options.loop
         )

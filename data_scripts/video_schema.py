@@ -39,10 +39,12 @@ __all__ = [
     "VALIDATION",
     "SchemaError",
     "Videos",
+    "carve_groups",
+    "frame_size",
     "group_folds",
+    "group_split",
     "random_folds",
     "read",
-    "split_of_folds",
     "write",
 ]
 
@@ -108,27 +110,58 @@ def random_folds(n: int, seed: int = 0) -> np.ndarray:
 
 
 def group_folds(group: list[str], label: np.ndarray) -> np.ndarray:
-    """`[n]` uint8: five folds, every group whole in one of them, each class spread as evenly as its groups allow.
+    """`[n]` uint8: five folds, every group whole in one of them, each class spread as evenly as its groups allow."""
+    return _deal(group, label, np.ones(FOLDS), even=True)
 
-    Groups are dealt from the largest to the smallest, each to the fold that has least of its classes; of equals the
-    last one, so that a class of few groups is in the later folds, which `split_of_folds` trains on.
+
+def group_split(group: list[str], label: np.ndarray) -> np.ndarray:
+    """`[n]` uint8: the split of data that bring none. Of each class about 3/5 train, 1/5 tests, 1/5 validates.
+
+    Every group is whole in one split. A class of one group trains, of two trains and tests.
+    """
+    return np.array([TRAIN, TEST, VALIDATION], dtype=np.uint8)[_deal(group, label, np.array([3, 1, 1]))]
+
+
+def carve_groups(group: list[str], label: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """`split` with about a fifth of each class's training clips moved to validation, groups whole."""
+    split, train = split.copy(), np.flatnonzero(split == TRAIN)
+    if len(train):
+        part = _deal([group[i] for i in train], label[train], np.array([4, 1]))
+        split[train] = np.array([TRAIN, VALIDATION], dtype=np.uint8)[part]
+    return split
+
+
+def _deal(group: list[str], label: np.ndarray, weight: np.ndarray, even: bool = False) -> np.ndarray:
+    """`[n]` uint8: the bin of each clip, where bins hold clips of each class in proportion to `weight`.
+
+    Groups are dealt from the largest to the smallest, each to the bin that has least of its classes for its weight;
+    of equals to the first, or if `even` to the one with fewest clips.
     """
     names, member = np.unique(np.asarray(group, dtype=str), return_inverse=True)
     count = np.zeros((len(names), int(label.max()) + 1))  # clips by group and class
     np.add.at(count, (member, label), 1)
     share = count / np.maximum(count.sum(0), 1)
-    held = np.zeros((FOLDS, count.shape[1]))
-    fold = np.zeros(len(names), dtype=np.uint8)
+    held, clips = np.zeros((len(weight), count.shape[1])), np.zeros(len(weight))
+    bin_of = np.zeros(len(names), dtype=np.uint8)
     for g in np.argsort(-count.sum(1), kind="stable"):
-        crowding = held @ count[g]
-        fold[g] = FOLDS - 1 - int(np.argmin(crowding[::-1].round(9)))
-        held[fold[g]] += share[g]
-    return fold[member]
+        crowding = (held @ count[g] / weight).round(9)
+        least = np.flatnonzero(crowding == crowding.min())
+        chosen = int(least[np.argmin(clips[least])] if even else least[0])
+        bin_of[g] = chosen
+        held[chosen] += share[g]
+        clips[chosen] += count[g].sum()
+    return bin_of[member]
 
 
-def split_of_folds(fold: np.ndarray) -> np.ndarray:
-    """`[n]` uint8: the split of data that bring none: fold 0 is the test split, fold 1 validates, the rest trains."""
-    return np.where(fold == 0, TEST, np.where(fold == 1, VALIDATION, TRAIN)).astype(np.uint8)
+def frame_size(text: str) -> tuple[int, int]:
+    """`(width, height)` of "160x120", as the scripts' --size gives it."""
+    try:
+        width, height = (int(word) for word in text.lower().split("x"))
+    except ValueError:
+        raise SchemaError(f"--size is {text!r}, expected width x height, e.g. 160x120.") from None
+    if width < 1 or height < 1:
+        raise SchemaError(f"--size is {text!r}, expected at least 1x1.")
+    return width, height
 
 
 def _shape(frames: np.ndarray) -> str | None:

@@ -184,4 +184,4 @@ def test_wrong_wishes_are_said(furniture):
         convert(replace(furniture, split=furniture.split * 0), 4, (32, 24), 6)
     for size in ("160", "axb", "0x10"):
         with pytest.raises(SchemaError, match=f"--size is '{size}'"):
-            moving_furniture.parse_size(size)
+            video_schema.frame_size(size)

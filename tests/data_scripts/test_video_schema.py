@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from data_scripts import video_schema
-from data_scripts.video_schema import SchemaError, Videos, group_folds, random_folds, split_of_folds
+from data_scripts.video_schema import (
+    SchemaError,
+    Videos,
+    carve_groups,
+    group_folds,
+    group_split,
+    random_folds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def small():
         frames=frames,
         length=length,
         label=label,
-        split=split_of_folds(fold),
+        split=group_split(group, label),
         fold=random_folds(12),
         group_fold=fold,
         group=group,
@@ -156,10 +163,32 @@ def test_people_who_do_everything_are_spread_evenly():
     assert np.bincount(fold).tolist() == [40] * 5
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 4])
-def test_a_class_of_few_groups_is_trained_on(groups):
-    """Fold 0 tests and fold 1 validates; the groups fill the folds from the last."""
-    label = np.zeros(8, dtype=np.int64)
-    fold = group_folds([str(i % groups) for i in range(8)], label)
-    assert sorted(set(fold)) == list(range(5 - groups, 5))
-    assert (split_of_folds(fold) == 0).any()
+def test_classes_of_three_groups_fill_all_folds_together():
+    """As in YouTube Celebrities: each class is in three folds, and the folds are of like size."""
+    label = np.repeat(np.arange(47), 9)
+    group = [f"{c} {i % 3}" for i, c in enumerate(label)]
+    fold = group_folds(group, label)
+    assert all(len(set(fold[label == c])) == 3 for c in range(47))
+    assert np.ptp(np.bincount(fold, minlength=5)) <= 3
+    split = group_split(group, label)
+    assert all(np.bincount(split[label == c], minlength=3).tolist() == [3, 3, 3] for c in range(47))
+
+
+@pytest.mark.parametrize(("groups", "splits"), [(1, {0}), (2, {0, 2}), (3, {0, 1, 2}), (8, {0, 1, 2})])
+def test_a_class_of_few_groups_is_trained_on_first(groups, splits):
+    label = np.repeat(np.arange(3), 16)
+    group = [f"{c} {i % groups}" for i, c in enumerate(label)]
+    split = group_split(group, label)
+    assert all(set(split[label == c]) == splits for c in range(3))
+    for name in set(group):
+        assert len({s for s, g in zip(split, group) if g == name}) == 1
+
+
+def test_validation_is_carved_from_training_by_groups():
+    label = np.tile(np.arange(2), 30)
+    group = [str(i // 4) for i in range(60)]
+    stated = np.where(np.arange(60) < 40, 0, 2).astype(np.uint8)
+    split = carve_groups(group, label, stated)
+    np.testing.assert_array_equal(split == 2, stated == 2)
+    assert np.bincount(split).tolist() == [32, 8, 20]
+    assert len({(g, s) for g, s in zip(group, split)}) == 15

@@ -1,0 +1,86 @@
+"""`python -m data_scripts.videos --source FOLDER --out X.h5`: a data set from a folder of one's own videos.
+
+One folder a class. Videos in a folder inside a class folder are a group: clips of one recording or one person, which
+must not be parted between training and test; a video that lies in the class folder itself is its own group. If
+the classes lie in folders train, val(idation) and test, that is the split; otherwise a fifth of the groups
+tests and a fifth validates. A video that cannot be read is reported and left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_scripts import clips
+from data_scripts.archive import opened
+from data_scripts.clips import Clip, Sourced
+from data_scripts.decode import SUFFIXES, decode
+from data_scripts.video_schema import TEST, TRAIN, VALIDATION, SchemaError, Videos
+
+__all__ = ["Options", "convert", "decode", "listing", "main", "video_files"]
+
+NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "valid": VALIDATION, "test": TEST}
+
+
+@dataclass(kw_only=True)
+class Options(Sourced):
+    """Make a data set from a folder (or archive) of videos, one folder a class."""
+
+
+def video_files(folder: Path) -> list[Path]:
+    """All videos under `folder`, sorted, without what file managers leave behind."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    ]
+
+
+def listing(folder: Path) -> tuple[list[Clip], list[str]]:
+    """The clips of a folder, and a sentence for each class folder without videos."""
+    found, used = [], set()
+    for path in video_files(folder):
+        *parents, name = path.relative_to(folder).parts
+        split = next((NAMES[part.lower()] for part in parents if part.lower() in NAMES), None)
+        inner = [part for part in parents if part.lower() not in NAMES]
+        if not inner:
+            continue
+        group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{name}"
+        found.append(Clip(path, str(path.relative_to(folder)), (inner[0],), group, split))
+        used.add(inner[0])
+    tops = [folder, *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in NAMES)]
+    classes = {f for top in tops for f in sorted(top.iterdir()) if f.is_dir() and f not in tops}
+    empty = sorted(str(f) for f in classes if f.name not in used and not f.name.startswith((".", "__MACOSX")))
+    return found, [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]
+
+
+def convert(options: Sourced) -> tuple[Videos, list[str]]:
+    """Make `options.out`; returns the data set and a sentence for all that was left out."""
+    origin = options.source.resolve().name
+    with opened(options.source) as folder:
+        found, faults = listing(folder)
+        if not found:
+            raise SchemaError(
+                f"{options.source} holds no class folders with videos; expected one folder a class with files "
+                f"{', '.join(SUFFIXES)}."
+            )
+        stated = {
+            "source": f"the folder or archive {origin}",
+            "credits": "one's own",
+            "rebuild": f"python -m data_scripts.videos --source {origin} --out FILE {clips.options_of(options)}",
+        }
+        names = sorted({clip.classes[0] for clip in found})
+        videos, more = clips.make(options.out, found, names, options, stated)
+    return videos, faults + more
+
+
+def main() -> None:
+    import tyro
+
+    clips.run(tyro.cli(Options, description=__doc__), convert)
+
+
+if __name__ == "__main__":
+    main()
