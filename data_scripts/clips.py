@@ -217,11 +217,10 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
 def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """All clips as one array on the disk, zeros after their end, and their lengths."""
     width, height = reading.checked()
-    shape = (len(clips), reading.frames, height, width, 3)
+    files = [_file_of(part, clip) for clip in clips]
+    length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
+    shape = (len(clips), int(length.max()), height, width, 3)
     frames = np.lib.format.open_memmap(part / "frames", mode="w+", dtype=np.uint8, shape=shape)
-    length = np.empty(len(clips), dtype=np.int64)
-    for i, clip in enumerate(clips):
-        found = np.load(_file_of(part, clip), allow_pickle=False)
-        frames[i, : len(found)], length[i] = found, len(found)
-    steps = int(length.max())
-    return frames[:, :steps], length
+    for i, file in enumerate(files):
+        frames[i, : length[i]] = np.load(file, allow_pickle=False)
+    return frames, length

@@ -1,0 +1,206 @@
+"""Folders of videos become data sets: layouts, faults that are never fatal, interruption and going on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_scripts import clips, video_schema, videos
+from data_scripts.clips import Clip
+from data_scripts.decode import Reading, VideoError, read_clip
+from data_scripts.schema import SchemaError
+from data_scripts.videos import Options
+
+from .conftest import encode, pictures
+
+pytest.importorskip("av")
+STATED = {"source": "a test", "credits": "none", "rebuild": "python -m data_scripts.videos"}
+
+
+def options(tmp_path, **changes):
+    given = {
+        "source": tmp_path / "in",
+        "out": tmp_path / "out.h5",
+        "frames": 4,
+        "size": "32x24",
+        "workers": 2,
+    }
+    return Options(**{**given, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with recordings of two clips each, and one clip that lies in the class folder itself."""
+    for c, name in enumerate(("wave", "clap")):
+        for recording in range(3):
+            for clip in range(2):
+                path = tmp_path / "in" / name / f"rec{recording}" / f"{clip}.avi"
+                encode(path, pictures(3 + clip * 7, seed=10 * c + recording))
+    encode(tmp_path / "in/wave/alone.mp4", pictures(10), "libx264")
+    return tmp_path / "in"
+
+
+def test_a_folder_becomes_a_data_set(folder, tmp_path):
+    made, faults = videos.convert(options(tmp_path))
+    assert faults == []
+    assert not (tmp_path / "out.h5.part").exists()
+    found = video_schema.read(tmp_path / "out.h5")
+    assert found.class_names == ["clap", "wave"]
+    assert found.frames.shape == (13, 4, 24, 32, 3)
+    assert sorted(found.length) == [3] * 6 + [4] * 7
+    assert len(set(found.group)) == 7
+    assert {"wave/rec0", "wave/alone.mp4"} < set(found.group)
+    for i, name in enumerate(found.name):
+        expected = read_clip(folder / name, name, options(tmp_path))
+        np.testing.assert_array_equal(found.frames[i, : found.length[i]], expected)
+        assert found.class_names[found.label[i]] == name.split("/")[0]
+    for group in set(found.group):  # never parted
+        members = [i for i, g in enumerate(found.group) if g == group]
+        assert len(set(found.split[members])) == len(set(found.group_fold[members])) == 1
+    for split in range(3):
+        assert set(found.label[found.of(split)]) == {0, 1}
+    assert made.name == found.name
+
+
+def test_stated_splits_are_kept(tmp_path):
+    for split in ("train", "test"):
+        for clip in range(8 if split == "train" else 2):
+            encode(tmp_path / "in" / split / "wave" / f"{clip}.avi", pictures(3, seed=clip))
+    found, _ = videos.convert(options(tmp_path))
+    for i, name in enumerate(found.name):
+        assert (found.split[i] == 2) == name.startswith("test/")
+    assert [len(found.of(split)) for split in range(3)] == [6, 2, 2]
+
+
+def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
+    (folder / "clap/rec0/0.avi").write_bytes(b"")
+    (folder / "clap/rec1/1.avi").write_bytes(small_video[: len(small_video) // 2])
+    (folder / "wave/readme.txt").write_text("no video")
+    (folder / "wave/.hidden.avi").write_bytes(b"")
+    (folder / "jump").mkdir()
+    (folder / "sit").mkdir()
+    (folder / "sit/a.avi").write_text("renamed")
+    found, faults = videos.convert(options(tmp_path))
+    assert found.class_names == ["clap", "wave"]
+    assert len(found.name) == 11
+    text = "\n".join(faults)
+    for name in (
+        "clap/rec0/0.avi is empty",
+        "clap/rec1/1.avi",
+        "sit/a.avi",
+        "jump holds no videos",
+        "class sit",
+    ):
+        assert name in text
+    assert len(faults) == 5
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    (tmp_path / "in/wave").mkdir(parents=True)
+    with pytest.raises(SchemaError, match="holds no class folders with videos"):
+        videos.convert(options(tmp_path))
+    (tmp_path / "in/wave/a.avi").write_text("renamed")
+    with pytest.raises(SchemaError, match=r"(?s)no video could be read.*a\.avi"):
+        videos.convert(options(tmp_path))
+
+
+def die_of_the_bad(path: Path, name: str, reading: Reading) -> np.ndarray:
+    """As a decoder that crashes on some video does."""
+    if path.read_bytes() == b"deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path.read_bytes() == b"odd":
+        raise RuntimeError("what is this")
+    return np.full((2, 24, 32, 3), 7, np.uint8)
+
+
+def test_a_video_that_kills_its_process_is_left_out(tmp_path):
+    contents = [b"fine"] * 4 + [b"deadly"] + [b"fine"] * 6 + [b"odd", b"deadly", b"fine"]
+    listed = []
+    for i, content in enumerate(contents):
+        (tmp_path / f"{i}.avi").write_bytes(content)
+        listed.append(Clip(tmp_path / f"{i}.avi", str(i), ("wave",), str(i)))
+    reading = Reading(frames=4, size="32x24", workers=2)
+    made, faults = clips.make(tmp_path / "out.h5", listed, ["wave"], reading, STATED, decode=die_of_the_bad)
+    assert made.name == [str(i) for i, content in enumerate(contents) if content == b"fine"]
+    assert [fault.rpartition("/")[2].split(".avi")[0] for fault in faults] == ["4", "11", "12"]
+    assert "killed the process" in faults[0]
+    assert "what is this" in faults[1]
+
+
+# --- going on ----------------------------------------------------------------------------------------------------
+
+
+def slow(path: Path, name: str, reading: Reading) -> np.ndarray:
+    time.sleep(0.3)
+    return read_clip(path, name, reading)
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from data_scripts import clips, videos
+from data_scripts.videos import Options
+from tests.data_scripts.test_clips import STATED, slow
+if __name__ == "__main__":
+    options = Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), frames=4, size="32x24", workers=1)
+    found, _ = videos.listing(options.source)
+    clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_a_second_start_goes_on(how, folder, tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out.h5"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(out)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    part = tmp_path / "out.h5.part"
+    deadline = time.monotonic() + 60
+    while len(list(part.glob("*.npy"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, how)
+    said = "".join(process.communicate(timeout=30))
+    assert process.returncode
+    assert how == signal.SIGKILL or "interrupted; the same command goes on" in said
+    done = {path: path.stat().st_mtime_ns for path in part.glob("*.npy")}
+    assert 2 <= len(done) < 13
+    assert not out.exists()
+    seen = []
+
+    given = options(tmp_path)
+    wholly = options(tmp_path, out=tmp_path / "whole.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips.shutil, "rmtree", lambda path: seen.append(sorted(path.glob("*.npy"))))
+        found, faults = videos.convert(given)
+        patch.undo()
+    assert faults == []
+    assert {path: path.stat().st_mtime_ns for path in done} == done  # not decoded again
+    assert len(seen[0]) == 13
+    whole, _ = videos.convert(wholly)
+    np.testing.assert_array_equal(found.frames, whole.frames)
+    assert video_schema.read(out).checksum == video_schema.read(wholly.out).checksum
+
+
+def test_other_options_do_not_go_on(folder, tmp_path):
+    (tmp_path / "out.h5.part").mkdir()
+    (tmp_path / "out.h5.part/options.json").write_text('"--frames 9"')
+    with pytest.raises(
+        SchemaError, match=r"out\.h5\.part was begun with --frames 9; give these options again"
+    ):
+        videos.convert(options(tmp_path))
+
+
+def test_a_fault_while_decoding_is_a_sentence():
+    with pytest.raises(VideoError, match="is not there"):
+        read_clip(Path("nowhere.avi"), "nowhere", Reading())
