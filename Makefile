@@ -1,4 +1,4 @@
-# make train | make test | make lint | make test-slow; everything is installed into .venv on first use.
+# make train | make video | make test | make lint | make test-slow; everything is installed into .venv on first use.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,10 +7,17 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: train test test-slow lint format gates clean
+.PHONY: train video test test-slow lint format gates clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m train furniture $(ARGS)
+
+# Data (minutes, once), training and report of the fully decomposed LSTM.
+video: $(VENV)/.train data/local/moving_furniture.h5
+	$(BIN)/python -m train fdht-lstm-video $(ARGS)
+
+data/local/moving_furniture.h5: | $(VENV)/.train
+	$(BIN)/python -m data_scripts.moving_furniture
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -37,8 +37,10 @@ class Options:
     """Runs of each variant, with seeds 0, 1, ..."""
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """An option and its values, as `--vary noise.kind none point`; several make a grid, one value is set for all."""
+    split: Literal["test", "validation"] = "test"
+    """What to judge by, after the last epoch; choose settings on validation."""
     only: tuple[str, ...] = ()
-    """Of these variants alone."""
+    """Of a study these variants alone."""
     baseline: str = ""
     """The variant that the others are compared to; default: the first."""
     jobs: int = 1
@@ -47,13 +49,18 @@ class Options:
     """The folder of runs and tables; default: runs/compare-NAME."""
 
 
-def variants(name: str, vary: tuple[tuple[str, ...], ...] = ()) -> dict[str, Config]:
-    """The configs of a study, or of a recipe, crossed with the values of `vary`."""
+def variants(
+    name: str, vary: tuple[tuple[str, ...], ...] = (), only: tuple[str, ...] = ()
+) -> dict[str, Config]:
+    """The configs of a study (`only` some), or of a recipe, crossed with the values of `vary`."""
     if name not in STUDIES and name not in RECIPES:
         raise ValueError(
             f"there is no study or recipe {name!r}. Studies: {', '.join(STUDIES)}. Recipes: {', '.join(RECIPES)}."
         )
     found = STUDIES[name]() if name in STUDIES else {"": recipe(name)}
+    if unknown := set(only) - set(found):
+        raise ValueError(f"there is no variant {sorted(unknown)}; {name} has {list(found)}.")
+    found = {label: config for label, config in found.items() if not only or label in only}
     for option, *values in vary:
         if not values:
             raise ValueError(f"--vary {option} needs one or more values.")
@@ -119,10 +126,7 @@ def compare(options: Options) -> str:
     from rich.console import Console
 
     console = Console(stderr=True)
-    configs = variants(options.name, options.vary)
-    chosen = {label: configs[label] for label in configs if not options.only or label in options.only}
-    if unknown := set(options.only) - set(configs):
-        raise ValueError(f"there is no variant {sorted(unknown)}; {options.name} has {list(configs)}.")
+    configs = variants(options.name, options.vary, options.only)
     baseline = options.baseline or next(iter(configs))
     if baseline not in configs:
         raise ValueError(f"there is no variant {baseline!r} to compare to; there are {list(configs)}.")
@@ -133,13 +137,13 @@ def compare(options: Options) -> str:
     runs: list[Run] = [
         (label, replace(config, seed=seed, out=folder / named(label) / f"seed-{seed}", wandb="disabled"))
         for seed in range(options.seeds)
-        for label, config in chosen.items()
+        for label, config in configs.items()
     ]
     found: dict[int, dict[str, Any]] = {}
 
     def note(k: int, summary: dict[str, Any] | str) -> None:
         label, config = runs[k]
-        found[k] = row(label, config.seed, summary)
+        found[k] = row(label, config.seed, summary, options.split)
         write(folder, [found[k] for k in sorted(found)], baseline)
         said = (
             summary
@@ -169,16 +173,18 @@ def named(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-.=" else "-" for c in label.replace(", ", "--"))
 
 
-def row(variant: str, seed: int, summary: dict[str, Any] | str) -> dict[str, Any]:
+def row(variant: str, seed: int, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
     """A line of the table of runs."""
     if isinstance(summary, str):
         return {"variant": variant, "seed": seed, "failure": summary}
-    figure = next(name for name in summary if name.startswith("test/"))
+    figure = next((name for name in summary if name.startswith(f"{split}/")), "")
+    if not figure:
+        raise ValueError(f"the runs of {variant} have no figure on their {split} split; was there one?")
     kept = [*table.COLUMNS, "peak_memory_bytes", "epochs", "commit", "machine", "torch"]
     return {
         "variant": variant,
         "seed": seed,
-        "figure": figure.removeprefix("test/"),
+        "figure": figure.removeprefix(f"{split}/"),
         "score": summary[figure],
         **{name: summary[name] for name in kept if name in summary},
     }

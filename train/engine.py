@@ -306,6 +306,9 @@ class Run:
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
         save_predictions(self.folder / "predictions.npz", logits, test)
         summary: dict[str, Any] = {f"test/{name}": value for name, value in last.figures.items()}
+        if len(self.data.validation):
+            validation = self._scores(model, self.data.validation).figures
+            summary |= {f"validation/{name}": value for name, value in validation.items()}
         if (self.folder / "best.safetensors").exists():
             from safetensors.torch import load_file
 

@@ -144,7 +144,7 @@ def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> t
             raise ValueError(f"{file} is not there.")
         frames = np.load(file, allow_pickle=False)
     else:
-        from data_scripts.videos import decode
+        from data_scripts.decode import decode
 
         frames = decode(file, (height, width), channels)
     if frames.ndim != 4 or frames.shape[1:] != (height, width, channels) or not len(frames):
