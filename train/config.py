@@ -170,6 +170,8 @@ class VideoConfig(Config):
     """Frames of a clip that the network sees; default: all that are stored."""
     choose: Literal["uniform", "first"] = "uniform"
     """Which frames, where fewer are seen than a clip has: spread over it, or its first ones."""
+    shift: int = 0
+    """Training clips are moved by up to so many pixels along both axes, all frames of a clip alike."""
     mean: float = 0.5
     """Taken off the pixels, read as 0 to 1 ..."""
     std: float = 0.25

@@ -24,6 +24,8 @@ SHOWN = 8  # frames in a strip
 
 def load(config: VideoConfig) -> Data:
     """Read `config.data`, take the frames that the config asks for, and cut it into splits."""
+    if config.shift < 0:
+        raise ValueError(f"shift must be at least 0 pixels; got {config.shift}.")
     path = located(config)
     videos = video_schema.read(path)
     frames, length = chosen_frames(videos.frames, videos.length, config, str(path))
@@ -75,8 +77,18 @@ def chosen_frames(
 
 
 def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Training clips, as they are."""
-    return tuple(value[chosen] for value in split.inputs)
+    """Training clips, shifted."""
+    frames, *length = (value[chosen] for value in split.inputs)
+    return (shifted(frames, config.shift, generator) if config.shift else frames, *length)
+
+
+def shifted(frames: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Clips [n, T, H, W, C], each moved by up to `most` pixels down and right (or up and left); edges are repeated."""
+    n, T, H, W, _ = frames.shape
+    down, right = torch.randint(-most, most + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(H) - down).clamp(0, H - 1), (torch.arange(W) - right).clamp(0, W - 1)
+    clip, time = torch.arange(n)[:, None, None, None], torch.arange(T)[:, None, None]
+    return frames[clip, time, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def inputs(split: Split, config: VideoConfig) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ def small(folder, **options) -> CloudConfig:
 
 
 def small_video(folder, **options) -> VideoConfig:
-    """A fully decomposed LSTM on clips.h5, with both dropouts."""
+    """A fully decomposed LSTM on clips.h5, with both dropouts and shifts."""
     config = VideoConfig(
         data=folder / "clips.h5",
         epochs=3,
@@ -39,6 +39,7 @@ def small_video(folder, **options) -> VideoConfig:
         mega=FormatSpec("ht", (4, 2, 4, 2), (2, 2, 2, 1), (2,)),
         dropout=0.2,
         recurrent_dropout=0.2,
+        shift=1,
         wandb="disabled",
         recipe="action-video",
     )

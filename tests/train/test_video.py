@@ -147,6 +147,18 @@ def test_frames_are_spread_over_each_clip():
     assert first[0].ravel().tolist() == [0, 1, 2]
 
 
+def test_a_shift_moves_all_frames_of_a_clip_alike():
+    frames = torch.randint(0, 255, (3, 2, 6, 8, 1), generator=torch.Generator().manual_seed(0))
+    moved = video.shifted(frames, 2, torch.Generator().manual_seed(1))
+    down, right = torch.randint(-2, 3, (2, 3, 1), generator=torch.Generator().manual_seed(1))
+    for i, (d, r) in enumerate(zip(down[:, 0].tolist(), right[:, 0].tolist())):
+        for row in range(6):
+            for column in range(8):
+                source = frames[i, :, min(max(row - d, 0), 5), min(max(column - r, 0), 7)]
+                assert torch.equal(moved[i, :, row, column], source)
+    assert down.unique().numel() > 1
+
+
 def test_a_held_out_fold_is_the_test_split(video_folder, clips):
     data = video.load(small_video(video_folder, protocol="group-fold", held_out=1))
     assert sorted(data.test.index) == sorted(np.flatnonzero(clips.group_fold == 1))
