@@ -72,8 +72,17 @@ def fdht_lstm_video() -> VideoConfig:
 
 
 def action_video() -> VideoConfig:
-    """A fully decomposed LSTM on 20 drawn human actions."""
-    return VideoConfig(data=Path("data/local/action_video.h5"), lr=1e-2, mega=fdht(8, 8, 10, 8))
+    """A fully decomposed LSTM on 20 drawn human actions, trained on all people that its file trains or validates on."""
+    return VideoConfig(
+        data=Path("data/local/action_video.h5"),
+        lr=1e-2,
+        clip=1.0,
+        mega=fdht(8, 8, 10, 8),
+        mean=0.0,
+        std=1.0,
+        shift=3,
+        train_on_validation=True,
+    )
 
 
 def ucf11_tt_lstm() -> VideoConfig:
