@@ -123,7 +123,8 @@ def _decoded(path: Path, every: int) -> Iterator[Any]:
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise VideoError(f"{path} cannot be decoded after {count} frames ({error}).") from None
+        said = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path} cannot be decoded after {count} frames ({said}).") from None
     if stated and count < 0.9 * stated:
         raise VideoError(f"{path} stops after {count} of {stated} frames (truncated?).")
     # Sound may outlast the pictures a little: only half of the stated time missing is a fault.

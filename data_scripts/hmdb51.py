@@ -2,7 +2,7 @@
 
 HMDB51 as distributed: an archive with one archive a class, or the unpacked folder a class; and the three splits, a list
 a class (brush_hair_test_split1.txt with lines `NAME.avi 1`: 1 training, 2 test, 0 neither). Clips that the chosen
-split uses for neither are left out, unless there are no lists (--splits none): then a fifth of the groups tests.
+split uses for neither are left out, unless there are no lists (--splits None): then a fifth of the groups tests.
 A group is the source video: what stands before the class in NAME, as April_09 in April_09_brush_hair_u_nm_np1_ba_goo_0.avi.
 A fifth of the training groups validates. The archives are rars, which need the program bsdtar or unrar.
 """
@@ -84,7 +84,7 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     if options.splits is not None:
         with opened(options.splits) as folder:
             split = stated_split(folder, options.split)
-    lists = options.splits.name if options.splits else "none"
+    lists = options.splits.name if options.splits else "None"
     given = (
         f"--source {options.source.name} --splits {lists} --split {options.split} {clips.options_of(options)}"
     )

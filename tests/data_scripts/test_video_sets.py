@@ -182,7 +182,7 @@ def test_hmdb51(hmdb, tmp_path):
     with pytest.raises(SchemaError, match="test_split3"):
         hmdb51.convert(hmdb51.Options(source=org, splits=lists, split=3, out=tmp_path / "c.h5", **WISH))
     (lists / "wave_test_split1.txt").write_text("one_wave_0.avi train\n")
-    with pytest.raises(SchemaError, match="line 1: .* expected a file name and 0, 1 or 2"):
+    with pytest.raises(SchemaError, match=r"line 1: .* expected a file name and 0, 1 or 2"):
         hmdb51.stated_split(lists, 1)
 
 
