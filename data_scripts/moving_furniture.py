@@ -4,8 +4,8 @@ The models of data/furniture.h5 (points and normals) are splatted as coloured cl
 UCF11's input in the papers (57,600 numbers a frame). Test clips show furniture that training never showed: the
 splits are those of the models. Each model is painted in four colours around its upright axis, so that a turn is seen.
 
-A frame taken alone tells nothing: place, size and direction of view are drawn for all classes from the same
-distribution, that of a random frame of the motions. Left and right, up and down, towards and away are each
+A frame taken alone tells nothing: place, size and direction of view have the same distribution in all straight
+motions, that of a random frame, and nearly the same in the round ones. Left and right, up and down, towards and away are each
 other's reversal in time: the same frames in the opposite order. Only who knows that a frame is a clip's first or
 last can guess better than chance (what slides right begins on the left); --loop takes that away too.
 """
