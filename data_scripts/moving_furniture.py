@@ -5,9 +5,9 @@ UCF11's input in the papers (57,600 numbers a frame). Test clips show furniture 
 splits are those of the models. Each model is painted in four colours around its upright axis, so that a turn is seen.
 
 A frame taken alone tells nothing: place, size and direction of view have the same distribution in all straight
-motions, that of a random frame, and nearly the same in the round ones. Left and right, up and down, towards and away are each
-other's reversal in time: the same frames in the opposite order. Only who knows that a frame is a clip's first or
-last can guess better than chance (what slides right begins on the left); --loop takes that away too.
+motions, that of a random frame, and nearly the same in the round ones. Left and right, up and down, towards and
+away are each other's reversal in time: the same frames in the opposite order. Only who knows that a frame is a
+clip's first or last can guess better than chance (what slides right begins on the left); --loop takes that away too.
 """
 
 from __future__ import annotations
