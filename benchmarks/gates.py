@@ -27,7 +27,7 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
-OPTIONS = ("num_warps", "num_stages", "num_ctas")
+OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,10 @@ def _compile(launch: Launch, target: str) -> Resources:
         elif kind.startswith("*") or (isinstance(value, int) and value % 16 == 0):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel.triton, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=launch.options)
+    options = dict(launch.options)
+    if target.startswith("gfx"):
+        options.pop("maxnreg", None)  # an option of NVIDIA's compiler
+    compiled = triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
     read = _read_amd if target.startswith("gfx") else _read_nvidia
     registers, spills, vector = read(compiled.asm)
     return Resources(launch.kernel.fn.__name__, target, registers, spills, compiled.metadata.shared, vector)

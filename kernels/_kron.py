@@ -168,6 +168,14 @@ def rows_together(batch: int, *shapes: int) -> int:
     return min(batch, max(1, 16 // max(1, min(shapes))))
 
 
+def stages(a: Tensor, c: Tensor) -> tuple[bool, tuple[int, int], int]:
+    """The order; the rows of its two products, and the numbers between them, for one row of the batch."""
+    (s, p, u), (_, q, v) = a.shape, c.shape
+    right = right_first(a, c)
+    rows = (p, v) if right else (q, u)
+    return right, rows, rows[0] * s * rows[1]
+
+
 def flat_factors(a: Tensor, c: Tensor, right: bool) -> tuple[Tensor, Tensor]:
     """`first` and `second` of an `Order`, contiguous; of a dense W, W itself and nothing."""
     if is_dense(a):

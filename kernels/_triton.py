@@ -67,6 +67,11 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+def all_registers() -> dict[str, int]:
+    """Launch options of a kernel with few programs: NVIDIA's compiler is not to spill for the sake of more of them."""
+    return {} if torch.version.hip else {"maxnreg": 255}
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The type that sums of `dtype` are kept in: float64 for itself, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -26,8 +26,8 @@ from kernels._kron import (
     hidden_product,
     kron_product,
     precision,
-    right_first,
     rows_together,
+    stages,
     tiles,
     weight_gradients,
 )
@@ -44,7 +44,7 @@ from kernels._sequence import (
     taking_part,
     tanh,
 )
-from kernels._triton import accumulator, cdiv, jit
+from kernels._triton import accumulator, all_registers, cdiv, jit
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -307,14 +307,6 @@ def _gru_sequence_bwd_kernel(
         tl.debug_barrier()
 
 
-def _stage_rows(a: Tensor, c: Tensor) -> tuple[bool, tuple[int, int], int]:
-    """The order, the rows of its two products, and the numbers between them, for one row of the batch."""
-    (s, p, u), (_, q, v) = a.shape, c.shape
-    right = right_first(a, c)
-    rows = (p, v) if right else (q, u)
-    return right, rows, rows[0] * s * rows[1]
-
-
 def _launch_fwd(
     gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
     factor: Tensor | None, reverse: bool, save: bool,
@@ -323,20 +315,20 @@ def _launch_fwd(
     frames, batch, _ = gx.shape
     hs[frames if reverse else 0] = h0
     outer, new = gates_of(a, c, 0, 2) if b_n is None else (a, c), gates_of(a, c, 2, 3)
-    (right, rows, between), (right_n, rows_n, between_n) = _stage_rows(*outer), _stage_rows(*new)
+    (right, rows, between), (right_n, rows_n, between_n) = stages(*outer), stages(*new)
     together = rows_together(batch, *rows, *(rows_n if b_n is None else ()))
     (s, p, u), (_, q, v) = (t.shape for t in outer)
     z = gx.new_empty((batch, u * v), dtype=torch.float32)
-    n, reset = torch.empty_like(z[:, : p * q]), torch.empty_like(z[:, : p * q])
+    n, reset = (z.new_empty((batch, p * q)) for _ in range(2))
     scratch = z.new_empty((batch, max(between, between_n)))
     if gx.stride(2) != 1:
         gx = gx.contiguous()
     _gru_sequence_fwd_kernel[(cdiv(batch, together),)](
         *(gx, gx.stride(0), gx.stride(1), *flat_factors(*outer, right), *flat_factors(*new, right_n), b_n, factor),
-        *(lengths, hs, gates, z, n.contiguous(), reset.contiguous(), scratch, frames, batch),
+        *(lengths, hs, gates, z, n, reset, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, U_N=new[0].shape[2], V_N=new[1].shape[2],
         RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), SAVE=save, DROPPED=factor is not None,
-        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(gx),
+        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(gx), **all_registers(),
     )  # fmt: skip
     return hs, gates
 
@@ -350,7 +342,7 @@ def _launch_bwd(
     frames, batch, _ = dout.shape
     outer, new = gates_of(a, c, 0, 2) if b_n is None else (a, c), gates_of(a, c, 2, 3)
     outer, new = (outer[0].mT, outer[1].mT), (new[0].mT, new[1].mT)
-    (right, rows, between), (right_n, rows_n, between_n) = _stage_rows(*outer), _stage_rows(*new)
+    (right, rows, between), (right_n, rows_n, between_n) = stages(*outer), stages(*new)
     together = rows_together(batch, *rows, *(rows_n if b_n is None else ()))
     (s, p, u), (_, q, v) = (t.shape for t in outer)
     grad, reset, back = (torch.empty_like(dh) for _ in range(3))
@@ -363,7 +355,7 @@ def _launch_bwd(
         *(factor, lengths, hs, dz, dh, grad, product, reset, back, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, P_N=new[0].shape[1], Q_N=new[1].shape[1],
         RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), DROPPED=factor is not None,
-        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(dout),
+        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(dout), **all_registers(),
     )  # fmt: skip
     return dz, dh
 

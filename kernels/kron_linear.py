@@ -33,10 +33,11 @@ from kernels._kron import (
     precision,
     right_first,
     rows_together,
+    stages,
     tiles,
 )
 from kernels._operator import operator
-from kernels._triton import accumulator, cdiv, jit, next_power_of_2
+from kernels._triton import accumulator, all_registers, cdiv, jit, next_power_of_2
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -135,12 +136,12 @@ def _launch_fwd(
 ) -> tuple[Tensor, Tensor]:
     y, t = _fake_fwd(x, a, c, bias, scale, shift)
     (s, p, u), (_, q, v) = a.shape, c.shape
-    right = right_first(a, c)
-    together = rows_together(len(x), *((p, v) if right else (q, u)))
+    right, rows, _ = stages(a, c)
+    together = rows_together(len(x), *rows)
     _kron_linear_fwd_kernel[(cdiv(len(x), together),)](
         *(x, *flat_factors(a, c, right), bias, t, y, float(scale), float(shift), len(x)),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, SCALED=scaled(x, scale, shift),
-        BIASED=bias is not None, **tiles(a.dtype), PRECISION=precision(x),
+        BIASED=bias is not None, **tiles(a.dtype), PRECISION=precision(x), **all_registers(),
     )  # fmt: skip
     return y, t
 
@@ -162,7 +163,7 @@ def _launch_bwd(
         *(x, order.q if order.right else 1, 1 if order.right else order.p, dt, partial),
         *(float(scale), float(shift), rows, cdiv(rows, shares)),
         ROWS=order.p, K=k, N=n, SCALED=scaled(x, scale, shift),
-        BLOCK_M=16 if exact else 32, BLOCK_N=block, BLOCK_K=64, PRECISION=precision(x),
+        BLOCK_M=16 if exact else 32, BLOCK_N=block, BLOCK_K=64, PRECISION=precision(x), **all_registers(),
     )  # fmt: skip
     da, dc = order.gradients(partial.sum(0).to(a.dtype), order.gradient_second(t, dy))
     return dx, da, dc

@@ -34,8 +34,8 @@ from kernels._kron import (
     hidden_product,
     kron_product,
     precision,
-    right_first,
     rows_together,
+    stages,
     tiles,
     weight_gradients,
 )
@@ -52,7 +52,7 @@ from kernels._sequence import (
     taking_part,
     tanh,
 )
-from kernels._triton import accumulator, cdiv, jit
+from kernels._triton import accumulator, all_registers, cdiv, jit
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -262,11 +262,10 @@ def _launch_fwd(
     (s, p, u), (_, q, v) = a.shape, c.shape
     start = frames if reverse else 0
     hs[start], cs[start] = h0, c0
-    right = right_first(a, c)
-    rows = (p, v) if right else (q, u)
+    right, rows, between = stages(a, c)
     together = rows_together(batch, *rows)
     z = gx.new_empty((batch, columns), dtype=torch.float32)
-    scratch = z.new_empty((batch, rows[0] * s * rows[1]))
+    scratch = z.new_empty((batch, between))
     if gx.stride(2) != 1:
         gx = gx.contiguous()
     _lstm_sequence_fwd_kernel[(cdiv(batch, together),)](
@@ -274,7 +273,7 @@ def _launch_fwd(
         *(hs, cs, gates, z, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, REVERSE=int(reverse), SAVE=save,
         DROPPED=factor is not None, LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype),
-        PRECISION=precision(gx),
+        PRECISION=precision(gx), **all_registers(),
     )  # fmt: skip
     return hs, cs, gates
 
@@ -289,10 +288,9 @@ def _launch_bwd(
     frames, batch, _ = dout.shape
     a, c = a.mT, c.mT
     (s, p, u), (_, q, v) = a.shape, c.shape
-    right = right_first(a, c)
-    rows = (p, v) if right else (q, u)
+    right, rows, between = stages(a, c)
     together = rows_together(batch, *rows)
-    back, scratch = torch.empty_like(dh), dh.new_empty((batch, rows[0] * s * rows[1]))
+    back, scratch = torch.empty_like(dh), dh.new_empty((batch, between))
     if dout.stride(2) != 1:
         dout = dout.contiguous()
     _lstm_sequence_bwd_kernel[(cdiv(batch, together),)](
@@ -300,7 +298,7 @@ def _launch_bwd(
         *(cs, dz, dh, dc, back, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, REVERSE=int(reverse),
         DROPPED=factor is not None, LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype),
-        PRECISION=precision(dout),
+        PRECISION=precision(dout), **all_registers(),
     )  # fmt: skip
     return dz, dh, dc
 

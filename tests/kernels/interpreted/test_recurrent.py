@@ -1,0 +1,102 @@
+"""The Triton kernels of kron_linear and the sequences against the CPU's, on the device or in the interpreter."""
+
+import importlib
+
+import pytest
+import torch
+
+KRON, LSTM, GRU = (
+    importlib.import_module(f"kernels.{name}") for name in ("kron_linear", "lstm_sequence", "gru_sequence")
+)
+
+# Shapes of A and C for H = 12: a Kronecker sum in either order, low rank, dense.
+FACTORS = {
+    "right": ((3, 2, 8), (3, 6, 1)),
+    "left": ((2, 6, 1), (2, 2, 8)),
+    "square": ((3, 4, 4), (3, 3, 2)),
+    "low-rank": ((5, 12, 1), (5, 1, 8)),
+    "dense": ((1, 1, 1), (1, 12, 8)),
+}
+
+
+def factors(name, gates=1):
+    """A and C [12, 12 gates], the gates in A's columns where it has any."""
+    (s, p, u), (_, q, v) = FACTORS[name]
+    target = 12 * gates
+    if u > 1:
+        u, v = gates * u * 12 // (u * v), v
+    else:
+        v = target
+    torch.manual_seed(len(name))
+    return torch.randn(s, p, u) / (s * p) ** 0.5, torch.randn(s, q, v) / q**0.5
+
+
+def check(mine, right, device):
+    for a, b in zip(mine, right):
+        # Sums of at most a hundred float32 products of size 1.
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("bytes_", [False, True])
+@pytest.mark.parametrize("name", [name for name in FACTORS if name != "dense"])
+def test_kron_linear(name, bytes_, device):
+    a, c = factors(name)
+    x = torch.randint(0, 256, (21, 12), dtype=torch.uint8) if bytes_ else torch.randn(21, 12)
+    bias, dy = torch.randn(12), torch.randn(21, 12)
+    scale, shift = (1 / 64, -2.0) if bytes_ else (1.0, 0.0)
+    right = KRON._cpu_fwd(x, a, c, bias, scale, shift)
+    moved = [v.to(device) for v in (x, a, c)]
+    mine = KRON._launch_fwd(*moved, bias.to(device), scale, shift)
+    check(mine, right, device)
+    gradients = KRON._cpu_bwd(dy, x, right[1], a, c, scale, shift, not bytes_)
+    found = KRON._launch_bwd(dy.to(device), moved[0], mine[1], *moved[1:], scale, shift, not bytes_)
+    check(found, gradients, device)
+
+
+def to(device, *values):
+    return [v if v is None else v.to(device) for v in values]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize("name", FACTORS)
+def test_lstm_sequence(name, extras, reverse, device):
+    a, c = factors(name, 4)
+    gx = (
+        torch.randn(3, 4, 48).transpose(0, 1).contiguous().transpose(0, 1)[:4]
+    )  # batch first, as the modules give it
+    frames, batch = gx.shape[:2]
+    h0, c0 = torch.randn(2, batch, 12)
+    lengths = torch.tensor([1, 3, 2, 3]) if extras else None
+    factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
+    right = LSTM._cpu_fwd(gx, a, c, h0, c0, lengths, factor, reverse, True)
+    mine = LSTM._launch_fwd(*to(device, gx, a, c, h0, c0, lengths, factor), reverse, True)
+    check(mine, right, device)
+    grads = torch.randn(frames, batch, 12), *torch.randn(2, batch, 12)
+    there = LSTM._cpu_bwd(*grads, right[2], *right[:2], a, c, lengths, factor, reverse)
+    found = LSTM._launch_bwd(
+        *to(device, *grads), mine[2], *mine[:2], *to(device, a, c, lengths, factor), reverse
+    )
+    check(found, there, device)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize("reset", ["after", "before"])
+@pytest.mark.parametrize("name", FACTORS)
+def test_gru_sequence(name, reset, extras, reverse, device):
+    a, c = factors(name, 3)
+    frames, batch = 3, 4
+    gx, h0 = torch.randn(frames, batch, 36), torch.randn(batch, 12)
+    b_n = torch.randn(12) if reset == "after" else None
+    lengths = torch.tensor([1, 3, 2, 3]) if extras else None
+    factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
+    right = GRU._cpu_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, True)
+    mine = GRU._launch_fwd(*to(device, gx, a, c, b_n, h0, lengths, factor), reverse, True)
+    check(mine, right, device)
+    dout, dh = torch.randn(frames, batch, 12), torch.randn(batch, 12)
+    there = GRU._cpu_bwd(dout, dh, right[1], right[0], a, c, b_n, lengths, factor, reverse)
+    found = GRU._launch_bwd(
+        *to(device, dout, dh), mine[1], mine[0], *to(device, a, c, b_n, lengths, factor), reverse
+    )
+    check(found, there, device)
