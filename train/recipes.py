@@ -67,7 +67,12 @@ def modelnet40_pointnet() -> CloudConfig:
 def fdht_lstm_video() -> VideoConfig:
     """A fully decomposed LSTM (FDHT) on moving furniture, from raw pixels: minutes on a laptop."""
     return VideoConfig(
-        data=Path("data/local/moving_furniture.h5"), epochs=30, lr=1e-2, mega=fdht(11, 11, 20, 24)
+        data=Path("data/local/moving_furniture.h5"),
+        epochs=30,
+        lr=3e-3,
+        clip=1.0,
+        mega=fdht(11, 11, 20, 24),
+        std=0.5,
     )
 
 
