@@ -51,12 +51,11 @@ CHUNK = 1 << 18  # numbers of x that the CPU takes at a time: 1 MiB of float32 s
 def _chunks(x: Tensor, scale: float, shift: float, dtype: torch.dtype) -> Any:
     """`(start, stop, x'[start:stop])` in pieces that stay in the cache until their product is done."""
     rows = max(1, CHUNK // x.shape[1])
-    for start in range(0, x.shape[0], rows):
-        piece = x[start : start + rows].to(dtype)
-        if scale != 1:
-            piece = piece * scale
-        if shift != 0:
-            piece = piece + shift
+    buffer = x.new_empty((min(rows, len(x)), x.shape[1]), dtype=dtype) if scaled(x, scale, shift) else None
+    for start in range(0, len(x), rows):
+        piece = x[start : start + rows]
+        if buffer is not None:
+            piece = buffer[: len(piece)].copy_(piece).mul_(scale).add_(shift)
         yield start, start + len(piece), piece
 
 
