@@ -36,6 +36,10 @@ class CP(Format):
     ) -> None:
         if paired:
             rows, columns = paired_modes("paired CP", in_modes, out_modes)
+            if len(rows) < 2:
+                raise ValueError(
+                    "paired CP needs at least two pairs of modes; with one it is the matrix itself."
+                )
             layout: list[Indices] = [(f"i{k}", f"j{k}", "r") for k in range(len(rows))]
             left = max(1, len(rows) // 2)
         else:

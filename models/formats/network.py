@@ -17,6 +17,7 @@ If the left part holds all inputs and the right all outputs this is W = P Q of r
 from __future__ import annotations
 
 import functools
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from models.formats.fitting import as_tensor, orthonormal
 
 Indices = tuple[str, ...]
+Path = list[tuple[int, int]]
 
 
 class Kron(NamedTuple):
@@ -80,6 +82,8 @@ class Format(nn.Module):
             torch.empty([self.sizes[index] for index in indices]) for indices in self.layout
         )
         self.error: float | None = None
+        self._order: list[int] | None = None
+        self._paths = self._found_paths()
         self.reset_parameters()
 
     @property
@@ -107,30 +111,25 @@ class Format(nn.Module):
 
     def to_dense(self) -> Tensor:
         """W [M, N], all cores contracted."""
-        return contract(self.cores, self.layout, self._physical()).reshape(self.shape)
+        return self._contracted(range(len(self.cores)), self._physical()).reshape(self.shape)
 
     def lower(self) -> Kron:
         """W as a sum of Kronecker products; autograd goes through to the cores."""
-        (inside, here), (outside, there) = self._sides()
-        bonds = tuple(sorted(here & there))
-
-        def part(chosen: list[int], held: set[str]) -> Tensor:
-            rows = tuple(i for i in self._rows() if i in held)
-            columns = tuple(j for j in self._columns() if j in held)
-            found = contract(
-                [self.cores[k] for k in chosen], [self.layout[k] for k in chosen], bonds + rows + columns
-            )
-            return found.reshape(-1, self._size(rows), self._size(columns))
-
-        return Kron(part(inside, here), part(outside, there))
+        bonds, sides = self._cut()
+        found = []
+        for chosen, rows, columns in sides:
+            if chosen:
+                side = self._contracted(chosen, bonds + rows + columns)
+                found.append(side.reshape(-1, self._size(rows), self._size(columns)))
+            else:  # all stands on the other side
+                found.append(self.cores[0].new_ones(1, 1, 1))
+        return Kron(*found)
 
     def kron_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """[S, p, u] and [S, q, v], the shapes of what `lower` gives, without contracting."""
-        (_, here), (_, there) = self._sides()
-        terms = self._size(here & there)
-        rows, columns = set(self._rows()), set(self._columns())
-        a = (terms, self._size(here & rows), self._size(here & columns))
-        return a, (terms, self._size(there & rows), self._size(there & columns))
+        bonds, sides = self._cut()
+        a, c = ((self._size(bonds), self._size(rows), self._size(columns)) for _, rows, columns in sides)
+        return a, c
 
     def absorb(self, x: Tensor, order: Sequence[int] | None = None) -> Tensor:
         """x W [n, N] of rows x [n, M], core by core in `order` or in the best one."""
@@ -175,23 +174,26 @@ class Format(nn.Module):
         return found
 
     def best_order(self) -> list[int]:
-        """The order of absorbing cores into x with the fewest multiply-adds, over all orders (dynamic programming)."""
-        number = len(self.cores)
-        best: dict[frozenset[int], tuple[int, list[int]]] = {frozenset(): (0, [])}
-        for _ in range(number):
-            longer: dict[frozenset[int], tuple[int, list[int]]] = {}
-            for done, (cost, order) in best.items():
-                touched = set(self._rows()) | {i for k in done for i in self.layout[k]}
-                open_ = self._open(touched, done)
-                for k in range(number):
-                    if k in done:
-                        continue
-                    more = cost + self._size(open_ | set(self.layout[k]))
-                    key = done | {k}
-                    if key not in longer or more < longer[key][0]:
-                        longer[key] = (more, [*order, k])
-            best = longer
-        return best[frozenset(range(number))][1]
+        """The order of absorbing cores into x with the fewest multiply-adds of all orders (Dijkstra over sets of cores)."""
+        if self._order is None:
+            self._order = self._cheapest_order()
+        return self._order
+
+    def _cheapest_order(self) -> list[int]:
+        number, seen = len(self.cores), set[frozenset[int]]()
+        ahead: list[tuple[int, list[int]]] = [(0, [])]
+        while True:
+            cost, order = heapq.heappop(ahead)
+            done = frozenset(order)
+            if len(order) == number:
+                return order
+            if done in seen:
+                continue
+            seen.add(done)
+            open_ = self._open(set(self._rows()) | {i for k in done for i in self.layout[k]}, done)
+            for k in range(number):
+                if k not in done:
+                    heapq.heappush(ahead, (cost + self._size(open_ | set(self.layout[k])), [*order, k]))
 
     def fit(self, weight: Tensor, sweeps: int = 200, tolerance: float = 1e-10) -> Self:
         """Alternating least squares: each core in turn is the best for the others, until a sweep gains nothing."""
@@ -240,14 +242,35 @@ class Format(nn.Module):
         return self._rows() + self._columns()
 
     def _size(self, indices: Iterable[str]) -> int:
-        return math.prod(self.sizes[i] for i in indices)
+        return math.prod([self.sizes[i] for i in indices])
 
-    def _sides(self) -> tuple[tuple[list[int], set[str]], tuple[list[int], set[str]]]:
-        """The cores left of the cut with the indices that they hold, and those right of it."""
-        inside = sorted(self.left)
-        outside = [k for k in range(len(self.cores)) if k not in self.left]
-        here, there = ({i for k in side for i in self.layout[k]} for side in (inside, outside))
-        return (inside, here), (outside, there)
+    def _cut(self) -> tuple[Indices, list[tuple[list[int], Indices, Indices]]]:
+        """The bonds across the cut; the cores left and right of it, with the rows and columns that they hold."""
+        sides = [sorted(self.left), [k for k in range(len(self.cores)) if k not in self.left]]
+        here, there = ({i for k in side for i in self.layout[k]} for side in sides)
+        return tuple(sorted(here & there)), [
+            (
+                side,
+                tuple(i for i in self._rows() if i in held),
+                tuple(j for j in self._columns() if j in held),
+            )
+            for side, held in zip(sides, (here, there))
+        ]
+
+    def _contracted(self, chosen: Sequence[int], out: Indices) -> Tensor:
+        layout = [self.layout[k] for k in chosen]
+        return contract([self.cores[k] for k in chosen], layout, out, self._paths[out])
+
+    def _found_paths(self) -> dict[Indices, Path]:
+        """How `to_dense` and `lower` contract, found once and not under torch.compile."""
+        bonds, sides = self._cut()
+        wanted = [(chosen, bonds + rows + columns) for chosen, rows, columns in sides]
+        wanted.append((list(range(len(self.cores))), self._physical()))
+        found = {}
+        for chosen, out in wanted:
+            layout = tuple(self.layout[k] for k in chosen)
+            found[out] = _path(layout, tuple(sorted(self.sizes.items())), out)
+        return found
 
     def _open(self, touched: set[str], done: Iterable[int]) -> set[str]:
         """Of the indices seen so far, those that a later core or y still needs."""
@@ -256,14 +279,15 @@ class Format(nn.Module):
         return {i for i in touched if i in ahead or i[0] == "j"}
 
 
-def contract(tensors: Iterable[Tensor], layout: Sequence[Indices], out: Indices) -> Tensor:
-    """The sum over all indices but `out` of the product of the tensors, two at a time in a good order."""
-    parts = list(tensors)
-    sizes = {
-        i: n for t, indices in zip(parts, layout, strict=True) for i, n in zip(indices, t.shape, strict=True)
-    }
-    names = list(layout)
-    for a, b in _path(tuple(names), tuple(sorted(sizes.items())), out):
+def contract(
+    tensors: Iterable[Tensor], layout: Sequence[Indices], out: Indices, path: Path | None = None
+) -> Tensor:
+    """The sum over all indices but `out` of the product of the tensors, two at a time, by `path` or in a good order."""
+    parts, names = list(tensors), list(layout)
+    if path is None:
+        sizes = {i: n for t, indices in zip(parts, names) for i, n in zip(indices, t.shape, strict=True)}
+        path = _path(tuple(names), tuple(sorted(sizes.items())), out)
+    for a, b in path:
         kept = _kept(names, a, b, out)
         both = _einsum([parts[a], parts[b]], [names[a], names[b]], kept)
         for k in sorted((a, b), reverse=True):
@@ -287,9 +311,7 @@ def _kept(names: Sequence[Indices], a: int, b: int, out: Indices) -> Indices:
 
 
 @functools.lru_cache(maxsize=1024)
-def _path(
-    layout: tuple[Indices, ...], sizes: tuple[tuple[str, int], ...], out: Indices
-) -> list[tuple[int, int]]:
+def _path(layout: tuple[Indices, ...], sizes: tuple[tuple[str, int], ...], out: Indices) -> Path:
     """Greedy: always the pair whose product grows memory least, the cheaper one at equal growth."""
     size, names, path = dict(sizes), list(layout), []
 

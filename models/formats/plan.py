@@ -6,10 +6,15 @@
 
 The cost of one evaluation of n rows is its multiply-adds plus what its memory traffic would have made possible meanwhile:
 `BALANCE` multiply-adds a byte, near what CPUs and GPUs have in float32. Backward is twice forward for each of the three.
+
+Between the two GEMMs of `lowered` a number is written and read. Core by core it is also copied, written and read once more,
+into the order in which the next core takes it. Without these `COPIES` the many small contractions of block terms look 1.1
+times cheaper than their 32 Kronecker terms, and take 1.3 times as long (`python -m benchmarks.plan --measure`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +22,7 @@ from models.formats.network import Format
 
 Execution = Literal["lowered", "cores", "reconstructed"]
 BALANCE = 10.0
+COPIES = 2
 FLOAT = 4
 
 
@@ -56,9 +62,28 @@ def plan(network: Format, rows: int) -> Plan:
     ends = FLOAT * rows * (m + n)
     cores = FLOAT * network.parameters_count()
     factors = FLOAT * s * (p * u + q * v)
+    inside = sum(network.volumes()[:-1])
     costs: dict[Execution, Cost] = {
         "lowered": Cost(rows * s * min(right, left), ends + 2 * FLOAT * rows * between + 2 * factors + cores),
-        "cores": Cost(rows * network.macs(), ends + 2 * FLOAT * rows * sum(network.volumes()[:-1]) + cores),
+        "cores": Cost(rows * network.macs(), ends + 2 * FLOAT * rows * (m + COPIES * inside) + cores),
         "reconstructed": Cost(rows * m * n + s * m * n, ends + 2 * FLOAT * m * n + factors + cores),
     }
     return Plan(min(costs, key=lambda name: costs[name].total), costs)
+
+
+def switches(network: Format) -> list[tuple[int, Execution]]:
+    """From how many rows on which way is the cheapest, the most rows first: every cost is a line in the rows."""
+    none, one = (plan(network, rows).costs for rows in (0, 1))
+    lines = [(none[way].total, one[way].total - none[way].total) for way in none]
+    meet = {
+        math.ceil((once - other) / (more - per_row))
+        for once, per_row in lines
+        for other, more in lines
+        if once > other and per_row < more
+    }
+    found: list[tuple[int, Execution]] = []
+    for rows in sorted({0, *meet}):
+        chosen = plan(network, rows).chosen
+        if not found or found[0][1] != chosen:
+            found.insert(0, (rows, chosen))
+    return found

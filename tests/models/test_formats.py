@@ -1,5 +1,6 @@
 """The formats: published counts, textbook contractions, lowering, initialisation, fits with their bounds."""
 
+import itertools
 import math
 import warnings
 
@@ -49,6 +50,24 @@ def test_counts_are_the_published():
     assert BT(CNN, WIDE, 5).parameters_count() == 102_450
     assert CP(CNN, WIDE, 400).parameters_count() == 115_200
     assert Tucker((16, 16, 8), (8192,), (10, None, None, 10), paired=False).parameters_count() == 94_880
+
+
+@pytest.mark.parametrize("name", ["tt", "bt", "cp", "tucker-2", "ht", "ht-tree", "tr"])
+def test_the_best_order_is_the_best_of_all(name):
+    f = small()[name]
+    all_orders = itertools.permutations(range(len(f.cores)))
+    assert f.macs() == min(f.macs(order) for order in all_orders)
+
+
+def test_one_pair_of_modes_is_the_matrix_itself():
+    for f in (TT((5,), (7,), ()), BT((5,), (7,), 2), TR((5,), (7,), 2), CP((5,), (7,), 2)):
+        torch.testing.assert_close(f.lower().to_dense(), f.to_dense(), rtol=0, atol=1e-6)
+        (_, p, u), (_, q, v) = f.kron_shapes()
+        assert (p * q, u * v) == (5, 7)
+    whole = Tucker((2, 3), (4,), (2, None, None), paired=False)  # nothing is left for the right side
+    torch.testing.assert_close(whole.lower().to_dense(), whole.to_dense(), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="paired CP needs at least two pairs of modes"):
+        CP((5,), (7,), 2, paired=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*largest useful one")
@@ -229,3 +248,73 @@ def test_bad_arguments_are_named():
         TR.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT)
     with pytest.raises(ValueError, match=r"weight must be \[12, 12\]; got \[12, 10\]"):
         TT.from_dense(torch.randn(12, 10), SMALL_IN, SMALL_OUT, ranks=2)
+
+
+@pytest.fixture
+def tensorly():
+    """TensorLy on torch: other people's decompositions."""
+    tl = pytest.importorskip("tensorly")
+    pytest.importorskip("tensorly.decomposition")
+    with tl.backend_context("pytorch"):
+        yield tl
+
+
+def decaying(*shape):
+    """A tensor whose unfoldings have no gap in their singular values."""
+    t = torch.randn(*shape, dtype=torch.float64)
+    for k, n in enumerate(shape):
+        t *= 0.6 ** torch.arange(n, dtype=torch.float64).view(
+            [-1 if j == k else 1 for j in range(len(shape))]
+        )
+    return t
+
+
+def test_cores_mean_what_tensorly_means(tensorly):
+    f = {name: v.requires_grad_(False) for name, v in small().items()}
+    tt = [core.reshape(r, m, n, -1) for core, r, m, n in zip(f["tt"].cores, (1, 3, 2), SMALL_IN, SMALL_OUT)]
+    paired = (*(core.flatten(0, 1) for core in list(f["tucker"].cores)[:-1]), f["tucker"].cores[-1])
+    kronecker = [core.flatten(0, 1) for core in f["cp-paired"].cores]
+    apart = lambda t: t.view(2, 3, 3, 2, 2, 2).permute(0, 2, 4, 1, 3, 5)  # noqa: E731 from pairs (i j)
+    for name, theirs in {
+        "tt": tensorly.tt_matrix_to_tensor(tt),
+        "cp": tensorly.cp_to_tensor((None, list(f["cp"].cores))),
+        "cp-paired": apart(tensorly.cp_to_tensor((None, kronecker))),
+        "tucker": apart(tensorly.tucker_to_tensor((paired[-1], list(paired[:-1])))),
+        "tucker-split": tensorly.tucker_to_tensor(
+            (f["tucker-split"].cores[-1], list(f["tucker-split"].cores)[:-1])
+        ),
+        "tr": tensorly.tr_tensor.tr_to_tensor(list(f["tr"].cores)),
+    }.items():
+        torch.testing.assert_close(f[name].to_dense(), theirs.reshape(12, 12), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [(1, 1), (3, 2), (6, 4)])
+def test_tt_svd_is_tensorlys(tensorly, ranks):
+    weight = decaying(*SMALL_IN, *SMALL_OUT).reshape(12, 12)
+    theirs = tensorly.decomposition.tensor_train_matrix(weight.view(*SMALL_IN, *SMALL_OUT), (1, *ranks, 1))
+    theirs = tensorly.tt_matrix_to_tensor(theirs).reshape(12, 12)
+    ours = TT.from_dense(weight, SMALL_IN, SMALL_OUT, ranks=ranks)
+    torch.testing.assert_close(ours.to_dense(), theirs, rtol=0, atol=1e-12)
+    assert ours.error == pytest.approx(((weight - theirs).norm() / weight.norm()).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [(1, 1, 1, 1, 1), (2, 2, 1, 3, 2), (2, 2, 2, 2, 2)])
+def test_hosvd_is_within_its_bound_of_tensorlys_best(tensorly, ranks):
+    """Higher-order orthogonal iteration is no better than the best, ours at most sqrt(d) worse than the best."""
+    weight = decaying(*SMALL_IN, 4, 3).reshape(12, 12)
+    core, factors = tensorly.decomposition.tucker(weight.view(*SMALL_IN, 4, 3), ranks, tol=1e-12)
+    theirs = tensorly.tucker_to_tensor((core, factors)).reshape(12, 12)
+    ours = Tucker.from_dense(weight, SMALL_IN, (4, 3), ranks=ranks, paired=False).error
+    best = ((weight - theirs).norm() / weight.norm()).item()
+    assert best * (1 - 1e-9) <= ours <= math.sqrt(5) * best
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_alternating_least_squares_are_as_good_as_tensorlys(tensorly, rank):
+    weight = decaying(*SMALL_IN, 4, 3).reshape(12, 12)
+    theirs = tensorly.decomposition.parafac(
+        weight.view(*SMALL_IN, 4, 3), rank, n_iter_max=500, tol=1e-10, init="random", random_state=0
+    )
+    theirs = tensorly.cp_to_tensor(theirs).reshape(12, 12)
+    ours = CP.from_dense(weight, SMALL_IN, (4, 3), ranks=rank).error
+    assert ours <= 1.1 * ((weight - theirs).norm() / weight.norm()).item()
