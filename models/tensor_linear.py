@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from kernels import kron_linear
-from models.formats import FormatSpec, Kron
-from models.formats.plan import Execution, plan
+from models.formats import Format, FormatSpec, Kron
+from models.formats.plan import Execution, switches
 
 
 class TensorLinear(nn.Module):
@@ -34,25 +35,30 @@ class TensorLinear(nn.Module):
         execution: Execution | None = None,
     ) -> None:
         super().__init__()
+        if execution not in (None, *get_args(Execution)):
+            raise ValueError(f"execution must be None or one of {get_args(Execution)}; got {execution!r}.")
         self.in_features, self.out_features = in_features, out_features
-        self.weight = spec.build(in_features, out_features // gates, gates)
+        self.hold(spec.build(in_features, out_features // gates, gates))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.execution = execution
-        self._planned: dict[int, Execution] = {}
 
     def forward(self, x: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> Tensor:
         """[..., in] to [..., out], of scale x + shift; x may be uint8."""
-        rows = x.numel() // max(1, x.shape[-1])
-        if self.execution is None and rows not in self._planned:
-            self._planned[rows] = plan(self.weight, rows).chosen
-        execution = self.execution or self._planned[rows]
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x must be [..., {self.in_features}]; got {list(x.shape)}.")
+        rows = x.numel() // self.in_features
+        execution = self.execution or next(way for start, way in self._switches if rows >= start)
         if execution == "lowered":
             return kron_linear(x, *self.weight.lower(), self.bias, scale=scale, shift=shift)
         x = x.to(self.weight.cores[0].dtype) * scale + shift if mapped(x, scale, shift) else x
         if execution == "reconstructed":
             return nn.functional.linear(x, self.weight.to_dense().T, self.bias)
         y = self.weight.absorb(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def hold(self, network: Format) -> None:
+        """Take a network as the weight, and plan for it."""
+        self.weight, self._switches = network, switches(network)
 
     def reset_parameters(self) -> None:
         """W with unit outputs for unit inputs, b = 0."""
@@ -69,6 +75,10 @@ class Mega(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, spec: FormatSpec, gates: int, bias: bool) -> None:
         super().__init__()
+        if spec.format == "dense":
+            raise ValueError(
+                "a dense mega matrix is a dense ih and a dense hh: leave mega out, or give it a format."
+            )
         self.input_size, self.hidden_size = input_size, hidden_size
         self.weight = spec.build(input_size + hidden_size, hidden_size, gates, pad=True)
         (_, p, u), (_, q, v) = self.weight.kron_shapes()

@@ -64,7 +64,9 @@ def rnn_table(module: nn.Module) -> list[dict[str, Any]]:
     Rows are dicts of name, kind ("cores", "bias" or "classifier"), shape, parameters, dense_parameters, macs, dense_macs.
     Multiply-adds are those of one frame of one clip, lowered. Nothing is left out: the parameters add up to the module's.
     """
-    rnn = next(m for m in module.modules() if isinstance(m, TensorRNN))
+    rnn = next((m for m in module.modules() if isinstance(m, TensorRNN)), None)
+    if rnn is None:
+        raise ValueError(f"rnn_table takes a TensorLSTM, a TensorGRU or a network around one; got {module}.")
     rows: list[dict[str, Any]] = []
 
     def add(

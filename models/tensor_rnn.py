@@ -134,6 +134,8 @@ class TensorRNN(nn.Module):
             ValueError: sizes do not fit, a length below 1 or above T, or x has NaN (looked for on the CPU).
         """
         if isinstance(x, PackedSequence):
+            if lengths is not None:
+                raise ValueError("a packed x has its lengths with it; leave `lengths` out.")
             return self._packed(x, state, scale, shift)
         batched = x.dim() == 3
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
@@ -237,7 +239,7 @@ class TensorRNN(nn.Module):
             self.num_layers,
             bias=biases[0] is not None,
             batch_first=self.batch_first,
-            dropout=self.dropout,
+            dropout=self.dropout if self.num_layers > 1 else 0.0,  # there nn.LSTM warns, and drops nothing
             bidirectional=self.bidirectional,
         ).to(self.matrices(0)[0])
         with torch.no_grad():
@@ -257,33 +259,32 @@ class TensorRNN(nn.Module):
     def _from_plain(
         cls, rnn: Any, ih: Specs, hh: Specs, mega: Specs, eps: float | None, **options: Any
     ) -> Any:
-        made = cls.__new__(cls)
         directions = 2 if rnn.bidirectional else 1
-        if eps is not None:
-            ih, hh = (_of_eps(s, rnn, directions) for s in (ih, hh))
-        made.__init__(  # type: ignore[misc]
+        first = [specs if eps is None else _with_ranks(specs) for specs in (ih, hh, mega)]
+        made: Any = cls(
             *(rnn.input_size, rnn.hidden_size, rnn.num_layers),
-            ih=ih, hh=hh, mega=mega, bias=rnn.bias, batch_first=rnn.batch_first, dropout=rnn.dropout,
+            ih=first[0], hh=first[1], mega=first[2], bias=rnn.bias, batch_first=rnn.batch_first, dropout=rnn.dropout,
             bidirectional=rnn.bidirectional, proj_size=rnn.proj_size, **options,
         )  # fmt: skip
         made.to(rnn.weight_ih_l0)
+
+        def fitted(specs: Specs, layer: int, factor: int, matrix: Tensor) -> Any:
+            return _of_layer(specs, layer, rnn.num_layers, factor).fitted(matrix, made.gates, eps)
+
         with torch.no_grad():
             for k in range(rnn.num_layers * directions):
                 layer, name = k // directions, suffix(k, directions)
                 w, u = getattr(rnn, f"weight_ih_{name}").T, getattr(rnn, f"weight_hh_{name}").T
                 if mega is not None:
                     module: Any = made.mega[k]
-                    spec = _of_layer(mega, layer, rnn.num_layers, directions + 1)
                     stacked = w.new_zeros(module.weight.shape)
-                    x, h = module.places()
+                    x, h = (rows.to(w.device) for rows in module.places())
                     stacked[x], stacked[h] = w, u
-                    module.weight = replace(spec, in_modes=module.weight.in_modes).fitted(stacked, made.gates)
+                    module.weight = fitted(mega, layer, directions + 1, stacked)
                 else:
                     module = made.ih[k]
-                    module.weight = _of_layer(ih, layer, rnn.num_layers, directions).fitted(
-                        w, made.gates, eps
-                    )
-                    made.hh[k].weight = _of_layer(hh, layer, rnn.num_layers, 0).fitted(u, made.gates, eps)
+                    module.hold(fitted(ih, layer, directions, w))
+                    made.hh[k].hold(fitted(hh, layer, 0, u))
                 if rnn.bias:
                     own, hidden = getattr(rnn, f"bias_ih_{name}"), getattr(rnn, f"bias_hh_{name}")
                     module.bias.copy_(own + hidden)
@@ -360,6 +361,10 @@ class TensorGRU(TensorRNN):
         cls, gru: nn.GRU, *, ih: Specs = None, hh: Specs = None, eps: float | None = None, **options: Any
     ) -> TensorGRU:
         """Compress a trained nn.GRU, as `TensorLSTM.from_nn_lstm`."""
+        if options.get("reset", "after") != "after":
+            raise ValueError(
+                "nn.GRU resets after the product; a TensorGRU with reset='before' cannot hold it."
+            )
         return cls._from_plain(gru, ih, hh, None, eps, **options)
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
@@ -389,10 +394,11 @@ def _of_layer(specs: Specs, layer: int, layers: int, factor: int) -> FormatSpec:
     return specs[layer]
 
 
-def _of_eps(specs: Specs, rnn: Any, directions: int) -> Specs:
-    """Specs without ranks, as `eps` needs them, given rank 1 until they are fitted."""
-    found = [_of_layer(specs, layer, rnn.num_layers, directions) for layer in range(rnn.num_layers)]
-    return [s if s.ranks or s.format == "dense" else replace(s, ranks=(1,)) for s in found]
+def _with_ranks(specs: Specs) -> Specs:
+    """Specs that can be built before `eps` has found their ranks: rank 1 where there is none."""
+    if specs is None or isinstance(specs, FormatSpec):
+        return specs and replace(specs, ranks=specs.ranks or (1,))
+    return [replace(spec, ranks=spec.ranks or (1,)) for spec in specs]
 
 
 def suffix(k: int, directions: int) -> str:

@@ -31,6 +31,8 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of frames [B, T, ..], uint8 or floating point in [0, 1]; `lengths` int64 [B]."""
+        if frames.dim() < 3:
+            raise ValueError(f"frames must be [B, T, ..], as [B, T, H, W, C]; got {list(frames.shape)}.")
         unit = 255.0 if frames.dtype == torch.uint8 else 1.0
         _, state = self.rnn(
             frames.flatten(2), lengths=lengths, scale=1 / (unit * self.std), shift=-self.mean / self.std
