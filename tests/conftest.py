@@ -11,6 +11,15 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure():
+    """Processes of pytest-xdist share the cores: threads that wait for one another's cores take ten times as long."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _unwritten_outputs_are_nan():
     """`torch.empty` is filled with NaN (integers: the largest): an output that a kernel forgets cannot pass."""
