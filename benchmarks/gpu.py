@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu --out DIR`: everything that only a GPU can show, in one command and under 9 minutes.
 
 1. The kernel tests, on the device (the test bodies that the interpreter runs elsewhere).
-2. Timings: each operation beside eager PyTorch, the noises as a share of the measured copy bandwidth, a training step.
+2. Timings: each operation beside eager PyTorch, the noises as a share of the measured copy bandwidth, a training step;
+   compressed LSTMs beside cuDNN's, with FlashRNN's published figures printed for comparison.
 3. A short DGCNN training on the device and on the CPU from the same seed: the two loss curves must lie together.
 
 Writes `rows.csv`, `training.csv` and `log.txt` to DIR, and exits with 1 if a test failed: no speed is reported as
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from benchmarks import harness, peers
+from benchmarks import gpu_rnn, harness, peers
 from benchmarks.harness import Case
 
 if TYPE_CHECKING:
@@ -61,10 +62,16 @@ class Sizes:
     noise_clouds: int
     repetitions: int
     steps: int
+    recurrent: gpu_rnn.Sizes
 
 
-FULL = Sizes(clouds=32, points=1024, k=20, channels=(3, 64, 128), noise_clouds=256, repetitions=30, steps=100)
-SMALL = Sizes(clouds=2, points=16, k=4, channels=(3, 9), noise_clouds=2, repetitions=1, steps=1)
+FULL = Sizes(
+    clouds=32, points=1024, k=20, channels=(3, 64, 128), noise_clouds=256, repetitions=30, steps=100,
+    recurrent=gpu_rnn.FULL,
+)  # fmt: skip
+SMALL = Sizes(
+    clouds=2, points=16, k=4, channels=(3, 9), noise_clouds=2, repetitions=1, steps=1, recurrent=gpu_rnn.SMALL
+)
 
 
 def main() -> None:
@@ -90,14 +97,15 @@ def run(options: Options) -> int:
     say(f"{harness.machine(options.device)}, torch {torch.__version__}, commit {harness.commit()}")
     failed = _tests(say) if options.tests else 0
     sizes = SMALL if options.small else FULL
-    for comparison in comparisons(options, sizes):
+    recurrent = gpu_rnn.comparisons(sizes.recurrent, options.device)
+    for comparison in comparisons(options, sizes) + recurrent:
         if time.monotonic() - start > 60 * (MINUTES - 2):
             say(f"left out for lack of time: {comparison[0].operation} {comparison[0].shape}")
             continue
         try:
-            rows = harness.measure(
-                comparison, repetitions=sizes.repetitions, device=options.device, memory=False
-            )
+            slow = comparison in recurrent
+            repetitions = max(1, sizes.repetitions // 3) if slow else sizes.repetitions
+            rows = harness.measure(comparison, repetitions=repetitions, device=options.device, memory=False)
         except Exception as error:  # one broken case must not cost the other rows of a rare machine
             failed += 1
             say(f"FAILED {comparison[0].operation} {comparison[0].shape}: {type(error).__name__}: {error}")
@@ -110,6 +118,7 @@ def run(options: Options) -> int:
                 else ""
             )
             say(f"{row.operation} {row.shape} {row.dtype} {row.provider}: {row.p50_ms:.4f} ms{share}")
+    say(gpu_rnn.published())
     failed += _training(options, sizes, say)
     say(f"{failed} failures" if failed else "all passed")
     return int(bool(failed))

@@ -39,7 +39,12 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """The noises and edge_conv; the process must have TRITON_INTERPRET=1."""
+    """All operations; the process must have TRITON_INTERPRET=1."""
+    return [*point_clouds(), *recurrent()]
+
+
+def point_clouds() -> list[Entry]:
+    """The noises and edge_conv."""
     import kernels
     from kernels._clouds import global_idx
     from kernels._noise import draw
@@ -47,13 +52,6 @@ def entries() -> list[Entry]:
     edge: Any = importlib.import_module("kernels.edge_conv")
     x, idx = torch.randn(B, N, C), torch.randint(N, (B, N, K))
     p, seed, M = torch.tensor(0.3), torch.tensor(7), B * N
-
-    def entry(name: str, fn: Callable[..., Any], *inputs: Tensor, outputs: int | None = None) -> Entry:
-        book = ledger(fn)
-        made = book.result if isinstance(book.result, tuple) else (book.result,)
-        written = sum(t.numel() * t.element_size() for t in made)
-        least = sum(t.numel() * t.element_size() for t in inputs) + (written if outputs is None else outputs)
-        return Entry(name, least, book.touched_bytes, book.loaded_bytes + book.stored_bytes)
 
     pq, rows = torch.randn(M, 2 * C), global_idx(idx)
     none = draw(None, torch.tensor([0, N, M]), 0)
@@ -75,6 +73,59 @@ def entries() -> list[Entry]:
     ]
 
 
+def recurrent() -> list[Entry]:
+    """A Kronecker layer on bytes, and an LSTM and a GRU whose hidden matrix is a Kronecker sum, launch by launch."""
+    layer: Any = importlib.import_module("kernels.kron_linear")
+    lstm: Any = importlib.import_module("kernels.lstm_sequence")
+    gru: Any = importlib.import_module("kernels.gru_sequence")
+    steps, batch, hidden = 4, 4, 64
+    pixels = torch.randint(256, (32, 8 * 30), dtype=torch.uint8)
+    a, c, bias = torch.randn(3, 8, 8), torch.randn(3, 30, 8), torch.randn(64)
+    ua, uc, ga, gc = (0.1 * torch.randn(3, 8, n) for n in (32, 8, 24, 8))
+    b_n = torch.randn(hidden)
+    gx, h = torch.randn(steps, batch, 4 * hidden), torch.randn(batch, hidden)
+    g3 = torch.randn(steps, batch, 3 * hidden)
+    hs, cs, gates = lstm._launch_fwd(gx, ua, uc, h, h, None, None, False, True)
+    g_hs, g_gates = gru._launch_fwd(g3, ga, gc, b_n, h, None, None, False, True)
+    dout, none = torch.randn(steps, batch, hidden), (None, None, False)
+    return [
+        entry(
+            "kron_linear forward, bytes",
+            lambda: layer._launch_fwd(pixels, a, c, bias, 1 / 255, 0.0),
+            *(pixels, a, c, bias),
+        ),
+        entry(
+            "lstm_sequence forward",
+            lambda: lstm._launch_fwd(gx, ua, uc, h, h, *none, True),
+            *(gx, ua, uc, h, h),
+        ),
+        entry(
+            "lstm_sequence backward",
+            lambda: lstm._launch_bwd(dout, h, h, gates, hs, cs, ua, uc, *none),
+            *(dout, h, h, gates, cs, ua, uc),
+        ),
+        entry(
+            "gru_sequence forward",
+            lambda: gru._launch_fwd(g3, ga, gc, b_n, h, *none, True),
+            *(g3, ga, gc, b_n, h),
+        ),
+        entry(
+            "gru_sequence backward",
+            lambda: gru._launch_bwd(dout, h, g_gates, g_hs, ga, gc, b_n, *none),
+            *(dout, h, g_gates, g_hs, ga, gc),
+        ),
+    ]
+
+
+def entry(name: str, fn: Callable[..., Any], *inputs: Tensor, outputs: int | None = None) -> Entry:
+    """The books of one launch function that reads `inputs` and writes what it returns, or `outputs` bytes."""
+    book = ledger(fn)
+    made = book.result if isinstance(book.result, tuple) else (book.result,)
+    written = sum(t.numel() * t.element_size() for t in made)
+    least = sum(t.numel() * t.element_size() for t in inputs) + (written if outputs is None else outputs)
+    return Entry(name, least, book.touched_bytes, book.loaded_bytes + book.stored_bytes)
+
+
 def main() -> None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -82,7 +133,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"bytes moved, B {B}, N {N}, C {C}, k {K}, float32")
+    table = Table(title=f"bytes moved, clouds B {B}, N {N}, C {C}, k {K}; sequences T 4, B 4, H 64; float32")
     for name in ("operation", "least", "touched", "touched / least", "issued"):
         table.add_column(name, justify="left" if name == "operation" else "right")
     for entry in entries():

@@ -1,13 +1,18 @@
-"""Peers to measure against, run from a checkout at a given path: their code is loaded, never part of this project."""
+"""Peers to measure against: loaded from a checkout at a given path, or imported where they are installed; never part of
+this project (docs/benchmarks.md says how to install them)."""
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+
+from models.formats import FormatSpec
 
 
 def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None) -> types.ModuleType:
@@ -53,3 +58,49 @@ def training_step(
         return loss.detach()
 
     return step
+
+
+def tednet_lstm(spec: FormatSpec) -> nn.Module:
+    """tednet's LSTM of a format (TT, TR, BT), a dense hidden matrix, without its dropout; takes x and a state [B, H] twice.
+
+    Its constructors change the lists that they are given and print what they save; both end here.
+    """
+    import contextlib
+    import io
+
+    from tednet.tnn import bt_tucker, tensor_ring, tensor_train
+
+    modes, d, e = (list(spec.in_modes), list(spec.out_modes)), len(spec.in_modes), len(spec.out_modes)
+    number = {"tt": d - 1, "tr": d + e, "bt": d}[spec.format]
+    ranks = list(spec.ranks) if len(spec.ranks) > 1 else list(spec.ranks) * number
+    blocks = [spec.blocks] if spec.format == "bt" else []
+    made = {"tt": tensor_train.TTLSTM, "tr": tensor_ring.TRLSTM, "bt": bt_tucker.BTTLSTM}[spec.format]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return made(*modes, ranks, *blocks, drop_ih=0.0, drop_hh=0.0)
+
+
+class TensorlyLSTM(nn.Module):
+    """An LSTM cell around tensorly-torch's FactorizedLinear (TT or CP), a dense hidden matrix, frame by frame."""
+
+    def __init__(self, spec: FormatSpec) -> None:
+        super().__init__()
+        from tltorch import FactorizedLinear
+
+        first, *others = spec.out_modes
+        hidden = first * math.prod(others)
+        kind, rank = {
+            "tt": ("blocktt", [1, *spec.ranks * (len(spec.in_modes) - 1), 1]),
+            "cp": ("cp", spec.ranks[0]),
+        }[spec.format]
+        self.ih = FactorizedLinear(spec.in_modes, (4 * first, *others), factorization=kind, rank=rank)
+        self.hh = nn.Linear(hidden, 4 * hidden, bias=False)
+
+    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, Any]:
+        h, c = state
+        outs = []
+        for frame in x:
+            i, f, g, o = (self.ih(frame) + self.hh(h)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outs.append(h)
+        return torch.stack(outs), (h, c)

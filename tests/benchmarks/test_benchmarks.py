@@ -18,7 +18,10 @@ def test_the_gpu_programme_runs_in_the_interpreter(run_python, tmp_path):
     assert "FAILED" not in done.stdout
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     operations = {row["operation"] for row in rows}
-    assert operations == {"knn", "noise", "edge_conv_fwd_bwd", "linear_norm_max_fwd_bwd"}
+    clouds = {"knn", "noise", "edge_conv_fwd_bwd", "linear_norm_max_fwd_bwd"}
+    recurrent = {f"{kind}_{way}" for kind in ("lstm", "gru") for way in ("forward", "forward_backward")}
+    assert operations == clouds | recurrent | {"kron_linear"}
+    assert "published by FlashRNN, not measured here" in done.stdout
     assert "largest distance of the two loss curves: 0.00e+00" in (tmp_path / "log.txt").read_text()
 
 
