@@ -137,7 +137,7 @@ def assert_equal_to_the_plain_form(m, packed=True):
         torch.testing.assert_close(a, b, **EXACT)
 
 
-@pytest.mark.parametrize(("name", "place", "cell"), GRID, ids="-".join)
+@pytest.mark.parametrize(("name", "place", "cell"), GRID)
 def test_every_format_and_place_is_the_plain_module(name, place, cell):
     """Two layers, both directions, packed and unsorted, with first states; batch first for the GRUs."""
     assert_equal_to_the_plain_form(rnn(name, place, cell, 2, bidirectional=True, batch_first=cell != "lstm"))
