@@ -39,12 +39,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """All operations; the process must have TRITON_INTERPRET=1."""
-    return [*point_clouds(), *recurrent()]
-
-
-def point_clouds() -> list[Entry]:
-    """The noises and edge_conv."""
+    """The noises and edge_conv; the process must have TRITON_INTERPRET=1."""
     import kernels
     from kernels._clouds import global_idx
     from kernels._noise import draw
@@ -74,7 +69,10 @@ def point_clouds() -> list[Entry]:
 
 
 def recurrent() -> list[Entry]:
-    """A Kronecker layer on bytes, and an LSTM and a GRU whose hidden matrix is a Kronecker sum, launch by launch."""
+    """A Kronecker layer on bytes, and an LSTM and a GRU whose hidden matrix is a Kronecker sum, launch by launch.
+
+    Beyond the least, a program writes and reads what stands between two GEMMs, the sums before the gates, and its states.
+    """
     layer: Any = importlib.import_module("kernels.kron_linear")
     lstm: Any = importlib.import_module("kernels.lstm_sequence")
     gru: Any = importlib.import_module("kernels.gru_sequence")
@@ -136,7 +134,7 @@ def main() -> None:
     table = Table(title=f"bytes moved, clouds B {B}, N {N}, C {C}, k {K}; sequences T 4, B 4, H 64; float32")
     for name in ("operation", "least", "touched", "touched / least", "issued"):
         table.add_column(name, justify="left" if name == "operation" else "right")
-    for entry in entries():
+    for entry in entries() + recurrent():
         table.add_row(
             entry.operation,
             f"{entry.least:,}",

@@ -138,3 +138,21 @@ def test_published_figures_are_labelled():
     text = gpu_rnn.published()
     assert text.startswith("published by FlashRNN, not measured here")
     assert "head 768: 2.01 / 5.19" in text
+
+
+def test_bytes_beyond_the_least_are_those_between_two_products(run_python):
+    """What the kernels touch, to the byte."""
+    done = run_python(
+        "-c",
+        "from benchmarks.ledger import recurrent\nfor e in recurrent(): print(e.operation, e.touched - e.least, sep='=')",
+        TRITON_INTERPRET="1",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    more = dict(line.split("=") for line in done.stdout.splitlines())
+    number, states = 4, 4 * 4 * 64 * 4  # bytes; 4 steps of [4, 64]
+    assert (
+        int(more["kron_linear forward, bytes"]) == 32 * 8 * 3 * 8 * number
+    )  # T is written anyway, and read once
+    sums, between = 4 * 256 * number, 4 * 8 * 3 * 8 * number
+    # Both written and read; of h and c the first step's are the inputs, and every other is read after it was written.
+    assert int(more["lstm_sequence forward"]) == 2 * (sums + between) + 2 * (states - 2 * 4 * 64 * number)
