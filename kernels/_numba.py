@@ -38,8 +38,15 @@ class NumbaFunction:
         import numba
 
         # As many threads as torch has now; numba keeps the number for each Python thread.
-        numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-        return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
+        threads = torch.get_num_threads()
+        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+        try:
+            return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
+        finally:
+            if (
+                torch.get_num_threads() != threads
+            ):  # numba's first launch sets OpenMP's number, which is torch's too
+                torch.set_num_threads(threads)
 
 
 def njit(

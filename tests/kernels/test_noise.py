@@ -189,3 +189,14 @@ def test_bad_neighbours_are_named():
         point_factor(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
     with pytest.raises(ValueError, match="floating-point type"):
         drop_point(x.long(), 0.3)
+
+
+def test_numba_leaves_torch_its_threads(run_python):
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from kernels._random import uniform\n"
+        "uniform(torch.tensor(1), 100)\n"
+        "assert torch.get_num_threads() == 1\n"
+    )
+    done = run_python("-c", code, OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
