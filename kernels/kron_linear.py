@@ -48,9 +48,10 @@ CHUNK = 1 << 18  # numbers of x that the CPU takes at a time: 1 MiB of float32 s
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 
-def _chunks(x: Tensor, scale: float, shift: float, dtype: torch.dtype) -> Any:
-    """`(start, stop, x'[start:stop])` in pieces that stay in the cache until their product is done."""
-    rows = max(1, CHUNK // x.shape[1])
+def _chunks(x: Tensor, scale: float, shift: float, order: Order) -> Any:
+    """`(start, stop, x'[start:stop])` in pieces that stay in the cache until their product is done, or, where the first
+    factor is larger than that, are as large: its gradient is written once for each piece."""
+    rows, dtype = max(1, max(CHUNK, order.first.numel()) // x.shape[1]), order.first.dtype
     buffer = x.new_empty((min(rows, len(x)), x.shape[1]), dtype=dtype) if scaled(x, scale, shift) else None
     for start in range(0, len(x), rows):
         piece = x[start : start + rows]
@@ -64,7 +65,7 @@ def _cpu_fwd(
 ) -> tuple[Tensor, Tensor]:
     y, t = _fake_fwd(x, a, c, bias, scale, shift)
     order = Order(a, c, right_first(a, c))
-    for start, stop, piece in _chunks(x, scale, shift, a.dtype):
+    for start, stop, piece in _chunks(x, scale, shift, order):
         t[start:stop] = order.begin(piece)
     y = order.finish(t)
     return (y if bias is None else y.add_(bias)), t
@@ -77,7 +78,7 @@ def _cpu_bwd(
     dx, _, _ = _fake_bwd(dy, x, t, a, c, scale, shift, need_x)
     dt = order.finish_back(dy)
     first = torch.zeros_like(order.first, dtype=accumulator(a.dtype))
-    for start, stop, piece in _chunks(x, scale, shift, a.dtype):
+    for start, stop, piece in _chunks(x, scale, shift, order):
         first += order.gradient_first(piece, dt[start:stop])
         if need_x:
             dx[start:stop] = order.begin_back(dt[start:stop]).mul_(scale)

@@ -9,6 +9,7 @@ Sources: De Lathauwer 2008; the BT-LSTM, Ye et al. 2018.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -44,7 +45,21 @@ class BT(Format):
         layout: list[Indices] = [("b", f"i{k}", f"j{k}", f"s{k}") for k in range(len(rows))]
         layout.append(("b", *(f"s{k}" for k in range(len(rows)))))
         sizes = {"b": blocks} | {f"s{k}": r for k, r in enumerate(self.ranks)}
-        super().__init__(rows, columns, layout, sizes, range(max(1, len(rows) // 2)))
+        super().__init__(rows, columns, layout, sizes, range(self._pairs_left(rows, columns)))
+
+    def _pairs_left(self, rows: Sequence[int], columns: Sequence[int]) -> int:
+        """How many pairs stand left of the cut: the middle, or, where that halves the work at least nearly, one.
+
+        The core stands on the right, so the terms are B times the ranks on the left: few for one pair, many for half.
+        """
+
+        def macs(k: int) -> int:
+            s = self.blocks * math.prod(self.ranks[:k])
+            (p, q), (u, v) = ((math.prod(m[:k]), math.prod(m[k:])) for m in (rows, columns))
+            return s * min(p * q * v + p * u * v, p * q * u + u * q * v)
+
+        middle = max(1, len(rows) // 2)
+        return 1 if 1.5 * macs(1) < macs(middle) else middle
 
     @classmethod
     def from_dense(
