@@ -1,6 +1,6 @@
 """Measure cases side by side and append rows: interleaved medians, ratios, and peak memory in fresh processes.
 
-Machines are shared and noisy. So the cases of one comparison run round-robin, a repetition of each in turn, and what
+Machines are shared and noisy. So the cases of one comparison run interleaved, each once in a fresh order, again and again, and what
 is compared are medians of the same run; a row names its commit and machine. Peak memory is that of a process which
 does nothing else.
 """
@@ -11,6 +11,7 @@ import csv
 import datetime
 import gc
 import multiprocessing
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -75,11 +76,12 @@ def measure(
     for step in steps:
         step()
     times: list[list[float]] = [[] for _ in cases]
-    for _ in track(
+    for repetition in track(
         range(repetitions), f"{cases[0].operation} {cases[0].shape}", console=Console(stderr=True)
     ):
-        for step, taken in zip(steps, times):
-            taken.append(_time(step, device))
+        # A fresh order each time: what a case leaves in the caches is not always the same neighbour's.
+        for k in random.Random(repetition).sample(range(len(steps)), len(steps)):
+            times[k].append(_time(steps[k], device))
     del steps
     gc.collect()
     peaks = [peak_memory(case.make, device) if memory else None for case in cases]
