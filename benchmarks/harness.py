@@ -1,8 +1,8 @@
 """Measure cases side by side and append rows: interleaved medians, ratios, and peak memory in fresh processes.
 
-Machines are shared and noisy. So the cases of one comparison run interleaved, each once in a fresh order, again and again, and what
-is compared are medians of the same run; a row names its commit and machine. Peak memory is that of a process which
-does nothing else.
+Machines are shared and noisy. So the cases of one comparison run interleaved, each once in a fresh order, again and
+again, and what is compared are medians of the same run; a row names its commit and machine. Peak memory is that of a
+process which does nothing else.
 """
 
 from __future__ import annotations
