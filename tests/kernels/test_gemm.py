@@ -1,0 +1,54 @@
+"""Products through oneDNN equal ATen's, whichever library this processor is given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import _gemm
+
+
+@pytest.fixture(autouse=True)
+def _onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(_gemm, "wide", lambda: True)
+
+
+@pytest.mark.parametrize("rows", [1, 1023, 1024, 2049])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_equal_float64(rows: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x, y, w = torch.randn(rows, 70), torch.randn(rows, 33), torch.randn(33, 70)
+        wide = x.double(), y.double(), w.double()
+        # n roundings of sums that grow to sqrt(n): a random walk of at most n steps of 6e-8 in all, seldom over 30 sqrt(n).
+        torch.testing.assert_close(
+            _gemm.mm(x, w.T).double(), wide[0] @ wide[2].T, rtol=0, atol=2e-6 * 70**0.5
+        )
+        torch.testing.assert_close(_gemm.mm(y, w).double(), wide[1] @ wide[2], rtol=0, atol=2e-6 * 33**0.5)
+        torch.testing.assert_close(
+            _gemm.gram(x, y).double(), wide[0].T @ wide[1], rtol=0, atol=2e-6 * rows**0.5
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_strided_and_transposed_operands() -> None:
+    x, y = torch.randn(70, 2048).T, torch.randn(2048, 66)[:, ::2]
+    torch.testing.assert_close(_gemm.gram(x, y), x.T @ y, rtol=0, atol=2e-6 * 2048**0.5)
+    torch.testing.assert_close(_gemm.mm(x.T, y), x.T @ y, rtol=0, atol=2e-6 * 2048**0.5)
+
+
+def test_the_same_product_twice_is_the_same_bits() -> None:
+    x, y = torch.randn(4096, 64), torch.randn(4096, 64)
+    assert torch.equal(_gemm.gram(x, y), _gemm.gram(x, y))
+    assert torch.equal(_gemm.mm(x, y.T), _gemm.mm(x, y.T))
+
+
+def test_other_types_are_left_to_aten() -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        x = torch.randn(2048, 64, dtype=dtype)
+        assert torch.equal(_gemm.gram(x, x), x.T @ x)
+        assert _gemm.mm(x, x.T).dtype == dtype
