@@ -151,7 +151,7 @@ def _gru_sequence_fwd_kernel(
     first = tl.program_id(0).to(tl.int64) * TOGETHER
     stop = tl.minimum(first + TOGETHER, batch)
     elements = (stop - first).to(tl.int32) * H
-    state = (batch * H).to(tl.int64)
+    state = tl.full((), H, tl.int64) * batch  # a batch of 1 is a constant, which has no `.to`
     for step in range(frames):
         t = tl.full((), 0, tl.int64) + (frames - 1 - step if REVERSE else step)
         now = p_hs + (t + REVERSE) * state
@@ -225,7 +225,7 @@ def _gru_sequence_bwd_kernel(
     first = tl.program_id(0).to(tl.int64) * TOGETHER
     stop = tl.minimum(first + TOGETHER, batch)
     elements = (stop - first).to(tl.int32) * H
-    state = (batch * H).to(tl.int64)
+    state = tl.full((), H, tl.int64) * batch  # a batch of 1 is a constant, which has no `.to`
     for step in range(frames):
         t = tl.full((), 0, tl.int64) + (step if REVERSE else frames - 1 - step)
         now = p_hs + (t + REVERSE) * state

@@ -150,7 +150,7 @@ def _lstm_sequence_fwd_kernel(
     H: tl.constexpr = P * Q
     first = tl.program_id(0).to(tl.int64) * TOGETHER
     stop = tl.minimum(first + TOGETHER, batch)
-    state = (batch * H).to(tl.int64)
+    state = tl.full((), H, tl.int64) * batch  # a batch of 1 is a constant, which has no `.to`
     for step in range(frames):
         t = tl.full((), 0, tl.int64) + (frames - 1 - step if REVERSE else step)
         now = p_hs + (t + REVERSE) * state
@@ -204,7 +204,7 @@ def _lstm_sequence_bwd_kernel(
     H: tl.constexpr = U * V
     first = tl.program_id(0).to(tl.int64) * TOGETHER
     stop = tl.minimum(first + TOGETHER, batch)
-    state = (batch * H).to(tl.int64)
+    state = tl.full((), H, tl.int64) * batch  # a batch of 1 is a constant, which has no `.to`
     for step in range(frames):
         t = tl.full((), 0, tl.int64) + (step if REVERSE else frames - 1 - step)
         for e in range(0, (stop - first).to(tl.int32) * H, BLOCK):

@@ -247,32 +247,35 @@ INPUT = {
 }
 
 
-def lstm_launches(name, dtype, extras):
+def lstm_launches(name, dtype, extras, frames=2, batch=16):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in HIDDEN[name])
     hidden = a.shape[1] * c.shape[1]
-    lengths, factor = (torch.ones(16, dtype=torch.int64), torch.ones(16, hidden)) if extras else (None, None)
-    gx, h = torch.zeros(2, 16, 4 * hidden, dtype=dtype), torch.zeros(16, hidden, dtype=dtype)
-    hs, wide = torch.zeros(3, 16, hidden, dtype=dtype), torch.zeros(3, 16, hidden)
+    lengths, factor = (
+        (torch.ones(batch, dtype=torch.int64), torch.ones(batch, hidden)) if extras else (None, None)
+    )
+    gx, h = torch.zeros(frames, batch, 4 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
+    hs, wide = torch.zeros(frames + 1, batch, hidden, dtype=dtype), torch.zeros(frames + 1, batch, hidden)
     return launches(LSTM._launch_fwd, gx, a, c, h, h, lengths, factor, extras, True), launches(
         LSTM._launch_bwd, hs[1:], wide[0], wide[0], gx, hs, wide, a, c, lengths, factor, extras
     )
 
 
-def gru_launches(name, dtype, extras):
+def gru_launches(name, dtype, extras, frames=2, batch=16):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in HIDDEN[name])
     a, c = (a[:, :, : 3 * a.shape[2] // 4], c) if a.shape[2] > 1 else (a, c[:, :, : 3 * c.shape[2] // 4])
     hidden = a.shape[1] * c.shape[1]
     b_n = torch.zeros(hidden, dtype=dtype) if extras else None
-    gx, h = torch.zeros(2, 16, 3 * hidden, dtype=dtype), torch.zeros(16, hidden, dtype=dtype)
-    hs, gates = torch.zeros(3, 16, hidden, dtype=dtype), torch.zeros(2, 16, (4 if extras else 3) * hidden)
+    gx, h = torch.zeros(frames, batch, 3 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
+    hs = torch.zeros(frames + 1, batch, hidden, dtype=dtype)
+    gates = torch.zeros(frames, batch, (4 if extras else 3) * hidden)
     return launches(GRU._launch_fwd, gx, a, c, b_n, h, None, None, False, True), launches(
         GRU._launch_bwd, hs[1:], h.float(), gates, hs, a, c, b_n, None, None, False
     )
 
 
-def linear_launches(name, dtype, bytes_):
+def linear_launches(name, dtype, bytes_, rows=8):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in INPUT[name])
-    x = torch.zeros(8, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
+    x = torch.zeros(rows, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
     y, t = KRON._fake_fwd(x, a, c, None, 1.0, 0.0)
     return launches(KRON._launch_fwd, x, a, c, y[0], 1.0, 0.0), launches(
         KRON._launch_bwd, y, x, t, a, c, 1.0, 0.0, False
@@ -306,6 +309,15 @@ def test_no_kernel_spills(target):
         *linear_launches("tt-ucf11", torch.bfloat16, True),
     ]
     assert_no_spill(made, [target])
+
+
+def test_one_frame_of_one_row_compiles():
+    """Triton makes a constant of an argument that is 1, and constants have no methods."""
+    made = [*linear_launches("tt-ucf11", torch.float32, True, rows=1)]
+    for extras in (False, True):
+        made += lstm_launches("ht-256", torch.float32, extras, 1, 1)
+        made += gru_launches("ht-256", torch.float32, extras, 1, 1)
+    assert_no_spill(made, ["sm_90"])
 
 
 @pytest.mark.slow
