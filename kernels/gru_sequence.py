@@ -496,6 +496,7 @@ def gru_sequence(
         raise ValueError(f"b_n must be [{hidden}]; got {list(b_n.shape)}.")
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
     factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
-    b_n = None if b_n is None else b_n.to(gx.dtype)
+    b_n = None if b_n is None else b_n.to(gx.dtype).contiguous()
     return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, recompute)

@@ -254,9 +254,9 @@ def kron_linear(
         raise ValueError(f"bias must be [{columns}]; got {describe(bias)}.")
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
-    flat = x.reshape(-1, rows)
+    flat = x.reshape(-1, rows).contiguous()
     flat = flat if flat.dtype == torch.uint8 else flat.to(dtype)
-    bias = None if bias is None else bias.to(dtype)
+    bias = None if bias is None else bias.to(dtype).contiguous()
     if is_dense(a):  # plain GEMMs, made by others
         y = torch.nn.functional.linear(
             flat.to(dtype) * scale + shift if scaled(x, scale, shift) else flat, (a * c)[0].T.to(dtype), bias

@@ -407,5 +407,6 @@ def lstm_sequence(
     if c0.shape != h0.shape:
         raise ValueError(f"c0 must have h0's shape {list(h0.shape)}; got {list(c0.shape)}.")
     factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, recompute)

@@ -5,6 +5,8 @@ import importlib
 import pytest
 import torch
 
+from kernels import gru_sequence, kron_linear, lstm_sequence
+
 KRON, LSTM, GRU = (
     importlib.import_module(f"kernels.{name}") for name in ("kron_linear", "lstm_sequence", "gru_sequence")
 )
@@ -98,3 +100,32 @@ def test_gru_sequence(name, reset, extras, reverse, device):
         *to(device, dout, dh), mine[1], mine[0], *to(device, a, c, b_n, lengths, factor), reverse
     )
     check(found, there, device)
+
+
+def with_gaps(t):
+    """The same numbers with a wrong one after each."""
+    return torch.stack([t, torch.ones_like(t)], -1)[..., 0]
+
+
+@pytest.mark.parametrize("name", ["right", "left"])
+def test_inputs_need_not_be_contiguous(name, device):
+    gx, h, x = (torch.randn(n).to(device) for n in ((3, 2, 48), (2, 12), (5, 12)))
+    (a, c), (a3, c3), (a4, c4) = (to(device, *factors(name, gates)) for gates in (1, 3, 4))
+    lengths = torch.tensor([3, 2], device=device)
+    for run, inputs, others in (
+        (kron_linear, (x, a, c, x[0].clone()), ()),
+        (lambda g, a, c, h, n: lstm_sequence(g, a, c, h, h, lengths=n), (gx, a4, c4, h), (lengths,)),
+        (
+            lambda g, a, c, b, h, n: gru_sequence(g, a, c, b, h, lengths=n),
+            (gx[..., :36].clone(), a3, c3, h[0].clone(), h),
+            (lengths,),
+        ),
+    ):
+        found = []
+        for change in (torch.clone, with_gaps):
+            leaves = [change(t).requires_grad_() for t in inputs]
+            out = run(*leaves, *map(change, others))
+            out = out if isinstance(out, tuple) else (out,)
+            found.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
+        for mine, right in zip(*found, strict=True):
+            assert torch.equal(mine, right)
