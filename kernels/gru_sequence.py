@@ -236,16 +236,16 @@ def _gru_sequence_bwd_kernel(
             o_s = b * H + o % H
             o_g = ((t * batch + b) * (3 + AFTER)) * H + o % H
             o_p = b * (P * Q) + o % H
-            r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
-            z = tl.load(p_gates + o_g + H, mask=there, other=0.0).to(tl.float32)
-            n = tl.load(p_gates + o_g + 2 * H, mask=there, other=0.0).to(tl.float32)
-            old = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
+            # Of a row that stands still nothing is read, its gates may be NaN: all its gradients here are 0.
             running = there
             if LENGTHS:
                 running = running & (t < tl.load(p_lengths + b, mask=there, other=0))
-            grad = tl.load(p_dh + o_s, mask=there, other=0.0)
+            r = tl.load(p_gates + o_g, mask=running, other=0.0).to(tl.float32)
+            z = tl.load(p_gates + o_g + H, mask=running, other=0.0).to(tl.float32)
+            n = tl.load(p_gates + o_g + 2 * H, mask=running, other=0.0).to(tl.float32)
+            old = tl.load(now + o_s, mask=running, other=0.0).to(tl.float32)
+            grad = tl.load(p_dh + o_s, mask=running, other=0.0)
             grad += tl.load(p_dout + t * dout_t + b * dout_b + o % H, mask=running, other=0.0).to(tl.float32)
-            grad = tl.where(running, grad, 0.0)
             tl.store(p_grad + o_s, grad, mask=there)
             dn = grad * (1 - z) * (1 - n * n)
             dz = grad * (old - n) * z * (1 - z)
@@ -253,7 +253,7 @@ def _gru_sequence_bwd_kernel(
             tl.store(p_dz + o_g + 2 * H, dn, mask=there)
             tl.store(p_product + o_p + H, dz, mask=there)
             if AFTER:
-                dr = dn * tl.load(p_gates + o_g + 3 * H, mask=there, other=0.0).to(tl.float32) * r * (1 - r)
+                dr = dn * tl.load(p_gates + o_g + 3 * H, mask=running, other=0.0).to(tl.float32) * r * (1 - r)
                 tl.store(p_dz + o_g, dr, mask=there)
                 tl.store(p_dz + o_g + 3 * H, dn * r, mask=there)
                 tl.store(p_product + o_p, dr, mask=there)
@@ -273,7 +273,10 @@ def _gru_sequence_bwd_kernel(
                 there = b < stop
                 o_s = b * H + o % H
                 o_g = ((t * batch + b) * 3) * H + o % H
-                r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
+                running = there
+                if LENGTHS:
+                    running = running & (t < tl.load(p_lengths + b, mask=there, other=0))
+                r = tl.load(p_gates + o_g, mask=running, other=0.0).to(tl.float32)
                 kept = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
                 if DROPPED:
                     kept *= tl.load(p_factor + o_s, mask=there, other=0.0)
@@ -444,7 +447,9 @@ class _GRUSequence(torch.autograd.Function):
         db = None
         if b_n is None:
             da, dc = torch.zeros_like(a), torch.zeros_like(c)
-            reset = (gates[..., :hidden] * h).to(h.dtype).flatten(0, 1)
+            reset, there = gates[..., :hidden] * h, taking_part(lengths, len(h))
+            reset = reset if there is None else reset.masked_fill_(~there, 0)
+            reset = reset.to(h.dtype).flatten(0, 1)
             for start, stop, x in ((0, 2, rows), (2, 3, reset)):
                 (part_a, part_c), into = gates_of(a, c, start, stop), gates_of(da, dc, start, stop)
                 found = weight_gradients(
@@ -489,9 +494,14 @@ def gru_sequence(
         out [T, B, H], h_n [B, H].
 
     Raises:
-        ValueError: shapes do not fit, a length below 1 or above T, or a rate outside [0, 1).
+        ValueError: shapes do not fit, u splits the gates, a length below 1 or above T, or a rate outside [0, 1).
     """
     hidden = check_sequence(gx, a, c, 3, h0, lengths)
+    if b_n is None and a.shape[2] > 1 and a.shape[2] % 3:
+        raise ValueError(
+            "without b_n the columns of n stand apart, so u must be 1 or a multiple of 3, the gates its slowest part; got a "
+            f"{list(a.shape)}."
+        )
     if b_n is not None and b_n.shape != (hidden,):
         raise ValueError(f"b_n must be [{hidden}]; got {list(b_n.shape)}.")
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)

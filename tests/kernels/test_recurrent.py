@@ -99,17 +99,28 @@ def test_gru_sequence_is_the_loop(name, lengths, reverse, reset, recompute):
     compare(mine, right, [gx, a, c, h0] + ([] if b_n is None else [b_n]))
 
 
-def test_what_comes_after_the_length_is_not_read():
-    a, c = factors("square", 4)
-    gx = torch.randn(T, B, 4 * H, dtype=D)
-    lengths = torch.tensor([5, 1, 3])
+def outcomes(run, gx, *more):
+    """Values and gradients of all inputs."""
+    leaves = [t.detach().clone().requires_grad_() for t in (gx, *more)]
+    out = run(*leaves)
+    return [*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "gru after", "gru before"])
+def test_what_comes_after_the_length_is_not_read(kind, reverse):
+    """Neither in forward nor, where it is NaN, in backward."""
+    gates, more = (4, ()) if kind == "lstm" else (3, (torch.randn(H, dtype=D),) * (kind == "gru after"))
+    gx = torch.randn(T, B, gates * H, dtype=D)
+    options = {"lengths": torch.tensor([5, 1, 3]), "reverse": reverse}
     spoilt = gx.clone()
     spoilt[3:, 2] = torch.nan
-    for reverse in (False, True):
-        for mine, right in zip(
-            *(lstm_sequence(v, a, c, lengths=lengths, reverse=reverse) for v in (spoilt, gx))
-        ):
-            assert torch.equal(mine, right)
+    sequence = lstm_sequence if kind == "lstm" else gru_sequence
+    inputs = (*factors("square", gates), *more)
+    for mine, right in zip(
+        *(outcomes(lambda *leaves: sequence(*leaves, **options), v, *inputs) for v in (spoilt, gx))
+    ):
+        assert torch.equal(mine, right)
 
 
 def calls(dtype=D):
@@ -221,6 +232,10 @@ def test_bad_input_is_named():
         (lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5.0, 6, 3])), r"lengths must be int64 \[3\]"),
         (lambda: lstm_sequence(gx, a, c, recurrent_dropout=1.0), "at least 0 and below 1; got 1.0"),
         (lambda: gru_sequence(gx, a, c), r"must make a matrix \[H, 3 H\]"),
+        (
+            lambda: gru_sequence(gx[..., :12], torch.zeros(2, 4, 2), torch.zeros(2, 1, 6)),
+            r"u must be 1 or a multiple of 3, .* got a \[2, 4, 2\]",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
