@@ -251,6 +251,7 @@ def _lstm_sequence_bwd_kernel(
             if DROPPED:
                 dh *= tl.load(p_factor + o_s, mask=running, other=0.0)
             tl.store(p_dh + o_s, dh, mask=running)
+        tl.debug_barrier()
 
 
 def _launch_fwd(

@@ -1,10 +1,12 @@
 """The Triton kernels of kron_linear and the sequences against the CPU's, on the device or in the interpreter."""
 
 import importlib
+import os
 
 import pytest
 import torch
 
+from benchmarks.gates import ledger
 from kernels import gru_sequence, kron_linear, lstm_sequence
 
 KRON, LSTM, GRU = (
@@ -133,3 +135,23 @@ def test_inputs_need_not_be_contiguous(name, device):
             found.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
         for mine, right in zip(*found, strict=True):
             assert torch.equal(mine, right)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="loads are seen in the interpreter")
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_barrier_stands_between_threads_that_write_and_read(name):
+    gx, h = torch.randn(3, 2, 48), torch.randn(2, 12)
+    a, c = factors(name, 4)
+    books = [ledger(LSTM._launch_fwd, gx, a, c, h, h, None, None, False, True)]
+    hs, cs, gates = books[0].result
+    books.append(ledger(LSTM._launch_bwd, hs[1:], h, h, gates, hs, cs, a, c, None, None, False))
+    a, c = factors(name, 3)
+    for b_n in (None, h[0]):
+        books.append(ledger(GRU._launch_fwd, gx[..., :36], a, c, b_n, h, None, None, False, True))
+        hs, gates = books[-1].result
+        books.append(ledger(GRU._launch_bwd, hs[1:], h, gates, hs, a, c, b_n, None, None, False))
+    if name != "dense":
+        x, (a, c) = torch.randn(5, 12), factors(name)
+        books.append(ledger(KRON._launch_fwd, x, a, c, None, 1.0, 0.0))
+    assert all(book.stored_bytes for book in books)
+    assert [book.unfenced_loads for book in books] == [0] * len(books)
