@@ -158,11 +158,6 @@ def tiles(dtype: torch.dtype) -> dict[str, int]:
     return {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 16 if exact else 32}
 
 
-def precision(x: Tensor) -> str:
-    """Of float32 products: TF32 where torch is allowed it."""
-    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
 def rows_together(batch: int, *shapes: int) -> int:
     """How many rows of the batch one program takes, so that the 16 rows of a tile are filled in every product."""
     return min(batch, max(1, 16 // max(1, min(shapes))))

@@ -25,7 +25,6 @@ from kernels._kron import (
     flat_factors,
     hidden_product,
     kron_product,
-    precision,
     rows_together,
     stages,
     tiles,
@@ -44,7 +43,7 @@ from kernels._sequence import (
     taking_part,
     tanh,
 )
-from kernels._triton import accumulator, all_registers, cdiv, jit
+from kernels._triton import accumulator, all_registers, cdiv, jit, precision
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -30,14 +30,13 @@ from kernels._kron import (
     flat_factors,
     is_dense,
     kron_product,
-    precision,
     right_first,
     rows_together,
     stages,
     tiles,
 )
 from kernels._operator import operator
-from kernels._triton import accumulator, all_registers, cdiv, jit, next_power_of_2
+from kernels._triton import accumulator, all_registers, cdiv, jit, next_power_of_2, precision
 
 if TYPE_CHECKING:
     import triton.language as tl

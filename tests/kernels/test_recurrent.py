@@ -243,6 +243,25 @@ def test_bad_input_is_named():
         kron_linear(torch.zeros(2, 12, dtype=torch.int64), a, c)
 
 
+@pytest.mark.parametrize(
+    ("allow", "expected"),
+    [
+        ("backends.cuda.matmul.allow_tf32 = True", "tf32"),
+        ("set_float32_matmul_precision('high')", "tf32"),
+        ("backends.cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+        ("backends.cuda.matmul.fp32_precision = 'ieee'", "ieee"),
+        ("manual_seed(0)", "ieee"),
+    ],
+)
+def test_products_round_to_tf32_where_torch_is_allowed_to(allow, expected, run_python):
+    """By each of torch's settings; once one kind is used, torch refuses to read the other."""
+    code = "import torch; from types import SimpleNamespace as N; from kernels._triton import precision"
+    done = run_python(
+        "-c", f"{code}; torch.{allow}; print(precision(N(is_cuda=True)), precision(N(is_cuda=False)))"
+    )
+    assert done.stdout.split() == [expected, "ieee"], done.stderr
+
+
 # Hidden matrices: A and C of UCF11's TT and HT, low rank (TR, HT split) and dense at 256; and of wider ones.
 HIDDEN = {
     "tt-256": ((4, 16, 64), (4, 16, 16)),
