@@ -65,6 +65,11 @@ def recurrent_factor(
     return (u >= rate).view(batch, hidden) / (1 - rate)
 
 
+def needs_grad(*inputs: Tensor | None) -> bool:
+    """Whether backward can follow, and need the gates. (Inside an autograd function `no_grad` is not seen.)"""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
 def check_sequence(
     gx: Tensor, a: Tensor, c: Tensor, gates: int, h0: Tensor | None, lengths: Tensor | None
 ) -> int:

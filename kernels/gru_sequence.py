@@ -37,6 +37,7 @@ from kernels._sequence import (
     check_sequence,
     last,
     load_sum,
+    needs_grad,
     recurrent_factor,
     sigmoid,
     steps,
@@ -400,33 +401,15 @@ _bwd = operator(
 )
 
 
-def _recomputed(gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h: Tensor) -> Tensor:
-    """The gates of all steps at once, from the states before them."""
-    wide, hidden = accumulator(gx.dtype), h.shape[2]
-    rows = h.flatten(0, 1)
-
-    def product(start: int, stop: int, x: Tensor) -> Tensor:
-        return hidden_product(*gates_of(a, c, start, stop), len(x))(x).view(*gx.shape[:2], -1).to(wide)
-
-    outer = (gx[..., : 2 * hidden] + product(0, 2, rows)).sigmoid_()
-    r = outer[..., :hidden]
-    if b_n is None:
-        n = gx[..., 2 * hidden :] + product(2, 3, (r * h).to(gx.dtype).flatten(0, 1))
-        return torch.cat([outer, n.tanh_()], -1)
-    inner = product(2, 3, rows) + b_n
-    return torch.cat([outer, torch.addcmul(gx[..., 2 * hidden :].to(wide), r, inner).tanh_(), inner], -1)
-
-
 class _GRUSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
-        factor: Tensor | None, reverse: bool, recompute: bool,
+        factor: Tensor | None, reverse: bool, save: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        save = not recompute and any(ctx.needs_input_grad)
         hs, gates = _fwd(gx, a, c, b_n, h0, lengths, factor, reverse, save)
-        ctx.save_for_backward(gates if save else gx, hs, a, c, b_n, lengths, factor)
-        ctx.options = (reverse, recompute)
+        ctx.save_for_backward(gates, hs, a, c, b_n, lengths, factor)
+        ctx.reverse = reverse
         out, there = after(hs, reverse), taking_part(lengths, gx.shape[0])
         out = out.clone() if there is None else out.masked_fill(~there, 0)
         return out, last(hs, reverse).clone()
@@ -435,12 +418,9 @@ class _GRUSequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, a, c, b_n, lengths, factor = ctx.saved_tensors
-        reverse, recompute = ctx.options
-        h = before(hs, reverse)
+        h = before(hs, ctx.reverse)
         h = h if factor is None else h * factor.to(h.dtype)
-        if recompute:
-            gates = _recomputed(gates, a, c, b_n, h)
-        dz, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, reverse)
+        dz, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, ctx.reverse)
         dz, hidden = dz.to(hs.dtype), h.shape[2]
         rows, flat = h.flatten(0, 1), dz.flatten(0, 1)
         db = None
@@ -474,7 +454,6 @@ def gru_sequence(
     reverse: bool = False,
     recurrent_dropout: float = 0.0,
     seed: Tensor | None = None,
-    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer in one direction; see the head of this file for the formula.
 
@@ -487,7 +466,6 @@ def gru_sequence(
         reverse: from the last frame of each row to its first.
         recurrent_dropout: share of the units of h that fall before the products with U, the same at all steps.
         seed: of that dropout; default drawn by torch.
-        recompute: make the gates again in backward instead of saving them.
 
     Returns:
         out [T, B, H], h_n [B, H].
@@ -508,4 +486,5 @@ def gru_sequence(
     lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     b_n = None if b_n is None else b_n.to(gx.dtype).contiguous()
-    return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, recompute)
+    save = needs_grad(gx, a, c, b_n, h0)
+    return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, save)

@@ -12,8 +12,8 @@ another, and A and C (H 256, S 5, bf16: 12.5 KB) stay in the processor's cache. 
     dz = (dc g i (1 - i), dc c_{t-1} f (1 - f), dc i (1 - g^2), dh tanh(c) o (1 - o)),   dc += dh o (1 - tanh(c)^2),
     dh_{t-1} = f * (dz U^T),   dc_{t-1} = f dc
 
-from the gates, saved or (`recompute`) made again for all steps at once, and the gradients of A and C are then GEMMs over
-all (t, b). State c and all sums are kept in float32 (float64 for itself).
+from the saved gates, and the gradients of A and C are then GEMMs over all (t, b). State c and all sums are kept in float32
+(float64 for itself).
 
 Limits: one launch streams a *dense* U of large H (2,048: 16.8M numbers) from the L2 cache at every step; cuDNN is made
 for that. No projection (proj_size), no peepholes.
@@ -45,6 +45,7 @@ from kernels._sequence import (
     check_sequence,
     last,
     load_sum,
+    needs_grad,
     recurrent_factor,
     sigmoid,
     steps,
@@ -344,12 +345,11 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None,
-        factor: Tensor | None, reverse: bool, recompute: bool,
+        factor: Tensor | None, reverse: bool, save: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        save = not recompute and any(ctx.needs_input_grad)
         hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, factor, reverse, save)
-        ctx.save_for_backward(gates if save else gx, hs, cs, a, c, lengths, factor)
-        ctx.options = (reverse, recompute)
+        ctx.save_for_backward(gates, hs, cs, a, c, lengths, factor)
+        ctx.reverse = reverse
         out, there = after(hs, reverse), taking_part(lengths, gx.shape[0])
         out = out.clone() if there is None else out.masked_fill(~there, 0)
         return out, last(hs, reverse).clone(), last(cs, reverse).to(gx.dtype, copy=True)
@@ -358,14 +358,9 @@ class _LSTMSequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, cs, a, c, lengths, factor = ctx.saved_tensors
-        reverse, recompute = ctx.options
-        h = before(hs, reverse)
+        h = before(hs, ctx.reverse)
         h = (h if factor is None else h * factor.to(h.dtype)).flatten(0, 1)
-        if recompute:
-            z = hidden_product(a, c, len(h))(h).view(gates.shape)
-            gates = z.add_(gates)
-            _activate(gates)
-        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, reverse)
+        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, ctx.reverse)
         da, dc_factor = weight_gradients(h, dz.flatten(0, 1), a, c)
         return dz, da, dc_factor, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
 
@@ -381,7 +376,6 @@ def lstm_sequence(
     reverse: bool = False,
     recurrent_dropout: float = 0.0,
     seed: Tensor | None = None,
-    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One LSTM layer in one direction; see the head of this file for the formula.
 
@@ -393,7 +387,6 @@ def lstm_sequence(
         reverse: from the last frame of each row to its first.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps.
         seed: of that dropout; default drawn by torch.
-        recompute: make the gates again in backward instead of saving them: [T, B, 4 H] less in memory in between.
 
     Returns:
         out [T, B, H], h_n [B, H], c_n [B, H].
@@ -409,4 +402,5 @@ def lstm_sequence(
     factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
     lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
-    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, recompute)
+    save = needs_grad(gx, a, c, h0, c0)
+    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, save)

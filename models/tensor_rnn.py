@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 from kernels import gru_sequence, kron_linear, lstm_sequence
 from models.formats import FormatSpec, Kron
@@ -151,24 +152,15 @@ class TensorRNN(nn.Module):
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 y = nn.functional.dropout(y, self.dropout, self.training)
+            scaling = (scale, shift) if layer == 0 else (1.0, 0.0)
             outs = []
             for d in range(self.directions):
                 k = layer * self.directions + d
-                gx, u = self._project(k, y, scale if layer == 0 else 1.0, shift if layer == 0 else 0.0)
-                if layer == 0 and gx.is_cpu and not torch.compiler.is_compiling() and not gx.isfinite().all():
-                    raise ValueError(
-                        "x W is not finite: x has NaN or infinite frames, or the weights have diverged."
-                    )
-                out, *end = self._sequence(
-                    k,
-                    gx.transpose(0, 1) if self.batch_first else gx,
-                    u,
-                    [s[k] for s in states],
-                    lengths=lengths,
-                    reverse=d == 1,
-                    recurrent_dropout=self.recurrent_dropout if self.training else 0.0,
-                    recompute=self.recompute,
-                )
+                arguments = (k, y, [s[k] for s in states], lengths, *scaling)
+                if self.recompute and torch.is_grad_enabled():
+                    out, *end = checkpoint(self._run, *arguments, use_reentrant=False)
+                else:
+                    out, *end = self._run(*arguments)
                 outs.append(out)
                 ends.append(end)
             y = outs[0] if self.directions == 1 else torch.cat(outs, -1)
@@ -177,6 +169,24 @@ class TensorRNN(nn.Module):
         if not batched:
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(s.squeeze(1) for s in last)
         return y, last[0] if len(last) == 1 else last
+
+    def _run(
+        self, k: int, x: Tensor, states: list[Tensor], lengths: Tensor | None, scale: float, shift: float
+    ) -> Any:
+        """One layer in one direction: out [T, B, H], and the last states."""
+        gx, u = self._project(k, x, scale, shift)
+        looked_at = k < self.directions and gx.is_cpu and not torch.compiler.is_compiling()
+        if looked_at and not gx.detach().isfinite().all():
+            raise ValueError("x W is not finite: x has NaN or infinite frames, or the weights have diverged.")
+        return self._sequence(
+            k,
+            gx.transpose(0, 1) if self.batch_first else gx,
+            u,
+            states,
+            lengths=lengths,
+            reverse=k % self.directions == 1,
+            recurrent_dropout=self.recurrent_dropout if self.training else 0.0,
+        )
 
     def _project(self, k: int, x: Tensor, scale: float, shift: float) -> Direction:
         """The input's part of the gates, and the hidden matrix."""
@@ -308,7 +318,7 @@ class TensorLSTM(TensorRNN):
             one for all, upper layers take ih's output modes as input modes, the directions folded into the first.
         mega: one network of [x; h] instead (FDHT); its in_modes make a grid that holds both, see the head of this file.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps of a sequence.
-        recompute: make the gates again in backward instead of saving them.
+        recompute: keep nothing of a layer but its input for backward, which runs the layer again.
     """
 
     gates, plain = 4, nn.LSTM

@@ -1,6 +1,7 @@
 """kron_linear and the sequences: the textbook in float64, gradcheck, one graph, opcheck, no spill, one launch."""
 
 import importlib
+from unittest import mock
 
 import pytest
 import torch
@@ -65,35 +66,33 @@ def test_kron_linear_takes_pieces_of_a_large_input():
     compare(kron_linear(x, a, c) / 100, x @ oracle.kron(a, c) / 100, [x, a, c])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_lstm_sequence_is_the_loop(name, lengths, reverse, recompute):
+def test_lstm_sequence_is_the_loop(name, lengths, reverse):
     a, c = factors(name, 4)
     gx, h0, c0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 4 * H), (B, H), (B, H)))
     lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
     factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
     mine = lstm_sequence(
-        gx, a, c, h0, c0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed, recompute=recompute
+        gx, a, c, h0, c0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
     )  # fmt: skip
     right = oracle.lstm(gx, oracle.kron(a, c), h0, c0, lengths, reverse, factor.to(D))
     compare(mine, right, [gx, a, c, h0, c0])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_gru_sequence_is_the_loop(name, lengths, reverse, reset, recompute):
+def test_gru_sequence_is_the_loop(name, lengths, reverse, reset):
     a, c = factors(name, 3)
     gx, h0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 3 * H), (B, H)))
     b_n = torch.randn(H, dtype=D, requires_grad=True) if reset == "after" else None
     lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
     factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
     mine = gru_sequence(
-        gx, a, c, b_n, h0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed, recompute=recompute
+        gx, a, c, b_n, h0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
     )  # fmt: skip
     right = oracle.gru(gx, oracle.kron(a, c), b_n, h0, lengths, reverse, factor.to(D))
     compare(mine, right, [gx, a, c, h0] + ([] if b_n is None else [b_n]))
@@ -123,6 +122,19 @@ def test_what_comes_after_the_length_is_not_read(kind, reverse):
         assert torch.equal(mine, right)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gates_are_saved_for_backward_alone(kind):
+    module, sequence, gates = (LSTM, lstm_sequence, 4) if kind == "lstm" else (GRU, gru_sequence, 3)
+    inputs = (torch.randn(T, B, gates * H, dtype=D), *factors("square", gates))
+    frozen = [t.detach() for t in inputs]
+    with mock.patch.object(module, "_fwd", side_effect=module._fwd) as forward:
+        sequence(*inputs)
+        sequence(*frozen)
+        with torch.no_grad():
+            sequence(*inputs)
+    assert [call.args[-1] for call in forward.call_args_list] == [True, False, False]
+
+
 def calls(dtype=D):
     """Each operation with its differentiable inputs: name -> (function of them, inputs); two rows of three steps."""
     gx, x = torch.randn(3, 2, 4 * H, dtype=dtype), torch.randn(6, 12, dtype=dtype)
@@ -133,8 +145,8 @@ def calls(dtype=D):
     return {
         "kron_linear": (lambda x, a, c, b: kron_linear(x, a, c, b, scale=0.5, shift=0.1), (x, *pair, bias)),
         "lstm_sequence": (lambda g, a, c, h: lstm_sequence(g, a, c, h, 2 * h, **more), (gx, *four, h)),
-        "lstm_sequence, recomputed": (
-            lambda g, a, c, h: lstm_sequence(g, a, c, h, reverse=True, recompute=True),
+        "lstm_sequence, reverse": (
+            lambda g, a, c, h: lstm_sequence(g, a, c, h, reverse=True),
             (gx, *four, h),
         ),
         "gru_sequence": (

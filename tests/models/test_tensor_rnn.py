@@ -314,8 +314,9 @@ def outcome(run, m, *arguments, **options):
     [
         lambda: rnn("tt", "both", "lstm", bidirectional=True, recurrent_dropout=0.3).float(),
         lambda: rnn("ht", "mega", "gru-before", batch_first=True).float(),
+        lambda: rnn("tt", "both", "gru-after", 2, recompute=True, recurrent_dropout=0.3).float(),
     ],
-    ids=["lstm", "gru-mega"],
+    ids=["lstm", "gru-mega", "recompute"],
 )
 def test_one_graph_under_compile(make):
     m = make()
@@ -324,6 +325,28 @@ def test_one_graph_under_compile(make):
     x, *states = (v.detach().float() for v in inputs(m))
     for a, b in zip(outcome(compiled, m, x, as_state(states)), outcome(m, m, x, as_state(states))):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_recompute_keeps_the_input_of_a_layer_alone(cell):
+    """The same gradients, recurrent dropout included, from x and the first layer's hidden states."""
+    found, kept = [], []
+    x = torch.randn(T, B, 12, dtype=D)
+
+    def pack(t):
+        saved[t.untyped_storage().data_ptr()] = t.numel()
+        return t
+
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        m = rnn("tt", "both", cell, 2, recompute=recompute, recurrent_dropout=0.3)
+        saved = {}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            found.append(outcome(m, m, x))
+        kept.append(sum(saved.values()))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    assert kept[1] == 3 * x.numel() < kept[0] / 3  # and the output, which `outcome` squares
 
 
 def clips(batch):
