@@ -80,7 +80,7 @@ class Mega(nn.Module):
                 "a dense mega matrix is a dense ih and a dense hh: leave mega out, or give it a format."
             )
         self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight = spec.build(input_size + hidden_size, hidden_size, gates, pad=True)
+        self.weight = spec.build(input_size + hidden_size, hidden_size, gates, mega=True)
         (_, p, u), (_, q, v) = self.weight.kron_shapes()
         self.x_rows, self.h_places = math.ceil(input_size / q), largest_divisor(hidden_size, q)
         self.h_rows = hidden_size // self.h_places

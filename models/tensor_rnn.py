@@ -279,7 +279,8 @@ class TensorRNN(nn.Module):
         made.to(rnn.weight_ih_l0)
 
         def fitted(specs: Specs, layer: int, factor: int, matrix: Tensor) -> Any:
-            return _of_layer(specs, layer, rnn.num_layers, factor).fitted(matrix, made.gates, eps)
+            spec = _of_layer(specs, layer, rnn.num_layers, factor)
+            return spec.fitted(matrix, made.gates, eps, mega=specs is mega)
 
         with torch.no_grad():
             for k in range(rnn.num_layers * directions):

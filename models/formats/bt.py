@@ -26,6 +26,7 @@ class BT(Format):
         in_modes, out_modes: as many of one as of the other.
         ranks: R_1 .. R_d, or one for all.
         blocks: B.
+        left: how many pairs stand left of the cut of `lower`; default where it has few terms, which depends on the ranks.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BT(Format):
         ranks: int | Sequence[int],
         *,
         blocks: int = 2,
+        left: int | None = None,
     ) -> None:
         rows, columns = paired_modes("BT", in_modes, out_modes)
         if blocks < 1:
@@ -45,7 +47,7 @@ class BT(Format):
         layout: list[Indices] = [("b", f"i{k}", f"j{k}", f"s{k}") for k in range(len(rows))]
         layout.append(("b", *(f"s{k}" for k in range(len(rows)))))
         sizes = {"b": blocks} | {f"s{k}": r for k, r in enumerate(self.ranks)}
-        super().__init__(rows, columns, layout, sizes, range(self._pairs_left(rows, columns)))
+        super().__init__(rows, columns, layout, sizes, range(left or self._pairs_left(rows, columns)))
 
     def _pairs_left(self, rows: Sequence[int], columns: Sequence[int]) -> int:
         """How many pairs stand left of the cut: the middle, or, where that halves the work at least nearly, one.
@@ -71,6 +73,7 @@ class BT(Format):
         ranks: int | Sequence[int] | None = None,
         eps: float | None = None,
         blocks: int = 2,
+        left: int | None = None,
     ) -> BT:
         """Alternating least squares from random starts (the best block terms need not exist); `error` is what it reached."""
-        return grown(lambda r: cls(in_modes, out_modes, r, blocks=blocks), weight, ranks, eps)
+        return grown(lambda r: cls(in_modes, out_modes, r, blocks=blocks, left=left), weight, ranks, eps)

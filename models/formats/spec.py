@@ -48,31 +48,33 @@ class FormatSpec:
                 f"there is no format {self.format!r}; expected one of {['dense', *FORMATS]}.{hint}"
             )
 
-    def build(self, rows: int, columns: int, gates: int = 1, *, pad: bool = False) -> Format:
-        """The format for a matrix [rows, gates columns]; its modes multiply to these sizes (`pad`: to more rows)."""
+    def build(self, rows: int, columns: int, gates: int = 1, *, mega: bool = False) -> Format:
+        """The format for a matrix [rows, gates columns]; its modes multiply to these sizes (`mega`: to more rows)."""
         if self.format == "dense":
             return Dense(rows, gates * columns)
-        out_modes = self.checked_modes(rows, columns, gates, pad)
+        out_modes = self.checked_modes(rows, columns, gates, mega)
         if not self.ranks:
             raise ValueError(f"{self.format} needs ranks: one for all bonds, or one for each.")
-        return cast(Any, FORMATS[self.format])(self.in_modes, out_modes, self.rank(), **self.options())
+        return cast(Any, FORMATS[self.format])(self.in_modes, out_modes, self.rank(), **self.options(mega))
 
-    def fitted(self, weight: Tensor, gates: int = 1, eps: float | None = None) -> Format:
+    def fitted(
+        self, weight: Tensor, gates: int = 1, eps: float | None = None, *, mega: bool = False
+    ) -> Format:
         """The format nearest to `weight` [rows, gates columns], at the spec's ranks, or within `eps` if it has none."""
         if self.format == "dense":
             return Dense.from_dense(weight)
         out_modes = self.checked_modes(weight.shape[0], weight.shape[1] // gates, gates)
-        options = self.options() | ({"ranks": self.rank()} if self.ranks else {"eps": eps})
+        options = self.options(mega) | ({"ranks": self.rank()} if self.ranks else {"eps": eps})
         return cast(Any, FORMATS[self.format]).from_dense(weight, self.in_modes, out_modes, **options)
 
-    def checked_modes(self, rows: int, columns: int, gates: int, pad: bool = False) -> tuple[int, ...]:
+    def checked_modes(self, rows: int, columns: int, gates: int, mega: bool = False) -> tuple[int, ...]:
         """The output modes with the gates in the first; refused if modes do not multiply to the sizes."""
         for name, modes, size in (("in_modes", self.in_modes, rows), ("out_modes", self.out_modes, columns)):
             product = math.prod(modes)
-            if not modes or (product < size if pad and name == "in_modes" else product != size):
+            if not modes or (product < size if mega and name == "in_modes" else product != size):
                 raise ValueError(
                     f"{self.format}: {name} {list(modes)} multiply to {product if modes else 'nothing'}, and the size is "
-                    f"{size}. Choose factors of {size}{' or more' if pad and name == 'in_modes' else ''}."
+                    f"{size}. Choose factors of {size}{' or more' if mega and name == 'in_modes' else ''}."
                 )
         return (gates * self.out_modes[0], *self.out_modes[1:])
 
@@ -80,10 +82,10 @@ class FormatSpec:
         """One rank for all bonds, or one for each."""
         return self.ranks[0] if len(self.ranks) == 1 else self.ranks
 
-    def options(self) -> dict[str, Any]:
-        """What the format takes beside modes and ranks."""
+    def options(self, mega: bool) -> dict[str, Any]:
+        """What the format takes beside modes and ranks; a mega matrix is cut at the same place for all ranks."""
         if self.format == "bt":
-            return {"blocks": self.blocks}
+            return {"blocks": self.blocks, "left": max(1, len(self.in_modes) // 2) if mega else None}
         if self.format == "ht":
             return {"leaves": self.leaves}
         return {"paired": self.paired} if self.format in ("cp", "tucker") else {}

@@ -300,6 +300,18 @@ def test_a_mega_grid_takes_sizes_that_do_not_fill_it(size, hidden, in_modes):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_the_grid_of_a_mega_matrix_does_not_depend_on_ranks():
+    """The cut of block terms does; but ranks found for `eps` come after x and h have taken their places."""
+    spec = FormatSpec("bt", (2, 4, 3, 4), (2, 2, 2, 2))
+    megas, cuts = [], set()
+    for rank in (1, 2, 4):
+        ranked = replace(spec, ranks=(rank,))
+        megas.append(TensorLSTM(72, 16, mega=ranked).mega[0])
+        cuts.add(ranked.build(96, 16, 4).kron_shapes()[1][1])
+    assert cuts == {12, 48}
+    assert {(m.x_rows, m.h_rows, m.h_places) for m in megas} == {(6, 2, 8)}
+
+
 def outcome(run, m, *arguments, **options):
     m.zero_grad()
     torch.manual_seed(3)
