@@ -29,6 +29,7 @@ from models.formats.fitting import as_tensor, orthonormal
 
 Indices = tuple[str, ...]
 Path = list[tuple[int, int]]
+WIDTH = 100
 
 
 class Kron(NamedTuple):
@@ -174,22 +175,28 @@ class Format(nn.Module):
         return found
 
     def best_order(self) -> list[int]:
-        """The order of absorbing cores into x with the fewest multiply-adds of all orders (Dijkstra over sets of cores)."""
+        """The order of absorbing cores into x with the fewest multiply-adds: Dijkstra over sets of absorbed cores.
+
+        It is the best of all orders as long as no more than `WIDTH` sets of a size are looked at, as with all published
+        networks; trees of 30 cores have millions of sets, of which it looks at the cheapest `WIDTH` of each size.
+        """
         if self._order is None:
             self._order = self._cheapest_order()
         return self._order
 
     def _cheapest_order(self) -> list[int]:
         number, seen = len(self.cores), set[frozenset[int]]()
+        looked_at = [0] * number
         ahead: list[tuple[int, list[int]]] = [(0, [])]
         while True:
             cost, order = heapq.heappop(ahead)
             done = frozenset(order)
             if len(order) == number:
                 return order
-            if done in seen:
+            if done in seen or looked_at[len(order)] == WIDTH:
                 continue
             seen.add(done)
+            looked_at[len(order)] += 1
             open_ = self._open(set(self._rows()) | {i for k in done for i in self.layout[k]}, done)
             for k in range(number):
                 if k not in done:

@@ -3,11 +3,12 @@
 import itertools
 import math
 import warnings
+from unittest import mock
 
 import pytest
 import torch
 
-from models.formats import BT, CP, HT, TR, TT, Tucker
+from models.formats import BT, CP, HT, TR, TT, Tucker, network
 
 UCF, GATES = (8, 20, 20, 18), (16, 4, 4, 4)  # 57,600 to 4 x 256
 CNN, WIDE = (64, 32), (128, 64)  # 2,048 to 4 x 2,048
@@ -57,6 +58,16 @@ def test_the_best_order_is_the_best_of_all(name):
     f = small()[name]
     all_orders = itertools.permutations(range(len(f.cores)))
     assert f.macs() == min(f.macs(order) for order in all_orders)
+
+
+def test_a_tree_of_many_modes_has_an_order_at_once():
+    """31 cores: all sets of them would take hours. Looking at three times as many finds no better order."""
+    f = HT((2,) * 8, (2,) * 8, 2, leaves="interleaved")
+    found = f.macs()
+    assert found <= min(f.macs(order) for order in (range(31), reversed(range(31))))
+    f._order = None
+    with mock.patch.object(network, "WIDTH", 300):
+        assert f.macs() == found
 
 
 def test_one_pair_of_modes_is_the_matrix_itself():
