@@ -84,20 +84,22 @@ def check_sequence(
     if h0 is not None and h0.shape != (gx.shape[1], rows):
         raise ValueError(f"a first state must be [B, H] = [{gx.shape[1]}, {rows}]; got {describe(h0)}.")
     if lengths is not None:
-        if lengths.shape != gx.shape[1:2] or lengths.dtype != torch.int64:
-            raise ValueError(
-                f"lengths must be int64 [{gx.shape[1]}], the frames of each row; got {describe(lengths)}."
-            )
-        if lengths.is_cpu and not torch.compiler.is_compiling():
-            check_lengths(lengths, gx.shape[0])
+        check_lengths(lengths, gx.shape[1], gx.shape[0])
+        if lengths.device != gx.device:
+            raise ValueError(f"lengths must be where gx is, on {gx.device}; they are on {lengths.device}.")
     return rows
 
 
-def check_lengths(lengths: Tensor, frames: int) -> None:
-    """Refuse lengths below 1 and beyond T."""
-    least, most = (int(n) for n in lengths.aminmax())
-    if least < 1 or most > frames:
-        raise ValueError(f"lengths must be from 1 to T = {frames}; got {least} to {most}.")
+def check_lengths(lengths: Tensor, batch: int, frames: int) -> None:
+    """Refuse what is not the frames of each row, from 1 to T; on a GPU a look at them would make every step wait."""
+    known = isinstance(lengths, Tensor)
+    if not known or lengths.shape != (batch,) or lengths.dtype != torch.int64:
+        given = describe(lengths) if known else lengths
+        raise ValueError(f"lengths must be an int64 tensor [{batch}], the frames of each row; got {given}.")
+    if lengths.is_cpu and not torch.compiler.is_compiling():
+        least, most = (int(n) for n in lengths.aminmax())
+        if least < 1 or most > frames:
+            raise ValueError(f"lengths must be from 1 to T = {frames}; got {least} to {most}.")
 
 
 @jit

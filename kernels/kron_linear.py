@@ -26,12 +26,14 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import describe
 from kernels._kron import (
     Order,
+    check_input,
     check_kron,
     flat_factors,
     is_dense,
     kron_product,
     right_first,
     rows_together,
+    scaled,
     stages,
     tiles,
 )
@@ -168,11 +170,6 @@ def _launch_bwd(
     return dx, da, dc
 
 
-def scaled(x: Tensor, scale: float, shift: float) -> bool:
-    """Whether x differs from x'."""
-    return not x.is_floating_point() or scale != 1 or shift != 0
-
-
 # --- operators, autograd, public function ------------------------------------------------------------------------
 
 
@@ -239,16 +236,11 @@ def kron_linear(
         [..., u v], in the type of a (under autocast, in its type).
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or x has no rows.
         TypeError: x is neither floating point nor uint8.
     """
     rows, columns = check_kron(a, c)
-    if x.shape[-1] != rows:
-        raise ValueError(
-            f"x must be [..., {rows}] for a {describe(a)} and c {describe(c)}; got {describe(x)}."
-        )
-    if not x.is_floating_point() and x.dtype != torch.uint8:
-        raise TypeError(f"x must be floating point or uint8; got {describe(x)}.")
+    check_input(x, rows)
     if bias is not None and bias.shape != (columns,):
         raise ValueError(f"bias must be [{columns}]; got {describe(bias)}.")
     device = x.device.type

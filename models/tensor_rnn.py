@@ -27,8 +27,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from kernels import gru_sequence, kron_linear, lstm_sequence
+from kernels._kron import scaled
+from kernels._sequence import check_lengths
 from models.formats import FormatSpec, Kron
-from models.tensor_linear import Mega, TensorLinear, mapped
+from models.tensor_linear import Mega, TensorLinear
 
 Specs = FormatSpec | Sequence[FormatSpec] | None
 
@@ -68,6 +70,11 @@ class TensorRNN(nn.Module):
             raise ValueError(
                 f"proj_size {proj_size} is not supported: a projected state makes the hidden matrix low rank, which a "
                 "format of `hh` does with fewer numbers. Leave it 0."
+            )
+        if not (0 <= dropout <= 1 and 0 <= recurrent_dropout < 1):
+            raise ValueError(
+                f"dropout must be from 0 to 1, and recurrent_dropout at least 0 and below 1; got {dropout} and "
+                f"{recurrent_dropout}."
             )
         if min(input_size, hidden_size, num_layers) < 1:
             raise ValueError(
@@ -128,7 +135,7 @@ class TensorRNN(nn.Module):
         Args:
             x: [T, B, input], [B, T, input] if `batch_first`, [T, input], or packed. uint8 is read as bytes.
             state: h_0 (GRU) or (h_0, c_0), each [layers directions, B, H].
-            lengths: int64 [B], frames of each row; instead of packing.
+            lengths: int64 [B], frames of each row, on any device; instead of packing.
             scale, shift: the first layer sees scale x + shift.
 
         Raises:
@@ -139,15 +146,19 @@ class TensorRNN(nn.Module):
                 raise ValueError("a packed x has its lengths with it; leave `lengths` out.")
             return self._packed(x, state, scale, shift)
         batched = x.dim() == 3
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape:
             order = "[B, T" if self.batch_first else "[T, B"
             raise ValueError(
-                f"x must be {order}, {self.input_size}] or [T, {self.input_size}]; got {list(x.shape)}."
+                f"x must be {order}, {self.input_size}] or [T, {self.input_size}], with a frame at least; got "
+                f"{list(x.shape)}."
             )
         if not batched:
             x = x.unsqueeze(0 if self.batch_first else 1)
-            state = None if state is None else _each(state, lambda s: s.unsqueeze(1))
-        states = self._states(state, x.shape[0 if self.batch_first else 1])
+        batch, frames = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
+        states = self._states(state, (batch,) if batched else ())
+        if lengths is not None:
+            check_lengths(lengths, batch, frames)
+            lengths = lengths.to(x.device)
         y, ends = x, []
         for layer in range(self.num_layers):
             if layer and self.dropout:
@@ -197,7 +208,7 @@ class TensorRNN(nn.Module):
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size
         if missing:  # of the last row of the grid; what stands there is 0 after the shift
-            x = (x.to(w.a.dtype) * scale + shift) if mapped(x, scale, shift) else x
+            x = (x.to(w.a.dtype) * scale + shift) if scaled(x, scale, shift) else x
             x, scale, shift = nn.functional.pad(x, (0, missing)), 1.0, 0.0
         return Direction(kron_linear(x, w.a, w.c, mega.bias, scale=scale, shift=shift), u)
 
@@ -208,19 +219,20 @@ class TensorRNN(nn.Module):
         packed = pack_padded_sequence(out, lengths, self.batch_first, enforce_sorted=x.sorted_indices is None)
         return packed, last
 
-    def _states(self, state: Any, batch: int) -> Any:
+    def _states(self, state: Any, batch: tuple[int, ...]) -> Any:
+        """First states [layers directions, B, H], or None for each layer and direction."""
         number = self.num_layers * self.directions
         wanted = 2 if self.gates == 4 else 1
         if state is None:
             return [[None] * number] * wanted
         found = list(state) if isinstance(state, tuple | list) else [state]
-        shape = (number, batch, self.hidden_size)
+        shape = (number, *batch, self.hidden_size)
         if len(found) != wanted or any(s.shape != shape for s in found):
             what = "(h_0, c_0), each" if wanted == 2 else "h_0,"
             raise ValueError(
                 f"the first state must be {what} {list(shape)}; got {[list(s.shape) for s in found]}."
             )
-        return found
+        return found if batch else [s[:, None] for s in found]
 
     def _mega_fits(self) -> bool:
         return True
@@ -415,7 +427,3 @@ def _with_ranks(specs: Specs) -> Specs:
 def suffix(k: int, directions: int) -> str:
     """PyTorch's suffix of layer and direction."""
     return f"l{k // directions}" + ("_reverse" if k % directions else "")
-
-
-def _each(state: Any, change: Any) -> Any:
-    return tuple(change(s) for s in state) if isinstance(state, tuple | list) else change(state)

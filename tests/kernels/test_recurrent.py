@@ -227,7 +227,8 @@ def test_bad_input_is_named():
     a, c = factors("square", 4, torch.float32)
     gx = torch.zeros(T, B, 4 * H)
     for call, message in (
-        (lambda: kron_linear(torch.zeros(2, 11), a, c), r"x must be \[\.\.\., 12\]"),
+        (lambda: kron_linear(torch.zeros(2, 11), a, c), r"x must be \[\.\.\., 12\], .* got \[2, 11\]"),
+        (lambda: kron_linear(torch.zeros(0, 12), a, c), r"with a row at least; got \[0, 12\]"),
         (lambda: kron_linear(torch.zeros(2, 12), a, c[0]), r"a must be \[S, p, u\]"),
         (lambda: kron_linear(torch.zeros(2, 12), a, c, torch.zeros(3)), r"bias must be \[48\]"),
         (lambda: lstm_sequence(gx[..., 1:], a, c), r"gx must be \[T, B, 48\]"),
@@ -241,7 +242,15 @@ def test_bad_input_is_named():
             lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5, 6, 3])),
             "lengths must be from 1 to T = 5; got 3 to 6",
         ),
-        (lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5.0, 6, 3])), r"lengths must be int64 \[3\]"),
+        (
+            lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5.0, 6, 3])),
+            r"lengths must be an int64 tensor \[3\]",
+        ),
+        (lambda: lstm_sequence(gx, a, c, lengths=[5, 6, 3]), r"got \[5, 6, 3\]"),
+        (
+            lambda: lstm_sequence(gx, a, c, lengths=torch.ones(3, dtype=torch.int64, device="meta")),
+            "lengths must be where gx is, on cpu; they are on meta",
+        ),
         (lambda: lstm_sequence(gx, a, c, recurrent_dropout=1.0), "at least 0 and below 1; got 1.0"),
         (lambda: gru_sequence(gx, a, c), r"must make a matrix \[H, 3 H\]"),
         (

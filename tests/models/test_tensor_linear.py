@@ -51,6 +51,16 @@ def test_three_executions_are_one_function(name, gates):
             torch.testing.assert_close(a, b, **EXACT)
 
 
+@pytest.mark.parametrize("name", ["tt", "dense"])
+def test_inputs_become_the_type_of_the_weight(name):
+    layer = TensorLinear(12, 12, SPECS[name])
+    x = torch.randn(3, 12)
+    for way in (None, *WAYS):
+        layer.execution = way
+        for scale in (1.0, 2.0):
+            assert torch.equal(layer(x.to(D), scale=scale), layer(x, scale=scale))
+
+
 def test_the_planner_chooses_and_can_be_overruled():
     layer = TensorLinear(256, 1024, FormatSpec("tt", (4,) * 4, (4,) * 4, (4,)), gates=4)
     small, large = torch.randn(1, 256), torch.randn(40, 256)
@@ -98,8 +108,12 @@ def test_bad_arguments_are_named():
     layer = TensorLinear(12, 12, SPECS["ht"])
     for way in (None, *WAYS):
         layer.execution = way
-        with pytest.raises(ValueError, match=r"x must be \[\.\.\., 12\]; got \[2, 11\]"):
+        with pytest.raises(ValueError, match=r"x must be \[\.\.\., 12\], .* got \[2, 11\]"):
             layer(torch.zeros(2, 11))
+        with pytest.raises(ValueError, match=r"with a row at least; got \[0, 12\]"):
+            layer(torch.zeros(0, 12))
+        with pytest.raises(TypeError, match=r"floating point or uint8; got \[2, 12\] int64"):
+            layer(torch.zeros(2, 12, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"execution must be None or one of \('lowered', .* got 'fast'"):
         TensorLinear(12, 12, SPECS["ht"], execution="fast")
     with pytest.raises(

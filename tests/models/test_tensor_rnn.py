@@ -197,6 +197,12 @@ def test_packed_padded_and_single_sequences(cell, batch_first):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_lengths_may_stand_on_the_cpu_wherever_x_is():
+    m = rnn("dense", "both", "lstm", bidirectional=True).to("meta")
+    out, (h, _) = m(torch.empty(T, B, 12, dtype=D, device="meta"), lengths=LENGTHS)
+    assert (out.shape, h.shape) == ((T, B, 2 * H), (2, B, H))
+
+
 @pytest.mark.parametrize(
     "case",
     [("tt", "both", "lstm"), ("ht", "mega", "lstm"), ("tr", "hh", "gru-before")],
