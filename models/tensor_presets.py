@@ -97,7 +97,7 @@ def rnn_table(module: nn.Module) -> list[dict[str, Any]]:
                     w.shape,
                     w.parameters_count(),
                     dense,
-                    min(w.lower().macs(), dense),
+                    min(w.lowered_macs(), dense),
                     dense,
                 )
         first: Any = (rnn.mega or rnn.ih)[k]

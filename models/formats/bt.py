@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from models.formats.fitting import grown, warn_wasteful
-from models.formats.network import Format, Indices, checked_ranks
+from models.formats.network import Format, Indices, checked_ranks, kron_macs
 from models.formats.tt import paired_modes
 
 
@@ -58,7 +58,7 @@ class BT(Format):
         def macs(k: int) -> int:
             s = self.blocks * math.prod(self.ranks[:k])
             (p, q), (u, v) = ((math.prod(m[:k]), math.prod(m[k:])) for m in (rows, columns))
-            return s * min(p * q * v + p * u * v, p * q * u + u * q * v)
+            return kron_macs((s, p, u), (s, q, v))
 
         middle = max(1, len(rows) // 2)
         return 1 if 1.5 * macs(1) < macs(middle) else middle

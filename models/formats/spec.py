@@ -41,6 +41,10 @@ class FormatSpec:
     """CP and Tucker: factors on pairs of modes, or on each mode alone."""
 
     def __post_init__(self) -> None:
+        for name in ("in_modes", "out_modes", "ranks"):
+            value = getattr(self, name)
+            if isinstance(value, int):
+                raise ValueError(f"{name} is a tuple, as ({value},); got {value}.")
         if self.format != "dense" and self.format not in FORMATS:
             near = difflib.get_close_matches(str(self.format).lower(), ["dense", *FORMATS], 1, 0.3)
             hint = f" Did you mean {near[0]!r}?" if near else ""

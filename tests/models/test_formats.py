@@ -5,6 +5,7 @@ import math
 import warnings
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,6 +190,18 @@ def test_what_has_the_form_is_found_again(name):
     torch.testing.assert_close(again.to_dense(), weight, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matrix_of_zeros_is_fitted(name):
+    found = refitted(small()[name], torch.zeros(12, 12, dtype=torch.float64))
+    assert found.error == 0
+
+
+def test_ranks_may_be_of_numpy():
+    for ranks in (np.int64(2), np.array([2, 2])):
+        assert TT(SMALL_IN, SMALL_OUT, ranks).ranks == (2, 2)
+    assert Tucker(SMALL_IN, SMALL_OUT, np.int64(2)).ranks == (2, 2, 2)
+
+
 @pytest.mark.parametrize("name", ["tr", "bt", "cp", "cp-paired"])
 def test_alternating_least_squares_come_near(name):
     """From anywhere to within some percent (the problem has local minima), from nearby to the point itself."""
@@ -257,6 +270,10 @@ def test_bad_arguments_are_named():
         HT(SMALL_IN, SMALL_OUT, 2, leaves="both")
     with pytest.raises(ValueError, match="either ranks or eps"):
         TR.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT)
+    with pytest.raises(ValueError, match=r"eps is a part of \|W\|, 0 or more; got -1"):
+        HT.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT, eps=-1)
+    with pytest.raises(ValueError, match=r"ranks of None are for paired=False. Got \[2, None, 2\]"):
+        Tucker(SMALL_IN, SMALL_OUT, (2, None, 2))
     with pytest.raises(ValueError, match=r"weight must be \[12, 12\]; got \[12, 10\]"):
         TT.from_dense(torch.randn(12, 10), SMALL_IN, SMALL_OUT, ranks=2)
 

@@ -27,6 +27,7 @@ BAD = {
     "out modes": (lambda: TensorLSTM(12, 13, ih=SPECS["ht"]), r"out_modes \[2, 3, 2\] multiply to 12, and the size is 13"),
     "no modes": (lambda: lstm(ih=FormatSpec("tt", ranks=(2,))), r"in_modes \[\] multiply to nothing"),
     "ranks": (lambda: lstm(ih=replace(SPECS["tt"], ranks=(2, 2, 2))), r"TT takes 2 ranks here .* got \[2, 2, 2\]"),
+    "one rank": (lambda: FormatSpec("tt", (3, 4), (3, 4), 4), r"ranks is a tuple, as \(4,\); got 4"),
     "no ranks": (lambda: lstm(hh=replace(SPECS["tt"], ranks=())), "tt needs ranks: one for all bonds"),
     "format": (lambda: FormatSpec("tucer"), r"there is no format 'tucer'; .* Did you mean 'tucker'\?"),
     "format far": (lambda: FormatSpec("xyz"), r"there is no format 'xyz'; expected one of \['dense', 'tt'"),
