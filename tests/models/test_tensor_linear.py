@@ -170,6 +170,17 @@ def test_the_table_adds_up_to_the_module(cell, place, bias):
     assert {row["kind"] for row in rnn_table(v)} == {"cores", "classifier"} | ({"bias"} if bias else set())
 
 
+def test_the_table_has_what_else_stands_around_the_rnn():
+    m, second = (rnn("ht", place, "lstm") for place in ("both", "ih"))
+    network = torch.nn.ModuleList([torch.nn.LayerNorm(12), m, second, torch.nn.Linear(12, 3)])
+    rows = rnn_table(network)
+    assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in network.parameters())
+    assert (rows[-1]["kind"], rows[-1]["parameters"], rows[-1]["macs"]) == ("classifier", 39, 36)
+    others = [row for row in rows if row["kind"] == "other"]
+    assert (others[0]["name"], others[0]["parameters"]) == ("0", 24)
+    assert sum(row["parameters"] for row in others[1:]) == sum(p.numel() for p in second.parameters())
+
+
 @pytest.mark.filterwarnings(USELESS)
 @pytest.mark.parametrize("name", [*PRESETS, "fdht", "gru"])
 def test_pre_activations_start_with_unit_deviation(name):
