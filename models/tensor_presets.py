@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from models.convert_rnn import suffix
 from models.formats import FormatSpec
-from models.tensor_rnn import TensorLSTM, TensorRNN, suffix
+from models.tensor_rnn import TensorLSTM, TensorRNN
 
 
 def tt_lstm(

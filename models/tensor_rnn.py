@@ -17,8 +17,6 @@ Yin et al. 2020 (2005.04366); both matrices in TT, Onu et al. 2020 (2010.04196);
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,10 +27,10 @@ from torch.utils.checkpoint import checkpoint
 from kernels import gru_sequence, kron_linear, lstm_sequence
 from kernels._kron import scaled
 from kernels._sequence import check_lengths
-from models.formats import FormatSpec, Kron
+from models.convert_rnn import from_plain, to_plain
+from models.formats import Kron
+from models.formats.spec import Specs, spec_of_layer
 from models.tensor_linear import Mega, TensorLinear
-
-Specs = FormatSpec | Sequence[FormatSpec] | None
 
 
 class Direction(NamedTuple):
@@ -83,31 +81,24 @@ class TensorRNN(nn.Module):
             )
         if mega is not None and (ih is not None or hh is not None):
             raise ValueError("give either mega, one network of [x; h], or ih and hh; got both.")
-        if mega is not None and not self._mega_fits():
-            raise ValueError(
-                "a mega matrix adds x W and h U before the reset can tell them apart; use reset='before', the form that it "
-                "expresses."
-            )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.recurrent_dropout, self.recompute = recurrent_dropout, recompute
         self.directions = 2 if bidirectional else 1
         self.ih, self.hh, self.mega = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.hidden_bias = nn.ParameterList()
+        self.hidden_bias = nn.ParameterList()  # of a GRU, inside the reset
         for layer in range(num_layers):
             size = input_size if layer == 0 else self.directions * hidden_size
             for _ in range(self.directions):
                 if mega is not None:
-                    spec = _of_layer(mega, layer, num_layers, self.directions + 1)
+                    spec = spec_of_layer(mega, layer, num_layers, self.directions + 1)
                     self.mega.append(Mega(size, hidden_size, spec, self.gates, bias))
                 else:
                     columns = self.gates * hidden_size
-                    spec = _of_layer(ih, layer, num_layers, self.directions)
+                    spec = spec_of_layer(ih, layer, num_layers, self.directions)
                     self.ih.append(TensorLinear(size, columns, spec, bias, gates=self.gates))
-                    spec = _of_layer(hh, layer, num_layers, 0)
+                    spec = spec_of_layer(hh, layer, num_layers, 0)
                     self.hh.append(TensorLinear(hidden_size, columns, spec, False, gates=self.gates))
-                if bias and self._has_hidden_bias():
-                    self.hidden_bias.append(nn.Parameter(torch.zeros(hidden_size)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -234,12 +225,6 @@ class TensorRNN(nn.Module):
             )
         return found if batch else [s[:, None] for s in found]
 
-    def _mega_fits(self) -> bool:
-        return True
-
-    def _has_hidden_bias(self) -> bool:
-        return False
-
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         raise NotImplementedError
 
@@ -252,70 +237,6 @@ class TensorRNN(nn.Module):
         dense = mega.weight.to_dense()
         x, h = mega.places()
         return dense[x.to(dense.device)], dense[h.to(dense.device)]
-
-    def _to_plain(self) -> Any:
-        biases: list[Any] = [m.bias for m in (self.mega or self.ih)]
-        plain = self.plain(
-            self.input_size,
-            self.hidden_size,
-            self.num_layers,
-            bias=biases[0] is not None,
-            batch_first=self.batch_first,
-            dropout=self.dropout if self.num_layers > 1 else 0.0,  # there nn.LSTM warns, and drops nothing
-            bidirectional=self.bidirectional,
-        ).to(self.matrices(0)[0])
-        with torch.no_grad():
-            for k in range(self.num_layers * self.directions):
-                name = suffix(k, self.directions)
-                w, u = self.matrices(k)
-                getattr(plain, f"weight_ih_{name}").copy_(w.T)
-                getattr(plain, f"weight_hh_{name}").copy_(u.T)
-                if biases[k] is not None:
-                    getattr(plain, f"bias_ih_{name}").copy_(biases[k])
-                    hidden = getattr(plain, f"bias_hh_{name}").zero_()
-                    if self.hidden_bias:
-                        hidden[2 * self.hidden_size :] = self.hidden_bias[k]
-        return plain.train(self.training)
-
-    @classmethod
-    def _from_plain(
-        cls, rnn: Any, ih: Specs, hh: Specs, mega: Specs, eps: float | None, **options: Any
-    ) -> Any:
-        directions = 2 if rnn.bidirectional else 1
-        first = [specs if eps is None else _with_ranks(specs) for specs in (ih, hh, mega)]
-        made: Any = cls(
-            *(rnn.input_size, rnn.hidden_size, rnn.num_layers),
-            ih=first[0], hh=first[1], mega=first[2], bias=rnn.bias, batch_first=rnn.batch_first, dropout=rnn.dropout,
-            bidirectional=rnn.bidirectional, proj_size=rnn.proj_size, **options,
-        )  # fmt: skip
-        made.to(rnn.weight_ih_l0)
-
-        def fitted(specs: Specs, layer: int, factor: int, matrix: Tensor) -> Any:
-            spec = _of_layer(specs, layer, rnn.num_layers, factor)
-            return spec.fitted(matrix, made.gates, eps, mega=specs is mega)
-
-        with torch.no_grad():
-            for k in range(rnn.num_layers * directions):
-                layer, name = k // directions, suffix(k, directions)
-                w, u = getattr(rnn, f"weight_ih_{name}").T, getattr(rnn, f"weight_hh_{name}").T
-                if mega is not None:
-                    module: Any = made.mega[k]
-                    stacked = w.new_zeros(module.weight.shape)
-                    x, h = (rows.to(w.device) for rows in module.places())
-                    stacked[x], stacked[h] = w, u
-                    module.weight = fitted(mega, layer, directions + 1, stacked)
-                else:
-                    module = made.ih[k]
-                    module.hold(fitted(ih, layer, directions, w))
-                    made.hh[k].hold(fitted(hh, layer, 0, u))
-                if rnn.bias:
-                    own, hidden = getattr(rnn, f"bias_ih_{name}"), getattr(rnn, f"bias_hh_{name}")
-                    module.bias.copy_(own + hidden)
-                    if made.hidden_bias:
-                        cut = 2 * rnn.hidden_size
-                        module.bias[cut:] = own[cut:]
-                        made.hidden_bias[k].copy_(hidden[cut:])
-        return made.train(rnn.training)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, bidirectional={self.bidirectional}"
@@ -338,7 +259,7 @@ class TensorLSTM(TensorRNN):
 
     def to_nn_lstm(self) -> nn.LSTM:
         """A plain nn.LSTM with equal outputs, for ONNX, cuDNN, anywhere (recurrent dropout is for training alone)."""
-        return self._to_plain()
+        return to_plain(self)
 
     @classmethod
     def from_nn_lstm(
@@ -349,7 +270,7 @@ class TensorLSTM(TensorRNN):
 
         Each network's `error` says how far it is from its matrix: at the papers' ranks this is a start, not a lossless copy.
         """
-        return cls._from_plain(lstm, ih, hh, mega, eps, **options)
+        return from_plain(cls, lstm, ih, hh, mega, eps, **options)
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         return lstm_sequence(gx, u.a, u.c, *states, **options)
@@ -365,11 +286,26 @@ class TensorGRU(TensorRNN):
 
     gates, plain = 3, nn.GRU
 
-    def __init__(self, *args: Any, reset: Literal["after", "before"] = "after", **options: Any) -> None:
+    def __init__(
+        self,
+        *sizes: int,
+        reset: Literal["after", "before"] = "after",
+        mega: Specs = None,
+        bias: bool = True,
+        **options: Any,
+    ) -> None:
         if reset not in ("after", "before"):
             raise ValueError(f"reset must be 'after' or 'before' the hidden product; got {reset!r}.")
-        object.__setattr__(self, "reset", reset)
-        super().__init__(*args, **options)
+        if mega is not None and reset == "after":
+            raise ValueError(
+                "a mega matrix adds x W and h U before the reset can tell them apart; use reset='before', the form that it "
+                "expresses."
+            )
+        super().__init__(*sizes, mega=mega, bias=bias, **options)
+        self.reset = reset
+        if bias and reset == "after":
+            for _ in self.ih:
+                self.hidden_bias.append(nn.Parameter(torch.zeros(self.hidden_size)))
 
     def to_nn_gru(self) -> nn.GRU:
         """A plain nn.GRU with equal outputs; only for reset="after"."""
@@ -377,7 +313,7 @@ class TensorGRU(TensorRNN):
             raise ValueError(
                 "nn.GRU resets after the product; a TensorGRU with reset='before' has no plain form."
             )
-        return self._to_plain()
+        return to_plain(self)
 
     @classmethod
     def from_nn_gru(
@@ -388,42 +324,10 @@ class TensorGRU(TensorRNN):
             raise ValueError(
                 "nn.GRU resets after the product; a TensorGRU with reset='before' cannot hold it."
             )
-        return cls._from_plain(gru, ih, hh, None, eps, **options)
+        return from_plain(cls, gru, ih, hh, None, eps, **options)
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         bias = None
         if self.reset == "after":
             bias = self.hidden_bias[k] if self.hidden_bias else gx.new_zeros(self.hidden_size)
         return gru_sequence(gx, u.a, u.c, bias, *states, **options)
-
-    def _mega_fits(self) -> bool:
-        return self.reset == "before"
-
-    def _has_hidden_bias(self) -> bool:
-        return self.reset == "after"
-
-
-def _of_layer(specs: Specs, layer: int, layers: int, factor: int) -> FormatSpec:
-    """The spec of a layer; one for all takes its output modes as input modes above, the first times `factor`."""
-    if specs is None:
-        return FormatSpec()
-    if isinstance(specs, FormatSpec):
-        if layer == 0 or factor == 0 or specs.format == "dense":
-            return specs
-        first, *others = specs.out_modes
-        return replace(specs, in_modes=(factor * first, *others))
-    if len(specs) != layers:
-        raise ValueError(f"specs must be one for all layers or one for each of {layers}; got {len(specs)}.")
-    return specs[layer]
-
-
-def _with_ranks(specs: Specs) -> Specs:
-    """Specs that can be built before `eps` has found their ranks: rank 1 where there is none."""
-    if specs is None or isinstance(specs, FormatSpec):
-        return specs and replace(specs, ranks=specs.ranks or (1,))
-    return [replace(spec, ranks=spec.ranks or (1,)) for spec in specs]
-
-
-def suffix(k: int, directions: int) -> str:
-    """PyTorch's suffix of layer and direction."""
-    return f"l{k // directions}" + ("_reverse" if k % directions else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -93,3 +94,21 @@ class FormatSpec:
         if self.format == "ht":
             return {"leaves": self.leaves}
         return {"paired": self.paired} if self.format in ("cp", "tucker") else {}
+
+
+Specs = FormatSpec | Sequence[FormatSpec] | None
+
+
+def spec_of_layer(specs: Specs, layer: int, layers: int, factor: int) -> FormatSpec:
+    """The spec of an RNN's layer, dense for None; one for all layers takes its output modes as input modes above, the first
+    times `factor` (0: it stays as it is)."""
+    if specs is None:
+        return FormatSpec()
+    if isinstance(specs, FormatSpec):
+        if layer == 0 or factor == 0 or specs.format == "dense":
+            return specs
+        first, *others = specs.out_modes
+        return replace(specs, in_modes=(factor * first, *others))
+    if len(specs) != layers:
+        raise ValueError(f"specs must be one for all layers or one for each of {layers}; got {len(specs)}.")
+    return specs[layer]

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kernels import kron_linear
 from models import TensorGRU, TensorLSTM, VideoClassifier
+from models.convert_rnn import suffix
 from models.formats import FormatSpec
-from models.tensor_rnn import suffix
 from tests.oracle import recurrent as oracle
 
 D = torch.float64
