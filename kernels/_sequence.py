@@ -8,15 +8,15 @@ in the others, so a reversed row begins with its own last frame.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kernels._clouds import describe
-from kernels._kron import check_kron
+from kernels._kron import check_kron, tiles
 from kernels._random import draw_seed, uniform
-from kernels._triton import jit
+from kernels._triton import all_registers, jit, precision
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -41,6 +41,19 @@ def after(history: Tensor, reverse: bool) -> Tensor:
 def last(history: Tensor, reverse: bool) -> Tensor:
     """The state after the last step."""
     return history[0 if reverse else -1]
+
+
+def outputs(hs: Tensor, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """What a sequence returns of its history: out, 0 where a row stands still, and h_n."""
+    out, there = after(hs, reverse), taking_part(lengths, len(hs) - 1)
+    out = out.clone() if there is None else out.masked_fill(~there, 0)
+    return out, last(hs, reverse).clone()
+
+
+def multiplied(hs: Tensor, factor: Tensor | None, reverse: bool) -> Tensor:
+    """What was multiplied by U at each step: the state before it, after the recurrent dropout."""
+    h = before(hs, reverse)
+    return h if factor is None else h * factor.to(h.dtype)
 
 
 def taking_part(lengths: Tensor | None, frames: int) -> Tensor | None:
@@ -100,6 +113,22 @@ def check_lengths(lengths: Tensor, batch: int, frames: int) -> None:
         least, most = (int(n) for n in lengths.aminmax())
         if least < 1 or most > frames:
             raise ValueError(f"lengths must be from 1 to T = {frames}; got {least} to {most}.")
+
+
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+def with_unit_stride(x: Tensor) -> Tensor:
+    """x [T, B, C] as the kernels take it: at any strides but that of C."""
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def launch_options(a: Tensor, lengths: Tensor | None, factor: Tensor | None, reverse: bool) -> dict[str, Any]:
+    """The constants that all kernels of sequences take."""
+    return dict(
+        REVERSE=int(reverse), DROPPED=factor is not None, LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype),
+        PRECISION=precision(a), **all_registers(),
+    )  # fmt: skip
 
 
 @jit
