@@ -145,7 +145,8 @@ class Format(nn.Module):
         """x W [n, N] of rows x [n, M], core by core in `order` or in the best one."""
         order = self.best_order() if order is None else order
         names: Indices = ("n", *self._rows())
-        y, done = x.reshape(-1, *self.in_modes), set[int]()
+        y = x.reshape(-1, *self.in_modes)
+        done: set[int] = set()  # torch.compile knows no set[int]()
         for k in order:
             done.add(k)
             needed = self._open(set(names) | set(self.layout[k]), done)

@@ -52,6 +52,21 @@ def test_three_executions_are_one_function(name, gates):
 
 
 @pytest.mark.parametrize("name", ["tt", "dense"])
+@pytest.mark.parametrize("way", WAYS)
+def test_each_execution_is_one_graph_under_compile(name, way):
+    layer = TensorLinear(12, 48, SPECS[name], gates=4, execution=way)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 12)
+    found = []
+    for run in (compiled, layer):
+        y = run(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
+    for mine, right in zip(*found, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("name", ["tt", "dense"])
 def test_inputs_become_the_type_of_the_weight(name):
     layer = TensorLinear(12, 12, SPECS[name])
     x = torch.randn(3, 12)
