@@ -1,4 +1,4 @@
-"""What lstm_sequence and gru_sequence share: the order of time, lengths, recurrent dropout, checks.
+"""What lstm_sequence and gru_sequence share: the order of time, lengths, recurrent dropout, checks, launches, outputs.
 
 Time is the first dimension. A history `hs [T + 1, B, H]` holds the state before and after every step: step t goes from
 `hs[t]` to `hs[t + 1]`, or, in reverse, from `hs[t + 1]` to `hs[t]`. A row takes part in step t < length and stands still

@@ -10,9 +10,9 @@ product, so that pixels are never stored as floats. With D_s = A_s dY:
     dC_s = X'^T D_s,   dA_s = T_s dY^T,   dX = scale sum_s D_s C_s^T,   dbias = sum dy
 
 Forward keeps T (S v / q of x) for dA. Limit: x is read once in forward and once in backward; at video sizes (57,600 to
-1,024, S 4) the first product is nine tenths of the work.
+1,024, S 4) the first product is 85 % of the multiply-adds.
 
-Sources: Kronecker-cut form of matrix networks: Van Loan & Pitsianis 1993; KCP-RNN: Wang et al. 2021 (arXiv 2008.09342).
+Sources: Kronecker-cut form of matrix networks: Van Loan & Pitsianis 1993; KCP-RNN: Wang et al. 2020 (arXiv 2008.09342).
 """
 
 from __future__ import annotations
