@@ -33,6 +33,19 @@ def check_kron(a: Tensor, c: Tensor) -> tuple[int, int]:
     return a.shape[1] * c.shape[1], a.shape[2] * c.shape[2]
 
 
+def check_input(x: Tensor, columns: int) -> None:
+    """Refuse what cannot be multiplied by a matrix of so many rows."""
+    if x.shape[-1] != columns or 0 in x.shape:
+        raise ValueError(f"x must be [..., {columns}], with a row at least; got {describe(x)}.")
+    if not x.is_floating_point() and x.dtype != torch.uint8:
+        raise TypeError(f"x must be floating point or uint8; got {describe(x)}.")
+
+
+def scaled(x: Tensor, scale: float, shift: float) -> bool:
+    """Whether x differs from scale x + shift as a floating point number."""
+    return not x.is_floating_point() or scale != 1 or shift != 0
+
+
 def macs(a: Tensor, c: Tensor, right: bool) -> int:
     """Multiply-adds for one x."""
     (s, p, u), (_, q, v) = a.shape, c.shape
@@ -159,11 +172,6 @@ def tiles(dtype: torch.dtype) -> dict[str, int]:
     """Block sizes of `kron_product`: float32 products hold their operands in registers."""
     exact = dtype == torch.float32
     return {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 16 if exact else 32}
-
-
-def precision(x: Tensor) -> str:
-    """Of float32 products: TF32 where torch is allowed it."""
-    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 def rows_together(batch: int, *shapes: int) -> int:
