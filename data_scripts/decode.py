@@ -116,7 +116,7 @@ def _decoded(path: Path, every: int) -> Iterator[Any]:
                 raise VideoError(f"{path} holds no moving pictures, only sound or text.")
             stream = container.streams.video[0]
             stated, whole = stream.frames, (container.duration or 0) / av.time_base
-            if stated and stream.duration:
+            if stated and stream.duration and stream.time_base:
                 whole = float(stream.duration * stream.time_base)
             for frame in container.decode(stream):
                 if count % every == 0:

@@ -1,5 +1,6 @@
 """Folders of videos become data sets: layouts, faults that are never fatal, interruption and going on."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -199,6 +200,65 @@ def test_other_options_do_not_go_on(folder, tmp_path):
         SchemaError, match=r"out\.h5\.part was begun with --frames 9; give these options again"
     ):
         videos.convert(options(tmp_path))
+
+
+def test_no_process_outlives_a_killed_parent(folder, tmp_path):
+    """Processes that waited for another video held their memory until the machine went down."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(tmp_path / "out.h5")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,  # held open by each process of the pool
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out.h5.part").glob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    try:
+        process.communicate(timeout=20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+LIMITED = """
+import resource, sys
+from data_scripts import videos
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+    videos.main()
+"""
+
+
+@pytest.mark.parametrize("limit", [9_000, 50_000], ids=["clip", "stack"])
+def test_a_disk_that_fills_is_a_sentence_and_the_next_start_goes_on(limit, folder, tmp_path):
+    """A limit on the size of files fails a write as a full disk does: that of a clip, or of all clips together."""
+    script, out = tmp_path / "script.py", tmp_path / "out.h5"
+    script.write_text(LIMITED)
+    given = ["--source", folder, "--out", out, "--frames", "4", "--size", "32x24", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, script, str(limit), *given],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "File too large; once that is mended, the same command goes on" in done.stderr
+    assert not out.exists()
+    videos.convert(options(tmp_path))
+    videos.convert(options(tmp_path, out=tmp_path / "whole.h5"))
+    assert video_schema.read(out).checksum == video_schema.read(tmp_path / "whole.h5").checksum
+
+
+def test_two_videos_of_one_name_are_named(folder, tmp_path):
+    """They would be one file while decoding, and stand in training and test."""
+    listed = [Clip(folder / f"wave/rec0/{i}.avi", "same.avi", ("wave",), "rec0") for i in range(2)]
+    with pytest.raises(SchemaError, match=r"rec0/0\.avi and .*rec0/1\.avi are both same\.avi"):
+        clips.make(tmp_path / "out.h5", listed, ["wave"], options(tmp_path), STATED)
 
 
 def test_a_fault_while_decoding_is_a_sentence():
