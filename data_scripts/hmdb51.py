@@ -36,9 +36,9 @@ class Options(Published):
 
 @contextlib.contextmanager
 def unpacked(source: Path) -> Iterator[Path]:
-    """A folder of class folders: the source's, or that of the archives, one a class, inside it."""
+    """A folder of class folders: the source's, or where it holds no videos that of the archives, one a class, inside it."""
     with opened(source) as folder, tempfile.TemporaryDirectory() as inner:
-        archives = sorted(folder.rglob("*.rar"))
+        archives = [] if videos.video_files(folder) else sorted(folder.rglob("*.rar"))
         for archive in archives:
             extract(archive, Path(inner))
         yield Path(inner) if archives else folder
@@ -49,7 +49,7 @@ def stated_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
     found = {}
     ending = f"_test_split{split}"
     for path in sorted(folder.rglob(f"*{ending}.txt")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
             words = line.split()
             if not words:
                 continue

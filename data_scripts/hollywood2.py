@@ -46,7 +46,7 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
             path = lists / f"{action}_{word}.txt"
             if not path.is_file():
                 raise SchemaError(f"{path} is not there; the distribution is not whole.")
-            for number, line in enumerate(path.read_text().splitlines(), 1):
+            for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
                 words = line.split()
                 if not words:
                     continue

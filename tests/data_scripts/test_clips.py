@@ -78,6 +78,34 @@ def test_stated_splits_are_kept(tmp_path):
     assert [len(found.of(split)) for split in range(3)] == [6, 2, 2]
 
 
+def test_a_recording_may_be_called_test(tmp_path):
+    for name in ("wave/monday/test/1.avi", "clap/val/1.avi", "train/wave/1.avi"):
+        encode(tmp_path / "in" / name, pictures(3))
+    found, _ = videos.listing(tmp_path / "in")
+    assert {clip.name: (clip.classes, clip.group, clip.split) for clip in found} == {
+        "wave/monday/test/1.avi": (("wave",), "wave/monday/test", None),
+        "clap/val/1.avi": (("clap",), "clap/1.avi", 1),
+        "train/wave/1.avi": (("wave",), "wave/1.avi", 0),
+    }
+
+
+def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
+    """A video beside the class folders or in a split's own folder; a name in bytes of another encoding."""
+    (tmp_path / "in").mkdir()
+    for name in ("wave/1.avi", "root.avi", "train/1.avi"):
+        encode(tmp_path / "in" / name, pictures(3))
+    latin = os.fsencode(tmp_path / "in/wave") + b"/\xe9t\xe9.avi"
+    with open(latin, "wb") as file:
+        file.write((tmp_path / "in/wave/1.avi").read_bytes())
+    clips.run(options(tmp_path), videos.convert)
+    assert video_schema.read(tmp_path / "out.h5").name == ["wave/1.avi"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "left out: root.avi lies in no class folder",
+        "left out: train/1.avi lies in no class folder",
+        r"left out: wave/\udce9t\udce9.avi has a name that is not UTF-8",
+    ]
+
+
 def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
     (folder / "clap/rec0/0.avi").write_bytes(b"")
     (folder / "clap/rec1/1.avi").write_bytes(small_video[: len(small_video) // 2])
