@@ -146,7 +146,7 @@ def test_broken_videos_are_named(tmp_path, small_video):
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")]
 )
 def test_a_truncated_video_is_named(name, codec, tmp_path):
-    path = encode(tmp_path / name, np.tile(pictures(24), (4, 1, 1, 1)), codec, options={"g": "8"})
+    path = encode(tmp_path / name, np.tile(pictures(24), (8, 1, 1, 1)), codec, options={"g": "8"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
     with pytest.raises(VideoError, match=r"cannot be decoded|stops after .*truncated"):
         read_clip(path, name, all_frames())
