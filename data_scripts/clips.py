@@ -12,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import shutil
 import threading
 from collections.abc import Callable
@@ -143,6 +144,11 @@ def options_of(reading: Reading) -> str:
     """The options of a reading as the command line states them, without paths and processes."""
     names = [field.name for field in fields(Reading) if field.name != "workers"]
     return " ".join(f"--{name} {getattr(reading, name)}" for name in names)
+
+
+def given(options: Sourced) -> str:
+    """The source's name and the options, as the command line that makes the file anew has them."""
+    return f"--source {shlex.quote(options.source.resolve().name)} {options_of(options)}"
 
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:

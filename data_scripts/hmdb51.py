@@ -10,6 +10,7 @@ A fifth of the training groups validates. The archives are rars, which need the 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,10 +85,8 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     if options.splits is not None:
         with opened(options.splits) as folder:
             split = stated_split(folder, options.split)
-    lists = options.splits.name if options.splits else "None"
-    given = (
-        f"--source {options.source.name} --splits {lists} --split {options.split} {clips.options_of(options)}"
-    )
+    lists = shlex.quote(options.splits.resolve().name) if options.splits else "None"
+    given = f"{clips.given(options)} --splits {lists} --split {options.split}"
     stated = {
         "source": f"HMDB51, split {options.split}" if split else "HMDB51, without its splits",
         "credits": "Kuehne et al., ICCV 2011, https://serre-lab.clps.brown.edu; not to be redistributed",

@@ -68,7 +68,6 @@ def _no_text(name: str) -> bool:
 
 def convert(options: Sourced) -> tuple[Videos, list[str]]:
     """Make `options.out`; returns the data set and a sentence for all that was left out."""
-    origin = options.source.resolve().name
     with opened(options.source) as folder:
         found, faults = listing(folder)
         if not found:
@@ -77,9 +76,9 @@ def convert(options: Sourced) -> tuple[Videos, list[str]]:
                 f"{', '.join(SUFFIXES)}."
             )
         stated = {
-            "source": f"the folder or archive {origin}",
+            "source": f"the folder or archive {options.source.resolve().name}",
             "credits": "one's own",
-            "rebuild": f"python -m data_scripts.videos --source {origin} --out FILE {clips.options_of(options)}",
+            "rebuild": f"python -m data_scripts.videos {clips.given(options)} --out FILE",
         }
         names = sorted({clip.classes[0] for clip in found})
         videos, more = clips.make(options.out, found, names, options, stated)

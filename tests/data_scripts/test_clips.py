@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from data_scripts import clips, video_schema, videos
 from data_scripts.clips import Clip
@@ -66,6 +68,22 @@ def test_a_folder_becomes_a_data_set(folder, tmp_path):
     for split in range(3):
         assert set(found.label[found.of(split)]) == {0, 1}
     assert made.name == found.name
+
+
+def test_the_stated_command_makes_the_file_anew(tmp_path, monkeypatch):
+    """Parsed as a shell does: a folder with a space in its name, or given as `.`."""
+    folder = tmp_path / "my videos"
+    encode(folder / "wave/1.avi", pictures(5))
+    encode(folder / "clap/1.avi", pictures(5))
+    for source, inside in ((folder, tmp_path), (Path("."), folder)):
+        monkeypatch.chdir(inside)
+        made, _ = videos.convert(options(tmp_path, source=source, sampling="first", every=2, seed=3))
+        words = shlex.split(made.rebuild)
+        assert words[:3] == ["python", "-m", "data_scripts.videos"]
+        again = tyro.cli(Options, args=words[3:])
+        assert again == options(
+            tmp_path, source=Path("my videos"), out=Path("FILE"), sampling="first", every=2, seed=3, workers=0
+        )
 
 
 def test_stated_splits_are_kept(tmp_path):
