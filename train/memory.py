@@ -11,8 +11,8 @@ def keep() -> bool:
     """Tell glibc's malloc not to give freed memory back to the system; False where there is no glibc.
 
     By default a large tensor is fresh memory, which the system has to find and clear page by page, and is given back when
-    it is freed: once a step for every activation and gradient. A dense LSTM on video spends most of its step on that. Kept, the memory that a step has used serves the next one. The price: what was used once is not
-    free for other programs before the process ends.
+    it is freed: once a step for every activation and gradient. A dense LSTM on video spends most of its step on that. Kept,
+    the memory that a step has used serves the next one. The price: it is free for other programs only after the process.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

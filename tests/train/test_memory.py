@@ -16,12 +16,12 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(10 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print([faults() for _ in range(4)][-1])
+print([faults() for _ in range(40)][-1])
 """
 
 
 def pages(kept: bool) -> int:
-    """Pages that a second tensor of 40 MiB, after the first was freed, has to be given."""
+    """Pages that the last of many tensors of 40 MiB, each freed before the next, has to be given."""
     found = subprocess.run(
         [sys.executable, "-c", COUNT.format(kept=kept)], capture_output=True, text=True, check=True
     ).stdout.strip()
