@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import harness, peers
 from benchmarks.harness import Case, Row
+from kernels import linear
 from models import TensorLSTM
 from models.formats import FormatSpec
 from models.tensor_rnn import TensorRNN
@@ -166,8 +167,8 @@ def reconstructed(rnn: TensorRNN) -> Run:
 def _one_gemm(shape: Shape) -> tuple[Run, list[Tensor]]:
     """x [.., q] through the first factor of a lowered TT, [q, S v], and nothing else."""
     _, q, columns = first_factor(shape)
-    factor = torch.randn(q, columns, requires_grad=True)
-    return lambda x: x.view(-1, q) @ factor, [factor]
+    factor = torch.randn(columns, q, requires_grad=True)
+    return lambda x: linear(x.view(-1, q), factor), [factor]
 
 
 def first_factor(shape: Shape) -> tuple[int, int, int]:
