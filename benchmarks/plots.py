@@ -22,6 +22,7 @@ START, END = "<!-- pictures: python -m benchmarks.plots -->", "<!-- end of pictu
 LINES = {"dropfold": (OURS, "o"), "cdist + topk": ("#8a919b", "s"), "kd-tree": ("#4aa58a", "^")}
 
 Row = dict[str, str]
+Points = dict[str, list[tuple[float, float]]]  # of a line, by provider
 
 
 @dataclass
@@ -62,32 +63,30 @@ def short(value: float) -> str:
 # --- bars --------------------------------------------------------------------------------------------------------
 
 
-def bars(axes: Any, rows: Sequence[Row], column: str, unit: str) -> None:
-    """One comparison: a bar a provider, ours first, with its figure and how many times ours it is."""
-    rows = [row for row in rows if row[column]]
-    ours = float(rows[0][column])
-    values = [float(row[column]) for row in rows]
-    colors = [
-        LIMIT if r["provider"].startswith("limit") else OURS if r["provider"].startswith("dropfold") else PEER
-        for r in rows
-    ]
-    axes.barh(range(len(rows)), values, color=colors, height=0.72)
-    axes.set_yticks(range(len(rows)), [row["provider"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.38 * max(values))
-    for i, value in enumerate(values):
-        times = value / ours
-        shown = f"{times:.1f}" if 1 <= times < 100 else f"{times:.2g}" if times < 1 else f"{times:.0f}"
-        ratio = "" if i == 0 else f"   {shown}×"
+def bars(axes: Any, rows: Sequence[Row]) -> None:
+    """One comparison: a bar a provider, ours first, with its time, how many times ours it is, and its memory."""
+    values = [float(row["p50_ms"]) for row in rows]
+    memory = any(row["peak_mib"] for row in rows)
+    for i, (row, value) in enumerate(zip(rows, values)):
+        ours = row["provider"].startswith("dropfold")
+        color = LIMIT if row["provider"].startswith("limit") else OURS if ours else PEER
+        axes.barh(i, value, color=color, height=0.72)
+        parts = [f"{short(value)} ms", *([] if i == 0 else [f"{value / values[0]:.2g}×"])]
+        if value >= 9.95 * values[0]:
+            parts[1] = f"{value / values[0]:,.1f}×"
+        if row["peak_mib"]:
+            parts.append(f"{short(float(row['peak_mib']))} MiB")
         axes.annotate(
-            f"{short(value)} {unit}{ratio}", (value, i), (4, 0), textcoords="offset points", va="center",
-            fontsize=9, color=INK, fontweight="bold" if i == 0 else "normal",
+            "   ".join(parts), (value, i), (5, 0), textcoords="offset points", va="center", fontsize=9,
+            fontweight="bold" if i == 0 else "normal",
         )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [row["provider"] for row in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_xlim(0, (2.05 if memory else 1.45) * max(values))
     axes.set_xticks([])
     axes.tick_params(left=False)
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.spines["left"].set_color("#d5d9de")
 
 
 NAMES = {
@@ -110,35 +109,15 @@ def grid(comparisons: Sequence[list[Row]], columns: int) -> Any:
     heights = [max(len(rows) for rows in line) for line in lines]
     figure, panels = plt.subplots(
         len(lines), columns, squeeze=False, layout="constrained",
-        figsize=(5.2 * columns, sum(0.3 * height + 0.75 for height in heights)), height_ratios=heights,
+        figsize=(5.8 * columns, sum(0.3 * height + 0.75 for height in heights)), height_ratios=heights,
     )  # fmt: skip
     for axes in panels.flat:
         axes.set_visible(False)
     for line, panel in zip(lines, panels):
         for rows, axes in zip(line, panel):
             axes.set_visible(True)
-            bars(axes, rows, "p50_ms", "ms")
+            bars(axes, rows)
             axes.set_title(title(rows[0]), loc="left", fontsize=10)
-    return figure
-
-
-def steps(comparisons: Sequence[list[Row]]) -> Any:
-    """Time and peak memory of each training step."""
-    plt = pyplot()
-    heights = [len(rows) for rows in comparisons]
-    figure, panels = plt.subplots(
-        len(comparisons), 2, squeeze=False, layout="constrained", height_ratios=heights,
-        figsize=(10.4, sum(0.3 * height + 0.75 for height in heights)),
-    )  # fmt: skip
-    for rows, (time, memory) in zip(comparisons, panels):
-        bars(time, rows, "p50_ms", "ms")
-        time.set_title(f"{title(rows[0])}: time of a training step", loc="left", fontsize=10)
-        if any(row["peak_mib"] for row in rows):
-            bars(memory, rows, "peak_mib", "MiB")
-            memory.set_title("\npeak memory", loc="left", fontsize=10)
-            memory.set_ylim(len(rows) - 0.4, -0.6)  # bars as thick as those beside them
-        else:
-            memory.set_visible(False)
     return figure
 
 
@@ -150,8 +129,10 @@ def sizes(row: Row) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"([A-Za-z]+)(\d+)", row["shape"])}
 
 
-def lines(axes: Any, points: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str) -> None:
-    """A line a provider on logarithmic axes, named at its end."""
+def lines(axes: Any, points: Points, xlabel: str, ylabel: str) -> None:
+    """A line a provider on logarithmic axes."""
+    from matplotlib.ticker import LogLocator
+
     for name, found in points.items():
         found = sorted(found)
         color, marker = LINES.get(name, ("#8a919b", "s"))
@@ -160,6 +141,8 @@ def lines(axes: Any, points: dict[str, list[tuple[float, float]]], xlabel: str, 
     axes.set_yscale("log")
     ticks = sorted({x for found in points.values() for x, _ in found})
     axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: short(value))
     axes.set_xlabel(xlabel)
@@ -172,34 +155,35 @@ def lines(axes: Any, points: dict[str, list[tuple[float, float]]], xlabel: str, 
 
 
 def neighbours(comparisons: Sequence[list[Row]]) -> Any:
-    """knn: time and memory of one cloud against its points, with what a square of N would be."""
+    """knn: time of one cloud against its points, beside a square of N, and peak memory of the batch."""
     plt = pyplot()
     channels = sorted({sizes(rows[0])["C"] for rows in comparisons})
     figure, panels = plt.subplots(
         2, len(channels), squeeze=False, layout="constrained", figsize=(5.2 * len(channels), 6.8)
     )
-    for j, C in enumerate(channels):
-        for axes, column, ylabel in zip(
-            panels[:, j], ("p50_ms", "peak_mib"), ("ms a cloud", "peak MiB a cloud")
-        ):
-            points: dict[str, list[tuple[float, float]]] = {}
-            for rows in comparisons:
-                at = sizes(rows[0])
-                for row in rows:
-                    if at["C"] == C and row[column] and not row["provider"].startswith("limit"):
-                        value = float(row[column]) / at["B"]
-                        points.setdefault(row["provider"], []).append((at["N"], value))
-            if not points:
-                axes.set_visible(False)
-                continue
-            lines(axes, points, "points of a cloud, N", ylabel)
-            axes.set_title(f"knn, {C} channels, k {at['k']}", loc="left", fontsize=10)
-            found = sorted(points["dropfold"])
-            (x0, y0), x1 = found[0], found[-1][0]
-            axes.plot([x0, x1], [y0, y0 * (x1 / x0) ** 2], ":", color="#c3c8cf", linewidth=1.2)
-            axes.annotate(
-                "N²", (x1, y0 * (x1 / x0) ** 2), (-14, 2), textcoords="offset points", color="#9aa1ab"
-            )
+    for C, (time, memory) in zip(channels, panels.T):
+        here = [rows for rows in comparisons if sizes(rows[0])["C"] == C]
+        times, peaks = ({}, {})  # type: tuple[Points, Points]
+        for row in (row for rows in here for row in rows if not row["provider"].startswith("limit")):
+            at = sizes(row)
+            times.setdefault(row["provider"], []).append((at["N"], float(row["p50_ms"]) / at["B"]))
+            if row["peak_mib"]:
+                peaks.setdefault(row["provider"], []).append((at["N"], float(row["peak_mib"])))
+        lines(time, times, "points of a cloud, N", "ms a cloud")
+        time.set_title(f"knn, {C} channels, k {sizes(here[0][0])['k']}", loc="left", fontsize=10)
+        found = sorted(times["dropfold"])
+        (x0, y0), x1 = found[0], found[-1][0]
+        time.plot([x0, x1], [y0, y0 * (x1 / x0) ** 2], ":", color="#aab1ba", linewidth=1.2)
+        middle = (x0 * x1) ** 0.5
+        time.annotate(
+            "N²", (middle, y0 * (middle / x0) ** 2), (3, -11), textcoords="offset points", color="#8a919b"
+        )
+        if not peaks:
+            memory.set_visible(False)
+            continue
+        lines(memory, peaks, "points of a cloud, N", "peak MiB")
+        clouds = sorted({sizes(rows[0])["B"] for rows in here}, reverse=True)
+        memory.set_title(f"batches of {clouds[0]} to {clouds[-1]} clouds", loc="left", fontsize=10)
     return figure
 
 
@@ -214,7 +198,7 @@ def scaling(comparisons: Sequence[list[Row]]) -> Any:
     axes_of = {"B": "clouds, B", "N": "points of a cloud, N", "k": "neighbours, k", "threads": "threads"}
     figure, panels = plt.subplots(1, 4, layout="constrained", figsize=(15, 3.6))
     for axes, (name, label) in zip(panels, axes_of.items()):
-        points: dict[str, list[tuple[float, float]]] = {}
+        points: Points = {}
         for rows, at in zip(comparisons, shapes):
             others = all(at[other] == base[other] for other in base if other != name)
             if name not in at or not others or ("threads" in at) != (name == "threads"):
@@ -246,10 +230,10 @@ class Picture:
 PICTURES = (
     Picture(
         "steps",
-        "Training steps beside their peers. × is times ours; orange is what the step's own products take alone, and "
-        "a copy of as many bytes as it must move.",
+        "Training steps beside their peers. × is times ours; MiB is peak memory; orange is what the step's own products "
+        "take alone, and a copy of as many bytes as it must move.",
         lambda row: row["operation"] in ("pointnet_step", "dgcnn_step", "dgcnn_s3dis_step"),
-        steps,
+        lambda found: grid(found, 2),
     ),
     Picture(
         "operations",
@@ -259,7 +243,8 @@ PICTURES = (
     ),
     Picture(
         "knn",
-        "Neighbours: time and peak memory of one cloud against its points, on logarithmic axes; dotted is growth with N².",
+        "Neighbours: time of one cloud and peak memory of a batch against points, on logarithmic axes. Larger clouds come "
+        "in smaller batches, of about as many points: what makes all distances grows with N there, what does not stays.",
         lambda row: row["operation"] == "knn",
         neighbours,
     ),
@@ -272,7 +257,8 @@ PICTURES = (
     Picture(
         "rnn",
         "Compressed LSTMs beside nn.LSTM and their peers at the published video shape. × is times the first.",
-        lambda row: row["operation"] == "lstm_forward_backward" and row["shape"].startswith("M57600-H256-B16-T6"),
+        lambda row: (row["operation"], row["shape"], row["dtype"])
+        == ("lstm_forward_backward", "M57600-H256-B16-T6", "float32"),
         lambda found: grid(found, 1),
     ),
 )  # fmt: skip
@@ -322,7 +308,7 @@ def show(drawn: Sequence[tuple[Picture, list[list[Row]]]], out: Path, page: Path
             for row in rows
         )
         where = os.path.relpath(out / f"{picture.name}.png", page.parent)
-        parts.append(f"![{picture.caption}]({where})\n\n{picture.caption} Measured: {'; '.join(sources)}.")
+        parts.append(f"![{picture.name}]({where})\n\n{picture.caption} Measured: {'; '.join(sources)}.")
     page.write_text(before + "\n\n".join([START, *parts, END]) + after)
 
 
