@@ -9,6 +9,7 @@ depends on the processor. They are recorded from the step itself; a product that
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,7 @@ class Product(NamedTuple):
 
 def products(step: Callable[[], Any]) -> tuple[Product, ...]:
     """The products that one call of the step asks for, in order. The step must have run before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write that it starts and stops
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
     ) as profile:
