@@ -217,7 +217,7 @@ def robustness(options: Options) -> str:
 
     runs = found_in(options.runs)
     baseline = found_in((options.baseline,))[0] if options.baseline else runs[0]
-    named = keys(list(dict.fromkeys([*runs, baseline])))
+    named = keys(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too
     outcomes: Outcomes = {}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("corruptions", total=STEPS * len(named))
