@@ -76,7 +76,7 @@ def mean(values: list[float]) -> Mean:
 def summarized(rows: Rows, baseline: str, found: Outcomes | None = None) -> Rows:
     """One row a variant, from one row a run: {variant, seed, fold if there are folds, the figures and columns that the runs
     have}; a run that failed has no score. The score's keys have no prefix, those of another figure its name."""
-    present = [figure for figure in FIGURES if any(figure in row for row in rows)]
+    present = [name for name in FIGURES if name == "score" or any(name in row for row in rows)]
     base = {_run(row): row for row in rows if row["variant"] == baseline}
     lines = []
     for variant in dict.fromkeys(row["variant"] for row in rows):

@@ -52,6 +52,13 @@ def test_differences_are_paired_by_seed():
     assert read[0]["difference"] == ""
 
 
+def test_a_table_of_failures_alone_is_a_table(tmp_path):
+    """As it is written when the first run to end has failed, and when all have."""
+    rows = [{"variant": "a", "seed": 0, "failure": "the mean loss is nan"}]
+    for found in (None, {}):
+        assert "| a | 0 (1 failed) |  |  |" in table.write(tmp_path, rows, "a", found)
+
+
 def test_variants_of_a_recipe_are_a_grid():
     found = compare.variants(
         "furniture", (("noise.kind", "none", "point"), ("lr", "0.1", "0.2"), ("epochs", "3"))
