@@ -104,11 +104,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        return (
-            mm(dy, weight) if need_x else None,
-            gram(dy, x) if need_weight else None,
-            dy.sum(0) if need_bias else None,
-        )
+        dweight = None
+        if need_weight:  # in the weight's own memory order, which may be that of its transpose
+            dweight = gram(x, dy).T if weight.T.is_contiguous() else gram(dy, x)
+        return mm(dy, weight) if need_x else None, dweight, dy.sum(0) if need_bias else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from kernels import kron_linear
+from kernels import kron_linear, linear
 from kernels._kron import check_input, scaled
 from models.formats import Format, FormatSpec, Kron
 from models.formats.plan import Execution, switches
@@ -53,7 +53,7 @@ class TensorLinear(nn.Module):
         known, x = scaled(x, scale, shift), x.to(self.weight.cores[0].dtype)
         x = x * scale + shift if known else x
         if execution == "reconstructed":
-            return nn.functional.linear(x, self.weight.to_dense().T, self.bias)
+            return linear(x, self.weight.to_dense().T, self.bias)
         y = self.weight.absorb(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

@@ -172,11 +172,11 @@ class Run:
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         config = self.config
+        # Fused: one pass over weights, gradients and moments, and no temporaries of the size of a weight.
+        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
         if config.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        return torch.optim.SGD(
-            network.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
-        )
+            return torch.optim.Adam(network.parameters(), **options)
+        return torch.optim.SGD(network.parameters(), momentum=0.9, **options)
 
     def train(self) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation and the report. Returns the summary."""

@@ -24,3 +24,7 @@ class Dense(Format):
         """1 (x) W."""
         core = self.cores[0]
         return Kron(core.new_ones(1, 1, 1), core[None])
+
+    def to_dense(self) -> Tensor:
+        """W."""
+        return self.cores[0]

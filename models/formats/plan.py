@@ -70,6 +70,9 @@ def plan(network: Format, rows: int) -> Plan:
         "cores": Cost(rows * network.macs(), ends + 2 * FLOAT * rows * (m + COPIES * inside) + cores),
         "reconstructed": Cost(rows * m * n + s * m * n, ends + 2 * FLOAT * m * n + factors + cores),
     }
+    if len(network.cores) == 1:  # a dense W is there already
+        costs["reconstructed"] = Cost(rows * m * n, ends + cores)
+        return Plan("reconstructed", costs)
     return Plan(min(costs, key=lambda name: costs[name].total), costs)
 
 

@@ -216,3 +216,10 @@ def test_pre_activations_start_with_unit_deviation(name):
     if name != "fdht":
         hidden = module.hh[0].weight.to_dense().detach()
         assert math.sqrt(hidden.square().sum() / hidden.shape[1]) == pytest.approx(1, abs=0.01)
+
+
+def test_a_dense_weight_is_used_as_it_is():
+    """One GEMM, neither a contraction of one core nor a copy of W before it."""
+    layer = TensorLinear(60, 24, FormatSpec())
+    assert layer.weight.to_dense() is layer.weight.cores[0]
+    assert [way for _, way in layer._switches] == ["reconstructed"]
