@@ -61,6 +61,7 @@ class TensorRNN(nn.Module):
         bidirectional: bool = False,
         proj_size: int = 0,
         recurrent_dropout: float = 0.0,
+        hidden_gain: float = 1.0,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -74,6 +75,12 @@ class TensorRNN(nn.Module):
                 f"dropout must be from 0 to 1, and recurrent_dropout at least 0 and below 1; got {dropout} and "
                 f"{recurrent_dropout}."
             )
+        if hidden_gain <= 0:
+            raise ValueError(f"hidden_gain must be above 0; got {hidden_gain}.")
+        if mega is not None and hidden_gain != 1:
+            raise ValueError(
+                f"a mega matrix has one scale for [x; h]: leave hidden_gain 1; got {hidden_gain}."
+            )
         if min(input_size, hidden_size, num_layers) < 1:
             raise ValueError(
                 f"input_size, hidden_size and num_layers must be at least 1; got {input_size}, {hidden_size} and "
@@ -84,6 +91,7 @@ class TensorRNN(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.recurrent_dropout, self.recompute = recurrent_dropout, recompute
+        self.hidden_gain = hidden_gain
         self.directions = 2 if bidirectional else 1
         self.ih, self.hh, self.mega = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.hidden_bias = nn.ParameterList()  # of a GRU, inside the reset
@@ -102,10 +110,12 @@ class TensorRNN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """W and U with unit outputs for unit inputs, biases 0 but for the LSTM's forget gate, 1."""
+        """W and U with outputs of 1 and `hidden_gain` for unit inputs, biases 0 but for the LSTM's forget gate, 1."""
         module: Any
-        for module in (*self.ih, *self.hh, *self.mega):
+        for module in (*self.ih, *self.mega):
             module.reset_parameters()
+        for module in self.hh:
+            module.weight.reset_parameters(self.hidden_gain**2 / self.hidden_size)
         for module in (*self.ih, *self.mega):
             if module.bias is not None and self.gates == 4:
                 nn.init.ones_(module.bias[self.hidden_size : 2 * self.hidden_size])
@@ -252,6 +262,8 @@ class TensorLSTM(TensorRNN):
             one for all, upper layers take ih's output modes as input modes, the directions folded into the first.
         mega: one network of [x; h] instead (FDHT); its in_modes make a grid that holds both, see the head of this file.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps of a sequence.
+        hidden_gain: U starts with outputs of this standard deviation for unit states; of a mega matrix it is the share that H
+            has in its rows, sqrt(H / (input + H)), and any other is refused.
         recompute: keep nothing of a layer but its input for backward, which runs the layer again.
     """
 

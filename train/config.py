@@ -172,6 +172,8 @@ class VideoConfig(Config):
     """One matrix over the stacked [x; h] in place of both; "dense" is none."""
     recurrent_dropout: float = 0.0
     """Dropout on the hidden state, one mask for all frames of a clip."""
+    hidden_gain: float = 1.0
+    """Standard deviation of what the hidden matrix makes of unit states at the start; `mega` has its own."""
     frames: int | None = None
     """Frames of a clip that the network sees; default: all that are stored."""
     choose: Literal["uniform", "first"] = "uniform"

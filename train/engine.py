@@ -90,7 +90,7 @@ def check(config: Config, data: Data, processes: int = 1) -> None:
     for names, holds, expected in (
         (at_least_1, lambda value: value >= 1, "at least 1"),
         (("seed",), lambda value: value >= 0, "at least 0"),
-        (("lr", "clip", "std"), lambda value: value > 0, "above 0"),
+        (("lr", "clip", "std", "hidden_gain"), lambda value: value > 0, "above 0"),
         (
             ("dropout", "recurrent_dropout", "label_smoothing"),
             lambda value: 0 <= value < 1,

@@ -93,6 +93,7 @@ def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Modul
         batch_first=True,
         bidirectional=config.bidirectional,
         recurrent_dropout=config.recurrent_dropout,
+        hidden_gain=config.hidden_gain,
         **options,
     )
     return models.VideoClassifier(
