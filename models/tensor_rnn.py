@@ -262,8 +262,8 @@ class TensorLSTM(TensorRNN):
             one for all, upper layers take ih's output modes as input modes, the directions folded into the first.
         mega: one network of [x; h] instead (FDHT); its in_modes make a grid that holds both, see the head of this file.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps of a sequence.
-        hidden_gain: U starts with outputs of this standard deviation for unit states; of a mega matrix it is the share that H
-            has in its rows, sqrt(H / (input + H)), and any other is refused.
+        hidden_gain: U starts with outputs of this standard deviation for unit states; of a mega matrix it is the share
+            of H in its rows, sqrt(H / (input + H)), and any other is refused.
         recompute: keep nothing of a layer but its input for backward, which runs the layer again.
     """
 
