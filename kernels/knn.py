@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels._clouds import dense_ptr, describe, to_rows
+from kernels._clouds import dense_ptr, describe, ptr_to_batch, to_rows
+from kernels._gemm import mm
 from kernels._numba import njit
 from kernels._operator import operator
 from kernels._triton import cdiv, jit, next_power_of_2
@@ -32,79 +33,109 @@ if TYPE_CHECKING:
     from numba import prange
 
 DIRECT = 8  # channels up to which squared differences are summed
-TILE = 128  # queries whose distances to the whole cloud are made at a time on the CPU
+GROUPS = 128  # whose minima bound the search on the CPU
+CHUNK = 32  # queries that a core takes at a time
 
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 
 @njit
-def select(distances, k, keys, best, own, offset, out):
-    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks. Keys and best are
-    work space of k."""
+def select(distances, k, minima, keys, best, own, offset, out):
+    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks (NaN is never near).
+    Minima [GROUPS], keys and best [k] are work space.
+
+    Distance j is of group j mod GROUPS. If k groups have a minimum of at most `bound`, then none of the k smallest is
+    above it: few groups are searched, and the pass over all distances is a vectorised minimum.
+    """
+    n, groups = distances.shape[0], minima.shape[0]
+    minima[:] = np.inf
+    for first in range(0, n, groups):
+        for g in range(min(groups, n - first)):
+            d, least = distances[first + g], minima[g]
+            minima[g] = d if d < least else least
+    bound = minima.dtype.type(np.inf)
+    if k <= groups:
+        keys[:] = np.inf
+        for least in minima:
+            if least < keys[k - 1]:
+                place = k - 1
+                while place > 0 and keys[place - 1] > least:
+                    keys[place] = keys[place - 1]
+                    place -= 1
+                keys[place] = least
+        bound = keys[k - 1]
     filled = 0
-    worst = np.inf
     best[:] = own
-    for j in range(distances.shape[0]):
-        d = distances[j]
-        if filled < k or d < worst:
-            place = filled if filled < k else k - 1
-            while place > 0 and keys[place - 1] > d:
-                keys[place] = keys[place - 1]
-                best[place] = best[place - 1]
-                place -= 1
-            keys[place] = d
-            best[place] = j
-            filled = min(k, filled + 1)
-            if filled == k:
-                worst = keys[k - 1]
+    for g in range(groups):
+        if minima[g] <= bound:
+            for j in range(g, n, groups):
+                d = distances[j]
+                if not d <= bound:
+                    continue
+                place = filled if filled < k else k - 1
+                if filled == k and (keys[place] < d or (keys[place] == d and best[place] < j)):
+                    continue
+                while place > 0 and (keys[place - 1] > d or (keys[place - 1] == d and best[place - 1] > j)):
+                    keys[place] = keys[place - 1]
+                    best[place] = best[place - 1]
+                    place -= 1
+                keys[place] = d
+                best[place] = j
+                filled = min(k, filled + 1)
     for place in range(k):
         out[place] = best[place] + offset
 
 
 @njit(parallel=True)
-def _knn_direct_cpu(x, ptr, batch, k, out):
+def _knn_direct_cpu(x, ptr, batch, k, groups, chunk, most, out):
     rows, channels = x.shape
     columns = x.T.copy()
-    for chunk in prange((rows + 31) // 32):
-        keys, best = np.empty(k, x.dtype), np.empty(k, np.int64)
-        for i in range(chunk * 32, min(rows, (chunk + 1) * 32)):
+    for b in prange((rows + chunk - 1) // chunk):
+        minima, keys, best = np.empty(groups, x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
+        space = np.empty(most, x.dtype)
+        for i in range(b * chunk, min(rows, (b + 1) * chunk)):
             start, stop = ptr[batch[i]], ptr[batch[i] + 1]
-            distances = np.zeros(stop - start, x.dtype)
+            distances = space[: stop - start]
+            distances[:] = 0
             for c in range(channels):
                 column, own = columns[c, start:stop], x[i, c]
                 for j in range(stop - start):
                     d = column[j] - own
                     distances[j] += d * d
-            select(distances, k, keys, best, i - start, start, out[i])
+            select(distances, k, minima, keys, best, i - start, start, out[i])
 
 
 @njit(parallel=True)
-def _select_cpu(products, squares, first, start, k, out):
-    """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud."""
-    for q in prange(products.shape[0]):
-        keys, best = np.empty(k, squares.dtype), np.empty(k, np.int64)
-        i = first - start + q
-        distances = np.empty(squares.shape[0], squares.dtype)
-        for j in range(squares.shape[0]):
-            distances[j] = max(squares[j] + squares[i] - 2 * products[q, j], 0)
-        distances[i] = 0
-        select(distances, k, keys, best, i, start, out[first + q])
+def _select_cpu(products, squares, first, start, k, groups, chunk, out):
+    """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud; overwrites products."""
+    queries = products.shape[0]
+    for b in prange((queries + chunk - 1) // chunk):
+        minima, keys, best = np.empty(groups, squares.dtype), np.empty(k, squares.dtype), np.empty(k, np.int64)
+        for q in range(b * chunk, min(queries, (b + 1) * chunk)):
+            i, distances = first - start + q, products[q]
+            own = squares[i]
+            for j in range(squares.shape[0]):
+                distances[j] = max(squares[j] + own - 2 * distances[j], 0)
+            distances[i] = 0
+            select(distances, k, minima, keys, best, i, start, out[first + q])
 
 
 def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     x = x if x.dtype == torch.float64 else x.float()
     out = torch.empty((x.shape[0], k), dtype=torch.int64)
+    offsets = ptr.tolist()
     if x.shape[1] <= DIRECT:
-        batch = torch.repeat_interleave(torch.arange(ptr.shape[0] - 1), ptr[1:] - ptr[:-1])
-        _knn_direct_cpu(x.contiguous(), ptr, batch, k, out)
+        most = max((stop - start for start, stop in pairwise(offsets)), default=0)
+        _knn_direct_cpu(x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, GROUPS, CHUNK, most, out)
         return out
-    for start, stop in pairwise(ptr.tolist()):
+    for start, stop in pairwise(offsets):
         cloud = x[start:stop] - x[start:stop].mean(0)
         squares = cloud.square().sum(1)
-        for first in range(start, stop, TILE):
-            tile = cloud[first - start : first - start + TILE]
-            _select_cpu(tile @ cloud.T, squares, first, start, k, out)
+        tile = max(4 * CHUNK, 2**19 // max(1, stop - start))  # products of 2 MiB stay in the cache
+        for first in range(start, stop, tile):
+            queries = cloud[first - start : first - start + tile]
+            _select_cpu(mm(queries, cloud.T), squares, first, start, k, GROUPS, CHUNK, out)
     return out
 
 
