@@ -70,6 +70,7 @@ COORDINATES = 8  # channels up to which inputs are taken for coordinates, which 
 def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, where, total, means, m2s):
     rows, k = idx.shape
     channels = top.shape[1]
+    number = pq.dtype.type  # of an integer: with one, float32 becomes float64
     for b in prange(means.shape[0]):
         f = np.empty(channels, np.float32)
         best = np.empty(channels, pq.dtype)
@@ -102,12 +103,14 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
                     arg[c] = np.int32(pos) if better else arg[c]
                     best[c] = q if better else held
             for c in range(channels):
-                p = pq[i, c] + pilot[c] - origin[c]
-                first[c] += k * p + s[c]
-                second[c] += k * p * p + 2 * p * s[c] + ss[c]
-                top[i, c] = pq[i, c] + best[c]
+                p, sum_q = pq[i, c], s[c]
+                from_origin = p + pilot[c] - origin[c]
+                sum_y = number(k) * from_origin + sum_q
+                first[c] += sum_y
+                second[c] += from_origin * (sum_y + sum_q) + ss[c]
+                top[i, c] = p + best[c]
                 where[i, c] = arg[c]
-                total[i, c] = s[c] + k * pilot[c]
+                total[i, c] = sum_q + number(k) * pilot[c]
         for c in range(channels):
             shift = first[c] / edges
             means[b, c] = origin[c] + shift
@@ -118,7 +121,8 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
 def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, block, dpq):
     rows, k = idx.shape
     channels = g.shape[1]
-    zero = g.dtype.type(0)
+    number = g.dtype.type
+    zero, edges = number(0), number(k)
     for b in prange((rows + block - 1) // block):
         hits = np.empty(channels, g.dtype)
         dense = np.empty(channels, g.dtype)
@@ -132,12 +136,12 @@ def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, b
                     p, hit = pq[i, c], where[i, c] == pos
                     hits[c] += g[i, c] if hit else zero
                     dense[c] += p
-            degree = ptr[j + 1] - ptr[j]
+            degree = number(ptr[j + 1] - ptr[j])
             for c in range(channels):
                 p, q = pq[j, c], pq[j, channels + c]
                 near = dense[c] + degree * (q - mean[c])
-                own = k * p + total[j, c] - k * mean[c]
-                dp = scale[c] * (g[j, c] - k * c1[c] - c2[c] * own)
+                own = edges * (p - mean[c]) + total[j, c]
+                dp = scale[c] * (g[j, c] - edges * c1[c] - c2[c] * own)
                 dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * near)
                 dpq[j, c] = dp
 
@@ -325,7 +329,9 @@ class _EdgeConv(torch.autograd.Function):
         else:
             count = torch.ones_like(mean[0])
         scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
-        ctx.save_for_backward(x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count)
+        ctx.save_for_backward(
+            x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count
+        )
         ctx.options = (slope, training, sync)
         ctx.mark_non_differentiable(mean, var, count)
         return norm_apply(top, scale, shift, slope, *none), mean, var, count

@@ -41,60 +41,72 @@ CHUNK = 32  # queries that a core takes at a time
 
 
 @njit
-def select(distances, k, minima, keys, best, own, offset, out):
-    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks (NaN is never near).
-    Minima [GROUPS], keys and best [k] are work space.
-
-    Distance j is of group j mod GROUPS. If k groups have a minimum of at most `bound`, then none of the k smallest is
-    above it: few groups are searched, and the pass over all distances is a vectorised minimum.
-    """
-    n, groups = distances.shape[0], minima.shape[0]
+def bound_of(distances, k, minima):
+    """A distance that at least k are at or below, and few more. Distance j is of group j mod GROUPS; where k groups have
+    their minimum at or below the bound, so have k distances. `minima` [GROUPS] is left for who searches the groups."""
     minima[:] = np.inf
-    for first in range(0, n, groups):
-        for g in range(min(groups, n - first)):
+    whole = distances.shape[0] // GROUPS * GROUPS
+    for first in range(0, whole, GROUPS):
+        for g in range(GROUPS):
             d, least = distances[first + g], minima[g]
             minima[g] = d if d < least else least
-    bound = minima.dtype.type(np.inf)
-    if k <= groups:
-        keys[:] = np.inf
-        for least in minima:
-            if least < keys[k - 1]:
-                place = k - 1
-                while place > 0 and keys[place - 1] > least:
-                    keys[place] = keys[place - 1]
-                    place -= 1
-                keys[place] = least
-        bound = keys[k - 1]
+    for g in range(distances.shape[0] - whole):
+        d, least = distances[whole + g], minima[g]
+        minima[g] = d if d < least else least
+    low, high = minima.dtype.type(0), minima.dtype.type(np.inf)
+    if k <= GROUPS:
+        high = minima.max()
+        for _ in range(12):
+            middle = (low + high) / 2
+            count = 0
+            for g in range(GROUPS):
+                count += minima[g] <= middle
+            low, high = (low, middle) if count >= k else (middle, high)
+            if k <= count <= k + k // 8:
+                break
+    return high
+
+
+@njit
+def select(distances, k, minima, found, keys, best, own, offset, out):
+    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks (NaN is never near).
+    Minima [GROUPS], found [n + 1], keys and best [k] are work space."""
+    bound = bound_of(distances, k, minima)
+    count = 0
+    for g in range(GROUPS):
+        if minima[g] <= bound:
+            for j in range(g, distances.shape[0], GROUPS):
+                found[count] = j
+                count += distances[j] <= bound
     filled = 0
     best[:] = own
-    for g in range(groups):
-        if minima[g] <= bound:
-            for j in range(g, n, groups):
-                d = distances[j]
-                if not d <= bound:
-                    continue
-                place = filled if filled < k else k - 1
-                if filled == k and (keys[place] < d or (keys[place] == d and best[place] < j)):
-                    continue
-                while place > 0 and (keys[place - 1] > d or (keys[place - 1] == d and best[place - 1] > j)):
-                    keys[place] = keys[place - 1]
-                    best[place] = best[place - 1]
-                    place -= 1
-                keys[place] = d
-                best[place] = j
-                filled = min(k, filled + 1)
+    for e in range(count):
+        j = found[e]
+        d = distances[j]
+        place = filled
+        if filled == k:
+            place = k - 1
+            if keys[place] < d or (keys[place] == d and best[place] < j):
+                continue
+        while place > 0 and (keys[place - 1] > d or (keys[place - 1] == d and best[place - 1] > j)):
+            keys[place] = keys[place - 1]
+            best[place] = best[place - 1]
+            place -= 1
+        keys[place] = d
+        best[place] = j
+        filled = min(k, filled + 1)
     for place in range(k):
         out[place] = best[place] + offset
 
 
 @njit(parallel=True)
-def _knn_direct_cpu(x, ptr, batch, k, groups, chunk, most, out):
+def _knn_direct_cpu(x, ptr, batch, k, most, out):
     rows, channels = x.shape
     columns = x.T.copy()
-    for b in prange((rows + chunk - 1) // chunk):
-        minima, keys, best = np.empty(groups, x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
-        space = np.empty(most, x.dtype)
-        for i in range(b * chunk, min(rows, (b + 1) * chunk)):
+    for b in prange((rows + CHUNK - 1) // CHUNK):
+        minima, keys, best = np.empty(GROUPS, x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
+        space, found = np.empty(most, x.dtype), np.empty(most + 1, np.int64)
+        for i in range(b * CHUNK, min(rows, (b + 1) * CHUNK)):
             start, stop = ptr[batch[i]], ptr[batch[i] + 1]
             distances = space[: stop - start]
             distances[:] = 0
@@ -103,22 +115,29 @@ def _knn_direct_cpu(x, ptr, batch, k, groups, chunk, most, out):
                 for j in range(stop - start):
                     d = column[j] - own
                     distances[j] += d * d
-            select(distances, k, minima, keys, best, i - start, start, out[i])
+            select(distances, k, minima, found, keys, best, i - start, start, out[i])
 
 
 @njit(parallel=True)
-def _select_cpu(products, squares, first, start, k, groups, chunk, out):
+def _select_cpu(products, squares, first, start, k, out):
     """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud; overwrites products."""
     queries = products.shape[0]
-    for b in prange((queries + chunk - 1) // chunk):
-        minima, keys, best = np.empty(groups, squares.dtype), np.empty(k, squares.dtype), np.empty(k, np.int64)
-        for q in range(b * chunk, min(queries, (b + 1) * chunk)):
+    zero, two = squares.dtype.type(0), squares.dtype.type(2)  # integers would make it float64
+    for b in prange((queries + CHUNK - 1) // CHUNK):
+        minima, keys, best = (
+            np.empty(GROUPS, squares.dtype),
+            np.empty(k, squares.dtype),
+            np.empty(k, np.int64),
+        )
+        found = np.empty(squares.shape[0] + 1, np.int64)
+        for q in range(b * CHUNK, min(queries, (b + 1) * CHUNK)):
             i, distances = first - start + q, products[q]
             own = squares[i]
             for j in range(squares.shape[0]):
-                distances[j] = max(squares[j] + own - 2 * distances[j], 0)
-            distances[i] = 0
-            select(distances, k, minima, keys, best, i, start, out[first + q])
+                d = squares[j] + own - two * distances[j]
+                distances[j] = zero if d < zero else d
+            distances[i] = zero
+            select(distances, k, minima, found, keys, best, i, start, out[first + q])
 
 
 def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
@@ -127,7 +146,7 @@ def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     offsets = ptr.tolist()
     if x.shape[1] <= DIRECT:
         most = max((stop - start for start, stop in pairwise(offsets)), default=0)
-        _knn_direct_cpu(x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, GROUPS, CHUNK, most, out)
+        _knn_direct_cpu(x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, most, out)
         return out
     for start, stop in pairwise(offsets):
         cloud = x[start:stop] - x[start:stop].mean(0)
@@ -135,7 +154,7 @@ def _cpu_knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
         tile = max(4 * CHUNK, 2**19 // max(1, stop - start))  # products of 2 MiB stay in the cache
         for first in range(start, stop, tile):
             queries = cloud[first - start : first - start + tile]
-            _select_cpu(mm(queries, cloud.T), squares, first, start, k, GROUPS, CHUNK, out)
+            _select_cpu(mm(queries, cloud.T), squares, first, start, k, out)
     return out
 
 
