@@ -60,7 +60,7 @@ def published() -> list[Count]:
         counts.append(
             Count(
                 *(what, source, number, network.parameters_count(), math.prod(network.shape)),
-                *(network.macs(), lowered_macs(network)),
+                *(network.macs(), network.lowered_macs()),
             )
         )
     return counts
@@ -69,12 +69,6 @@ def published() -> list[Count]:
 def tucker_2() -> Tucker:
     """Frames on the first input mode and the output alone, as TedNet has it."""
     return Tucker((16, 16, 8), (8192,), (10, None, None, 10), paired=False)
-
-
-def lowered_macs(network: Format) -> int:
-    """Multiply-adds of one frame as a sum of Kronecker products."""
-    (s, p, u), (_, q, v) = network.kron_shapes()
-    return s * min(p * q * v + p * u * v, p * q * u + u * q * v)
 
 
 def presets() -> dict[str, VideoClassifier]:

@@ -57,12 +57,14 @@ class Ledger:
 
     `loaded_bytes` and `stored_bytes` are what instructions ask for; an address that one instruction touches twice
     counts once (it coalesces). `touched_bytes` counts an address once a launch and direction: what must cross the
-    memory bus if the cache holds what a cloud's programs share.
+    memory bus if the cache holds what a cloud's programs share. `unfenced_loads` are of addresses that were stored with no
+    barrier in between: another thread may load before the store.
     """
 
     loaded_bytes: int = 0
     stored_bytes: int = 0
     touched_bytes: int = 0
+    unfenced_loads: int = 0
     by_kernel: dict[str, int] = field(default_factory=dict)
     result: Any = None
 
@@ -168,13 +170,14 @@ def ledger(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Ledger:
 def _counted(book: Ledger) -> Iterator[None]:
     from triton.runtime.interpreter import InterpreterBuilder
 
-    load, store, atomic = (
+    load, store, atomic, barrier = (
         getattr(InterpreterBuilder, f"create_{name}")
-        for name in ("masked_load", "masked_store", "atomic_rmw")
+        for name in ("masked_load", "masked_store", "atomic_rmw", "barrier")
     )
     getitem = JitFunction.__getitem__
     running = [""]
     seen: set[tuple[bool, int]] = set()
+    unfenced: set[int] = set()
 
     def count(pointers: Any, mask: Any, store: bool = False) -> int:
         touched = pointers.data[mask.data] if mask is not None else pointers.data.ravel()
@@ -183,6 +186,10 @@ def _counted(book: Ledger) -> Iterator[None]:
         moved = len(addresses) * size
         fresh = {(store, address) for address in addresses} - seen
         seen.update(fresh)
+        if store:
+            unfenced.update(addresses)
+        else:
+            book.unfenced_loads += len(unfenced & addresses)
         book.touched_bytes += len(fresh) * size
         book.by_kernel[running[0]] = book.by_kernel.get(running[0], 0) + moved
         return moved
@@ -201,15 +208,21 @@ def _counted(book: Ledger) -> Iterator[None]:
         book.stored_bytes += moved
         return atomic(self, op, ptr, value, mask, *rest)
 
+    def fenced(self: Any) -> Any:
+        unfenced.clear()
+        return barrier(self)
+
     def named(kernel: JitFunction, grid: Any) -> Any:
         running[0] = kernel.fn.__name__
         seen.clear()
+        unfenced.clear()
         return getitem(kernel, grid)
 
     with (
         mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
         mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
         mock.patch.object(InterpreterBuilder, "create_atomic_rmw", counted_atomic),
+        mock.patch.object(InterpreterBuilder, "create_barrier", fenced),
         mock.patch.object(JitFunction, "__getitem__", named),
     ):
         yield

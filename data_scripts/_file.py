@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,9 +54,19 @@ def write(
     path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
 ) -> None:
     """Write a file: checked first, into a temporary file beside it, then renamed over it."""
+    check(str(path), layout, arrays, class_names, stated["rebuild"])
+    try:
+        _replace(path, layout, arrays, class_names, stated)
+    except (OSError, RuntimeError) as error:  # h5py: of a disk that is full when it closes the file
+        said = re.search(r"error message = '([^']*)'", str(error))
+        raise SchemaError(f"{path} could not be written ({said[1] if said else error}).") from None
+
+
+def _replace(
+    path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
+) -> None:
     import h5py
 
-    check(str(path), layout, arrays, class_names, stated["rebuild"])
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

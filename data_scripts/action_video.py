@@ -33,12 +33,28 @@ class Options:
 def convert(source: Path) -> Videos:
     """The clips of the source as a data set."""
     arrays = npz.load(source, ("x", "label", "subject", "train", "classes"))
+    n = len(arrays["x"]) if arrays["x"].ndim == 4 else 0
+    if n == 0 or arrays["x"].dtype != np.uint8:
+        raise SchemaError(
+            f"{source}: x is {arrays['x'].dtype} {arrays['x'].shape}, expected uint8 [clips, frames, height, width]."
+        )
+    for name, kinds, what in (
+        ("label", "iu", "whole"),
+        ("subject", "iu", "whole"),
+        ("train", "b", "boolean"),
+    ):
+        if arrays[name].shape != (n,) or arrays[name].dtype.kind not in kinds:
+            raise SchemaError(
+                f"{source}: {name} is {arrays[name].dtype} {arrays[name].shape}, expected {what} [{n}], one a clip."
+            )
+    names = [str(name) for name in arrays["classes"].ravel()]
     label, person = arrays["label"].astype(np.int64), arrays["subject"]
+    if label.min() < 0 or label.max() >= len(names):
+        raise SchemaError(
+            f"{source}: label is {label.min()} .. {label.max()}, expected one of the {len(names)} classes."
+        )
     split = np.where(arrays["train"], np.where(np.isin(person, VALIDATING), VALIDATION, TRAIN), TEST)
     group = [f"person {p:02d}" for p in person]
-    names = [str(name) for name in arrays["classes"]]
-    if arrays["x"].ndim != 4:
-        raise SchemaError(f"{source}: x is {arrays['x'].shape}, expected [clips, frames, height, width].")
     return Videos(
         frames=arrays["x"][..., None],
         length=np.full(len(label), arrays["x"].shape[1], dtype=np.int64),

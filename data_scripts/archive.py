@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 
@@ -97,7 +98,8 @@ def opened(source: Path) -> Iterator[Path]:
     if not source.is_file():
         raise ArchiveError(f"{source} is not there; give a folder, a zip, tar or rar archive.")
     with tempfile.TemporaryDirectory() as folder:
-        extract(source, Path(folder))
+        with Console(stderr=True).status(f"unpacking {source.name}"):
+            extract(source, Path(folder))
         yield Path(folder)
 
 
@@ -124,6 +126,12 @@ def extract(archive: Path, folder: Path) -> None:
             raise ArchiveError(f"{archive} is no whole zip, tar or rar archive (truncated?); fetch it again.")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
+    except OSError as error:  # gzip and bzip2 say so of broken data, without a number
+        if error.errno is None:
+            raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
+        raise ArchiveError(
+            f"{archive} cannot be unpacked into {folder} ({error.strerror}); TMPDIR may name another folder."
+        ) from None
     except RuntimeError as error:  # a password or a compression that the library does not know
         raise ArchiveError(f"{archive} cannot be unpacked ({error}); unpack it by hand.") from None
 
@@ -175,6 +183,8 @@ def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise ArchiveError(f"{archive} stops without its end mark (truncated?); fetch it again.")
+    while file.fileobj.read(1 << 20):  # gzip compares its checksum when it has read all
+        pass
 
 
 def _refuse(archive: Path, name: str, special: bool) -> None:

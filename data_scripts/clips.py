@@ -7,10 +7,14 @@ with those that are missing. A video that cannot be read is reported and left ou
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import multiprocessing
 import os
+import shlex
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -80,6 +84,12 @@ def make(
     reading.checked()
     if not clips:
         raise SchemaError(f"no videos were found for {out}; is it another folder?")
+    path_of: dict[str, Path] = {}
+    for clip in clips:
+        if (other := path_of.setdefault(clip.name, clip.path)) is not clip.path:
+            raise SchemaError(
+                f"{other} and {clip.path} are both {clip.name} of the data set; remove one of them."
+            )
     part = _begin(out, reading)
     faults = _decode_all(part, clips, reading, decode)
     kept = [clip for clip in clips if _file_of(part, clip).exists()]
@@ -118,18 +128,27 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
         videos, faults = convert(options)
     except (ArchiveError, SchemaError) as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # no room, no permission
+        raise SystemExit(
+            f"error: {error}; once that is mended, the same command goes on from here."
+        ) from None
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; the same command goes on from here.") from None
     counts = [len(videos.of(split)) for split in range(3)]
     print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
     for fault in faults:
-        print(f"left out: {fault}")
+        print(f"left out: {fault}".encode(errors="backslashreplace").decode())  # a name may be no text
 
 
 def options_of(reading: Reading) -> str:
     """The options of a reading as the command line states them, without paths and processes."""
     names = [field.name for field in fields(Reading) if field.name != "workers"]
     return " ".join(f"--{name} {getattr(reading, name)}" for name in names)
+
+
+def given(options: Sourced) -> str:
+    """The source's name and the options, as the command line that makes the file anew has them."""
+    return f"--source {shlex.quote(options.source.resolve().name)} {options_of(options)}"
 
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:
@@ -146,10 +165,17 @@ def _begin(out: Path, reading: Reading) -> Path:
     part.mkdir(parents=True, exist_ok=True)
     file, wanted = part / "options.json", options_of(reading)
     if not file.exists():
-        file.write_text(json.dumps(wanted))
+        _write(file, json.dumps(wanted).encode())
     if (found := json.loads(file.read_text())) != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    """A file that is whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def _file_of(part: Path, clip: Clip) -> Path:
@@ -170,7 +196,7 @@ def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode)
             """Decode `some`; returns those that a dead process left undone."""
             undone = []
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-            with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
                 jobs: dict[Future[str], Clip] = {
                     pool.submit(_decode_one, decode, clip, _file_of(part, clip), reading): clip
                     for clip in some
@@ -183,7 +209,7 @@ def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode)
                             progress.advance(task)
                         except BrokenProcessPool:
                             undone.append(jobs[job])
-                except KeyboardInterrupt:
+                except BaseException:  # an interruption, a full disk: the other videos are for the next start
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             return sorted(undone, key=some.index)
@@ -207,11 +233,22 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
         return str(error)
     except Exception as error:  # the library raises what it likes on broken files
         return f"{clip.path} cannot be read ({type(error).__name__}: {error})."
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, np.ascontiguousarray(frames))
-    os.replace(temporary, target)
+    buffer = io.BytesIO()
+    np.save(buffer, frames)
+    _write(target, buffer.getbuffer())
     return ""
+
+
+def _end_with_parent() -> None:
+    """A process of a pool whose parent was killed would wait for its next video for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +257,10 @@ def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarra
     files = [_file_of(part, clip) for clip in clips]
     length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
     shape = (len(clips), int(length.max()), height, width, 3)
-    frames = np.lib.format.open_memmap(part / "frames", mode="w+", dtype=np.uint8, shape=shape)
-    for i, file in enumerate(files):
-        frames[i, : length[i]] = np.load(file, allow_pickle=False)
-    return frames, length
+    # Written, not mapped: on a full disk a write is an error, and a store into a map kills the process.
+    with (part / "frames").open("wb") as stack:
+        for i, file in enumerate(files):
+            stack.seek(i * math.prod(shape[1:]))
+            stack.write(np.load(file, allow_pickle=False).data)
+        stack.truncate(math.prod(shape))
+    return np.memmap(part / "frames", np.uint8, "r", shape=shape), length

@@ -109,24 +109,29 @@ def _decoded(path: Path, every: int) -> Iterator[Any]:
         raise VideoError(f"{path} is not there.")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty.")
-    count, last = 0, None
+    count, first, last = 0, None, None
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:  # else `a:b.avi` is of a protocol a
             if not container.streams.video:
                 raise VideoError(f"{path} holds no moving pictures, only sound or text.")
             stream = container.streams.video[0]
-            stated, duration = stream.frames, container.duration
+            stated, whole = stream.frames, (container.duration or 0) / av.time_base
+            if stated and stream.duration and stream.time_base:
+                whole = float(stream.duration * stream.time_base)
             for frame in container.decode(stream):
                 if count % every == 0:
                     yield frame
                 count, last = count + 1, frame.time
+                first = last if first is None else first
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         said = getattr(error, "strerror", None) or error
         raise VideoError(f"{path} cannot be decoded after {count} frames ({said}).") from None
-    if stated and count < 0.9 * stated:
+    shown = 0.0 if first is None or last is None else last - first
+    # Frames missing, and time too: a clip cut without encoding states frames before its start, an AVI repeated ones.
+    if stated and count < 0.9 * stated and (shown < 0.9 * whole or not whole):
         raise VideoError(f"{path} stops after {count} of {stated} frames (truncated?).")
     # Sound may outlast the pictures a little: only half of the stated time missing is a fault.
-    if not stated and duration and last is not None and last < 0.5 * duration / av.time_base - 1:
-        raise VideoError(f"{path} stops after {last:.1f} of {duration / av.time_base:.1f} s (truncated?).")
+    if not stated and last is not None and shown < 0.5 * whole - 1:
+        raise VideoError(f"{path} stops after {shown:.1f} of {whole:.1f} s (truncated?).")

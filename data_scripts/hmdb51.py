@@ -10,6 +10,7 @@ A fifth of the training groups validates. The archives are rars, which need the 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ class Options(Published):
 
 @contextlib.contextmanager
 def unpacked(source: Path) -> Iterator[Path]:
-    """A folder of class folders: the source's, or that of the archives, one a class, inside it."""
+    """A folder of class folders: the source's, or where it holds no videos that of the archives, one a class, inside it."""
     with opened(source) as folder, tempfile.TemporaryDirectory() as inner:
-        archives = sorted(folder.rglob("*.rar"))
+        archives = [] if videos.video_files(folder) else sorted(folder.rglob("*.rar"))
         for archive in archives:
             extract(archive, Path(inner))
         yield Path(inner) if archives else folder
@@ -49,7 +50,7 @@ def stated_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
     found = {}
     ending = f"_test_split{split}"
     for path in sorted(folder.rglob(f"*{ending}.txt")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
             words = line.split()
             if not words:
                 continue
@@ -84,10 +85,8 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     if options.splits is not None:
         with opened(options.splits) as folder:
             split = stated_split(folder, options.split)
-    lists = options.splits.name if options.splits else "None"
-    given = (
-        f"--source {options.source.name} --splits {lists} --split {options.split} {clips.options_of(options)}"
-    )
+    lists = shlex.quote(options.splits.resolve().name) if options.splits else "None"
+    given = f"{clips.given(options)} --splits {lists} --split {options.split}"
     stated = {
         "source": f"HMDB51, split {options.split}" if split else "HMDB51, without its splits",
         "credits": "Kuehne et al., ICCV 2011, https://serre-lab.clps.brown.edu; not to be redistributed",

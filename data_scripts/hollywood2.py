@@ -46,7 +46,7 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
             path = lists / f"{action}_{word}.txt"
             if not path.is_file():
                 raise SchemaError(f"{path} is not there; the distribution is not whole.")
-            for number, line in enumerate(path.read_text().splitlines(), 1):
+            for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
                 words = line.split()
                 if not words:
                     continue
@@ -67,7 +67,7 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     stated = {
         "source": "Hollywood2, actions",
         "credits": "Marszalek et al., CVPR 2009, https://www.di.ens.fr/~laptev/actions/hollywood2; not to be redistributed",
-        "rebuild": f"python -m data_scripts.hollywood2 --source {options.source.name} {clips.options_of(options)}",
+        "rebuild": f"python -m data_scripts.hollywood2 {clips.given(options)}",
     }
     with opened(options.source) as folder:
         found, faults = listing(folder)

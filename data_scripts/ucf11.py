@@ -51,7 +51,7 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     stated = {
         "source": "UCF11 (YouTube Action)",
         "credits": "https://www.crcv.ucf.edu/data/UCF_YouTube_Action.php; not to be redistributed",
-        "rebuild": f"python -m data_scripts.ucf11 --source {options.source.name} {clips.options_of(options)}",
+        "rebuild": f"python -m data_scripts.ucf11 {clips.given(options)}",
     }
     with opened(options.source) as folder:
         return clips.make(options.out, listing(folder), list(CLASSES), options, stated)

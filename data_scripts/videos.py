@@ -2,7 +2,7 @@
 
 One folder a class. Videos in a folder inside a class folder are a group: clips of one recording or one person, which
 must not be parted between training and test; a video that lies in the class folder itself is its own group. If
-the classes lie in folders train, val(idation) and test, that is the split; otherwise a fifth of the groups
+the classes lie in folders train, val(idation) and test, or hold them, that is the split; otherwise a fifth of the groups
 tests and a fifth validates. A video that cannot be read is reported and left out.
 """
 
@@ -39,26 +39,35 @@ def video_files(folder: Path) -> list[Path]:
 
 
 def listing(folder: Path) -> tuple[list[Clip], list[str]]:
-    """The clips of a folder, and a sentence for each class folder without videos."""
-    found, used = [], set()
+    """The clips of a folder; a sentence for each video outside of a class folder, and for each class without videos."""
+    found, faults, used = [], [], set()
     for path in video_files(folder):
-        *parents, name = path.relative_to(folder).parts
-        split = next((NAMES[part.lower()] for part in parents if part.lower() in NAMES), None)
-        inner = [part for part in parents if part.lower() not in NAMES]
+        name = str(path.relative_to(folder))
+        *parents, file = path.relative_to(folder).parts
+        # train/wave or wave/train; farther down a recording may be called test
+        stated = [part for part in parents[:2] if part.lower() in NAMES][:1]
+        inner = [part for part in parents if part not in stated]
         if not inner:
-            continue
-        group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{name}"
-        found.append(Clip(path, str(path.relative_to(folder)), (inner[0],), group, split))
-        used.add(inner[0])
+            faults.append(f"{name} lies in no class folder")
+        elif _no_text(name):
+            faults.append(f"{name} has a name that is not UTF-8")
+        else:
+            group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{file}"
+            found.append(Clip(path, name, (inner[0],), group, NAMES[stated[0].lower()] if stated else None))
+        used.update(inner[:1])
     tops = [folder, *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in NAMES)]
     classes = {f for top in tops for f in sorted(top.iterdir()) if f.is_dir() and f not in tops}
     empty = sorted(str(f) for f in classes if f.name not in used and not f.name.startswith((".", "__MACOSX")))
-    return found, [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]
+    return found, faults + [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]
+
+
+def _no_text(name: str) -> bool:
+    """Bytes of another encoding come from the file system as lone surrogates, which no file of ours can hold."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def convert(options: Sourced) -> tuple[Videos, list[str]]:
     """Make `options.out`; returns the data set and a sentence for all that was left out."""
-    origin = options.source.resolve().name
     with opened(options.source) as folder:
         found, faults = listing(folder)
         if not found:
@@ -67,9 +76,9 @@ def convert(options: Sourced) -> tuple[Videos, list[str]]:
                 f"{', '.join(SUFFIXES)}."
             )
         stated = {
-            "source": f"the folder or archive {origin}",
+            "source": f"the folder or archive {options.source.resolve().name}",
             "credits": "one's own",
-            "rebuild": f"python -m data_scripts.videos --source {origin} --out FILE {clips.options_of(options)}",
+            "rebuild": f"python -m data_scripts.videos {clips.given(options)} --out FILE",
         }
         names = sorted({clip.classes[0] for clip in found})
         videos, more = clips.make(options.out, found, names, options, stated)

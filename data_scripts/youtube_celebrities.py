@@ -46,11 +46,10 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
 
 def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out` from the distribution; returns the data set and a sentence for all that was left out."""
-    given = f"--source {options.source.name} {clips.options_of(options)}"
     stated = {
         "source": "YouTube Celebrities",
         "credits": "Kim et al., CVPR 2008, http://seqamlab.com; not to be redistributed",
-        "rebuild": f"python -m data_scripts.youtube_celebrities {given}",
+        "rebuild": f"python -m data_scripts.youtube_celebrities {clips.given(options)}",
     }
     with opened(options.source) as folder:
         found, faults = listing(folder)

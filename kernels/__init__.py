@@ -1,5 +1,6 @@
 """Operations on point clouds and sequences: CPU and Triton, one file each."""
 
+from kernels._gemm import linear
 from kernels._noise import Noise
 from kernels._norm import BatchNorm
 from kernels._random import draw_seed
@@ -26,6 +27,7 @@ __all__ = [
     "gru_sequence",
     "knn",
     "kron_linear",
+    "linear",
     "linear_norm_max",
     "lstm_sequence",
     "norm_act",

@@ -8,12 +8,16 @@ and, where the sum runs over the rows, as the weight gradient of a 1 x 1 convolu
 from __future__ import annotations
 
 import functools
+import threading
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IMAGES = 16  # a convolution splits its sum over these; with fewer, torch may not take it to oneDNN
-SMALL = 1 << 14  # multiply-adds below which a call costs more than it saves
+SMALL = 1 << 21  # multiply-adds below which a call costs more than it saves
+PIECE = 1 << 20  # numbers of x of which the sum over the rows is taken at a time: 4 MiB stay in the cache
 FEW = 1024  # rows below which the sum over them is as fast in ATen
 
 
@@ -43,18 +47,76 @@ def mm(x: Tensor, y: Tensor) -> Tensor:
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """x^T y [k, n], the sum over the rows of x [m, k] and y [m, n]."""
-    rows = len(x) // IMAGES * IMAGES
-    if rows < FEW or not _taken(x, y, x.numel() * y.shape[1]):
-        return x.T @ y
     k, n = x.shape[1], y.shape[1]
-    images, gradient = (
-        # Rows as pixels of images, in the memory that they are in.
-        t[:rows].reshape(IMAGES, rows // IMAGES, 1, t.shape[1]).permute(0, 3, 1, 2)
-        for t in (x, y)
-    )
-    weight = x.new_empty((n, 1, 1, k)).permute(0, 3, 1, 2)
-    found = torch.ops.aten.convolution_backward(
-        gradient, images, weight, [0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
-    )[1]
-    found = found.reshape(n, k).T
-    return found if rows == len(x) else found.addmm(x[rows:].T, y[rows:])
+    whole = len(x) // IMAGES * IMAGES
+    if whole < FEW or not _taken(x, y, x.numel() * n):
+        return mm(x.T, y)
+    rows = max(FEW, PIECE // k // IMAGES * IMAGES)
+    buffer, weight = scratch(min(rows, whole) * k).view(-1, k), x.new_empty((n, 1, 1, k)).permute(0, 3, 1, 2)
+    found = x.new_zeros((n, k))
+    for start in range(0, whole, rows):
+        stop = min(start + rows, whole)
+        # The convolution walks along columns, which takes twice as long over memory that lies far apart.
+        pixels = _images(buffer[: stop - start].copy_(x[start:stop])), _images(y[start:stop])
+        found += torch.ops.aten.convolution_backward(
+            *(
+                pixels[1],
+                pixels[0],
+                weight,
+                [0],
+                [1, 1],
+                [0, 0],
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [False, True, False],
+            )
+        )[1].reshape(n, k)
+    return found.T if whole == len(x) else found.T.addmm(x[whole:].T, y[whole:])
+
+
+_of_thread = threading.local()
+
+
+def scratch(numbers: int) -> Tensor:
+    """Float32 memory that stays this thread's: fresh memory of megabytes costs as much time as a product over it."""
+    held = getattr(_of_thread, "scratch", None)
+    if held is None or len(held) < numbers:
+        held = _of_thread.scratch = torch.empty(max(numbers, PIECE))
+    return held[:numbers]
+
+
+def _images(rows: Tensor) -> Tensor:
+    """Rows as the pixels of images, in the memory that they are in."""
+    return rows.reshape(IMAGES, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y = mm(x, weight.T)
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            mm(dy, weight) if need_x else None,
+            gram(dy, x) if need_weight else None,
+            dy.sum(0) if need_bias else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, x [..., m], weight [n, m], bias [n], through the faster library of this processor."""
+    if (
+        not _taken(x, weight, x.numel() * weight.shape[0])
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+    ):
+        return torch.nn.functional.linear(x, weight, bias)
+    return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kernels._clouds import describe
+from kernels._gemm import gram, mm
 from kernels._triton import jit
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ def check_kron(a: Tensor, c: Tensor) -> tuple[int, int]:
             f"{describe(a)} and c {describe(c)}."
         )
     return a.shape[1] * c.shape[1], a.shape[2] * c.shape[2]
+
+
+def check_input(x: Tensor, columns: int) -> None:
+    """Refuse what cannot be multiplied by a matrix of so many rows."""
+    if x.shape[-1] != columns or 0 in x.shape:
+        raise ValueError(f"x must be [..., {columns}], with a row at least; got {describe(x)}.")
+    if not x.is_floating_point() and x.dtype != torch.uint8:
+        raise TypeError(f"x must be floating point or uint8; got {describe(x)}.")
+
+
+def scaled(x: Tensor, scale: float, shift: float) -> bool:
+    """Whether x differs from scale x + shift as a floating point number."""
+    return not x.is_floating_point() or scale != 1 or shift != 0
 
 
 def macs(a: Tensor, c: Tensor, right: bool) -> int:
@@ -49,9 +63,10 @@ def is_dense(a: Tensor) -> bool:
 
 
 class Order:
-    """Both products, their transposes and the gradients of A and C; x [n, p q], y [n, u v], t [n, p S, v] between them.
+    """Both products, their transposes and the gradients of A and C; x [n, p q], y [n, u v], t [n, v, p S] between them.
 
-    For the left order everything here is of the exchanged problem, whose X and Y are the transposes.
+    So both are GEMMs over all rows. For the left order everything here is of the exchanged problem, whose X and Y are the
+    transposes.
     """
 
     def __init__(self, a: Tensor, c: Tensor, right: bool) -> None:
@@ -67,25 +82,21 @@ class Order:
         return self.finish(self.begin(x))
 
     def begin(self, x: Tensor) -> Tensor:
-        """t, the first product."""
-        return (self._rows(x) @ self.first).view(-1, self.p * self.s, self.v)
+        """t, the first product; not contiguous."""
+        return mm(self._rows(x), self.first).view(-1, self.p * self.s, self.v).mT
 
     def finish(self, t: Tensor) -> Tensor:
         """y, the second product."""
-        if self.v == 1:
-            return t.flatten(1) @ self.second
-        y = self.second.T @ t
-        return (y if self.right else y.mT).reshape(t.shape[0], -1)
+        y = mm(t.reshape(-1, self.p * self.s), self.second).view(-1, self.v, self.u)
+        return (y.mT if self.right else y).reshape(y.shape[0], -1)
 
     def finish_back(self, dy: Tensor) -> Tensor:
         """The gradient of t."""
-        if self.v == 1:
-            return (dy @ self.second.T)[..., None]
-        return self.second @ self._matrices(dy)
+        return mm(self._columns(dy), self.second.T).view(-1, self.v, self.p * self.s)
 
     def begin_back(self, dt: Tensor) -> Tensor:
         """The gradient of x."""
-        dx = (dt.reshape(-1, self.s * self.v) @ self.first.T).view(-1, self.p, self.q)
+        dx = mm(self._between(dt), self.first.T).view(-1, self.p, self.q)
         return (dx if self.right else dx.mT).reshape(dx.shape[0], -1)
 
     def back(self, dy: Tensor) -> Tensor:
@@ -94,12 +105,11 @@ class Order:
 
     def gradient_first(self, x: Tensor, dt: Tensor) -> Tensor:
         """The gradient of `first`."""
-        return self._rows(x).T @ dt.reshape(-1, self.s * self.v)
+        return gram(self._rows(x), self._between(dt))
 
     def gradient_second(self, t: Tensor, dy: Tensor) -> Tensor:
-        """The gradient of `second`, one GEMM over all rows and k."""
-        rows = t.transpose(0, 1).reshape(self.p * self.s, -1)
-        return rows @ self._matrices(dy).transpose(1, 2).reshape(-1, self.u)
+        """The gradient of `second`."""
+        return gram(t.reshape(-1, self.p * self.s), self._columns(dy))
 
     def gradients(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients of A and C from those of `first` and `second`."""
@@ -108,10 +118,16 @@ class Order:
         return (da, dc) if self.right else (dc, da)
 
     def _rows(self, x: Tensor) -> Tensor:
+        """X's rows [n p, q]."""
         return (x if self.right else x.view(-1, self.q, self.p).mT).reshape(-1, self.q)
 
-    def _matrices(self, dy: Tensor) -> Tensor:
-        return dy.view(-1, self.u, self.v) if self.right else dy.view(-1, self.v, self.u).mT
+    def _columns(self, dy: Tensor) -> Tensor:
+        """Y's columns [n v, u]."""
+        return (dy.view(-1, self.u, self.v).mT if self.right else dy).reshape(-1, self.u)
+
+    def _between(self, dt: Tensor) -> Tensor:
+        """t in the order that the first product leaves it in, [n p, S v]."""
+        return dt.mT.reshape(-1, self.s * self.v)
 
 
 class Dense:
@@ -123,10 +139,10 @@ class Dense:
         self.weight = torch.einsum("spu,sqv->pquv", a, c).reshape(p * q, u * v)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+        return mm(x, self.weight)
 
     def back(self, dy: Tensor) -> Tensor:
-        return dy @ self.weight.T
+        return mm(dy, self.weight.T)
 
 
 def hidden_product(a: Tensor, c: Tensor, uses: int) -> Order | Dense:
@@ -141,7 +157,7 @@ def hidden_product(a: Tensor, c: Tensor, uses: int) -> Order | Dense:
 def weight_gradients(x: Tensor, dy: Tensor, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of A and C for rows x [n, p q] and dy [n, u v], by GEMMs over all rows."""
     if is_dense(a):
-        dw = x.T @ dy
+        dw = gram(x, dy)
         return (dw * c[0]).sum().view(1, 1, 1), (a * dw)
     order = Order(a, c, right_first(a, c))
     return order.gradients(
@@ -156,11 +172,6 @@ def tiles(dtype: torch.dtype) -> dict[str, int]:
     """Block sizes of `kron_product`: float32 products hold their operands in registers."""
     exact = dtype == torch.float32
     return {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 16 if exact else 32}
-
-
-def precision(x: Tensor) -> str:
-    """Of float32 products: TF32 where torch is allowed it."""
-    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 def rows_together(batch: int, *shapes: int) -> int:

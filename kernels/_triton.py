@@ -72,6 +72,11 @@ def all_registers() -> dict[str, int]:
     return {} if torch.version.hip else {"maxnreg": 255}
 
 
+def precision(x: torch.Tensor) -> str:
+    """Of float32 products: TF32 where torch is allowed it, by the setting that its older ones change too."""
+    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The type that sums of `dtype` are kept in: float64 for itself, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

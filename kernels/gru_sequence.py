@@ -15,39 +15,28 @@ Sources: Cho et al. 2014 (arXiv 1406.1078); the variants: Chung et al. 2014, cuD
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._kron import (
-    flat_factors,
-    hidden_product,
-    kron_product,
-    precision,
-    rows_together,
-    stages,
-    tiles,
-    weight_gradients,
-)
+from kernels._gru_kernels import gru_sequence_bwd_kernel, gru_sequence_fwd_kernel
+from kernels._kron import flat_factors, hidden_product, rows_together, stages, weight_gradients
 from kernels._operator import operator
 from kernels._sequence import (
-    after,
     before,
     check_sequence,
-    last,
-    load_sum,
+    launch_options,
+    multiplied,
+    needs_grad,
+    outputs,
     recurrent_factor,
-    sigmoid,
     steps,
     taking_part,
-    tanh,
+    with_unit_stride,
 )
-from kernels._triton import accumulator, all_registers, cdiv, jit
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from kernels._triton import accumulator, cdiv
 
 
 def gates_of(a: Tensor, c: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -136,177 +125,6 @@ def _cpu_bwd(
 # --- Triton ------------------------------------------------------------------------------------------------------
 
 
-@jit
-def _gru_sequence_fwd_kernel(
-    p_gx, gx_t, gx_b, p_first, p_second, p_first_n, p_second_n, p_bias, p_factor, p_lengths, p_hs, p_gates, p_z, p_n,
-    p_reset, p_scratch, frames, batch,
-    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
-    RIGHT: tl.constexpr, U_N: tl.constexpr, V_N: tl.constexpr, RIGHT_N: tl.constexpr, AFTER: tl.constexpr,
-    REVERSE: tl.constexpr, SAVE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """U V is 3 H for "after" and 2 H for "before", whose n goes through a product of its own, [U_N V_N] = H."""
-    H: tl.constexpr = P * Q
-    first = tl.program_id(0).to(tl.int64) * TOGETHER
-    stop = tl.minimum(first + TOGETHER, batch)
-    elements = (stop - first).to(tl.int32) * H
-    state = (batch * H).to(tl.int64)
-    for step in range(frames):
-        t = tl.full((), 0, tl.int64) + (frames - 1 - step if REVERSE else step)
-        now = p_hs + (t + REVERSE) * state
-        then = p_hs + (t + 1 - REVERSE) * state
-        kron_product(
-            now, H, p_factor, p_first, p_second, p_factor, p_scratch, p_z, first, stop, 1.0, 0.0,
-            S, P, Q, U, V, RIGHT, False, DROPPED, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        tl.debug_barrier()
-        if not AFTER:
-            for e in range(0, elements, BLOCK):
-                o = e + tl.arange(0, BLOCK)
-                b = first + o // H
-                there = b < stop
-                o_s = b * H + o % H
-                o_gx = t * gx_t + b * gx_b + o % H
-                r = sigmoid(load_sum(p_z + b * (U * V) + o % H, p_gx + o_gx, there))
-                h = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
-                if DROPPED:
-                    h *= tl.load(p_factor + o_s, mask=there, other=0.0)
-                tl.store(p_reset + o_s, r * h, mask=there)
-            tl.debug_barrier()
-            kron_product(
-                p_reset, H, p_factor, p_first_n, p_second_n, p_factor, p_scratch, p_n, first, stop, 1.0, 0.0,
-                S, P, Q, U_N, V_N, RIGHT_N, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-            )  # fmt: skip
-            tl.debug_barrier()
-        for e in range(0, elements, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            there = b < stop
-            o_s = b * H + o % H
-            o_gx = t * gx_t + b * gx_b + o % H
-            o_z = b * (U * V) + o % H
-            r = sigmoid(load_sum(p_z + o_z, p_gx + o_gx, there))
-            z = sigmoid(load_sum(p_z + o_z + H, p_gx + o_gx + H, there))
-            if AFTER:
-                inner = load_sum(p_z + o_z + 2 * H, p_bias + o % H, there)
-                n = tanh(r * inner + tl.load(p_gx + o_gx + 2 * H, mask=there, other=0.0).to(tl.float32))
-            else:
-                inner = r
-                n = tanh(load_sum(p_n + o_s, p_gx + o_gx + 2 * H, there))
-            old = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
-            h = n + z * (old - n)
-            if LENGTHS:
-                h = tl.where(t < tl.load(p_lengths + b, mask=there, other=0), h, old)
-            tl.store(then + o_s, h, mask=there)
-            if SAVE:
-                o_gates = ((t * batch + b) * (3 + AFTER)) * H + o % H
-                tl.store(p_gates + o_gates, r, mask=there)
-                tl.store(p_gates + o_gates + H, z, mask=there)
-                tl.store(p_gates + o_gates + 2 * H, n, mask=there)
-                if AFTER:
-                    tl.store(p_gates + o_gates + 3 * H, inner, mask=there)
-        tl.debug_barrier()
-
-
-@jit
-def _gru_sequence_bwd_kernel(
-    p_dout, dout_t, dout_b, p_gates, p_first, p_second, p_first_n, p_second_n, p_factor, p_lengths, p_hs, p_dz, p_dh,
-    p_grad, p_product, p_reset, p_back, p_scratch, frames, batch,
-    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
-    RIGHT: tl.constexpr, P_N: tl.constexpr, Q_N: tl.constexpr, RIGHT_N: tl.constexpr, AFTER: tl.constexpr,
-    REVERSE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """P, Q, U, V are those of U^T: its x is the gradient of the products [P Q], its y is [U V] = [H]. `product` [B, P Q] is
-    that gradient, `grad` dh with dout, `reset` (form "before") the gradient of r * h'."""
-    H: tl.constexpr = U * V
-    first = tl.program_id(0).to(tl.int64) * TOGETHER
-    stop = tl.minimum(first + TOGETHER, batch)
-    elements = (stop - first).to(tl.int32) * H
-    state = (batch * H).to(tl.int64)
-    for step in range(frames):
-        t = tl.full((), 0, tl.int64) + (step if REVERSE else frames - 1 - step)
-        now = p_hs + (t + REVERSE) * state
-        for e in range(0, elements, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            there = b < stop
-            o_s = b * H + o % H
-            o_g = ((t * batch + b) * (3 + AFTER)) * H + o % H
-            o_p = b * (P * Q) + o % H
-            r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
-            z = tl.load(p_gates + o_g + H, mask=there, other=0.0).to(tl.float32)
-            n = tl.load(p_gates + o_g + 2 * H, mask=there, other=0.0).to(tl.float32)
-            old = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
-            running = there
-            if LENGTHS:
-                running = running & (t < tl.load(p_lengths + b, mask=there, other=0))
-            grad = tl.load(p_dh + o_s, mask=there, other=0.0)
-            grad += tl.load(p_dout + t * dout_t + b * dout_b + o % H, mask=running, other=0.0).to(tl.float32)
-            grad = tl.where(running, grad, 0.0)
-            tl.store(p_grad + o_s, grad, mask=there)
-            dn = grad * (1 - z) * (1 - n * n)
-            dz = grad * (old - n) * z * (1 - z)
-            tl.store(p_dz + o_g + H, dz, mask=there)
-            tl.store(p_dz + o_g + 2 * H, dn, mask=there)
-            tl.store(p_product + o_p + H, dz, mask=there)
-            if AFTER:
-                dr = dn * tl.load(p_gates + o_g + 3 * H, mask=there, other=0.0).to(tl.float32) * r * (1 - r)
-                tl.store(p_dz + o_g, dr, mask=there)
-                tl.store(p_dz + o_g + 3 * H, dn * r, mask=there)
-                tl.store(p_product + o_p, dr, mask=there)
-                tl.store(p_product + o_p + 2 * H, dn * r, mask=there)
-            else:
-                tl.store(p_back + o_s, dn, mask=there)
-        tl.debug_barrier()
-        if not AFTER:
-            kron_product(
-                p_back, H, p_factor, p_first_n, p_second_n, p_factor, p_scratch, p_reset, first, stop, 1.0, 0.0,
-                S, P_N, Q_N, U, V, RIGHT_N, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-            )  # fmt: skip
-            tl.debug_barrier()
-            for e in range(0, elements, BLOCK):
-                o = e + tl.arange(0, BLOCK)
-                b = first + o // H
-                there = b < stop
-                o_s = b * H + o % H
-                o_g = ((t * batch + b) * 3) * H + o % H
-                r = tl.load(p_gates + o_g, mask=there, other=0.0).to(tl.float32)
-                kept = tl.load(now + o_s, mask=there, other=0.0).to(tl.float32)
-                if DROPPED:
-                    kept *= tl.load(p_factor + o_s, mask=there, other=0.0)
-                reset = tl.load(p_reset + o_s, mask=there, other=0.0)
-                dr = reset * kept * r * (1 - r)
-                tl.store(p_dz + o_g, dr, mask=there)
-                tl.store(p_product + b * (P * Q) + o % H, dr, mask=there)
-            tl.debug_barrier()
-        kron_product(
-            p_product, P * Q, p_factor, p_first, p_second, p_factor, p_scratch, p_back, first, stop, 1.0, 0.0,
-            S, P, Q, U, V, RIGHT, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        tl.debug_barrier()
-        for e in range(0, elements, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            running = b < stop
-            o_s = b * H + o % H
-            o_g = ((t * batch + b) * (3 + AFTER)) * H + o % H
-            if LENGTHS:
-                running = running & (t < tl.load(p_lengths + b, mask=running, other=0))
-            z = tl.load(p_gates + o_g + H, mask=running, other=0.0).to(tl.float32)
-            dh = tl.load(p_back + o_s, mask=running, other=0.0)
-            if not AFTER:
-                r = tl.load(p_gates + o_g, mask=running, other=0.0).to(tl.float32)
-                dh += r * tl.load(p_reset + o_s, mask=running, other=0.0)
-            if DROPPED:
-                dh *= tl.load(p_factor + o_s, mask=running, other=0.0)
-            dh += z * tl.load(p_grad + o_s, mask=running, other=0.0)
-            tl.store(p_dh + o_s, dh, mask=running)
-        tl.debug_barrier()
-
-
 def _launch_fwd(
     gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
     factor: Tensor | None, reverse: bool, save: bool,
@@ -321,14 +139,12 @@ def _launch_fwd(
     z = gx.new_empty((batch, u * v), dtype=torch.float32)
     n, reset = (z.new_empty((batch, p * q)) for _ in range(2))
     scratch = z.new_empty((batch, max(between, between_n)))
-    if gx.stride(2) != 1:
-        gx = gx.contiguous()
-    _gru_sequence_fwd_kernel[(cdiv(batch, together),)](
+    gx = with_unit_stride(gx)
+    gru_sequence_fwd_kernel[(cdiv(batch, together),)](
         *(gx, gx.stride(0), gx.stride(1), *flat_factors(*outer, right), *flat_factors(*new, right_n), b_n, factor),
         *(lengths, hs, gates, z, n, reset, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, U_N=new[0].shape[2], V_N=new[1].shape[2],
-        RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), SAVE=save, DROPPED=factor is not None,
-        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(gx), **all_registers(),
+        RIGHT_N=right_n, AFTER=int(b_n is not None), SAVE=save, **launch_options(a, lengths, factor, reverse),
     )  # fmt: skip
     return hs, gates
 
@@ -348,14 +164,12 @@ def _launch_bwd(
     grad, reset, back = (torch.empty_like(dh) for _ in range(3))
     product = dh.new_empty((batch, p * q))
     scratch = dh.new_empty((batch, max(between, between_n)))
-    if dout.stride(2) != 1:
-        dout = dout.contiguous()
-    _gru_sequence_bwd_kernel[(cdiv(batch, together),)](
+    dout = with_unit_stride(dout)
+    gru_sequence_bwd_kernel[(cdiv(batch, together),)](
         *(dout, dout.stride(0), dout.stride(1), gates, *flat_factors(*outer, right), *flat_factors(*new, right_n)),
         *(factor, lengths, hs, dz, dh, grad, product, reset, back, scratch, frames, batch),
         TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, P_N=new[0].shape[1], Q_N=new[1].shape[1],
-        RIGHT_N=right_n, AFTER=int(b_n is not None), REVERSE=int(reverse), DROPPED=factor is not None,
-        LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype), PRECISION=precision(dout), **all_registers(),
+        RIGHT_N=right_n, AFTER=int(b_n is not None), **launch_options(a, lengths, factor, reverse),
     )  # fmt: skip
     return dz, dh
 
@@ -398,53 +212,31 @@ _bwd = operator(
 )
 
 
-def _recomputed(gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h: Tensor) -> Tensor:
-    """The gates of all steps at once, from the states before them."""
-    wide, hidden = accumulator(gx.dtype), h.shape[2]
-    rows = h.flatten(0, 1)
-
-    def product(start: int, stop: int, x: Tensor) -> Tensor:
-        return hidden_product(*gates_of(a, c, start, stop), len(x))(x).view(*gx.shape[:2], -1).to(wide)
-
-    outer = (gx[..., : 2 * hidden] + product(0, 2, rows)).sigmoid_()
-    r = outer[..., :hidden]
-    if b_n is None:
-        n = gx[..., 2 * hidden :] + product(2, 3, (r * h).to(gx.dtype).flatten(0, 1))
-        return torch.cat([outer, n.tanh_()], -1)
-    inner = product(2, 3, rows) + b_n
-    return torch.cat([outer, torch.addcmul(gx[..., 2 * hidden :].to(wide), r, inner).tanh_(), inner], -1)
-
-
 class _GRUSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
-        factor: Tensor | None, reverse: bool, recompute: bool,
+        factor: Tensor | None, reverse: bool, save: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        save = not recompute and any(ctx.needs_input_grad)
         hs, gates = _fwd(gx, a, c, b_n, h0, lengths, factor, reverse, save)
-        ctx.save_for_backward(gates if save else gx, hs, a, c, b_n, lengths, factor)
-        ctx.options = (reverse, recompute)
-        out, there = after(hs, reverse), taking_part(lengths, gx.shape[0])
-        out = out.clone() if there is None else out.masked_fill(~there, 0)
-        return out, last(hs, reverse).clone()
+        ctx.save_for_backward(gates, hs, a, c, b_n, lengths, factor)
+        ctx.reverse = reverse
+        return outputs(hs, lengths, reverse)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, a, c, b_n, lengths, factor = ctx.saved_tensors
-        reverse, recompute = ctx.options
-        h = before(hs, reverse)
-        h = h if factor is None else h * factor.to(h.dtype)
-        if recompute:
-            gates = _recomputed(gates, a, c, b_n, h)
-        dz, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, reverse)
+        h = multiplied(hs, factor, ctx.reverse)
+        dz, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, factor, ctx.reverse)
         dz, hidden = dz.to(hs.dtype), h.shape[2]
         rows, flat = h.flatten(0, 1), dz.flatten(0, 1)
         db = None
         if b_n is None:
             da, dc = torch.zeros_like(a), torch.zeros_like(c)
-            reset = (gates[..., :hidden] * h).to(h.dtype).flatten(0, 1)
+            reset, there = gates[..., :hidden] * h, taking_part(lengths, len(h))
+            reset = reset if there is None else reset.masked_fill_(~there, 0)
+            reset = reset.to(h.dtype).flatten(0, 1)
             for start, stop, x in ((0, 2, rows), (2, 3, reset)):
                 (part_a, part_c), into = gates_of(a, c, start, stop), gates_of(da, dc, start, stop)
                 found = weight_gradients(
@@ -470,7 +262,6 @@ def gru_sequence(
     reverse: bool = False,
     recurrent_dropout: float = 0.0,
     seed: Tensor | None = None,
-    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer in one direction; see the head of this file for the formula.
 
@@ -483,19 +274,25 @@ def gru_sequence(
         reverse: from the last frame of each row to its first.
         recurrent_dropout: share of the units of h that fall before the products with U, the same at all steps.
         seed: of that dropout; default drawn by torch.
-        recompute: make the gates again in backward instead of saving them.
 
     Returns:
         out [T, B, H], h_n [B, H].
 
     Raises:
-        ValueError: shapes do not fit, a length below 1 or above T, or a rate outside [0, 1).
+        ValueError: shapes do not fit, u splits the gates, a length below 1 or above T, or a rate outside [0, 1).
     """
     hidden = check_sequence(gx, a, c, 3, h0, lengths)
+    if b_n is None and a.shape[2] > 1 and a.shape[2] % 3:
+        raise ValueError(
+            "without b_n the columns of n stand apart, so u must be 1 or a multiple of 3, the gates its slowest part; got a "
+            f"{list(a.shape)}."
+        )
     if b_n is not None and b_n.shape != (hidden,):
         raise ValueError(f"b_n must be [{hidden}]; got {list(b_n.shape)}.")
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
     factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
-    b_n = None if b_n is None else b_n.to(gx.dtype)
-    return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, recompute)
+    b_n = None if b_n is None else b_n.to(gx.dtype).contiguous()
+    save = needs_grad(gx, a, c, b_n, h0)
+    return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, factor, reverse, save)

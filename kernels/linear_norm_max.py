@@ -53,7 +53,7 @@ from kernels._norm import (
 from kernels._norm_pass import NOISE
 from kernels._numba import njit
 from kernels._operator import operator
-from kernels._triton import accumulator, cdiv, jit, next_power_of_2
+from kernels._triton import accumulator, cdiv, jit, next_power_of_2, precision
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -225,7 +225,6 @@ def _launch_max(
     exact = x.dtype == torch.float32  # products that take more registers; DropFeat's words take more still
     block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
     block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
-    tf32 = x.is_cuda and torch.backends.cuda.matmul.allow_tf32
     _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, block_c))](
         *(x, weight, ptr, factor, rate, noise_scale, seed, top, where, rows, c_in, c_out),
         MODE=mode,
@@ -233,7 +232,7 @@ def _launch_max(
         BLOCK_C=block_c,
         BLOCK_K=block_k,
         BY_FOUR=c_out % 4 == 0,
-        PRECISION="tf32" if tf32 else "ieee",
+        PRECISION=precision(x),
         num_stages=2,
     )
     return top, where

@@ -12,8 +12,8 @@ another, and A and C (H 256, S 5, bf16: 12.5 KB) stay in the processor's cache. 
     dz = (dc g i (1 - i), dc c_{t-1} f (1 - f), dc i (1 - g^2), dh tanh(c) o (1 - o)),   dc += dh o (1 - tanh(c)^2),
     dh_{t-1} = f * (dz U^T),   dc_{t-1} = f dc
 
-from the gates, saved or (`recompute`) made again for all steps at once, and the gradients of A and C are then GEMMs over
-all (t, b). State c and all sums are kept in float32 (float64 for itself).
+from the saved gates, and the gradients of A and C are then GEMMs over all (t, b). State c and all sums are kept in float32
+(float64 for itself).
 
 Limits: one launch streams a *dense* U of large H (2,048: 16.8M numbers) from the L2 cache at every step; cuDNN is made
 for that. No projection (proj_size), no peepholes.
@@ -23,40 +23,30 @@ Sources: Hochreiter & Schmidhuber 1997; persistent RNNs: Diamos et al. 2016; rec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._kron import (
-    flat_factors,
-    hidden_product,
-    kron_product,
-    precision,
-    rows_together,
-    stages,
-    tiles,
-    weight_gradients,
-)
+from kernels._kron import flat_factors, hidden_product, rows_together, stages, weight_gradients
+from kernels._lstm_kernels import lstm_sequence_bwd_kernel, lstm_sequence_fwd_kernel
 from kernels._operator import operator
 from kernels._sequence import (
     after,
     before,
     check_sequence,
     last,
-    load_sum,
+    launch_options,
+    multiplied,
+    needs_grad,
+    outputs,
     recurrent_factor,
-    sigmoid,
     steps,
     taking_part,
-    tanh,
+    with_unit_stride,
 )
-from kernels._triton import accumulator, all_registers, cdiv, jit
-
-if TYPE_CHECKING:
-    import triton.language as tl
-
+from kernels._triton import accumulator, cdiv
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
@@ -139,120 +129,6 @@ def _cpu_bwd(
 # --- Triton ------------------------------------------------------------------------------------------------------
 
 
-@jit
-def _lstm_sequence_fwd_kernel(
-    p_gx, gx_t, gx_b, p_first, p_second, p_factor, p_lengths, p_hs, p_cs, p_gates, p_z, p_scratch, frames, batch,
-    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
-    RIGHT: tl.constexpr, REVERSE: tl.constexpr, SAVE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    H: tl.constexpr = P * Q
-    first = tl.program_id(0).to(tl.int64) * TOGETHER
-    stop = tl.minimum(first + TOGETHER, batch)
-    state = (batch * H).to(tl.int64)
-    for step in range(frames):
-        t = tl.full((), 0, tl.int64) + (frames - 1 - step if REVERSE else step)
-        now = p_hs + (t + REVERSE) * state
-        then = (t + 1 - REVERSE) * state
-        kron_product(
-            now, H, p_factor, p_first, p_second, p_factor, p_scratch, p_z, first, stop, 1.0, 0.0,
-            S, P, Q, U, V, RIGHT, False, DROPPED, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        tl.debug_barrier()
-        for e in range(0, (stop - first).to(tl.int32) * H, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            i_h = o % H
-            there = b < stop
-            o_z = b * (4 * H) + i_h
-            o_gx = t * gx_t + b * gx_b + i_h
-            o_s = b * H + i_h
-            i = sigmoid(load_sum(p_z + o_z, p_gx + o_gx, there))
-            f = sigmoid(load_sum(p_z + o_z + H, p_gx + o_gx + H, there))
-            g = tanh(load_sum(p_z + o_z + 2 * H, p_gx + o_gx + 2 * H, there))
-            o_gate = sigmoid(load_sum(p_z + o_z + 3 * H, p_gx + o_gx + 3 * H, there))
-            old = tl.load(p_cs + (t + REVERSE) * state + o_s, mask=there, other=0.0)
-            kept = f * old
-            new = kept + i * g
-            h = o_gate * tanh(new)
-            if LENGTHS:
-                running = t < tl.load(p_lengths + b, mask=there, other=0)
-                new = tl.where(running, new, old)
-                h = tl.where(running, h, tl.load(now + o_s, mask=there, other=0.0).to(tl.float32))
-            tl.store(p_cs + then + o_s, new, mask=there)
-            tl.store(p_hs + then + o_s, h, mask=there)
-            if SAVE:
-                o_gates = t * (4 * state) + o_z
-                tl.store(p_gates + o_gates, i, mask=there)
-                tl.store(p_gates + o_gates + H, f, mask=there)
-                tl.store(p_gates + o_gates + 2 * H, g, mask=there)
-                tl.store(p_gates + o_gates + 3 * H, o_gate, mask=there)
-        tl.debug_barrier()
-
-
-@jit
-def _lstm_sequence_bwd_kernel(
-    p_dout, dout_t, dout_b, p_gates, p_first, p_second, p_factor, p_lengths, p_cs, p_dz, p_dh, p_dc, p_back, p_scratch,
-    frames, batch,
-    TOGETHER: tl.constexpr, S: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, U: tl.constexpr, V: tl.constexpr,
-    RIGHT: tl.constexpr, REVERSE: tl.constexpr, DROPPED: tl.constexpr, LENGTHS: tl.constexpr,
-    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Here P, Q, U, V are those of U^T: x is dz [U V = 4 H], y is dh [H]. dh and dc hold the running gradients."""
-    H: tl.constexpr = U * V
-    first = tl.program_id(0).to(tl.int64) * TOGETHER
-    stop = tl.minimum(first + TOGETHER, batch)
-    state = (batch * H).to(tl.int64)
-    for step in range(frames):
-        t = tl.full((), 0, tl.int64) + (step if REVERSE else frames - 1 - step)
-        for e in range(0, (stop - first).to(tl.int32) * H, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            there = b < stop
-            o_s = b * H + o % H
-            o_z = t * (4 * state) + b * (4 * H) + o % H
-            i = tl.load(p_gates + o_z, mask=there, other=0.0).to(tl.float32)
-            f = tl.load(p_gates + o_z + H, mask=there, other=0.0).to(tl.float32)
-            g = tl.load(p_gates + o_z + 2 * H, mask=there, other=0.0).to(tl.float32)
-            o_gate = tl.load(p_gates + o_z + 3 * H, mask=there, other=0.0).to(tl.float32)
-            old = tl.load(p_cs + (t + REVERSE) * state + o_s, mask=there, other=0.0)
-            tanh_c = tanh(tl.load(p_cs + (t + 1 - REVERSE) * state + o_s, mask=there, other=0.0))
-            running = there
-            if LENGTHS:
-                running = running & (t < tl.load(p_lengths + b, mask=there, other=0))
-            dout = tl.load(p_dout + t * dout_t + b * dout_b + o % H, mask=running, other=0.0).to(tl.float32)
-            # Until the product below, dh of a row that stands still is carried in `back`.
-            dh = tl.load(p_dh + o_s, mask=there, other=0.0) + dout
-            dc = tl.load(p_dc + o_s, mask=there, other=0.0)
-            whole = dc + dh * o_gate * (1 - tanh_c * tanh_c)
-            tl.store(p_dz + o_z, tl.where(running, whole * g * i * (1 - i), 0.0), mask=there)
-            tl.store(p_dz + o_z + H, tl.where(running, whole * old * f * (1 - f), 0.0), mask=there)
-            tl.store(p_dz + o_z + 2 * H, tl.where(running, whole * i * (1 - g * g), 0.0), mask=there)
-            tl.store(
-                p_dz + o_z + 3 * H, tl.where(running, dh * tanh_c * o_gate * (1 - o_gate), 0.0), mask=there
-            )
-            tl.store(p_dc + o_s, tl.where(running, whole * f, dc), mask=there)
-        tl.debug_barrier()
-        kron_product(
-            p_dz + t * (4 * state), 4 * H, p_factor, p_first, p_second, p_factor, p_scratch, p_back, first, stop, 1.0, 0.0,
-            S, P, Q, U, V, RIGHT, False, False, False, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
-        tl.debug_barrier()
-        for e in range(0, (stop - first).to(tl.int32) * H, BLOCK):
-            o = e + tl.arange(0, BLOCK)
-            b = first + o // H
-            running = b < stop
-            o_s = b * H + o % H
-            if LENGTHS:
-                running = running & (t < tl.load(p_lengths + b, mask=running, other=0))
-            dh = tl.load(p_back + o_s, mask=running, other=0.0)
-            if DROPPED:
-                dh *= tl.load(p_factor + o_s, mask=running, other=0.0)
-            tl.store(p_dh + o_s, dh, mask=running)
-
-
 def _launch_fwd(
     gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None, factor: Tensor | None,
     reverse: bool, save: bool,
@@ -266,14 +142,12 @@ def _launch_fwd(
     together = rows_together(batch, *rows)
     z = gx.new_empty((batch, columns), dtype=torch.float32)
     scratch = z.new_empty((batch, between))
-    if gx.stride(2) != 1:
-        gx = gx.contiguous()
-    _lstm_sequence_fwd_kernel[(cdiv(batch, together),)](
+    gx = with_unit_stride(gx)
+    lstm_sequence_fwd_kernel[(cdiv(batch, together),)](
         *(gx, gx.stride(0), gx.stride(1), *flat_factors(a, c, right), factor, lengths),
         *(hs, cs, gates, z, scratch, frames, batch),
-        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, REVERSE=int(reverse), SAVE=save,
-        DROPPED=factor is not None, LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype),
-        PRECISION=precision(gx), **all_registers(),
+        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, SAVE=save,
+        **launch_options(a, lengths, factor, reverse),
     )  # fmt: skip
     return hs, cs, gates
 
@@ -291,14 +165,11 @@ def _launch_bwd(
     right, rows, between = stages(a, c)
     together = rows_together(batch, *rows)
     back, scratch = torch.empty_like(dh), dh.new_empty((batch, between))
-    if dout.stride(2) != 1:
-        dout = dout.contiguous()
-    _lstm_sequence_bwd_kernel[(cdiv(batch, together),)](
+    dout = with_unit_stride(dout)
+    lstm_sequence_bwd_kernel[(cdiv(batch, together),)](
         *(dout, dout.stride(0), dout.stride(1), gates, *flat_factors(a, c, right), factor, lengths),
         *(cs, dz, dh, dc, back, scratch, frames, batch),
-        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, REVERSE=int(reverse),
-        DROPPED=factor is not None, LENGTHS=lengths is not None, BLOCK=512, **tiles(a.dtype),
-        PRECISION=precision(dout), **all_registers(),
+        TOGETHER=together, S=s, P=p, Q=q, U=u, V=v, RIGHT=right, **launch_options(a, lengths, factor, reverse),
     )  # fmt: skip
     return dz, dh, dc
 
@@ -344,28 +215,19 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None,
-        factor: Tensor | None, reverse: bool, recompute: bool,
+        factor: Tensor | None, reverse: bool, save: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        save = not recompute and any(ctx.needs_input_grad)
         hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, factor, reverse, save)
-        ctx.save_for_backward(gates if save else gx, hs, cs, a, c, lengths, factor)
-        ctx.options = (reverse, recompute)
-        out, there = after(hs, reverse), taking_part(lengths, gx.shape[0])
-        out = out.clone() if there is None else out.masked_fill(~there, 0)
-        return out, last(hs, reverse).clone(), last(cs, reverse).to(gx.dtype, copy=True)
+        ctx.save_for_backward(gates, hs, cs, a, c, lengths, factor)
+        ctx.reverse = reverse
+        return *outputs(hs, lengths, reverse), last(cs, reverse).to(gx.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, cs, a, c, lengths, factor = ctx.saved_tensors
-        reverse, recompute = ctx.options
-        h = before(hs, reverse)
-        h = (h if factor is None else h * factor.to(h.dtype)).flatten(0, 1)
-        if recompute:
-            z = hidden_product(a, c, len(h))(h).view(gates.shape)
-            gates = z.add_(gates)
-            _activate(gates)
-        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, reverse)
+        h = multiplied(hs, factor, ctx.reverse).flatten(0, 1)
+        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, ctx.reverse)
         da, dc_factor = weight_gradients(h, dz.flatten(0, 1), a, c)
         return dz, da, dc_factor, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
 
@@ -381,7 +243,6 @@ def lstm_sequence(
     reverse: bool = False,
     recurrent_dropout: float = 0.0,
     seed: Tensor | None = None,
-    recompute: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One LSTM layer in one direction; see the head of this file for the formula.
 
@@ -393,7 +254,6 @@ def lstm_sequence(
         reverse: from the last frame of each row to its first.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps.
         seed: of that dropout; default drawn by torch.
-        recompute: make the gates again in backward instead of saving them: [T, B, 4 H] less in memory in between.
 
     Returns:
         out [T, B, H], h_n [B, H], c_n [B, H].
@@ -407,5 +267,7 @@ def lstm_sequence(
     if c0.shape != h0.shape:
         raise ValueError(f"c0 must have h0's shape {list(h0.shape)}; got {list(c0.shape)}.")
     factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
-    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, recompute)
+    save = needs_grad(gx, a, c, h0, c0)
+    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, save)

@@ -44,6 +44,9 @@ class LinearNorm(nn.Module):
     def operation(self, *arguments: Any, **options: Any) -> Any:
         raise NotImplementedError
 
+    def _linear(self, x: Tensor) -> Tensor:
+        return kernels.linear(x, self.linear.weight, self.linear.bias)
+
     def _batch_norm(self) -> BatchNorm:
         norm = self.norm
         assert norm.running_mean is not None
@@ -64,7 +67,7 @@ class LinearNormAct(LinearNorm):
     """linear -> BatchNorm -> LeakyReLU -> noise: x [..., C_in] to [..., C_out]."""
 
     def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
-        return kernels.norm_act(self.linear(x), norm, **options)
+        return kernels.norm_act(self._linear(x), norm, **options)
 
 
 class LinearNormMax(LinearNorm):
@@ -78,7 +81,7 @@ class LinearNormPool(LinearNorm):
     """linear -> BatchNorm -> LeakyReLU -> max and mean over the points that noise leaves: to ([B, C_out], [B, C_out])."""
 
     def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> tuple[Tensor, Tensor]:
-        return kernels.norm_pool(self.linear(x), norm, **options)
+        return kernels.norm_pool(self._linear(x), norm, **options)
 
 
 class EdgeConv(LinearNorm):

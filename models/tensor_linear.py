@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import kron_linear
+from kernels._kron import check_input, scaled
 from models.formats import Format, FormatSpec, Kron
 from models.formats.plan import Execution, switches
 
@@ -43,14 +44,14 @@ class TensorLinear(nn.Module):
         self.execution = execution
 
     def forward(self, x: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-        """[..., in] to [..., out], of scale x + shift; x may be uint8."""
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"x must be [..., {self.in_features}]; got {list(x.shape)}.")
+        """[..., in] to [..., out], of scale x + shift; x is floating point or uint8, the result as the weight."""
+        check_input(x, self.in_features)
         rows = x.numel() // self.in_features
         execution = self.execution or next(way for start, way in self._switches if rows >= start)
         if execution == "lowered":
             return kron_linear(x, *self.weight.lower(), self.bias, scale=scale, shift=shift)
-        x = x.to(self.weight.cores[0].dtype) * scale + shift if mapped(x, scale, shift) else x
+        known, x = scaled(x, scale, shift), x.to(self.weight.cores[0].dtype)
+        x = x * scale + shift if known else x
         if execution == "reconstructed":
             return nn.functional.linear(x, self.weight.to_dense().T, self.bias)
         y = self.weight.absorb(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
@@ -80,7 +81,7 @@ class Mega(nn.Module):
                 "a dense mega matrix is a dense ih and a dense hh: leave mega out, or give it a format."
             )
         self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight = spec.build(input_size + hidden_size, hidden_size, gates, pad=True)
+        self.weight = spec.build(input_size + hidden_size, hidden_size, gates, mega=True)
         (_, p, u), (_, q, v) = self.weight.kron_shapes()
         self.x_rows, self.h_places = math.ceil(input_size / q), largest_divisor(hidden_size, q)
         self.h_rows = hidden_size // self.h_places
@@ -110,11 +111,6 @@ class Mega(nn.Module):
         grid = torch.arange(self.weight.shape[0]).view(-1, q)
         h = grid[self.x_rows : self.x_rows + self.h_rows, : self.h_places]
         return grid.flatten()[: self.input_size], h.flatten()
-
-
-def mapped(x: Tensor, scale: float, shift: float) -> bool:
-    """Whether scale x + shift is not x itself."""
-    return not x.is_floating_point() or scale != 1 or shift != 0
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from models.convert_rnn import suffix
 from models.formats import FormatSpec
-from models.tensor_rnn import TensorLSTM, TensorRNN, suffix
+from models.tensor_rnn import TensorLSTM, TensorRNN
 
 
 def tt_lstm(
@@ -61,8 +62,9 @@ def fdht_lstm(
 def rnn_table(module: nn.Module) -> list[dict[str, Any]]:
     """Every weight and bias of an RNN, or of a network around one: numbers, multiply-adds, and the dense model's.
 
-    Rows are dicts of name, kind ("cores", "bias" or "classifier"), shape, parameters, dense_parameters, macs, dense_macs.
-    Multiply-adds are those of one frame of one clip, lowered. Nothing is left out: the parameters add up to the module's.
+    Rows are dicts of name, kind, shape, parameters, dense_parameters, macs, dense_macs. Kinds are "cores", "bias",
+    "classifier" (an nn.Linear around the RNN) and "other" (what else stands there, without its multiply-adds). Multiply-adds
+    are those of one frame of one clip, lowered. Nothing is left out: the parameters add up to the module's.
     """
     rnn = next((m for m in module.modules() if isinstance(m, TensorRNN)), None)
     if rnn is None:
@@ -97,18 +99,20 @@ def rnn_table(module: nn.Module) -> list[dict[str, Any]]:
                     w.shape,
                     w.parameters_count(),
                     dense,
-                    min(w.lower().macs(), dense),
+                    min(w.lowered_macs(), dense),
                     dense,
                 )
         first: Any = (rnn.mega or rnn.ih)[k]
         if first.bias is not None:
             number = first.bias.numel() + (rnn.hidden_bias[k].numel() if rnn.hidden_bias else 0)
             add(f"bias_{name}", "bias", (number,), number, 2 * columns, 0, 0)
-    inside = {id(m) for m in rnn.modules()}
+    inside = set(rnn.modules())
     for name, m in module.named_modules():
-        if isinstance(m, nn.Linear) and id(m) not in inside:
-            number, macs = sum(p.numel() for p in m.parameters()), m.weight.numel()
-            add(name, "classifier", tuple(m.weight.shape), number, number, macs, macs)
+        number = sum(p.numel() for p in m.parameters(recurse=False))
+        if number and m not in inside:
+            linear = isinstance(m, nn.Linear)
+            shape, macs = (tuple(m.weight.shape), m.weight.numel()) if linear else ((number,), 0)
+            add(name, "classifier" if linear else "other", shape, number, number, macs, macs)
     return rows
 
 

@@ -17,19 +17,20 @@ Yin et al. 2020 (2005.04366); both matrices in TT, Onu et al. 2020 (2010.04196);
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 from kernels import gru_sequence, kron_linear, lstm_sequence
-from models.formats import FormatSpec, Kron
-from models.tensor_linear import Mega, TensorLinear, mapped
-
-Specs = FormatSpec | Sequence[FormatSpec] | None
+from kernels._kron import scaled
+from kernels._sequence import check_lengths
+from models.convert_rnn import from_plain, to_plain
+from models.formats import Kron
+from models.formats.spec import Specs, spec_of_layer
+from models.tensor_linear import Mega, TensorLinear
 
 
 class Direction(NamedTuple):
@@ -68,6 +69,11 @@ class TensorRNN(nn.Module):
                 f"proj_size {proj_size} is not supported: a projected state makes the hidden matrix low rank, which a "
                 "format of `hh` does with fewer numbers. Leave it 0."
             )
+        if not (0 <= dropout <= 1 and 0 <= recurrent_dropout < 1):
+            raise ValueError(
+                f"dropout must be from 0 to 1, and recurrent_dropout at least 0 and below 1; got {dropout} and "
+                f"{recurrent_dropout}."
+            )
         if min(input_size, hidden_size, num_layers) < 1:
             raise ValueError(
                 f"input_size, hidden_size and num_layers must be at least 1; got {input_size}, {hidden_size} and "
@@ -75,31 +81,24 @@ class TensorRNN(nn.Module):
             )
         if mega is not None and (ih is not None or hh is not None):
             raise ValueError("give either mega, one network of [x; h], or ih and hh; got both.")
-        if mega is not None and not self._mega_fits():
-            raise ValueError(
-                "a mega matrix adds x W and h U before the reset can tell them apart; use reset='before', the form that it "
-                "expresses."
-            )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.recurrent_dropout, self.recompute = recurrent_dropout, recompute
         self.directions = 2 if bidirectional else 1
         self.ih, self.hh, self.mega = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.hidden_bias = nn.ParameterList()
+        self.hidden_bias = nn.ParameterList()  # of a GRU, inside the reset
         for layer in range(num_layers):
             size = input_size if layer == 0 else self.directions * hidden_size
             for _ in range(self.directions):
                 if mega is not None:
-                    spec = _of_layer(mega, layer, num_layers, self.directions + 1)
+                    spec = spec_of_layer(mega, layer, num_layers, self.directions + 1)
                     self.mega.append(Mega(size, hidden_size, spec, self.gates, bias))
                 else:
                     columns = self.gates * hidden_size
-                    spec = _of_layer(ih, layer, num_layers, self.directions)
+                    spec = spec_of_layer(ih, layer, num_layers, self.directions)
                     self.ih.append(TensorLinear(size, columns, spec, bias, gates=self.gates))
-                    spec = _of_layer(hh, layer, num_layers, 0)
+                    spec = spec_of_layer(hh, layer, num_layers, 0)
                     self.hh.append(TensorLinear(hidden_size, columns, spec, False, gates=self.gates))
-                if bias and self._has_hidden_bias():
-                    self.hidden_bias.append(nn.Parameter(torch.zeros(hidden_size)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -127,7 +126,7 @@ class TensorRNN(nn.Module):
         Args:
             x: [T, B, input], [B, T, input] if `batch_first`, [T, input], or packed. uint8 is read as bytes.
             state: h_0 (GRU) or (h_0, c_0), each [layers directions, B, H].
-            lengths: int64 [B], frames of each row; instead of packing.
+            lengths: int64 [B], frames of each row, on any device; instead of packing.
             scale, shift: the first layer sees scale x + shift.
 
         Raises:
@@ -138,37 +137,32 @@ class TensorRNN(nn.Module):
                 raise ValueError("a packed x has its lengths with it; leave `lengths` out.")
             return self._packed(x, state, scale, shift)
         batched = x.dim() == 3
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape:
             order = "[B, T" if self.batch_first else "[T, B"
             raise ValueError(
-                f"x must be {order}, {self.input_size}] or [T, {self.input_size}]; got {list(x.shape)}."
+                f"x must be {order}, {self.input_size}] or [T, {self.input_size}], with a frame at least; got "
+                f"{list(x.shape)}."
             )
         if not batched:
             x = x.unsqueeze(0 if self.batch_first else 1)
-            state = None if state is None else _each(state, lambda s: s.unsqueeze(1))
-        states = self._states(state, x.shape[0 if self.batch_first else 1])
+        batch, frames = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
+        states = self._states(state, (batch,) if batched else ())
+        if lengths is not None:
+            check_lengths(lengths, batch, frames)
+            lengths = lengths.to(x.device)
         y, ends = x, []
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 y = nn.functional.dropout(y, self.dropout, self.training)
+            scaling = (scale, shift) if layer == 0 else (1.0, 0.0)
             outs = []
             for d in range(self.directions):
                 k = layer * self.directions + d
-                gx, u = self._project(k, y, scale if layer == 0 else 1.0, shift if layer == 0 else 0.0)
-                if layer == 0 and gx.is_cpu and not torch.compiler.is_compiling() and not gx.isfinite().all():
-                    raise ValueError(
-                        "x W is not finite: x has NaN or infinite frames, or the weights have diverged."
-                    )
-                out, *end = self._sequence(
-                    k,
-                    gx.transpose(0, 1) if self.batch_first else gx,
-                    u,
-                    [s[k] for s in states],
-                    lengths=lengths,
-                    reverse=d == 1,
-                    recurrent_dropout=self.recurrent_dropout if self.training else 0.0,
-                    recompute=self.recompute,
-                )
+                arguments = (k, y, [s[k] for s in states], lengths, *scaling)
+                if self.recompute and torch.is_grad_enabled():
+                    out, *end = checkpoint(self._run, *arguments, use_reentrant=False)
+                else:
+                    out, *end = self._run(*arguments)
                 outs.append(out)
                 ends.append(end)
             y = outs[0] if self.directions == 1 else torch.cat(outs, -1)
@@ -177,6 +171,24 @@ class TensorRNN(nn.Module):
         if not batched:
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(s.squeeze(1) for s in last)
         return y, last[0] if len(last) == 1 else last
+
+    def _run(
+        self, k: int, x: Tensor, states: list[Tensor], lengths: Tensor | None, scale: float, shift: float
+    ) -> Any:
+        """One layer in one direction: out [T, B, H], and the last states."""
+        gx, u = self._project(k, x, scale, shift)
+        looked_at = k < self.directions and gx.is_cpu and not torch.compiler.is_compiling()
+        if looked_at and not gx.detach().isfinite().all():
+            raise ValueError("x W is not finite: x has NaN or infinite frames, or the weights have diverged.")
+        return self._sequence(
+            k,
+            gx.transpose(0, 1) if self.batch_first else gx,
+            u,
+            states,
+            lengths=lengths,
+            reverse=k % self.directions == 1,
+            recurrent_dropout=self.recurrent_dropout if self.training else 0.0,
+        )
 
     def _project(self, k: int, x: Tensor, scale: float, shift: float) -> Direction:
         """The input's part of the gates, and the hidden matrix."""
@@ -187,7 +199,7 @@ class TensorRNN(nn.Module):
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size
         if missing:  # of the last row of the grid; what stands there is 0 after the shift
-            x = (x.to(w.a.dtype) * scale + shift) if mapped(x, scale, shift) else x
+            x = (x.to(w.a.dtype) * scale + shift) if scaled(x, scale, shift) else x
             x, scale, shift = nn.functional.pad(x, (0, missing)), 1.0, 0.0
         return Direction(kron_linear(x, w.a, w.c, mega.bias, scale=scale, shift=shift), u)
 
@@ -198,25 +210,20 @@ class TensorRNN(nn.Module):
         packed = pack_padded_sequence(out, lengths, self.batch_first, enforce_sorted=x.sorted_indices is None)
         return packed, last
 
-    def _states(self, state: Any, batch: int) -> Any:
+    def _states(self, state: Any, batch: tuple[int, ...]) -> Any:
+        """First states [layers directions, B, H], or None for each layer and direction."""
         number = self.num_layers * self.directions
         wanted = 2 if self.gates == 4 else 1
         if state is None:
             return [[None] * number] * wanted
         found = list(state) if isinstance(state, tuple | list) else [state]
-        shape = (number, batch, self.hidden_size)
+        shape = (number, *batch, self.hidden_size)
         if len(found) != wanted or any(s.shape != shape for s in found):
             what = "(h_0, c_0), each" if wanted == 2 else "h_0,"
             raise ValueError(
                 f"the first state must be {what} {list(shape)}; got {[list(s.shape) for s in found]}."
             )
-        return found
-
-    def _mega_fits(self) -> bool:
-        return True
-
-    def _has_hidden_bias(self) -> bool:
-        return False
+        return found if batch else [s[:, None] for s in found]
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         raise NotImplementedError
@@ -230,69 +237,6 @@ class TensorRNN(nn.Module):
         dense = mega.weight.to_dense()
         x, h = mega.places()
         return dense[x.to(dense.device)], dense[h.to(dense.device)]
-
-    def _to_plain(self) -> Any:
-        biases: list[Any] = [m.bias for m in (self.mega or self.ih)]
-        plain = self.plain(
-            self.input_size,
-            self.hidden_size,
-            self.num_layers,
-            bias=biases[0] is not None,
-            batch_first=self.batch_first,
-            dropout=self.dropout if self.num_layers > 1 else 0.0,  # there nn.LSTM warns, and drops nothing
-            bidirectional=self.bidirectional,
-        ).to(self.matrices(0)[0])
-        with torch.no_grad():
-            for k in range(self.num_layers * self.directions):
-                name = suffix(k, self.directions)
-                w, u = self.matrices(k)
-                getattr(plain, f"weight_ih_{name}").copy_(w.T)
-                getattr(plain, f"weight_hh_{name}").copy_(u.T)
-                if biases[k] is not None:
-                    getattr(plain, f"bias_ih_{name}").copy_(biases[k])
-                    hidden = getattr(plain, f"bias_hh_{name}").zero_()
-                    if self.hidden_bias:
-                        hidden[2 * self.hidden_size :] = self.hidden_bias[k]
-        return plain.train(self.training)
-
-    @classmethod
-    def _from_plain(
-        cls, rnn: Any, ih: Specs, hh: Specs, mega: Specs, eps: float | None, **options: Any
-    ) -> Any:
-        directions = 2 if rnn.bidirectional else 1
-        first = [specs if eps is None else _with_ranks(specs) for specs in (ih, hh, mega)]
-        made: Any = cls(
-            *(rnn.input_size, rnn.hidden_size, rnn.num_layers),
-            ih=first[0], hh=first[1], mega=first[2], bias=rnn.bias, batch_first=rnn.batch_first, dropout=rnn.dropout,
-            bidirectional=rnn.bidirectional, proj_size=rnn.proj_size, **options,
-        )  # fmt: skip
-        made.to(rnn.weight_ih_l0)
-
-        def fitted(specs: Specs, layer: int, factor: int, matrix: Tensor) -> Any:
-            return _of_layer(specs, layer, rnn.num_layers, factor).fitted(matrix, made.gates, eps)
-
-        with torch.no_grad():
-            for k in range(rnn.num_layers * directions):
-                layer, name = k // directions, suffix(k, directions)
-                w, u = getattr(rnn, f"weight_ih_{name}").T, getattr(rnn, f"weight_hh_{name}").T
-                if mega is not None:
-                    module: Any = made.mega[k]
-                    stacked = w.new_zeros(module.weight.shape)
-                    x, h = (rows.to(w.device) for rows in module.places())
-                    stacked[x], stacked[h] = w, u
-                    module.weight = fitted(mega, layer, directions + 1, stacked)
-                else:
-                    module = made.ih[k]
-                    module.hold(fitted(ih, layer, directions, w))
-                    made.hh[k].hold(fitted(hh, layer, 0, u))
-                if rnn.bias:
-                    own, hidden = getattr(rnn, f"bias_ih_{name}"), getattr(rnn, f"bias_hh_{name}")
-                    module.bias.copy_(own + hidden)
-                    if made.hidden_bias:
-                        cut = 2 * rnn.hidden_size
-                        module.bias[cut:] = own[cut:]
-                        made.hidden_bias[k].copy_(hidden[cut:])
-        return made.train(rnn.training)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, bidirectional={self.bidirectional}"
@@ -308,14 +252,14 @@ class TensorLSTM(TensorRNN):
             one for all, upper layers take ih's output modes as input modes, the directions folded into the first.
         mega: one network of [x; h] instead (FDHT); its in_modes make a grid that holds both, see the head of this file.
         recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps of a sequence.
-        recompute: make the gates again in backward instead of saving them.
+        recompute: keep nothing of a layer but its input for backward, which runs the layer again.
     """
 
     gates, plain = 4, nn.LSTM
 
     def to_nn_lstm(self) -> nn.LSTM:
         """A plain nn.LSTM with equal outputs, for ONNX, cuDNN, anywhere (recurrent dropout is for training alone)."""
-        return self._to_plain()
+        return to_plain(self)
 
     @classmethod
     def from_nn_lstm(
@@ -326,7 +270,7 @@ class TensorLSTM(TensorRNN):
 
         Each network's `error` says how far it is from its matrix: at the papers' ranks this is a start, not a lossless copy.
         """
-        return cls._from_plain(lstm, ih, hh, mega, eps, **options)
+        return from_plain(cls, lstm, ih, hh, mega, eps, **options)
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         return lstm_sequence(gx, u.a, u.c, *states, **options)
@@ -342,11 +286,26 @@ class TensorGRU(TensorRNN):
 
     gates, plain = 3, nn.GRU
 
-    def __init__(self, *args: Any, reset: Literal["after", "before"] = "after", **options: Any) -> None:
+    def __init__(
+        self,
+        *sizes: int,
+        reset: Literal["after", "before"] = "after",
+        mega: Specs = None,
+        bias: bool = True,
+        **options: Any,
+    ) -> None:
         if reset not in ("after", "before"):
             raise ValueError(f"reset must be 'after' or 'before' the hidden product; got {reset!r}.")
-        object.__setattr__(self, "reset", reset)
-        super().__init__(*args, **options)
+        if mega is not None and reset == "after":
+            raise ValueError(
+                "a mega matrix adds x W and h U before the reset can tell them apart; use reset='before', the form that it "
+                "expresses."
+            )
+        super().__init__(*sizes, mega=mega, bias=bias, **options)
+        self.reset = reset
+        if bias and reset == "after":
+            for _ in self.ih:
+                self.hidden_bias.append(nn.Parameter(torch.zeros(self.hidden_size)))
 
     def to_nn_gru(self) -> nn.GRU:
         """A plain nn.GRU with equal outputs; only for reset="after"."""
@@ -354,7 +313,7 @@ class TensorGRU(TensorRNN):
             raise ValueError(
                 "nn.GRU resets after the product; a TensorGRU with reset='before' has no plain form."
             )
-        return self._to_plain()
+        return to_plain(self)
 
     @classmethod
     def from_nn_gru(
@@ -365,46 +324,10 @@ class TensorGRU(TensorRNN):
             raise ValueError(
                 "nn.GRU resets after the product; a TensorGRU with reset='before' cannot hold it."
             )
-        return cls._from_plain(gru, ih, hh, None, eps, **options)
+        return from_plain(cls, gru, ih, hh, None, eps, **options)
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         bias = None
         if self.reset == "after":
             bias = self.hidden_bias[k] if self.hidden_bias else gx.new_zeros(self.hidden_size)
         return gru_sequence(gx, u.a, u.c, bias, *states, **options)
-
-    def _mega_fits(self) -> bool:
-        return self.reset == "before"
-
-    def _has_hidden_bias(self) -> bool:
-        return self.reset == "after"
-
-
-def _of_layer(specs: Specs, layer: int, layers: int, factor: int) -> FormatSpec:
-    """The spec of a layer; one for all takes its output modes as input modes above, the first times `factor`."""
-    if specs is None:
-        return FormatSpec()
-    if isinstance(specs, FormatSpec):
-        if layer == 0 or factor == 0 or specs.format == "dense":
-            return specs
-        first, *others = specs.out_modes
-        return replace(specs, in_modes=(factor * first, *others))
-    if len(specs) != layers:
-        raise ValueError(f"specs must be one for all layers or one for each of {layers}; got {len(specs)}.")
-    return specs[layer]
-
-
-def _with_ranks(specs: Specs) -> Specs:
-    """Specs that can be built before `eps` has found their ranks: rank 1 where there is none."""
-    if specs is None or isinstance(specs, FormatSpec):
-        return specs and replace(specs, ranks=specs.ranks or (1,))
-    return [replace(spec, ranks=spec.ranks or (1,)) for spec in specs]
-
-
-def suffix(k: int, directions: int) -> str:
-    """PyTorch's suffix of layer and direction."""
-    return f"l{k // directions}" + ("_reverse" if k % directions else "")
-
-
-def _each(state: Any, change: Any) -> Any:
-    return tuple(change(s) for s in state) if isinstance(state, tuple | list) else change(state)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,42 @@ def test_commands_and_links_exist(page):
             assert spec, program
             if program == "train" and first[:1].islower():
                 assert first in RECIPES, first
+    for program, words in re.findall(r"^(?:python|torchrun[^\n]*?) -m ([\w.]+)([^\n]*)", shell(text), re.M):
+        accepted(program, shlex.split(words, comments=True))
     for target in re.findall(r"^make ([\w-]+)", text, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+def shell(text):
+    """The shell examples of a page."""
+    return "\n".join(re.findall(r"```(?:sh)?\n(.*?)```", text, re.S))
+
+
+def accepted(program, words):
+    """Ends the test if the program does not know these options."""
+    import tyro
+
+    from train.recipes import RECIPES, recipe
+
+    if program == "train":
+        recipes = {name: ("", recipe(name)) for name in RECIPES}
+        if words != ["--help"]:
+            tyro.extras.overridable_config_cli(recipes, args=words)
+    elif program.split(".")[0] in ("train", "data_scripts", "benchmarks"):
+        module = importlib.import_module(program)
+        if hasattr(module, "Options"):
+            tyro.cli(module.Options, args=words)
+
+
+def test_an_unknown_option_is_seen():
+    for program, words in (
+        ("train", ["furniture", "--epoch", "3"]),
+        ("train.evaluate", ["a", "--fold", "2"]),
+    ):
+        with pytest.raises(SystemExit):
+            accepted(program, words)
 
 
 def test_every_operation_and_recipe_has_a_page():

@@ -15,13 +15,18 @@ def main() -> None:
     config: Config = tyro.extras.overridable_config_cli(recipes, description=__doc__)
     from train.engine import Run, in_a_line
 
+    run: Run | None = None
     try:
         run = Run(config)
         summary = run.train()
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; go on with: python -m train {config.recipe} --resume RUN") from None
+        if run is None or not (run.folder / "config.json").exists():
+            raise SystemExit("\ninterrupted before anything was written.") from None
+        raise SystemExit(
+            f"\ninterrupted; go on with: python -m train {config.recipe} --resume {run.folder}"
+        ) from None
     if summary:
         print(f"test: {in_a_line(summary)}, {summary['seconds']:.0f} s\nreport: {run.folder / 'report.html'}")
     sys.stdout.flush()

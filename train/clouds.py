@@ -39,7 +39,8 @@ def load(config: CloudConfig) -> Data:
 
     train, validation, test = map(cut, parts(clouds.split, config))
     signature = Signature(clouds.class_names, (config.points, x.shape[2]))
-    return Data(train, validation, test, signature, clouds.name, clouds.source, clouds.credits)
+    stated = clouds.name, clouds.source, clouds.credits, clouds.checksum
+    return Data(train, validation, test, signature, *stated)
 
 
 def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> tuple[Tensor, ...]:

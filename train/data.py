@@ -41,6 +41,8 @@ class Data:
     name: list[str]
     source: str
     credits: str
+    checksum: str
+    """Of the whole file."""
 
 
 Draw = Callable[[Split, Tensor, Config, torch.Generator], tuple[Tensor, ...]]
@@ -69,10 +71,6 @@ def batches(
     draw: Draw, split: Split, config: Config, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it."""
-    if config.batch_size % processes:
-        raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
-        )
     order = torch.randperm(len(split), generator=generator(config.seed, epoch))
     share = config.batch_size // processes
     mine = slice(rank * share, (rank + 1) * share)

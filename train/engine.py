@@ -73,13 +73,42 @@ def share_right(logits: Tensor, label: Tensor) -> Tensor:
     return (found == label).float().mean()
 
 
-def check(config: Config, data: Data) -> None:
+def check(config: Config, data: Data, processes: int = 1) -> None:
     """Refuse what cannot be trained, before anything is written."""
     noun = task_of(config).NOUN
-    for name in ("epochs", "batch_size", "points", "k", "emb_dims", "frames", "hidden", "layers"):
-        value = getattr(config, name, None)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}.")
+    at_least_1 = (
+        "epochs",
+        "batch_size",
+        "lr_epochs",
+        "points",
+        "k",
+        "emb_dims",
+        "frames",
+        "hidden",
+        "layers",
+    )
+    for names, holds, expected in (
+        (at_least_1, lambda value: value >= 1, "at least 1"),
+        (("seed",), lambda value: value >= 0, "at least 0"),
+        (("lr", "clip", "std"), lambda value: value > 0, "above 0"),
+        (
+            ("dropout", "recurrent_dropout", "label_smoothing"),
+            lambda value: 0 <= value < 1,
+            "in 0 .. 1, below 1",
+        ),
+    ):
+        for name in names:
+            value = getattr(config, name, None)
+            if value is not None and not holds(value):
+                raise ValueError(f"{name} must be {expected}; got {value}.")
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
+        )
+    if len(data.signature.class_names) < 2 and not data.signature.multi_label:
+        raise ValueError(
+            f"{config.data} has one class, {data.signature.class_names[0]}: nothing to tell apart."
+        )
     if len(data.train) < config.batch_size:
         raise ValueError(
             f"{config.data} has {len(data.train)} training {noun}, less than one batch of {config.batch_size}."
@@ -115,7 +144,7 @@ class Run:
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)
         self.data: Data = self.task.load(config)
-        check(config, self.data)
+        check(config, self.data, self.processes)
         self.steps = steps_per_epoch(self.data.train, config)
         torch.manual_seed(config.seed)
         network: nn.Module = self.task.build(config, self.data.signature, self.steps)
@@ -125,6 +154,11 @@ class Run:
         saved = folder / "checkpoint.pt"
         state = checkpoint.load_state(saved) if saved.exists() else None
         if state is not None:
+            if (began := state.get("data", self.data.checksum)) != self.data.checksum:
+                raise ValueError(
+                    f"{config.data} is not the file that {folder} began with: its checksum is {self.data.checksum}, it was "
+                    f"{began}. Put that file back, or train anew."
+                )
             network.load_state_dict(state["model"])
             self.epoch, self.seconds = state["epoch"], state["seconds"]
             self.best = (state["best"], state["best_epoch"])
@@ -284,6 +318,7 @@ class Run:
             "seconds": self.seconds,
             "best": self.best[0],
             "best_epoch": self.best[1],
+            "data": self.data.checksum,
         }
         checkpoint.save_state(self.folder / "checkpoint.pt", state)
 
@@ -293,7 +328,7 @@ class Run:
 
         if self.rank != 0:
             return {}
-        write_report(self.folder)
+        write_report(self.folder, self.data)
         return json.loads((self.folder / "summary.json").read_text())
 
     def _finish(self) -> tuple[dict[str, Any], Tensor]:
@@ -325,12 +360,13 @@ class Run:
             "commit": commit(),
             "machine": machine(self.accelerator.device),
             "processes": self.processes,
+            "data": self.data.checksum,
             "torch": torch.__version__,
         }
         checkpoint.save_json(self.folder / "summary.json", summary)
         from train.report import write_report
 
-        write_report(self.folder)
+        write_report(self.folder, self.data)
         return summary, logits
 
 

@@ -42,6 +42,10 @@ def main() -> None:
                 f"{config.data} has the classes {data.signature.class_names}, the run was trained on "
                 f"{signature.class_names}."
             )
+        if data.signature.shape[1:] != signature.shape[1:]:
+            raise ValueError(
+                f"{config.data} has samples {list(data.signature.shape)}, the run was trained on {list(signature.shape)}."
+            )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     split = getattr(data, options.split)

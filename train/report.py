@@ -25,19 +25,18 @@ PAGE = Path(__file__).with_name("report_page.html")
 SHOWN = 6  # samples in each gallery
 
 
-def write_report(run: Path) -> None:
-    """Write `report.html` into a finished run's folder."""
-    page = PAGE.read_text().replace("{{DATA}}", json.dumps(_finite(collect(run))).replace("</", "<\\/"))
+def write_report(run: Path, data: Data) -> None:
+    """Write `report.html` into a finished run's folder; `data` are those it was trained on."""
+    page = PAGE.read_text().replace("{{DATA}}", json.dumps(_finite(collect(run, data))).replace("</", "<\\/"))
     checkpoint.write(run / "report.html", page.encode())
 
 
-def collect(run: Path) -> dict[str, Any]:
+def collect(run: Path, data: Data) -> dict[str, Any]:
     """Everything that the page shows, from the files of the run."""
     config, signature, network = load_network(run)
     task, names = task_of(config), signature.class_names
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    data: Data = task.load(config)
     with np.load(run / "predictions.npz") as found:
         logits, label = torch.from_numpy(found["logits"]), torch.from_numpy(found["label"])
     found_scores = scores(logits, label)
@@ -139,6 +138,7 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
         return [
             {"name": name.replace("_", " "), "y": [row.get(key) for row in rows]}
             for name, key in keys.items()
+            if any(key in row for row in rows)  # without validation there is no such line
         ]
 
     select = config.select

@@ -39,7 +39,8 @@ def load(config: VideoConfig) -> Data:
 
     train, validation, test = map(cut, parts(protocol(videos, config), config))
     signature = Signature(videos.class_names, frames.shape[1:], videos.labels is not None)
-    return Data(train, validation, test, signature, videos.name, videos.source, videos.credits)
+    stated = videos.name, videos.source, videos.credits, videos.checksum
+    return Data(train, validation, test, signature, *stated)
 
 
 def protocol(videos: video_schema.Videos, config: VideoConfig) -> np.ndarray:
@@ -154,7 +155,11 @@ def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> t
     if file.suffix == ".npy":
         if not file.is_file():
             raise ValueError(f"{file} is not there.")
-        frames = np.load(file, allow_pickle=False)
+        try:
+            with file.open("rb") as content:
+                frames = np.lib.format.read_array(content, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{file} is not a whole .npy file of numbers ({error}).") from None
     else:
         from data_scripts.decode import decode
 
@@ -165,8 +170,10 @@ def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> t
             "was trained on."
         )
     if frames.dtype != np.uint8:
-        if not np.isfinite(frames).all():
-            raise ValueError(f"{file} holds NaN or infinity; expected uint8, or numbers from 0 to 1.")
+        if frames.dtype.kind != "f" or not ((frames >= 0) & (frames <= 1)).all():  # NaN is neither
+            raise ValueError(
+                f"{file} holds {frames.dtype}, not all from 0 to 1; expected uint8, or floating point from 0 to 1."
+            )
         frames = frames.astype(np.float32)
     length = np.array([len(frames)])
     if len(frames) > T:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from models.formats.fitting import grown, warn_wasteful
-from models.formats.network import Format, Indices, checked_ranks
+from models.formats.network import Format, Indices, checked_ranks, kron_macs
 from models.formats.tt import paired_modes
 
 
@@ -26,6 +26,7 @@ class BT(Format):
         in_modes, out_modes: as many of one as of the other.
         ranks: R_1 .. R_d, or one for all.
         blocks: B.
+        left: how many pairs stand left of the cut of `lower`; default where it has few terms, which depends on the ranks.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BT(Format):
         ranks: int | Sequence[int],
         *,
         blocks: int = 2,
+        left: int | None = None,
     ) -> None:
         rows, columns = paired_modes("BT", in_modes, out_modes)
         if blocks < 1:
@@ -45,7 +47,7 @@ class BT(Format):
         layout: list[Indices] = [("b", f"i{k}", f"j{k}", f"s{k}") for k in range(len(rows))]
         layout.append(("b", *(f"s{k}" for k in range(len(rows)))))
         sizes = {"b": blocks} | {f"s{k}": r for k, r in enumerate(self.ranks)}
-        super().__init__(rows, columns, layout, sizes, range(self._pairs_left(rows, columns)))
+        super().__init__(rows, columns, layout, sizes, range(left or self._pairs_left(rows, columns)))
 
     def _pairs_left(self, rows: Sequence[int], columns: Sequence[int]) -> int:
         """How many pairs stand left of the cut: the middle, or, where that halves the work at least nearly, one.
@@ -56,7 +58,7 @@ class BT(Format):
         def macs(k: int) -> int:
             s = self.blocks * math.prod(self.ranks[:k])
             (p, q), (u, v) = ((math.prod(m[:k]), math.prod(m[k:])) for m in (rows, columns))
-            return s * min(p * q * v + p * u * v, p * q * u + u * q * v)
+            return kron_macs((s, p, u), (s, q, v))
 
         middle = max(1, len(rows) // 2)
         return 1 if 1.5 * macs(1) < macs(middle) else middle
@@ -71,6 +73,7 @@ class BT(Format):
         ranks: int | Sequence[int] | None = None,
         eps: float | None = None,
         blocks: int = 2,
+        left: int | None = None,
     ) -> BT:
         """Alternating least squares from random starts (the best block terms need not exist); `error` is what it reached."""
-        return grown(lambda r: cls(in_modes, out_modes, r, blocks=blocks), weight, ranks, eps)
+        return grown(lambda r: cls(in_modes, out_modes, r, blocks=blocks, left=left), weight, ranks, eps)

@@ -30,9 +30,11 @@ def interleave(weight: Tensor, in_modes: Sequence[int], out_modes: Sequence[int]
 
 
 def one_of(ranks: object, eps: float | None) -> None:
-    """Refuse neither and both of ranks and eps."""
+    """Refuse neither and both of ranks and eps, and an eps that no error is within."""
     if (ranks is None) == (eps is None):
         raise ValueError(f"give either ranks or eps; got ranks {ranks} and eps {eps}.")
+    if eps is not None and not eps >= 0:
+        raise ValueError(f"eps is a part of |W|, 0 or more; got {eps}.")
 
 
 def truncated_svd(matrix: Tensor, rank: int | None, delta: float | None) -> tuple[Tensor, Tensor]:

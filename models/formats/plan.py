@@ -64,7 +64,9 @@ def plan(network: Format, rows: int) -> Plan:
     factors = FLOAT * s * (p * u + q * v)
     inside = sum(network.volumes()[:-1])
     costs: dict[Execution, Cost] = {
-        "lowered": Cost(rows * s * min(right, left), ends + 2 * FLOAT * rows * between + 2 * factors + cores),
+        "lowered": Cost(
+            rows * network.lowered_macs(), ends + 2 * FLOAT * rows * between + 2 * factors + cores
+        ),
         "cores": Cost(rows * network.macs(), ends + 2 * FLOAT * rows * (m + COPIES * inside) + cores),
         "reconstructed": Cost(rows * m * n + s * m * n, ends + 2 * FLOAT * m * n + factors + cores),
     }

@@ -10,7 +10,7 @@ Sources: Tucker 1966; HOSVD, De Lathauwer et al. 2000, truncated in sequence, Va
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from torch import Tensor
@@ -103,7 +103,11 @@ class Tucker(Format):
 
 def _ranks(ranks: Ranks, number: int, paired: bool) -> tuple[int | None, ...]:
     meaning = "one for each pair of modes" if paired else "one for each mode, inputs first"
-    if isinstance(ranks, int) or None not in ranks or paired:
+    if not isinstance(ranks, Iterable) or None not in ranks:
         return checked_ranks("Tucker", ranks, number, meaning)  # type: ignore[arg-type]
+    if paired:
+        raise ValueError(
+            f"a pair of modes has a factor; ranks of None are for paired=False. Got {list(ranks)}."
+        )
     checked_ranks("Tucker", [r or 1 for r in ranks], number, meaning)
     return tuple(ranks)

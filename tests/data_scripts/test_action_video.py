@@ -38,8 +38,17 @@ def test_odd_people_train_and_even_people_test(tmp_path):
 def test_broken_sources_are_named(tmp_path):
     with pytest.raises(SchemaError, match="is not there; give the path"):
         action_video.convert(tmp_path / "a.npz")
-    with pytest.raises(SchemaError, match=r"x is \(30,\), expected"):
-        action_video.convert(source(tmp_path / "a.npz", x=np.zeros(30, np.uint8)))
+    for changes, message in (
+        ({"x": np.zeros(30, np.uint8)}, r"x is uint8 \(30,\), expected uint8 \[clips, frames"),
+        ({"x": np.zeros((30, 4, 6, 8))}, r"x is float64 \(30, 4, 6, 8\), expected uint8"),
+        ({"x": np.zeros((0, 4, 6, 8), np.uint8)}, r"x is uint8 \(0, 4, 6, 8\)"),
+        ({"label": np.zeros(5, int)}, r"label is int64 \(5,\), expected whole \[30\], one a clip"),
+        ({"label": np.full(30, 3)}, r"label is 3 \.\. 3, expected one of the 3 classes"),
+        ({"subject": np.full(30, "a")}, r"subject is <U1 \(30,\), expected whole"),
+        ({"train": np.arange(30)}, r"train is int64 \(30,\), expected boolean"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            action_video.convert(source(tmp_path / "a.npz", **changes))
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
     with pytest.raises(SchemaError, match="not a whole"):
         action_video.convert(tmp_path / "b.npz")

@@ -1,6 +1,8 @@
 """Folders of videos become data sets: layouts, faults that are never fatal, interruption and going on."""
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from data_scripts import clips, video_schema, videos
 from data_scripts.clips import Clip
@@ -67,6 +70,22 @@ def test_a_folder_becomes_a_data_set(folder, tmp_path):
     assert made.name == found.name
 
 
+def test_the_stated_command_makes_the_file_anew(tmp_path, monkeypatch):
+    """Parsed as a shell does: a folder with a space in its name, or given as `.`."""
+    folder = tmp_path / "my videos"
+    encode(folder / "wave/1.avi", pictures(5))
+    encode(folder / "clap/1.avi", pictures(5))
+    for source, inside in ((folder, tmp_path), (Path("."), folder)):
+        monkeypatch.chdir(inside)
+        made, _ = videos.convert(options(tmp_path, source=source, sampling="first", every=2, seed=3))
+        words = shlex.split(made.rebuild)
+        assert words[:3] == ["python", "-m", "data_scripts.videos"]
+        again = tyro.cli(Options, args=words[3:])
+        assert again == options(
+            tmp_path, source=Path("my videos"), out=Path("FILE"), sampling="first", every=2, seed=3, workers=0
+        )
+
+
 def test_stated_splits_are_kept(tmp_path):
     for split in ("train", "test"):
         for clip in range(8 if split == "train" else 2):
@@ -75,6 +94,34 @@ def test_stated_splits_are_kept(tmp_path):
     for i, name in enumerate(found.name):
         assert (found.split[i] == 2) == name.startswith("test/")
     assert [len(found.of(split)) for split in range(3)] == [6, 2, 2]
+
+
+def test_a_recording_may_be_called_test(tmp_path):
+    for name in ("wave/monday/test/1.avi", "clap/val/1.avi", "train/wave/1.avi"):
+        encode(tmp_path / "in" / name, pictures(3))
+    found, _ = videos.listing(tmp_path / "in")
+    assert {clip.name: (clip.classes, clip.group, clip.split) for clip in found} == {
+        "wave/monday/test/1.avi": (("wave",), "wave/monday/test", None),
+        "clap/val/1.avi": (("clap",), "clap/1.avi", 1),
+        "train/wave/1.avi": (("wave",), "wave/1.avi", 0),
+    }
+
+
+def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
+    """A video beside the class folders or in a split's own folder; a name in bytes of another encoding."""
+    (tmp_path / "in").mkdir()
+    for name in ("wave/1.avi", "root.avi", "train/1.avi"):
+        encode(tmp_path / "in" / name, pictures(3))
+    latin = os.fsencode(tmp_path / "in/wave") + b"/\xe9t\xe9.avi"
+    with open(latin, "wb") as file:
+        file.write((tmp_path / "in/wave/1.avi").read_bytes())
+    clips.run(options(tmp_path), videos.convert)
+    assert video_schema.read(tmp_path / "out.h5").name == ["wave/1.avi"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "left out: root.avi lies in no class folder",
+        "left out: train/1.avi lies in no class folder",
+        r"left out: wave/\udce9t\udce9.avi has a name that is not UTF-8",
+    ]
 
 
 def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
@@ -199,6 +246,65 @@ def test_other_options_do_not_go_on(folder, tmp_path):
         SchemaError, match=r"out\.h5\.part was begun with --frames 9; give these options again"
     ):
         videos.convert(options(tmp_path))
+
+
+def test_no_process_outlives_a_killed_parent(folder, tmp_path):
+    """Processes that waited for another video held their memory until the machine went down."""
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(tmp_path / "out.h5")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,  # held open by each process of the pool
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out.h5.part").glob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    try:
+        process.communicate(timeout=20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+LIMITED = """
+import resource, sys
+from data_scripts import videos
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+    videos.main()
+"""
+
+
+@pytest.mark.parametrize("limit", [9_000, 50_000], ids=["clip", "stack"])
+def test_a_disk_that_fills_is_a_sentence_and_the_next_start_goes_on(limit, folder, tmp_path):
+    """A limit on the size of files fails a write as a full disk does: that of a clip, or of all clips together."""
+    script, out = tmp_path / "script.py", tmp_path / "out.h5"
+    script.write_text(LIMITED)
+    given = ["--source", folder, "--out", out, "--frames", "4", "--size", "32x24", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, script, str(limit), *given],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "File too large; once that is mended, the same command goes on" in done.stderr
+    assert not out.exists()
+    videos.convert(options(tmp_path))
+    videos.convert(options(tmp_path, out=tmp_path / "whole.h5"))
+    assert video_schema.read(out).checksum == video_schema.read(tmp_path / "whole.h5").checksum
+
+
+def test_two_videos_of_one_name_are_named(folder, tmp_path):
+    """They would be one file while decoding, and stand in training and test."""
+    listed = [Clip(folder / f"wave/rec0/{i}.avi", "same.avi", ("wave",), "rec0") for i in range(2)]
+    with pytest.raises(SchemaError, match=r"rec0/0\.avi and .*rec0/1\.avi are both same\.avi"):
+        clips.make(tmp_path / "out.h5", listed, ["wave"], options(tmp_path), STATED)
 
 
 def test_a_fault_while_decoding_is_a_sentence():

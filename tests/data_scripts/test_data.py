@@ -108,7 +108,7 @@ def test_a_truncated_or_empty_file_is_named(file):
 def test_a_failed_write_leaves_the_old_file(file, furniture, monkeypatch):
     before = file.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SchemaError, match=r"could not be written \(disk full\)"):
         schema.write(file, schema.read(file))
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]

@@ -1,6 +1,8 @@
 """Videos of several codecs and containers, encoded here and read back; broken ones named."""
 
 import struct
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,10 +146,49 @@ def test_broken_videos_are_named(tmp_path, small_video):
     ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")]
 )
 def test_a_truncated_video_is_named(name, codec, tmp_path):
-    path = encode(tmp_path / name, np.tile(pictures(24), (4, 1, 1, 1)), codec, options={"g": "8"})
+    path = encode(tmp_path / name, np.tile(pictures(24), (8, 1, 1, 1)), codec, options={"g": "8"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
     with pytest.raises(VideoError, match=r"cannot be decoded|stops after .*truncated"):
         read_clip(path, name, all_frames())
+
+
+def test_a_clip_cut_without_encoding_is_whole(tmp_path):
+    """From the last key frame before the cut on, with an edit list that hides what comes before the cut."""
+    given = pictures(72)
+    whole = encode(tmp_path / "whole.mp4", given, "libx264", options={"g": "72", "bf": "0"})
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
+        stream = source.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        start = int(1 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, copied
+                target.mux(packet)
+    found = read_clip(tmp_path / "cut.mp4", "cut", all_frames())
+    assert found.shape[0] == 48
+    assert np.abs(found.astype(int) - given[24:]).mean() < 6
+
+
+def test_an_avi_that_repeats_frames_is_whole(tmp_path):
+    """Frames at uneven times: the container counts the repeated ones, which hold nothing and decode to nothing."""
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for i, picture in enumerate(pictures(8)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 5 * i, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "a.avi")) as container:
+        assert container.streams.video[0].frames > 30
+    found = read_clip(tmp_path / "a.avi", "a", all_frames())
+    assert found.shape[0] == 8
+
+
+def test_a_name_is_no_address(tmp_path, small_video, monkeypatch):
+    (tmp_path / "scene:1.avi").write_bytes(small_video)
+    monkeypatch.chdir(tmp_path)
+    assert len(read_clip(Path("scene:1.avi"), "a", all_frames())) == 20
 
 
 def test_sound_without_pictures_is_named(tmp_path):

@@ -190,6 +190,30 @@ def test_damaged_bytes_in_a_zip_are_named(tmp_path):
         archive.extract(path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
+def test_a_flipped_bit_is_an_error(mode, tmp_path):
+    """gzip's checksum stands at the end of its file, behind what tar reads; the data do not compress."""
+    path = tmp_path / f"a.tar.{mode}"
+    with tarfile.open(path, f"w:{mode}") as tar:
+        for name in ("a.bin", "b.bin"):
+            info = tarfile.TarInfo(name)
+            info.size = 100_000
+            tar.addfile(info, io.BytesIO(np.random.default_rng(0).bytes(info.size)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"a\.tar\.\w+ is (broken|no whole)"):
+        archive.extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_disk_refuses_is_a_sentence(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x" * 300, "")
+    with pytest.raises(ArchiveError, match=r"cannot be unpacked into .*out \(File name too long\); TMPDIR"):
+        archive.extract(tmp_path / "a.zip", tmp_path / "out")
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_a_tar_is_whole_or_an_error_wherever_it_is_cut(mode, tmp_path):
     path, random = tmp_path / "a.tar", np.random.default_rng(0)

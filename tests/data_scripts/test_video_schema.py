@@ -132,6 +132,23 @@ def test_a_faulty_set_is_not_written(small, tmp_path):
         video_schema.read(tmp_path / "a.h5")
 
 
+def test_a_disk_that_fills_while_writing_is_a_sentence(small, tmp_path, run_python):
+    """In another process whose files are limited; HDF5 says so only when it closes the file."""
+    video_schema.write(tmp_path / "a.h5", small)
+    script = (
+        "import resource, sys\nfrom pathlib import Path\nfrom data_scripts import video_schema\n"
+        "videos, out = video_schema.read(Path(sys.argv[1])), Path(sys.argv[2])\n"
+        "for size in (100, 3000):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "    try: video_schema.write(out, videos)\n"
+        "    except video_schema.SchemaError as error: print(error)\n"
+    )
+    done = run_python("-c", script, str(tmp_path / "a.h5"), str(tmp_path / "b.h5"))
+    said = f"{tmp_path / 'b.h5'} could not be written (file too large)."
+    assert done.stdout.replace("File", "file").splitlines() == [said] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
 # --- folds -------------------------------------------------------------------------------------------------------
 
 

@@ -138,6 +138,9 @@ def test_broken_lists_of_hollywood2_are_named(hollywood, tmp_path):
     (hollywood / "ClipSets/Kiss_train.txt").write_text("actioncliptrain00001 yes\n")
     with pytest.raises(SchemaError, match=r"Kiss_train.txt, line 1: .* expected a clip and 1 or -1"):
         hollywood2.listing(tmp_path)
+    (hollywood / "ClipSets/Kiss_train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SchemaError, match=r"Kiss_train.txt, line 1: .* expected a clip"):
+        hollywood2.listing(tmp_path)
     (hollywood / "ClipSets/Kiss_train.txt").unlink()
     with pytest.raises(SchemaError, match=r"Kiss_train\.txt is not there"):
         hollywood2.listing(tmp_path)
@@ -184,6 +187,12 @@ def test_hmdb51(hmdb, tmp_path):
     (lists / "wave_test_split1.txt").write_text("one_wave_0.avi train\n")
     with pytest.raises(SchemaError, match=r"line 1: .* expected a file name and 0, 1 or 2"):
         hmdb51.stated_split(lists, 1)
+
+
+def test_an_unpacked_hmdb51_needs_no_archive_that_lies_beside(hmdb, tmp_path):
+    org, lists = hmdb
+    (org / "wave.rar").write_bytes(b"Rar! not opened")
+    check_hmdb(*hmdb51.convert(hmdb51.Options(source=org, splits=lists, out=tmp_path / "a.h5", **WISH)))
 
 
 @needs_unrar

@@ -43,6 +43,27 @@ def test_the_same_product_twice_is_the_same_bits() -> None:
     assert torch.equal(_gemm.mm(x, y.T), _gemm.mm(x, y.T))
 
 
+def test_linear_and_its_gradients_are_pytorchs() -> None:
+    x, weight, bias = torch.randn(5, 700, 66), torch.randn(70, 66), torch.randn(70)
+    gradient = torch.randn(5, 700, 70)
+    found = []
+    for function, dtype in ((_gemm.linear, torch.float32), (torch.nn.functional.linear, torch.float64)):
+        inputs = [t.detach().clone().to(dtype).requires_grad_() for t in (x, weight, bias)]
+        y = function(*inputs)
+        y.backward(gradient.to(dtype))
+        found.append([y.detach(), *(t.grad for t in inputs)])
+    for mine, right, summed in zip(*found, (66, 70, 3500, 3500)):
+        assert mine is not None
+        torch.testing.assert_close(mine.double(), right, rtol=0, atol=4e-7 * summed)
+
+
+def test_linear_asks_for_no_gradient_that_nobody_needs() -> None:
+    x, weight = torch.randn(2048, 64), torch.randn(64, 64, requires_grad=True)
+    _gemm.linear(x, weight).sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+
+
 def test_other_types_are_left_to_aten() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         x = torch.randn(2048, 64, dtype=dtype)

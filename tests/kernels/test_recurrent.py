@@ -1,6 +1,7 @@
 """kron_linear and the sequences: the textbook in float64, gradcheck, one graph, opcheck, no spill, one launch."""
 
 import importlib
+from unittest import mock
 
 import pytest
 import torch
@@ -60,56 +61,78 @@ def test_kron_linear_is_the_kronecker_product(name, bytes_):
 def test_kron_linear_takes_pieces_of_a_large_input():
     """More rows than one piece that stays in the cache, and a last one that is not whole."""
     a, c = (torch.randn(2, n, 3, dtype=D, requires_grad=True) for n in (300, 200))
-    x = torch.randn(11, 60_000, dtype=D, requires_grad=True)
+    x = torch.randn(41, 60_000, dtype=D, requires_grad=True)
     assert x.numel() > 2 * KRON.CHUNK
     compare(kron_linear(x, a, c) / 100, x @ oracle.kron(a, c) / 100, [x, a, c])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_lstm_sequence_is_the_loop(name, lengths, reverse, recompute):
+def test_lstm_sequence_is_the_loop(name, lengths, reverse):
     a, c = factors(name, 4)
     gx, h0, c0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 4 * H), (B, H), (B, H)))
     lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
     factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
     mine = lstm_sequence(
-        gx, a, c, h0, c0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed, recompute=recompute
+        gx, a, c, h0, c0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
     )  # fmt: skip
     right = oracle.lstm(gx, oracle.kron(a, c), h0, c0, lengths, reverse, factor.to(D))
     compare(mine, right, [gx, a, c, h0, c0])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_gru_sequence_is_the_loop(name, lengths, reverse, reset, recompute):
+def test_gru_sequence_is_the_loop(name, lengths, reverse, reset):
     a, c = factors(name, 3)
     gx, h0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 3 * H), (B, H)))
     b_n = torch.randn(H, dtype=D, requires_grad=True) if reset == "after" else None
     lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
     factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
     mine = gru_sequence(
-        gx, a, c, b_n, h0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed, recompute=recompute
+        gx, a, c, b_n, h0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
     )  # fmt: skip
     right = oracle.gru(gx, oracle.kron(a, c), b_n, h0, lengths, reverse, factor.to(D))
     compare(mine, right, [gx, a, c, h0] + ([] if b_n is None else [b_n]))
 
 
-def test_what_comes_after_the_length_is_not_read():
-    a, c = factors("square", 4)
-    gx = torch.randn(T, B, 4 * H, dtype=D)
-    lengths = torch.tensor([5, 1, 3])
+def outcomes(run, gx, *more):
+    """Values and gradients of all inputs."""
+    leaves = [t.detach().clone().requires_grad_() for t in (gx, *more)]
+    out = run(*leaves)
+    return [*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "gru after", "gru before"])
+def test_what_comes_after_the_length_is_not_read(kind, reverse):
+    """Neither in forward nor, where it is NaN, in backward."""
+    gates, more = (4, ()) if kind == "lstm" else (3, (torch.randn(H, dtype=D),) * (kind == "gru after"))
+    gx = torch.randn(T, B, gates * H, dtype=D)
+    options = {"lengths": torch.tensor([5, 1, 3]), "reverse": reverse}
     spoilt = gx.clone()
     spoilt[3:, 2] = torch.nan
-    for reverse in (False, True):
-        for mine, right in zip(
-            *(lstm_sequence(v, a, c, lengths=lengths, reverse=reverse) for v in (spoilt, gx))
-        ):
-            assert torch.equal(mine, right)
+    sequence = lstm_sequence if kind == "lstm" else gru_sequence
+    inputs = (*factors("square", gates), *more)
+    for mine, right in zip(
+        *(outcomes(lambda *leaves: sequence(*leaves, **options), v, *inputs) for v in (spoilt, gx))
+    ):
+        assert torch.equal(mine, right)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gates_are_saved_for_backward_alone(kind):
+    module, sequence, gates = (LSTM, lstm_sequence, 4) if kind == "lstm" else (GRU, gru_sequence, 3)
+    inputs = (torch.randn(T, B, gates * H, dtype=D), *factors("square", gates))
+    frozen = [t.detach() for t in inputs]
+    with mock.patch.object(module, "_fwd", side_effect=module._fwd) as forward:
+        sequence(*inputs)
+        sequence(*frozen)
+        with torch.no_grad():
+            sequence(*inputs)
+    assert [call.args[-1] for call in forward.call_args_list] == [True, False, False]
 
 
 def calls(dtype=D):
@@ -122,8 +145,8 @@ def calls(dtype=D):
     return {
         "kron_linear": (lambda x, a, c, b: kron_linear(x, a, c, b, scale=0.5, shift=0.1), (x, *pair, bias)),
         "lstm_sequence": (lambda g, a, c, h: lstm_sequence(g, a, c, h, 2 * h, **more), (gx, *four, h)),
-        "lstm_sequence, recomputed": (
-            lambda g, a, c, h: lstm_sequence(g, a, c, h, reverse=True, recompute=True),
+        "lstm_sequence, reverse": (
+            lambda g, a, c, h: lstm_sequence(g, a, c, h, reverse=True),
             (gx, *four, h),
         ),
         "gru_sequence": (
@@ -204,7 +227,8 @@ def test_bad_input_is_named():
     a, c = factors("square", 4, torch.float32)
     gx = torch.zeros(T, B, 4 * H)
     for call, message in (
-        (lambda: kron_linear(torch.zeros(2, 11), a, c), r"x must be \[\.\.\., 12\]"),
+        (lambda: kron_linear(torch.zeros(2, 11), a, c), r"x must be \[\.\.\., 12\], .* got \[2, 11\]"),
+        (lambda: kron_linear(torch.zeros(0, 12), a, c), r"with a row at least; got \[0, 12\]"),
         (lambda: kron_linear(torch.zeros(2, 12), a, c[0]), r"a must be \[S, p, u\]"),
         (lambda: kron_linear(torch.zeros(2, 12), a, c, torch.zeros(3)), r"bias must be \[48\]"),
         (lambda: lstm_sequence(gx[..., 1:], a, c), r"gx must be \[T, B, 48\]"),
@@ -218,14 +242,45 @@ def test_bad_input_is_named():
             lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5, 6, 3])),
             "lengths must be from 1 to T = 5; got 3 to 6",
         ),
-        (lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5.0, 6, 3])), r"lengths must be int64 \[3\]"),
+        (
+            lambda: lstm_sequence(gx, a, c, lengths=torch.tensor([5.0, 6, 3])),
+            r"lengths must be an int64 tensor \[3\]",
+        ),
+        (lambda: lstm_sequence(gx, a, c, lengths=[5, 6, 3]), r"got \[5, 6, 3\]"),
+        (
+            lambda: lstm_sequence(gx, a, c, lengths=torch.ones(3, dtype=torch.int64, device="meta")),
+            "lengths must be where gx is, on cpu; they are on meta",
+        ),
         (lambda: lstm_sequence(gx, a, c, recurrent_dropout=1.0), "at least 0 and below 1; got 1.0"),
         (lambda: gru_sequence(gx, a, c), r"must make a matrix \[H, 3 H\]"),
+        (
+            lambda: gru_sequence(gx[..., :12], torch.zeros(2, 4, 2), torch.zeros(2, 1, 6)),
+            r"u must be 1 or a multiple of 3, .* got a \[2, 4, 2\]",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(TypeError, match=r"floating point or uint8; got .* int64"):
         kron_linear(torch.zeros(2, 12, dtype=torch.int64), a, c)
+
+
+@pytest.mark.parametrize(
+    ("allow", "expected"),
+    [
+        ("backends.cuda.matmul.allow_tf32 = True", "tf32"),
+        ("set_float32_matmul_precision('high')", "tf32"),
+        ("backends.cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+        ("backends.cuda.matmul.fp32_precision = 'ieee'", "ieee"),
+        ("manual_seed(0)", "ieee"),
+    ],
+)
+def test_products_round_to_tf32_where_torch_is_allowed_to(allow, expected, run_python):
+    """By each of torch's settings; once one kind is used, torch refuses to read the other."""
+    code = "import torch; from types import SimpleNamespace as N; from kernels._triton import precision"
+    done = run_python(
+        "-c", f"{code}; torch.{allow}; print(precision(N(is_cuda=True)), precision(N(is_cuda=False)))"
+    )
+    assert done.stdout.split() == [expected, "ieee"], done.stderr
 
 
 # Hidden matrices: A and C of UCF11's TT and HT, low rank (TR, HT split) and dense at 256; and of wider ones.
@@ -247,32 +302,35 @@ INPUT = {
 }
 
 
-def lstm_launches(name, dtype, extras):
+def lstm_launches(name, dtype, extras, frames=2, batch=16):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in HIDDEN[name])
     hidden = a.shape[1] * c.shape[1]
-    lengths, factor = (torch.ones(16, dtype=torch.int64), torch.ones(16, hidden)) if extras else (None, None)
-    gx, h = torch.zeros(2, 16, 4 * hidden, dtype=dtype), torch.zeros(16, hidden, dtype=dtype)
-    hs, wide = torch.zeros(3, 16, hidden, dtype=dtype), torch.zeros(3, 16, hidden)
+    lengths, factor = (
+        (torch.ones(batch, dtype=torch.int64), torch.ones(batch, hidden)) if extras else (None, None)
+    )
+    gx, h = torch.zeros(frames, batch, 4 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
+    hs, wide = torch.zeros(frames + 1, batch, hidden, dtype=dtype), torch.zeros(frames + 1, batch, hidden)
     return launches(LSTM._launch_fwd, gx, a, c, h, h, lengths, factor, extras, True), launches(
         LSTM._launch_bwd, hs[1:], wide[0], wide[0], gx, hs, wide, a, c, lengths, factor, extras
     )
 
 
-def gru_launches(name, dtype, extras):
+def gru_launches(name, dtype, extras, frames=2, batch=16):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in HIDDEN[name])
     a, c = (a[:, :, : 3 * a.shape[2] // 4], c) if a.shape[2] > 1 else (a, c[:, :, : 3 * c.shape[2] // 4])
     hidden = a.shape[1] * c.shape[1]
     b_n = torch.zeros(hidden, dtype=dtype) if extras else None
-    gx, h = torch.zeros(2, 16, 3 * hidden, dtype=dtype), torch.zeros(16, hidden, dtype=dtype)
-    hs, gates = torch.zeros(3, 16, hidden, dtype=dtype), torch.zeros(2, 16, (4 if extras else 3) * hidden)
+    gx, h = torch.zeros(frames, batch, 3 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
+    hs = torch.zeros(frames + 1, batch, hidden, dtype=dtype)
+    gates = torch.zeros(frames, batch, (4 if extras else 3) * hidden)
     return launches(GRU._launch_fwd, gx, a, c, b_n, h, None, None, False, True), launches(
         GRU._launch_bwd, hs[1:], h.float(), gates, hs, a, c, b_n, None, None, False
     )
 
 
-def linear_launches(name, dtype, bytes_):
+def linear_launches(name, dtype, bytes_, rows=8):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in INPUT[name])
-    x = torch.zeros(8, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
+    x = torch.zeros(rows, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
     y, t = KRON._fake_fwd(x, a, c, None, 1.0, 0.0)
     return launches(KRON._launch_fwd, x, a, c, y[0], 1.0, 0.0), launches(
         KRON._launch_bwd, y, x, t, a, c, 1.0, 0.0, False
@@ -306,6 +364,15 @@ def test_no_kernel_spills(target):
         *linear_launches("tt-ucf11", torch.bfloat16, True),
     ]
     assert_no_spill(made, [target])
+
+
+def test_one_frame_of_one_row_compiles():
+    """Triton makes a constant of an argument that is 1, and constants have no methods."""
+    made = [*linear_launches("tt-ucf11", torch.float32, True, rows=1)]
+    for extras in (False, True):
+        made += lstm_launches("ht-256", torch.float32, extras, 1, 1)
+        made += gru_launches("ht-256", torch.float32, extras, 1, 1)
+    assert_no_spill(made, ["sm_90"])
 
 
 @pytest.mark.slow

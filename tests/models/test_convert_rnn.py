@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import TensorGRU, TensorLSTM
-from models.tensor_rnn import suffix
+from models.convert_rnn import suffix
 
 from .test_tensor_rnn import EXACT, SPECS, D, H, flat, rnn
 

@@ -3,11 +3,13 @@
 import itertools
 import math
 import warnings
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
-from models.formats import BT, CP, HT, TR, TT, Tucker
+from models.formats import BT, CP, HT, TR, TT, Tucker, network
 
 UCF, GATES = (8, 20, 20, 18), (16, 4, 4, 4)  # 57,600 to 4 x 256
 CNN, WIDE = (64, 32), (128, 64)  # 2,048 to 4 x 2,048
@@ -57,6 +59,16 @@ def test_the_best_order_is_the_best_of_all(name):
     f = small()[name]
     all_orders = itertools.permutations(range(len(f.cores)))
     assert f.macs() == min(f.macs(order) for order in all_orders)
+
+
+def test_a_tree_of_many_modes_has_an_order_at_once():
+    """31 cores: all sets of them would take hours. Looking at three times as many finds no better order."""
+    f = HT((2,) * 8, (2,) * 8, 2, leaves="interleaved")
+    found = f.macs()
+    assert found <= min(f.macs(order) for order in (range(31), reversed(range(31))))
+    f._order = None
+    with mock.patch.object(network, "WIDTH", 300):
+        assert f.macs() == found
 
 
 def test_one_pair_of_modes_is_the_matrix_itself():
@@ -178,6 +190,18 @@ def test_what_has_the_form_is_found_again(name):
     torch.testing.assert_close(again.to_dense(), weight, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matrix_of_zeros_is_fitted(name):
+    found = refitted(small()[name], torch.zeros(12, 12, dtype=torch.float64))
+    assert found.error == 0
+
+
+def test_ranks_may_be_of_numpy():
+    for ranks in (np.int64(2), np.array([2, 2])):
+        assert TT(SMALL_IN, SMALL_OUT, ranks).ranks == (2, 2)
+    assert Tucker(SMALL_IN, SMALL_OUT, np.int64(2)).ranks == (2, 2, 2)
+
+
 @pytest.mark.parametrize("name", ["tr", "bt", "cp", "cp-paired"])
 def test_alternating_least_squares_come_near(name):
     """From anywhere to within some percent (the problem has local minima), from nearby to the point itself."""
@@ -246,6 +270,10 @@ def test_bad_arguments_are_named():
         HT(SMALL_IN, SMALL_OUT, 2, leaves="both")
     with pytest.raises(ValueError, match="either ranks or eps"):
         TR.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT)
+    with pytest.raises(ValueError, match=r"eps is a part of \|W\|, 0 or more; got -1"):
+        HT.from_dense(torch.randn(12, 12), SMALL_IN, SMALL_OUT, eps=-1)
+    with pytest.raises(ValueError, match=r"ranks of None are for paired=False. Got \[2, None, 2\]"):
+        Tucker(SMALL_IN, SMALL_OUT, (2, None, 2))
     with pytest.raises(ValueError, match=r"weight must be \[12, 12\]; got \[12, 10\]"):
         TT.from_dense(torch.randn(12, 10), SMALL_IN, SMALL_OUT, ranks=2)
 

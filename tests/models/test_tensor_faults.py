@@ -27,6 +27,7 @@ BAD = {
     "out modes": (lambda: TensorLSTM(12, 13, ih=SPECS["ht"]), r"out_modes \[2, 3, 2\] multiply to 12, and the size is 13"),
     "no modes": (lambda: lstm(ih=FormatSpec("tt", ranks=(2,))), r"in_modes \[\] multiply to nothing"),
     "ranks": (lambda: lstm(ih=replace(SPECS["tt"], ranks=(2, 2, 2))), r"TT takes 2 ranks here .* got \[2, 2, 2\]"),
+    "one rank": (lambda: FormatSpec("tt", (3, 4), (3, 4), 4), r"ranks is a tuple, as \(4,\); got 4"),
     "no ranks": (lambda: lstm(hh=replace(SPECS["tt"], ranks=())), "tt needs ranks: one for all bonds"),
     "format": (lambda: FormatSpec("tucer"), r"there is no format 'tucer'; .* Did you mean 'tucker'\?"),
     "format far": (lambda: FormatSpec("xyz"), r"there is no format 'xyz'; expected one of \['dense', 'tt'"),
@@ -44,25 +45,37 @@ BAD = {
     "layers": (lambda: TensorLSTM(12, H, 2, ih=[SPECS["tt"]] * 3), "one for each of 2; got 3"),
     "length 0": (lambda: lstm()(torch.zeros(T, B, 12), lengths=torch.tensor([4, 0, 1])), "from 1 to T = 4; got 0 to 4"),
     "length 5": (lambda: lstm()(torch.zeros(T, B, 12), lengths=torch.tensor([4, 5, 1])), "from 1 to T = 4; got 1 to 5"),
-    "lengths": (lambda: lstm()(torch.zeros(T, B, 12), lengths=torch.tensor([4, 2])), r"lengths must be int64 \[3\]"),
+    "lengths": (
+        lambda: lstm()(torch.zeros(T, B, 12), lengths=torch.tensor([4, 2])),
+        r"lengths must be an int64 tensor \[3\], the frames of each row; got \[2\] int64",
+    ),
+    "lengths on another device": (
+        lambda: lstm().to("meta")(torch.zeros(T, B, 12, device="meta"), lengths=torch.tensor([4, 0, 1])),
+        "from 1 to T = 4; got 0 to 4",
+    ),
     "lengths twice": (
         lambda: lstm()(pack(torch.zeros(T, B, 12), False), lengths=LENGTHS),
         "a packed x has its lengths with it",
     ),
-    "no frames": (lambda: lstm()(torch.zeros(0, B, 12)), r"gx must be \[T, B, 48\] with T, B >= 1"),
+    "no frames": (lambda: lstm()(torch.zeros(0, B, 12)), r"with a frame at least; got \[0, 3, 12\]"),
+    "no rows": (lambda: lstm()(torch.zeros(T, 0, 12)), r"with a frame at least; got \[4, 0, 12\]"),
     "nan": (lambda: lstm()(frames_with_nan()), "x has NaN or infinite frames"),
     "nan clip": (
         lambda: VideoClassifier(lstm(batch_first=True), 3)(frames_with_nan().view(T, B, 2, 2, 3)),
         "x has NaN or infinite frames",
     ),
-    "input size": (lambda: lstm()(torch.zeros(T, B, 13)), r"x must be \[T, B, 12\] or \[T, 12\]; got \[4, 3, 13\]"),
+    "input size": (lambda: lstm()(torch.zeros(T, B, 13)), r"x must be \[T, B, 12\] or \[T, 12\], .* got \[4, 3, 13\]"),
     "input order": (
         lambda: lstm(batch_first=True)(torch.zeros(1, T, B, 12)),
-        r"x must be \[B, T, 12\] or \[T, 12\]; got \[1, 4, 3, 12\]",
+        r"x must be \[B, T, 12\] or \[T, 12\], .* got \[1, 4, 3, 12\]",
     ),
     "state": (
         lambda: lstm()(torch.zeros(T, B, 12), (torch.zeros(1, 2, H), torch.zeros(1, 2, H))),
         r"first state must be \(h_0, c_0\), each \[1, 3, 12\]; got \[\[1, 2, 12\], \[1, 2, 12\]\]",
+    ),
+    "state of one sequence": (
+        lambda: lstm()(torch.zeros(T, 12), (torch.zeros(1, 1, H), torch.zeros(1, 1, H))),
+        r"first state must be \(h_0, c_0\), each \[1, 12\]; got \[\[1, 1, 12\], \[1, 1, 12\]\]",
     ),
     "state of an lstm": (
         lambda: lstm()(torch.zeros(T, B, 12), torch.zeros(1, B, H)),
@@ -72,10 +85,8 @@ BAD = {
         lambda: TensorGRU(12, H)(torch.zeros(T, B, 12), (torch.zeros(1, B, H), torch.zeros(1, B, H))),
         r"first state must be h_0, \[1, 3, 12\]; got \[\[1, 3, 12\], \[1, 3, 12\]\]",
     ),
-    "recurrent dropout": (
-        lambda: lstm(recurrent_dropout=1.0)(torch.zeros(T, B, 12)),
-        "at least 0 and below 1; got 1.0",
-    ),
+    "dropout": (lambda: lstm(dropout=1.5), "dropout must be from 0 to 1, .* got 1.5 and 0.0"),
+    "recurrent dropout": (lambda: lstm(recurrent_dropout=1.0), "at least 0 and below 1; got 0.0 and 1.0"),
     "batch_first": (lambda: VideoClassifier(lstm(), 3), "make the RNN with batch_first=True"),
     "frames": (lambda: VideoClassifier(lstm(batch_first=True), 3)(torch.zeros(B, T)), r"frames must be \[B, T, \.\.\]"),
     "reset of a plain form": (

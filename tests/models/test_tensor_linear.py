@@ -51,6 +51,31 @@ def test_three_executions_are_one_function(name, gates):
             torch.testing.assert_close(a, b, **EXACT)
 
 
+@pytest.mark.parametrize("name", ["tt", "dense"])
+@pytest.mark.parametrize("way", WAYS)
+def test_each_execution_is_one_graph_under_compile(name, way):
+    layer = TensorLinear(12, 48, SPECS[name], gates=4, execution=way)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 12)
+    found = []
+    for run in (compiled, layer):
+        y = run(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
+    for mine, right in zip(*found, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("name", ["tt", "dense"])
+def test_inputs_become_the_type_of_the_weight(name):
+    layer = TensorLinear(12, 12, SPECS[name])
+    x = torch.randn(3, 12)
+    for way in (None, *WAYS):
+        layer.execution = way
+        for scale in (1.0, 2.0):
+            assert torch.equal(layer(x.to(D), scale=scale), layer(x, scale=scale))
+
+
 def test_the_planner_chooses_and_can_be_overruled():
     layer = TensorLinear(256, 1024, FormatSpec("tt", (4,) * 4, (4,) * 4, (4,)), gates=4)
     small, large = torch.randn(1, 256), torch.randn(40, 256)
@@ -98,8 +123,12 @@ def test_bad_arguments_are_named():
     layer = TensorLinear(12, 12, SPECS["ht"])
     for way in (None, *WAYS):
         layer.execution = way
-        with pytest.raises(ValueError, match=r"x must be \[\.\.\., 12\]; got \[2, 11\]"):
+        with pytest.raises(ValueError, match=r"x must be \[\.\.\., 12\], .* got \[2, 11\]"):
             layer(torch.zeros(2, 11))
+        with pytest.raises(ValueError, match=r"with a row at least; got \[0, 12\]"):
+            layer(torch.zeros(0, 12))
+        with pytest.raises(TypeError, match=r"floating point or uint8; got \[2, 12\] int64"):
+            layer(torch.zeros(2, 12, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"execution must be None or one of \('lowered', .* got 'fast'"):
         TensorLinear(12, 12, SPECS["ht"], execution="fast")
     with pytest.raises(
@@ -154,6 +183,17 @@ def test_the_table_adds_up_to_the_module(cell, place, bias):
     dense = plain(m.input_size, 12, 2, bidirectional=True, bias=bias)
     assert sum(row["dense_parameters"] for row in rnn_table(m)) == sum(p.numel() for p in dense.parameters())
     assert {row["kind"] for row in rnn_table(v)} == {"cores", "classifier"} | ({"bias"} if bias else set())
+
+
+def test_the_table_has_what_else_stands_around_the_rnn():
+    m, second = (rnn("ht", place, "lstm") for place in ("both", "ih"))
+    network = torch.nn.ModuleList([torch.nn.LayerNorm(12), m, second, torch.nn.Linear(12, 3)])
+    rows = rnn_table(network)
+    assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in network.parameters())
+    assert (rows[-1]["kind"], rows[-1]["parameters"], rows[-1]["macs"]) == ("classifier", 39, 36)
+    others = [row for row in rows if row["kind"] == "other"]
+    assert (others[0]["name"], others[0]["parameters"]) == ("0", 24)
+    assert sum(row["parameters"] for row in others[1:]) == sum(p.numel() for p in second.parameters())
 
 
 @pytest.mark.filterwarnings(USELESS)

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kernels import kron_linear
 from models import TensorGRU, TensorLSTM, VideoClassifier
+from models.convert_rnn import suffix
 from models.formats import FormatSpec
-from models.tensor_rnn import suffix
 from tests.oracle import recurrent as oracle
 
 D = torch.float64
@@ -197,6 +197,12 @@ def test_packed_padded_and_single_sequences(cell, batch_first):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_lengths_may_stand_on_the_cpu_wherever_x_is():
+    m = rnn("dense", "both", "lstm", bidirectional=True).to("meta")
+    out, (h, _) = m(torch.empty(T, B, 12, dtype=D, device="meta"), lengths=LENGTHS)
+    assert (out.shape, h.shape) == ((T, B, 2 * H), (2, B, H))
+
+
 @pytest.mark.parametrize(
     "case",
     [("tt", "both", "lstm"), ("ht", "mega", "lstm"), ("tr", "hh", "gru-before")],
@@ -300,6 +306,18 @@ def test_a_mega_grid_takes_sizes_that_do_not_fill_it(size, hidden, in_modes):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_the_grid_of_a_mega_matrix_does_not_depend_on_ranks():
+    """The cut of block terms does; but ranks found for `eps` come after x and h have taken their places."""
+    spec = FormatSpec("bt", (2, 4, 3, 4), (2, 2, 2, 2))
+    megas, cuts = [], set()
+    for rank in (1, 2, 4):
+        ranked = replace(spec, ranks=(rank,))
+        megas.append(TensorLSTM(72, 16, mega=ranked).mega[0])
+        cuts.add(ranked.build(96, 16, 4).kron_shapes()[1][1])
+    assert cuts == {12, 48}
+    assert {(m.x_rows, m.h_rows, m.h_places) for m in megas} == {(6, 2, 8)}
+
+
 def outcome(run, m, *arguments, **options):
     m.zero_grad()
     torch.manual_seed(3)
@@ -314,8 +332,9 @@ def outcome(run, m, *arguments, **options):
     [
         lambda: rnn("tt", "both", "lstm", bidirectional=True, recurrent_dropout=0.3).float(),
         lambda: rnn("ht", "mega", "gru-before", batch_first=True).float(),
+        lambda: rnn("tt", "both", "gru-after", 2, recompute=True, recurrent_dropout=0.3).float(),
     ],
-    ids=["lstm", "gru-mega"],
+    ids=["lstm", "gru-mega", "recompute"],
 )
 def test_one_graph_under_compile(make):
     m = make()
@@ -324,6 +343,28 @@ def test_one_graph_under_compile(make):
     x, *states = (v.detach().float() for v in inputs(m))
     for a, b in zip(outcome(compiled, m, x, as_state(states)), outcome(m, m, x, as_state(states))):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_recompute_keeps_the_input_of_a_layer_alone(cell):
+    """The same gradients, recurrent dropout included, from x and the first layer's hidden states."""
+    found, kept = [], []
+    x = torch.randn(T, B, 12, dtype=D)
+
+    def pack(t):
+        saved[t.untyped_storage().data_ptr()] = t.numel()
+        return t
+
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        m = rnn("tt", "both", cell, 2, recompute=recompute, recurrent_dropout=0.3)
+        saved = {}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            found.append(outcome(m, m, x))
+        kept.append(sum(saved.values()))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    assert kept[1] == 3 * x.numel() < kept[0] / 3  # and the output, which `outcome` squares
 
 
 def clips(batch):

@@ -1,6 +1,7 @@
 """A run on videos through the same engine: what it leaves, how it resumes, its protocols, what it says to bad input."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_scripts import video_schema
 from models.formats import FormatSpec
 from train import checkpoint, evaluate, predict, video
+from train.__main__ import main
 from train.config import Signature, VideoConfig
-from train.engine import Run, learning_rate
+from train.engine import Run, check, learning_rate
 from train.metrics import scores
 from train.network import load_network
 from train.recipes import RECIPES, recipe
+from train.report import command, curves
 
 from .conftest import small_video
 
@@ -122,6 +126,17 @@ def test_average_precision_by_hand():
     assert found.each[1].isnan()
 
 
+def test_a_curve_without_values_is_not_in_the_report(video_folder):
+    rows = [{"epoch": 0, "lr": 0.1, "train/loss": 1.0, "train/accuracy": 0.5, "gradient_norm": 1.0}]
+    charts = curves(small_video(video_folder), rows, "overall_accuracy")
+    assert [[line["name"] for line in chart["lines"]] for chart in charts] == [
+        ["training"],
+        ["training"],
+        ["mean"],
+        ["rate"],
+    ]
+
+
 def test_one_cycle_is_torchs(video_folder):
     config, steps = small_video(video_folder, epochs=4, lr=0.02), 7
     weight = torch.nn.Parameter(torch.zeros(1))
@@ -165,6 +180,8 @@ def test_a_held_out_fold_is_the_test_split(video_folder, clips):
     groups = [{clips.group[i] for i in split.index} for split in (data.train, data.test)]
     assert not groups[0] & groups[1]
     assert len(data.validation) == 0
+    with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 3 processes"):
+        check(small_video(video_folder), data, 3)
 
 
 def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch, capsys):
@@ -173,7 +190,12 @@ def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch,
     broken[1, 0, 0, 0] = np.nan
     np.save(tmp_path / "nan.npy", broken)
     np.save(tmp_path / "other.npy", clips.frames[0, :, :3])
-    files = [str(tmp_path / name) for name in ("clip.npy", "nan.npy", "other.npy", "none.npy")]
+    np.save(tmp_path / "whole.npy", clips.frames[0].astype(np.int64))  # no longer 0 .. 255 to the network
+    np.save(tmp_path / "wide.npy", clips.frames[0].astype(np.float32))
+    (tmp_path / "junk.npy").write_bytes(b"no array" * 9)
+    (tmp_path / "empty.npy").write_bytes(b"")
+    names = ("clip", "nan", "other", "none", "whole", "wide", "junk", "empty")
+    files = [str(tmp_path / f"{name}.npy") for name in names]
     monkeypatch.setattr(sys, "argv", ["predict", str(finished), *files, "--json"])
     with pytest.raises(SystemExit) as stopped:
         predict.main()
@@ -184,12 +206,18 @@ def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch,
     expected = dict(zip(clips.class_names, logits.softmax(1)[0].tolist()))
     assert found["probabilities"] == pytest.approx(expected, abs=1e-4)
     said = str(stopped.value)
-    assert "nan.npy holds NaN" in said
+    for name in ("nan", "whole", "wide"):
+        assert f"{name}.npy holds" in said
+    assert "junk.npy is not a whole .npy file" in said
+    assert "empty.npy is not a whole .npy file" in said
     assert "expected frames [T, 6, 8, 1]" in said
     assert "none.npy is not there" in said
 
 
-def test_bad_input_is_named(video_folder, tmp_path):
+def test_bad_input_is_named(video_folder, clips, tmp_path):
+    one_class = tmp_path / "one.h5"
+    video_schema.write(one_class, replace(clips, label=clips.label * 0, class_names=["right"]))
+
     def refused(match, **options):
         with pytest.raises(ValueError, match=match):
             Run(small_video(video_folder, out=tmp_path / "a", **options))
@@ -199,11 +227,77 @@ def test_bad_input_is_named(video_folder, tmp_path):
     refused(r"needs the fold to test on: --held-out, one of \[0, 1, 2, 3, 4\]; got None", protocol="fold")
     refused("got 7", protocol="group-fold", held_out=7)
     refused("hidden must be at least 1; got 0", hidden=0)
+    refused("std must be above 0; got 0.0", std=0.0)
+    refused("clip must be above 0; got -1.0", clip=-1.0)
+    refused("lr must be above 0; got 0.0", lr=0.0)
+    refused("lr_epochs must be at least 1; got 0", schedule="step", lr_epochs=0)
+    refused("recurrent_dropout must be in 0 .. 1, below 1; got 1.5", recurrent_dropout=1.5)
+    refused("seed must be at least 0; got -1", seed=-1)
+    refused("has one class, right: nothing to tell apart", data=one_class)
     refused("the size is 48", mega=FormatSpec(), ih=replace(TT, in_modes=(6, 7)))
     refused("moving_furniture makes one", data=tmp_path / "none.h5")
     with pytest.raises(ValueError, match="Did you mean 'tt'"):
         FormatSpec(format="ttt")
     assert not (tmp_path / "a").exists()
+
+
+def test_another_file_of_clips_is_not_gone_on_with(video_folder, clips, tmp_path):
+    """Or half of a run would have learnt from other clips, and no figure would say so."""
+    data, out = tmp_path / "clips.h5", tmp_path / "run"
+    video_schema.write(data, clips)
+    Run(small_video(video_folder, data=data, out=out, epochs=1)).train()
+    assert json.loads((out / "summary.json").read_text())["data"] == video_schema.read(data).checksum
+    video_schema.write(data, replace(clips, label=clips.label[::-1].copy()))
+    with pytest.raises(ValueError, match=r"clips\.h5 is not the file that .*run began with"):
+        Run(replace(recipe("action-video"), resume=out))
+
+
+def test_evaluation_on_frames_of_another_size_is_refused(finished, clips, tmp_path, monkeypatch):
+    video_schema.write(tmp_path / "a.h5", replace(clips, frames=clips.frames[:, :, :, :4]))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(finished), "--data", str(tmp_path / "a.h5")])
+    with pytest.raises(
+        SystemExit, match=r"has samples \[5, 6, 4, 1\], the run was trained on \[5, 6, 8, 1\]"
+    ):
+        evaluate.main()
+
+
+def test_an_interruption_says_how_to_go_on(video_folder, tmp_path, monkeypatch):
+    def interrupted(run):
+        run.folder.mkdir()
+        (run.folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "train", interrupted)
+    given = [
+        "--data",
+        video_folder / "clips.h5",
+        "--out",
+        tmp_path / "run",
+        "--mega.format",
+        "dense",
+        "--batch-size",
+        4,
+    ]
+    monkeypatch.setattr(sys, "argv", ["train", "action-video", *map(str, given)])
+    with pytest.raises(SystemExit, match=r"python -m train action-video --resume .*/run$"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("fdht-lstm-video", {"mega": FormatSpec(), "ih": TT, "bidirectional": True}),
+        ("action-video", {"train_on_validation": False, "clip": None, "data": Path("a b.h5")}),
+        ("hmdb51-tt-lstm", {"protocol": "split", "held_out": None, "frames": None}),
+    ],
+)
+def test_the_printed_command_makes_the_same_config(name, changes, monkeypatch):
+    config, seen = replace(recipe(name), **changes), []
+    monkeypatch.setattr("train.engine.Run", lambda config: seen.append(config) or sys.exit())
+    monkeypatch.setattr(sys, "argv", shlex.split(command(config))[2:])
+    with pytest.raises(SystemExit):
+        main()
+    assert seen == [config]
 
 
 @pytest.mark.parametrize(
