@@ -1,13 +1,15 @@
 """`python -m benchmarks.gpu --out DIR`: everything that only a GPU can show, in one command and under 9 minutes.
 
 1. The kernel tests, on the device (the test bodies that the interpreter runs elsewhere).
-2. Timings: each operation beside eager PyTorch, the noises as a share of the measured copy bandwidth, a training step;
-   compressed LSTMs beside cuDNN's, with FlashRNN's published figures printed for comparison.
-3. A short DGCNN training on the device and on the CPU from the same seed: the two loss curves must lie together.
+2. Timings: the noises as a share of the measured copy bandwidth; operations beside eager PyTorch and PyG, and training steps
+   beside peers whose checkouts are given, against what each is expected to reach.
+3. A short DGCNN training on the device and on the CPU from the same weights and noise: the loss curves must lie together.
+4. Compressed LSTMs beside cuDNN's, with FlashRNN's published figures printed for comparison; then ours as CUDA graphs,
+   and both sides through torch.compile.
 
 Writes `rows.csv`, `training.csv` and `log.txt` to DIR, and exits with 1 if a test failed: no speed is reported as
-good on a red gate. `--device cpu --small` runs the same code in small sizes without a GPU (with TRITON_INTERPRET=1
-through the Triton kernels).
+good on a red gate. What does not fit into the time is named as left out. `--device cpu --small` runs the same code in
+small sizes without a GPU (with TRITON_INTERPRET=1 through the Triton kernels).
 """
 
 from __future__ import annotations
@@ -17,22 +19,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from benchmarks import gpu_rnn, harness, peers
-from benchmarks.harness import Case
-
-if TYPE_CHECKING:
-    from kernels import BatchNorm
+from benchmarks import gpu_clouds, gpu_rnn, harness, limits
+from benchmarks.gpu_clouds import Comparison
+from benchmarks.harness import Case, Row
 
 MINUTES = 9
+TESTS_MINUTES = 4
 
 
 @dataclass
@@ -48,30 +47,9 @@ class Options:
     tests: bool = True
     """Run the kernel tests on the device first."""
     antao97: Path | None = None
-    """A checkout of antao97/dgcnn.pytorch to run its training step beside ours."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Shapes of the comparisons: ModelNet40's and, for the noises, a tensor much larger than the L2 cache."""
-
-    clouds: int
-    points: int
-    k: int
-    channels: tuple[int, ...]
-    noise_clouds: int
-    repetitions: int
-    steps: int
-    recurrent: gpu_rnn.Sizes
-
-
-FULL = Sizes(
-    clouds=32, points=1024, k=20, channels=(3, 64, 128), noise_clouds=256, repetitions=30, steps=100,
-    recurrent=gpu_rnn.FULL,
-)  # fmt: skip
-SMALL = Sizes(
-    clouds=2, points=16, k=4, channels=(3, 9), noise_clouds=2, repetitions=1, steps=1, recurrent=gpu_rnn.SMALL
-)
+    """A checkout of antao97/dgcnn.pytorch, to run DGCNN beside ours."""
+    yanx27: Path | None = None
+    """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet beside ours."""
 
 
 def main() -> None:
@@ -80,227 +58,132 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("no CUDA or ROCm device is visible to torch; on a CPU give --device cpu --small.")
-    raise SystemExit(run(options))
+    raise SystemExit(Run(options).all())
 
 
-def run(options: Options) -> int:
-    """The whole programme; returns the exit status."""
-    start = time.monotonic()
-    options.out.mkdir(parents=True, exist_ok=True)
-    log = (options.out / "log.txt").open("w")
+@dataclass
+class Run:
+    """One run of the programme: its clock, its log, and what failed."""
 
-    def say(text: str) -> None:
-        line = f"[{time.monotonic() - start:6.1f} s] {text}"
+    options: Options
+    start: float = field(default_factory=time.monotonic)
+    failed: list[str] = field(default_factory=list)
+    goals: list[str] = field(default_factory=list)
+
+    def all(self) -> int:
+        """The whole programme; returns the exit status."""
+        options = self.options
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "log.txt").write_text("")
+        self.say(f"{harness.machine(options.device)}, torch {torch.__version__}, commit {harness.commit()}")
+        if options.tests:
+            self.tests()
+        sizes, recurrent = (
+            (gpu_clouds.SMALL, gpu_rnn.SMALL) if options.small else (gpu_clouds.FULL, gpu_rnn.FULL)
+        )
+        checkouts = {"antao97": options.antao97, "yanx27": options.yanx27}
+        repetitions = 1 if options.small else 30
+        self.measure(gpu_clouds.comparisons(sizes, options.device, checkouts), repetitions)
+        self.training()
+        self.measure(_recurrent(gpu_rnn.comparisons(recurrent, options.device)), max(1, repetitions // 3))
+        self.say(gpu_rnn.published())
+        if options.device != "cpu":
+            others = gpu_clouds.launched_otherwise(sizes, options.device, checkouts)
+            self.measure(others, repetitions, until=MINUTES - 2.5)  # a compilation takes a minute and more
+        self.say("\n".join(["goals:", *self.goals]))
+        self.say("\n".join([f"{len(self.failed)} failures", *self.failed]) if self.failed else "all passed")
+        return int(bool(self.failed))
+
+    def say(self, text: str) -> None:
+        """Print a line, and keep it in the log."""
+        line = f"[{time.monotonic() - self.start:6.1f} s] {text}"
         print(line, flush=True)
-        print(line, file=log, flush=True)
+        with (self.options.out / "log.txt").open("a") as log:
+            print(line, file=log)
 
-    say(f"{harness.machine(options.device)}, torch {torch.__version__}, commit {harness.commit()}")
-    failed = _tests(say) if options.tests else 0
-    sizes = SMALL if options.small else FULL
-    recurrent = gpu_rnn.comparisons(sizes.recurrent, options.device)
-    for comparison in comparisons(options, sizes) + recurrent:
-        if time.monotonic() - start > 60 * (MINUTES - 2):
-            say(f"left out for lack of time: {comparison[0].operation} {comparison[0].shape}")
-            continue
+    def fail(self, what: str) -> None:
+        self.failed.append(what)
+        self.say(f"FAILED {what}")
+
+    def tests(self) -> None:
+        """The kernel tests on the device, in a process of their own."""
+        command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/kernels/interpreted"]
+        command += ["-m", "not slow", "--tb=short"]
+        environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
         try:
-            slow = comparison in recurrent
-            repetitions = max(1, sizes.repetitions // 3) if slow else sizes.repetitions
-            rows = harness.measure(comparison, repetitions=repetitions, device=options.device, memory=False)
-        except Exception as error:  # one broken case must not cost the other rows of a rare machine
-            failed += 1
-            say(f"FAILED {comparison[0].operation} {comparison[0].shape}: {type(error).__name__}: {error}")
-            continue
-        harness.append(rows, options.out / "rows.csv")
-        for row in rows:
-            share = (
-                f", {row.bytes_least / row.p50_ms / 1e6:.0f} GB/s of the least bytes"
-                if row.bytes_least
-                else ""
-            )
-            say(f"{row.operation} {row.shape} {row.dtype} {row.provider}: {row.p50_ms:.4f} ms{share}")
-    say(gpu_rnn.published())
-    failed += _training(options, sizes, say)
-    say(f"{failed} failures" if failed else "all passed")
-    return int(bool(failed))
+            done = subprocess.run(
+                command, cwd=harness.ROOT, env=environment, capture_output=True, text=True,
+                timeout=60 * TESTS_MINUTES,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            self.fail(f"tests on the device: not through after {TESTS_MINUTES} minutes")
+            return
+        self.say("tests on the device:\n" + "\n".join(done.stdout.splitlines()[-60:]))
+        if done.returncode:
+            self.fail("tests on the device")
 
+    def measure(
+        self, comparisons: Iterable[Comparison], repetitions: int, until: float = MINUTES - 1
+    ) -> None:
+        """Time what there is time for in minutes; one broken case must not cost the other rows of a rare machine."""
 
-def _tests(say: Callable[[str], None]) -> int:
-    """The kernel tests on the device, in a process of their own."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:xdist",
-        "tests/kernels/interpreted",
-        "-m",
-        "not slow",
-        "--tb=short",
-    ]
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(command, cwd=harness.ROOT, env=environment, capture_output=True, text=True)
-    say("tests on the device:\n" + "\n".join(done.stdout.splitlines()[-60:]))
-    return int(done.returncode != 0)
+        def broken(case: Case, error: Exception) -> None:
+            self.fail(f"{case.operation} {case.shape} {case.dtype} {case.provider}: {_short(error)}")
 
-
-def comparisons(options: Options, sizes: Sizes) -> list[list[Case]]:
-    """Each inner list is timed interleaved; its first case is ours."""
-    B, N, k, device = sizes.clouds, sizes.points, sizes.k, options.device
-
-    def compare(
-        operation: str, make: Callable[..., Any], shape: str, dtype: str, providers: str, *args: Any
-    ) -> list[Case]:
-        return [
-            Case(operation, name, shape, dtype, partial(make, name, *args, dtype, device))
-            for name in providers.split()
-        ]
-
-    found = []
-    for C in sizes.channels:
-        found.append(
-            compare("knn", knn, f"B{B}-N{N}-C{C}-k{k}", "float32", "dropfold cdist_topk", B, N, C, k)
-        )
-    for dtype in ("float32", "bfloat16"):
-        C = sizes.channels[-1]
-        size = (sizes.noise_clouds, N, C)
-        noises = compare(
-            *("noise", noise, "B{}-N{}-C{}".format(*size), dtype),
-            *("drop_feat drop_point drop_cluster copy torch_dropout", size),
-        )
-        least = 2 * sizes.noise_clouds * N * C * getattr(torch, dtype).itemsize
-        found.append([replace(case, bytes_least=least) for case in noises])
-        for C in sizes.channels:
-            shape = f"B{B}-N{N}-C{C}-k{k}"
-            found.append(compare("edge_conv_fwd_bwd", edge_conv, shape, dtype, "dropfold eager", B, N, C, k))
-        shape = f"B{B}-N{N}-C{C}-to1024"
-        found.append(
-            compare("linear_norm_max_fwd_bwd", linear_norm_max, shape, dtype, "dropfold eager", B, N, C)
-        )
-        if not options.small:
-            found.append(_step_cases(options, sizes, dtype))
-    return found
-
-
-def _step_cases(options: Options, sizes: Sizes, dtype: str) -> list[Case]:
-    from benchmarks.point_clouds import Options as StepOptions
-    from benchmarks.point_clouds import cases
-
-    step = StepOptions(
-        antao97=options.antao97, clouds=sizes.clouds, points=sizes.points, device=options.device
-    )
-    step.dtype = dtype  # type: ignore[assignment]
-    return cases(step)
-
-
-def noise(name: str, shape: tuple[int, int, int], dtype: str, device: str) -> Callable[[], Any]:
-    """One noise on `[B, N, C]`; `copy` is the measured bandwidth that the noises are held against."""
-    import kernels
-
-    x = torch.randn(shape, device=device, dtype=getattr(torch, dtype))
-    seed = torch.tensor(1, device=device)
-    if name == "copy":
-        out = torch.empty_like(x)
-        return lambda: out.copy_(x)
-    if name == "torch_dropout":
-        return lambda: nn.functional.dropout(x, 0.3)
-    if name == "drop_cluster":
-        neighbours = torch.randint(shape[1], (shape[0], shape[1], min(16, shape[1])), device=device)
-        return lambda: kernels.drop_cluster(x, 0.3, neighbours, seed=seed)
-    return lambda: getattr(kernels, name)(x, 0.3, seed=seed)
-
-
-def knn(name: str, B: int, N: int, C: int, k: int, dtype: str, device: str) -> Callable[[], Any]:
-    import kernels
-
-    x = torch.randn(B, N, C, device=device, dtype=getattr(torch, dtype))
-    if name == "dropfold":
-        return lambda: kernels.knn(x, k)
-    return lambda: torch.cdist(x, x).topk(k, largest=False).indices
-
-
-def _batch_norm(channels: int, device: str) -> BatchNorm:
-    import kernels
-
-    gamma, beta, mean, var = (f(channels, device=device) for f in (torch.ones, torch.zeros) * 2)
-    return kernels.BatchNorm(gamma, beta, mean, var, training=True)
-
-
-def edge_conv(name: str, B: int, N: int, C: int, k: int, dtype: str, device: str) -> Callable[[], Any]:
-    """Forward and backward of one EdgeConv layer, C to 64 channels, in training; eager makes the edges."""
-    import kernels
-
-    x = torch.randn(B, N, C, device=device, requires_grad=True)
-    weight = torch.randn(64, 2 * C, device=device, requires_grad=True)
-    norm = _batch_norm(64, device)
-    idx = kernels.knn(x.detach(), k)
-    cloud = torch.arange(B, device=device)[:, None, None]
-
-    def step() -> None:
-        with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32"):
-            if name == "dropfold":
-                y = kernels.edge_conv(x, idx, weight, None, norm)
-            else:
-                neighbours = x[cloud, idx]
-                centre = x[:, :, None].expand_as(neighbours)
-                edges = torch.cat([neighbours - centre, centre], -1) @ weight.T
-                normed = nn.functional.batch_norm(
-                    edges.flatten(0, 2), norm.mean, norm.var, *norm[:2], training=True
+        for name, build in comparisons:
+            if time.monotonic() - self.start > 60 * until:
+                self.say(f"left out for lack of time: {name}")
+                continue
+            try:
+                cases, device = build(), self.options.device
+                rows = harness.measure(
+                    cases, repetitions=repetitions, device=device, memory=False, broken=broken
                 )
-                y = nn.functional.leaky_relu(normed.view_as(edges), 0.2).amax(2)
-        y.float().square().sum().backward()
-        x.grad = weight.grad = None
+            except Exception as error:
+                self.fail(f"{name}: {_short(error)}")
+                continue
+            harness.append(rows, self.options.out / "rows.csv")
+            for row in rows:
+                self.say(_line(row, rows))
+            if not self.options.small:
+                self.goals += gpu_clouds.goals(rows)
 
-    return step
-
-
-def linear_norm_max(name: str, B: int, N: int, C: int, dtype: str, device: str) -> Callable[[], Any]:
-    """Forward and backward of C to 1,024 channels, BatchNorm, ReLU and the max over points."""
-    import kernels
-
-    x = torch.randn(B, N, C, device=device, requires_grad=True)
-    weight = torch.randn(1024, C, device=device, requires_grad=True)
-    norm = _batch_norm(1024, device)
-
-    def step() -> None:
-        with torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32"):
-            if name == "dropfold":
-                y = kernels.linear_norm_max(x, weight, None, norm)
-            else:
-                z = nn.functional.linear(x, weight)
-                z = nn.functional.batch_norm(
-                    z.flatten(0, 1), norm.mean, norm.var, *norm[:2], training=True
-                ).view_as(z)
-                y = z.relu().amax(1)
-        y.float().square().sum().backward()
-        x.grad = weight.grad = None
-
-    return step
+    def training(self) -> None:
+        """The device's loss curve beside the CPU's own curves, of the same points and of points moved by rounding."""
+        device, small = self.options.device, self.options.small
+        ours, reference = gpu_clouds.losses(device, small), gpu_clouds.losses("cpu", small)
+        seeds = (1,) if small else (1, 2, 3)
+        moved = [gpu_clouds.losses("cpu", small, seed) for seed in seeds]
+        with (self.options.out / "training.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", device, "cpu", *(f"cpu, points moved {i}" for i in seeds)])
+            writer.writerows([i, *losses] for i, losses in enumerate(zip(ours, reference, *moved)))
+        distance = gpu_clouds.apart(ours, reference)
+        allowed = gpu_clouds.SPREAD * max(gpu_clouds.apart(curve, reference) for curve in moved)
+        self.say(
+            f"training: first loss {ours[0]:.4f}, last {ours[-1]:.4f}; mean distance from the CPU's curve {distance:.2e}, "
+            f"allowed {allowed:.2e}: {gpu_clouds.SPREAD:g} times what rounding alone does to it on the CPU"
+        )
+        if not distance <= allowed:
+            self.fail("the training on the device is not the CPU's")
 
 
-def _training(options: Options, sizes: Sizes, say: Callable[[str], None]) -> int:
-    """The losses of a small DGCNN on the device and on the CPU, from the same weights, batches and noise."""
-    curves: list[list[float]] = []
-    for device in (options.device, "cpu"):
-        curves.append(_losses(device, min(sizes.steps, 20), small=options.small))
-        say(f"training on {device}: first loss {curves[-1][0]:.4f}, last {curves[-1][-1]:.4f}")
-    with (options.out / "training.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", options.device, "cpu (reference)"])
-        writer.writerows([i, *pair] for i, pair in enumerate(zip(*curves)))
-    apart = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(*curves))
-    say(f"largest distance of the two loss curves: {apart:.2e} (allowed 5e-2: rounding grows with the steps)")
-    return int(not apart < 5e-2)
+def _recurrent(comparisons: Iterable[list[Case]]) -> Iterable[Comparison]:
+    for cases in comparisons:
+        yield Comparison(f"{cases[0].operation} {cases[0].shape} {cases[0].dtype}", partial(list, cases))
 
 
-def _losses(device: str, steps: int, small: bool) -> list[float]:
-    from models import DGCNN, DropCluster
+def _line(row: Row, rows: list[Row]) -> str:
+    """A row as a line: its time, as times of ours, and as a share of the copy that moves the least bytes."""
+    text = f"{row.operation} {row.shape} {row.dtype} {row.provider}: {row.p50_ms:.4f} ms"
+    if row is not rows[0]:
+        text += f", {row.p50_ms / rows[0].p50_ms:.2f} times {rows[0].provider}'s"
+    copy = next((other for other in rows if other.provider == limits.BYTES), row)
+    return text if copy is row else f"{text}, {copy.p50_ms / row.p50_ms:.0%} of the copy bandwidth"
 
-    torch.manual_seed(0)
-    clouds, points, k = (2, 8, 3) if small else (8, 512, 20)
-    model = DGCNN(12, k=k, emb_dims=16 if small else 512, dropout=0.0, noise=DropCluster(0.2, k=k))
-    x, labels = torch.rand(clouds, points, 3), torch.arange(clouds)
-    step = peers.training_step(model.to(device), x.to(device), labels.to(device))
-    return [float(step()) for _ in range(steps)]
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:500]}"
 
 
 if __name__ == "__main__":

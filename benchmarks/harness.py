@@ -34,7 +34,8 @@ class Case:
     """One provider of one operation. `make()` builds everything and returns the step to be timed.
 
     `make` is picklable (a module's function, or a `functools.partial` of one): its memory is measured in a process
-    of its own. `bytes_least` and `flops_least` are the limits that any provider has, where they are known.
+    of its own, unless `memory` is false. `bytes_least` and `flops_least` are the limits that any provider has, where they
+    are known.
     """
 
     operation: str
@@ -44,6 +45,7 @@ class Case:
     make: Callable[[], Callable[[], Any]]
     bytes_least: int | None = None
     flops_least: int | None = None
+    memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,32 @@ class Row:
 
 
 def measure(
-    cases: Sequence[Case], *, repetitions: int = 7, device: str = "cpu", memory: bool = True
+    cases: Sequence[Case],
+    *,
+    repetitions: int = 7,
+    device: str = "cpu",
+    memory: bool = True,
+    broken: Callable[[Case, Exception], None] | None = None,
 ) -> list[Row]:
-    """Time the cases of one comparison in one run, interleaved, after one warm-up step of each."""
-    steps = [case.make() for case in cases]
-    for step in steps:
-        step()
+    """Time the cases of one comparison in one run, interleaved, after one warm-up step of each.
+
+    A case that fails is handed to `broken` with its error, and left out; without `broken` it ends the run.
+    """
+    steps, sound = [], []
+    for case in cases:
+        try:
+            step = case.make()
+            step()
+        except Exception as error:
+            if broken is None:
+                raise
+            broken(case, error)
+            continue
+        steps.append(step)
+        sound.append(case)
+    cases = sound
+    if not cases:
+        return []
     times: list[list[float]] = [[] for _ in cases]
     for repetition in track(
         range(repetitions), f"{cases[0].operation} {cases[0].shape}", console=Console(stderr=True)
@@ -84,7 +106,7 @@ def measure(
             times[k].append(_time(steps[k], device))
     del steps
     gc.collect()
-    peaks = [peak_memory(case.make, device) if memory else None for case in cases]
+    peaks = [peak_memory(case.make, device) if memory and case.memory else None for case in cases]
     return [_row(case, sorted(taken), peak, device) for case, taken, peak in zip(cases, times, peaks)]
 
 
@@ -105,6 +127,20 @@ def _time(step: Callable[[], Any], device: str) -> float:
 def _flush_cache(device: str) -> None:
     """Write more than the GPU's L2 cache holds, so that each repetition starts cold."""
     torch.zeros(64 << 20, device=device)
+
+
+def replayed(step: Callable[[], Any]) -> Callable[[], None]:
+    """The step recorded once as a CUDA graph, to be replayed as one launch."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def peak_memory(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> float:
@@ -190,22 +226,18 @@ def append(rows: Iterable[Row], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def show(rows: Sequence[Row], title: str) -> None:
-    """Print rows as a table; `times` is each row's median over that of the first provider of its operation."""
-    table = Table(title=title)
-    for name in ("operation", "shape", "dtype", "provider"):
-        table.add_column(name)
-    for name in ("p20 ms", "p50 ms", "p80 ms", "times", "peak MiB", "times "):
+def show(rows: Sequence[Row]) -> None:
+    """Print the rows of one comparison as a table; "x ours" is a row's figure over that of the first row."""
+    ours = rows[0]
+    console, table = Console(width=110), Table()
+    console.print(f"{ours.operation} {ours.shape} {ours.dtype}, {ours.machine}, commit {ours.commit}")
+    table.add_column("provider", no_wrap=True)
+    for name in ("p20 ms", "p50 ms", "p80 ms", "x ours", "peak MiB", "x ours"):
         table.add_column(name, justify="right")
-    first: dict[tuple[str, str, str], Row] = {}
     for row in rows:
-        ours = first.setdefault((row.operation, row.shape, row.dtype), row)
         peak, peaks = "", ""
         if row.peak_mib is not None and ours.peak_mib:
-            peak, peaks = f"{row.peak_mib:.0f}", f"{row.peak_mib / ours.peak_mib:.2f}"
-        table.add_row(
-            *(row.operation, row.shape, row.dtype, row.provider),
-            *(f"{value:.3g}" for value in (row.p20_ms, row.p50_ms, row.p80_ms)),
-            *(f"{row.p50_ms / ours.p50_ms:.2f}", peak, peaks),
-        )
-    Console().print(table)
+            peak, peaks = f"{row.peak_mib:,.0f}", f"{row.peak_mib / ours.peak_mib:.2f}"
+        times = (f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in (row.p20_ms, row.p50_ms, row.p80_ms))
+        table.add_row(row.provider, *times, f"{row.p50_ms / ours.p50_ms:.3g}", peak, peaks)
+    console.print(table)

@@ -4,10 +4,12 @@ this project (docs/benchmarks.md says how to install them)."""
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -33,26 +35,54 @@ def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None
     return module
 
 
-def antao97_dgcnn(checkout: Path, num_classes: int = 40, k: int = 20) -> nn.Module:
-    """DGCNN for classification of antao97/dgcnn.pytorch; takes [B, 3, N]. Its index tensor is made on 'cuda' whatever
-    the device of the points is: here it follows them."""
+def antao97(
+    checkout: Path, network: str = "DGCNN_cls", k: int = 20, output_channels: int | None = 40
+) -> nn.Module:
+    """A network of antao97/dgcnn.pytorch: DGCNN_cls, or DGCNN_semseg_s3dis (13 classes, output_channels None). Takes
+    [B, C, N]. Its index tensor is made on 'cuda' whatever the device of the points is: here it follows them."""
     module = load_module(checkout, "model.py", {"torch.device('cuda')": "x.device"})
     arguments = types.SimpleNamespace(k=k, emb_dims=1024, dropout=0.5)
-    return module.DGCNN_cls(arguments, output_channels=num_classes)
+    options = {} if output_channels is None else {"output_channels": output_channels}
+    return getattr(module, network)(arguments, **options)
+
+
+def yanx27_pointnet(checkout: Path, num_classes: int = 40) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
+    """PointNet for classification of yanx27/Pointnet_Pointnet2_pytorch, and what its loss adds for an output of it.
+
+    Takes [B, 3, N] and returns the logarithm of the softmax and the feature transforms.
+    """
+    shared = load_module(checkout, "models/pointnet_utils.py")
+    with mock.patch.dict(sys.modules, {"pointnet_utils": shared}):
+        module = load_module(checkout, "models/pointnet_cls.py")
+    scale = module.get_loss().mat_diff_loss_scale
+    return (
+        module.get_model(num_classes, normal_channel=False),
+        lambda output: scale * shared.feature_transform_reguliarzer(output[1].float()),
+    )
+
+
+def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The usual loss of DGCNN's recipes."""
+    return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.2)
 
 
 def training_step(
-    model: nn.Module, points: torch.Tensor, labels: torch.Tensor, amp: torch.dtype | None = None
+    model: nn.Module,
+    points: torch.Tensor,
+    labels: torch.Tensor,
+    amp: torch.dtype | None = None,
+    loss_of: Callable[[Any, torch.Tensor], torch.Tensor] = smoothed_cross_entropy,
+    lr: float = 0.01,
 ) -> Callable[[], torch.Tensor]:
-    """One step as peers train: forward, cross-entropy, backward, SGD with momentum. Returns a function of nothing."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    """One step as peers train: forward, loss, backward, SGD with momentum. Returns a function of nothing."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     model.train()
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(points.device.type, dtype=amp, enabled=amp is not None):
-            logits = model(points)
-        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.2)
+            output = model(points)
+        loss = loss_of(output, labels)
         loss.backward()
         optimizer.step()
         return loss.detach()

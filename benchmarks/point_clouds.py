@@ -1,89 +1,164 @@
-"""`python -m benchmarks.point_clouds --antao97 PATH`: training steps beside their peers, in one interleaved run.
+"""`python -m benchmarks.point_clouds`: point-cloud training steps and operations beside their peers, in interleaved runs.
 
-PATH is a checkout of github.com/antao97/dgcnn.pytorch. Without it only ours is measured. `--out` appends the rows to
-a CSV file; those in benchmarks/results/ were made so.
+Groups (`--only`): steps, whole training steps of PointNet, DGCNN and a DGCNN for scenes, beside yanx27's and antao97's where
+their checkouts are given; knn, edge_conv, linear_norm_max and noise, the operations beside eager PyTorch, PyG and, in
+3-D, a k-d tree; knn_sweep, neighbours and their memory against the number of points; scaling, the DGCNN step against
+B, N, k and threads. All comparisons but scaling hold two limits as well (benchmarks/limits.py).
+
+Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
+comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from benchmarks import harness, peers
+from benchmarks import cloud_operations, cloud_steps, harness
+from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
+
+Group = Literal["steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"]
+DType = Literal["float32", "bfloat16", "float16"]
+SAME = 1e-6  # of the spread of log-probabilities: rounding is 1e-16, and BatchNorm over a few clouds makes more of it
 
 
 @dataclass
 class Options:
-    """Time one DGCNN training step (forward, loss, backward, SGD) of ours and of the peers given."""
+    """Time ours, the peers given and the limits."""
 
     antao97: Path | None = None
-    """A checkout of antao97/dgcnn.pytorch to run beside ours."""
-    clouds: int = 8
-    """Clouds in a batch (B)."""
-    points: int = 1024
-    """Points in a cloud (N)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """float32, or the type of autocast, on both sides."""
+    """A checkout of antao97/dgcnn.pytorch, to run DGCNN beside ours."""
+    yanx27: Path | None = None
+    """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet beside ours."""
+    only: tuple[Group, ...] = (
+        "steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"
+    )  # fmt: skip
+    """Which groups to run."""
+    dtypes: tuple[DType, ...] = ("float32", "bfloat16")
+    """float32, and the types of autocast, on both sides."""
     device: str = "cpu"
     """The device of both sides: cpu or cuda."""
     repetitions: int = 7
     """Timed steps of each; the table and the rows hold their quantiles."""
+    memory: bool = True
+    """Measure peak memory as well, each in a process of its own."""
+    quick: bool = False
+    """Small sizes, three repetitions, no memory: under two minutes, to see that all runs."""
     out: Path | None = None
     """A CSV file to append the rows to."""
 
 
-def dgcnn_step(
-    provider: str, checkout: Path | None, clouds: int, points: int, dtype: str, device: str
-) -> Callable[[], Any]:
-    """A DGCNN training step on random points in the unit cube, with the same weights for every provider."""
-    torch.manual_seed(0)
-    from models import DGCNN
-    from models.convert import load_antao97
+@dataclass(frozen=True)
+class Sizes:
+    """Clouds and points of each group. The sweep's clouds are fewer where they are larger, so that a peer fits."""
 
-    x = torch.rand(clouds, points, 3, device=device)
-    labels = torch.randint(40, (clouds,), device=device)
-    amp = None if dtype == "float32" else getattr(torch, dtype)
-    if checkout is None:
-        return peers.training_step(DGCNN(40).to(device), x, labels, amp)
-    peer = peers.antao97_dgcnn(checkout)
-    if provider == "antao97":
-        return peers.training_step(peer.to(device), x.transpose(1, 2).contiguous(), labels, amp)
-    return peers.training_step(load_antao97(peer.state_dict()).to(device), x, labels, amp)
+    steps: dict[Network, tuple[int, int]]
+    operation: tuple[int, int]
+    sweep: tuple[tuple[int, int], ...]
+    base: tuple[int, int]
+    clouds: tuple[int, ...]
+    points: tuple[int, ...]
 
 
-def cases(options: Options) -> list[Case]:
-    """Ours first: `times` in the table is over it."""
-    shape = f"B{options.clouds}-N{options.points}-k20"
-    providers = ["dropfold", "antao97"] if options.antao97 else ["dropfold"]
-    return [
-        Case(
-            operation="dgcnn_step",
-            provider=provider,
-            shape=shape,
-            dtype=options.dtype,
-            make=partial(
-                dgcnn_step,
-                *(provider, options.antao97, options.clouds, options.points, options.dtype, options.device),
-            ),
+FULL = Sizes(
+    steps={"pointnet": (8, 1024), "dgcnn": (8, 1024), "dgcnn_s3dis": (4, 4096)},
+    operation=(8, 1024),
+    sweep=((8, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384)),
+    base=(8, 1024), clouds=(2, 4, 8, 16), points=(256, 512, 1024, 2048, 4096),
+)  # fmt: skip
+QUICK = Sizes(
+    steps={"pointnet": (4, 512), "dgcnn": (4, 512), "dgcnn_s3dis": (1, 1024)},
+    operation=(4, 512),
+    sweep=((4, 256), (2, 512), (1, 1024)),
+    base=(2, 256), clouds=(2, 4), points=(128, 256),
+)  # fmt: skip
+K = 20
+
+
+def comparisons(options: Options) -> Iterator[list[Case]]:
+    """The comparisons of the groups asked for, ours first in each: `times` in the table is over it."""
+    sizes, device = QUICK if options.quick else FULL, options.device
+    clouds, points = sizes.operation
+    for group in options.only:
+        if group == "steps":
+            for network, dtype in itertools.product(sizes.steps, options.dtypes):
+                setting = Setting(network, *sizes.steps[network], dtype=dtype, device=device)
+                yield cloud_steps.limited(beside(setting, options))
+        elif group == "knn":
+            for channels in (3, 64):
+                yield cloud_operations.knn_cases(clouds, points, channels, K, device)
+        elif group == "edge_conv":
+            for channels, dtype in itertools.product((3, 64, 128), options.dtypes):
+                yield cloud_operations.edge_conv_cases(clouds, points, channels, K, dtype, device)
+        elif group == "linear_norm_max":
+            for dtype in options.dtypes:
+                yield cloud_operations.linear_norm_max_cases(clouds, points, 128, dtype, device)
+        elif group == "noise":
+            for name, dtype in itertools.product(("feat", "point", "cluster"), options.dtypes):
+                yield cloud_operations.noise_cases(f"drop_{name}", clouds, points, 512, dtype, device)
+        elif group == "knn_sweep":
+            for channels, size in itertools.product((3, 64), sizes.sweep):
+                yield cloud_operations.knn_cases(*size, channels, K, device)
+        else:
+            for setting in scaling(sizes, device):
+                yield cloud_steps.cases(beside(setting, options), "dgcnn_scaling")
+
+
+def scaling(sizes: Sizes, device: str) -> list[Setting]:
+    """The DGCNN step with one of B, N, k and threads changed at a time; the base once."""
+    clouds, points = sizes.base
+    found = [Setting("dgcnn", n, points, K, device=device) for n in sizes.clouds]
+    found += [Setting("dgcnn", clouds, n, K, device=device) for n in sizes.points]
+    found += [Setting("dgcnn", clouds, points, k, device=device) for k in (10, 20, 40)]
+    cores = os.cpu_count() or 1
+    if device == "cpu" and cores > 1:
+        threads = sorted({1 << i for i in range(cores.bit_length()) if 1 << i <= cores} | {cores})
+        found += [Setting("dgcnn", clouds, points, K, threads=n) for n in threads]
+    return list(dict.fromkeys(found))
+
+
+def beside(setting: Setting, options: Options) -> Setting:
+    """The setting with its peer's checkout, if that is given."""
+    return replace(setting, checkout=getattr(options, PEER[setting.network]))
+
+
+def check(options: Options) -> None:
+    """Both sides of each training step compute the same, or none is timed."""
+    networks: set[Network] = {"dgcnn"} if "scaling" in options.only else set()
+    networks |= set(PEER) if "steps" in options.only else set()
+    for network in sorted(networks):
+        setting = beside(Setting(network, 4, 256), options)
+        if setting.checkout is None:
+            print(f"{network}: {PEER[network]} is left out; --{PEER[network]} PATH runs it beside ours.")
+            continue
+        apart = cloud_steps.distance(setting)
+        print(
+            f"{network}: ours and {PEER[network]}'s agree to {apart:.1e} in float64, with the same weights."
         )
-        for provider in providers
-    ]
+        if not apart < SAME:
+            raise SystemExit(f"that is more than {SAME:.0e}: what computes something else is not timed.")
 
 
 def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    rows = harness.measure(cases(options), repetitions=options.repetitions, device=options.device)
-    harness.show(rows, f"one training step, {rows[0].machine}")
-    if options.out:
-        harness.append(rows, options.out)
+    check(options)
+    for comparison in comparisons(options):
+        rows = harness.measure(
+            comparison,
+            repetitions=3 if options.quick else options.repetitions,
+            device=options.device,
+            memory=options.memory and not options.quick,
+        )
+        harness.show(rows)
+        if options.out:
+            harness.append(rows, options.out)
 
 
 if __name__ == "__main__":

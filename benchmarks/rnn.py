@@ -16,7 +16,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 from benchmarks import harness, peers
 from benchmarks.harness import Case, Row
+from kernels import linear
 from models import TensorLSTM
 from models.formats import FormatSpec
 from models.tensor_rnn import TensorRNN
+from train.memory import keep
 
 Group = Literal["ucf11", "ucf11-long", "cnn", "sweep"]
 Run = Callable[[Tensor], Tensor]
@@ -48,9 +50,11 @@ class Shape:
     mega: FormatSpec
     peers: tuple[str, ...] = ()
     batch: int = 16
+    kept: bool = False  # memory, by the process
 
     def __str__(self) -> str:
-        return f"M{self.input_size}-H{self.hidden_size}-B{self.batch}-T{self.frames}"
+        sizes = f"M{self.input_size}-H{self.hidden_size}-B{self.batch}-T{self.frames}"
+        return f"{sizes}-kept" if self.kept else sizes
 
     def providers(self) -> list[str]:
         """Ours first; "both" has hidden to hidden in the format, too."""
@@ -166,8 +170,8 @@ def reconstructed(rnn: TensorRNN) -> Run:
 def _one_gemm(shape: Shape) -> tuple[Run, list[Tensor]]:
     """x [.., q] through the first factor of a lowered TT, [q, S v], and nothing else."""
     _, q, columns = first_factor(shape)
-    factor = torch.randn(q, columns, requires_grad=True)
-    return lambda x: x.view(-1, q) @ factor, [factor]
+    factor = torch.randn(columns, q, requires_grad=True)
+    return lambda x: linear(x.view(-1, q), factor), [factor]
 
 
 def first_factor(shape: Shape) -> tuple[int, int, int]:
@@ -285,6 +289,8 @@ class Options:
     """Which providers, by their names in the table; default all."""
     repetitions: int = 7
     """Timed steps of each; the table and the rows hold their quantiles."""
+    keep_memory: bool = False
+    """Let freed memory stay with the process, as training on a CPU does (train/memory.py); marks shapes "-kept"."""
     memory: bool = False
     """Measure the peak memory of each training step as well, in a process of its own."""
     out: Path | None = None
@@ -295,11 +301,14 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
+    if options.keep_memory and not keep():
+        raise SystemExit("error: --keep-memory needs glibc's malloc.")
     absent = [name for name, module in NEEDS.items() if importlib.util.find_spec(module) is None]
     if absent:
         print(f"left out, not installed: {', '.join(absent)} (docs/benchmarks.md says how)")
     for group in options.only:
         for shape in shapes()[group]:
+            shape = replace(shape, kept=options.keep_memory)
             rows = measure(shape, options.repetitions, options.memory, options.providers)
             show(rows)
             if options.out:

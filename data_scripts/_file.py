@@ -20,6 +20,7 @@ import numpy as np
 
 SCHEMA = "dropfold/1"
 TRAIN, VALIDATION, TEST = 0, 1, 2
+FOLDS = 5
 SPLITS = ("train", "validation", "test")
 STATED = ("source", "credits", "rebuild")
 

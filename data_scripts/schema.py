@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from data_scripts import _file
-from data_scripts._file import SCHEMA, SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
+from data_scripts._file import FOLDS, SCHEMA, SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
 
 __all__ = [
+    "FOLDS",
     "SCHEMA",
     "SPLITS",
     "TEST",
@@ -33,6 +34,7 @@ __all__ = [
     "SchemaError",
     "carve_validation",
     "read",
+    "stratified_folds",
     "write",
 ]
 
@@ -98,6 +100,16 @@ def carve_validation(label: np.ndarray, split: np.ndarray, share: float, seed: i
         if len(members) > 1:
             split[random.permutation(members)[: max(1, round(share * len(members)))]] = VALIDATION
     return split
+
+
+def stratified_folds(label: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`[n]` uint8: each shape in one of five folds at random; the sizes of the folds, and of a class in them, are equal to
+    within one."""
+    order = np.random.default_rng(seed).permutation(len(label))
+    order = order[np.argsort(label[order], kind="stable")]
+    fold = np.empty(len(label), np.uint8)
+    fold[order] = np.arange(len(label)) % FOLDS
+    return fold
 
 
 def _shape(points: np.ndarray) -> str | None:

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from data_scripts import _file
-from data_scripts._file import SCHEMA, SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
+from data_scripts._file import FOLDS, SCHEMA, SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
 
 __all__ = [
     "FOLDS",
@@ -47,8 +47,6 @@ __all__ = [
     "read",
     "write",
 ]
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)

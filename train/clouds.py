@@ -17,7 +17,7 @@ from kernels._random import uniform
 from models import DGCNN, DropCluster, DropFeat, DropPoint, PointNet
 from train.augment import augment
 from train.config import CloudConfig, Signature
-from train.data import Data, Split, located, parts
+from train.data import Data, Split, by_protocol, located, parts
 
 NOUN = "shapes"
 
@@ -37,7 +37,10 @@ def load(config: CloudConfig) -> Data:
     def cut(index: np.ndarray) -> Split:
         return Split((torch.from_numpy(x[index]),), torch.from_numpy(clouds.label[index]), index)
 
-    train, validation, test = map(cut, parts(clouds.split, config))
+    split = by_protocol(config, clouds.split, {"fold": schema.stratified_folds(clouds.label)})
+    if config.protocol == "fold":
+        split = schema.carve_validation(clouds.label, split, 0.15)
+    train, validation, test = map(cut, parts(split, config))
     signature = Signature(clouds.class_names, (config.points, x.shape[2]))
     stated = clouds.name, clouds.source, clouds.credits, clouds.checksum
     return Data(train, validation, test, signature, *stated)

@@ -1,4 +1,4 @@
-"""`python -m train.compare NAME`: variants x seeds of a study or a recipe, and the table of what they reach.
+"""`python -m train.compare NAME`: variants x seeds (x folds) of a study or a recipe, and the table of what they reach.
 
 A study is a function of `train.studies`; of a recipe the variants are those of --vary. Each run has a folder: a finished
 one is read, an interrupted one goes on, so the same command continues a comparison that was stopped.
@@ -18,13 +18,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from train import checkpoint, table
-from train.config import Config
-from train.metrics import in_words
+from data_scripts.schema import FOLDS
+from train import checkpoint, outcomes, robustness, table
+from train.config import CloudConfig, Config
+from train.outcomes import Key, Outcome, Outcomes
 from train.recipes import RECIPES, recipe
 from train.studies import STUDIES
-
-Run = tuple[str, Config]
 
 
 @dataclass
@@ -35,6 +34,10 @@ class Options:
     """A study or a recipe."""
     seeds: int = 5
     """Runs of each variant, with seeds 0, 1, ..."""
+    folds: bool = False
+    """Run each variant and seed on all five folds, each held out once; of `--vary protocol group-fold` those of groups."""
+    robustness: bool = False
+    """Measure each run under the corruptions of `train.robustness` too (point clouds)."""
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """An option and its values, as `--vary noise.kind none point`; several make a grid, one value is set for all."""
     split: Literal["test", "validation"] = "test"
@@ -46,7 +49,7 @@ class Options:
     jobs: int = 1
     """Runs at a time; each has its share of the cores."""
     out: Path | None = None
-    """The folder of runs and tables; default: runs/compare-NAME."""
+    """The folder of runs and tables; default: runs/compare-NAME, with --folds runs/compare-NAME-folds."""
 
 
 def variants(
@@ -95,19 +98,22 @@ def finished(config: Config) -> dict[str, Any] | None:
     return json.loads(summary.read_text()) if summary.exists() else None
 
 
-def one(config: Config) -> dict[str, Any] | str:
-    """Run, or go on with, one run; its summary, or the sentence that says why there is none."""
+def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | str:
+    """Run, or go on with, one run, and measure it under corruption if asked for; its summary, or the sentence that says why
+    there is none."""
     from train.engine import Run
 
     folder = config.out
     assert folder is not None
-    if (folder / "config.json").exists():
-        config = replace(config, resume=folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log:
         sys.stderr = log
         try:
-            return Run(config).train()
+            going_on = (folder / "config.json").exists()
+            summary = finished(config) or Run(replace(config, resume=folder) if going_on else config).train()
+            if corrupt_split:
+                robustness.measured(folder, corrupt_split)
+            return summary
         except (ValueError, OSError, ArithmeticError) as error:
             return str(error)
         finally:
@@ -132,29 +138,40 @@ def compare(options: Options) -> str:
         raise ValueError(f"there is no variant {baseline!r} to compare to; there are {list(configs)}.")
     if options.seeds < 1 or options.jobs < 1:
         raise ValueError("seeds and jobs must be at least 1.")
-    folder = options.out or Path("runs") / f"compare-{options.name}"
+    for label, config in configs.items():
+        if options.robustness and (not isinstance(config, CloudConfig) or config.normals):
+            raise ValueError(
+                f"--robustness corrupts the coordinates of point clouds, and {label} is not of those alone."
+            )
+    folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    runs: list[Run] = [
-        (label, replace(config, seed=seed, out=folder / named(label) / f"seed-{seed}", wandb="disabled"))
+    runs = {
+        (label, seed, fold): of_run(config, seed, fold, folder / named(label))
         for seed in range(options.seeds)
+        for fold in (range(FOLDS) if options.folds else (-1,))
         for label, config in configs.items()
-    ]
-    found: dict[int, dict[str, Any]] = {}
+    }
+    found: dict[Key, dict[str, Any]] = {}
 
-    def note(k: int, summary: dict[str, Any] | str) -> None:
-        label, config = runs[k]
-        found[k] = row(label, config.seed, summary, options.split)
-        write(folder, [found[k] for k in sorted(found)], baseline)
+    def note(key: Key, summary: dict[str, Any] | str) -> None:
+        found[key] = row(key, summary, options.split)
+        table.write(folder, [found[key] for key in runs if key in found], baseline)
         said = (
             summary
             if isinstance(summary, str)
-            else f"{100 * found[k]['score']:.1f} %, {summary['seconds']:.0f} s"
+            else f"{100 * found[key]['score']:.1f} %, {summary['seconds']:.0f} s"
         )
-        console.print(f"{len(found)} of {len(runs)}: {label}, seed {config.seed}: {said}")
+        where = f"seed {key[1]}" + (f", fold {key[2]}" if options.folds else "")
+        console.print(f"{len(found)} of {len(runs)}: {key[0]}, {where}: {said}")
 
-    ended = {k: summary for k, (_, config) in enumerate(runs) if (summary := finished(config))}
-    for k, summary in ended.items():
-        note(k, summary)
+    corrupt_split = options.split if options.robustness else None
+    ended = {}
+    for key, config in runs.items():
+        summary = finished(config)
+        if summary and (not corrupt_split or outcome(config, corrupt_split, corrupted=True)):
+            ended[key] = summary
+    for key, summary in ended.items():
+        note(key, summary)
     threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
     # A fresh process for each run: its peak memory and its generators are its own.
@@ -162,10 +179,36 @@ def compare(options: Options) -> str:
         options.jobs, get_context("spawn"), share_cores, (threads,), max_tasks_per_child=1
     )
     with pool:
-        waiting = {pool.submit(one, config): k for k, (_, config) in enumerate(runs) if k not in ended}
+        waiting = {
+            pool.submit(one, config, corrupt_split): key for key, config in runs.items() if key not in ended
+        }
         for done in as_completed(waiting):
             note(waiting[done], done.result())
-    return write(folder, [found[k] for k in sorted(found)], baseline)
+    right: Outcomes = {}
+    for key in runs:
+        if "score" in found[key] and (known := outcome(runs[key], options.split, options.robustness)):
+            right[key] = known
+    text = table.write(folder, [found[key] for key in runs], baseline, right)
+    if options.robustness and right:
+        robustness.write(folder, right)
+    return text
+
+
+def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
+    """The config of a variant's run; a fold of -1 leaves the protocol as it is."""
+    config = replace(config, seed=seed, out=folder / f"seed-{seed}", wandb="disabled")
+    if fold < 0:
+        return config
+    protocol = "fold" if config.protocol == "split" else config.protocol
+    return replace(config, protocol=protocol, held_out=fold, out=folder / f"seed-{seed}" / f"fold-{fold}")
+
+
+def outcome(config: Config, split: str, corrupted: bool) -> Outcome | None:
+    """What a finished run got right, sample by sample; None where that was not kept."""
+    assert config.out is not None
+    if corrupted:
+        return robustness.read(config.out, split)
+    return outcomes.of_predictions(config.out / "predictions.npz") if split == "test" else None
 
 
 def named(label: str) -> str:
@@ -173,35 +216,22 @@ def named(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-.=" else "-" for c in label.replace(", ", "--"))
 
 
-def row(variant: str, seed: int, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
+def row(key: Key, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
     """A line of the table of runs."""
+    variant, seed, fold = key
+    start = {"variant": variant, "seed": seed, **({"fold": fold} if fold >= 0 else {})}
     if isinstance(summary, str):
-        return {"variant": variant, "seed": seed, "failure": summary}
+        return {**start, "failure": summary}
     figure = next((name for name in summary if name.startswith(f"{split}/")), "")
     if not figure:
         raise ValueError(f"the runs of {variant} have no figure on their {split} split; was there one?")
     kept = [*table.COLUMNS, "peak_memory_bytes", "epochs", "commit", "machine", "torch"]
     return {
-        "variant": variant,
-        "seed": seed,
+        **start,
         "figure": figure.removeprefix(f"{split}/"),
         "score": summary[figure],
         **{name: summary[name] for name in kept if name in summary},
     }
-
-
-def write(folder: Path, rows: table.Rows, baseline: str) -> str:
-    """runs.csv, table.csv, table.md; returns the last."""
-    lines = table.summarized(rows, baseline)
-    figure = in_words(next((line["figure"] for line in rows if "figure" in line), "score"))
-    text = table.as_markdown(lines, figure, baseline)
-    for name, content in (
-        ("runs.csv", table.as_csv(rows)),
-        ("table.csv", table.as_csv(lines)),
-        ("table.md", text),
-    ):
-        checkpoint.write(folder / name, content.encode())
-    return text
 
 
 def main() -> None:

@@ -45,6 +45,12 @@ class Config:
     """Dropout in the head."""
     select: Literal["validation", "test"] = "validation"
     """Split whose best epoch is reported beside the last one. "test" is how the peers choose; it flatters."""
+    protocol: Literal["split", "fold", "group-fold"] = "split"
+    """The file's own split, or a fold of five to test on. Shapes: stratified folds of all of them, made from the labels.
+    Videos: the file's random folds of clips, as the papers did (a clip's scene and actor can then be in both training and
+    test, which flatters), or its folds of whole groups."""
+    held_out: int | None = None
+    """fold and group-fold: the fold to test on."""
     train_on_validation: bool = False
     """Train on the validation split too (as the peers do); only the last epoch can be reported then."""
     amp: Literal["no", "bf16", "fp16"] = "no"
@@ -176,11 +182,6 @@ class VideoConfig(Config):
     """Taken off the pixels, read as 0 to 1 ..."""
     std: float = 0.25
     """... which are then divided by this."""
-    protocol: Literal["split", "fold", "group-fold"] = "split"
-    """The file's own split; or its random folds of clips, as the papers did (a clip's scene and actor can then be in both
-    training and test, which flatters); or its folds of whole groups."""
-    held_out: int | None = None
-    """fold and group-fold: the fold to test on."""
 
 
 CONFIGS: dict[str, type[Config]] = {kind.task: kind for kind in (CloudConfig, VideoConfig)}

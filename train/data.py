@@ -54,6 +54,28 @@ def located(config: Config) -> Path:
     return path if path.is_absolute() or path.exists() else Path(__file__).parent.parent / path
 
 
+def by_protocol(config: Config, split: np.ndarray, folds: dict[str, np.ndarray]) -> np.ndarray:
+    """The split of each sample: the file's own, `split`, or by the fold that is held out of those of the protocol."""
+    if config.protocol == "split":
+        if config.held_out is not None:
+            asked = " or ".join(f"--protocol {name}" for name in folds)
+            raise ValueError(
+                f"held_out {config.held_out} names a fold, and the protocol is the file's own split; ask for {asked}."
+            )
+        return split
+    if config.protocol not in folds:
+        raise ValueError(
+            f"protocol {config.protocol} is not for this data; there are split, {', '.join(folds)}."
+        )
+    fold = folds[config.protocol]
+    numbers = np.unique(fold).tolist()
+    if config.held_out not in numbers:
+        raise ValueError(
+            f"protocol {config.protocol} needs the fold to test on: --held-out, one of {numbers}; got {config.held_out}."
+        )
+    return np.where(fold == config.held_out, TEST, TRAIN)
+
+
 def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices to train, validate and test."""
     train, validation, test = (np.flatnonzero(split == which) for which in (TRAIN, VALIDATION, TEST))

@@ -30,7 +30,7 @@ from rich.progress import (
 from torch import Tensor, nn
 
 from models import needs_reestimation, reestimate_batch_norm
-from train import checkpoint
+from train import checkpoint, memory
 from train.config import Config
 from train.data import Data, Split, batches, generator, steps_per_epoch
 from train.log import Tracker
@@ -140,6 +140,8 @@ class Run:
         cuda = torch.cuda.is_available()
         if config.amp == "fp16" and not cuda:
             raise ValueError("amp fp16 needs a GPU, its loss scaling is not made for CPUs; use bf16 or no.")
+        if not cuda:
+            memory.keep()
         self.accelerator = Accelerator(mixed_precision=config.amp, cpu=not cuda)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)

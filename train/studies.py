@@ -4,13 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from models.formats import FormatSpec
-from train.config import Config, VideoConfig
+from train.config import CloudConfig, Config, NoiseConfig, VideoConfig
 from train.recipes import recipe
 
 Shape = tuple[int, ...]
+
+# Which recipe a noise study begins with.
+NOISE_STUDIES = {
+    "pointnet": "furniture-pointnet",
+    "dgcnn": "furniture",
+    "pointnet-meshes": "labeled-meshes-pointnet",
+    "dgcnn-meshes": "labeled-meshes",
+}
+
+
+def noises(feat: float, point: float, cluster: tuple[float, int]) -> dict[str, NoiseConfig]:
+    """The three noises inside the pool: the rates of the first two, rate and size of the clusters."""
+    return {
+        "DropFeat": NoiseConfig("feat", feat),
+        "DropPoint": NoiseConfig("point", point),
+        "DropCluster": NoiseConfig("cluster", cluster[0], k=cluster[1]),
+    }
+
+
+# Of each noise study, the settings that it compares; the noise-grid studies choose them on validation shapes.
+SETTINGS = {
+    "pointnet": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+    "dgcnn": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+    "pointnet-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+    "dgcnn-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+}
+
+# What is tried of each noise: six settings, so that none has more chances than another.
+RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+CLUSTERS = ((0.2, 32), (0.35, 32), (0.5, 32), (0.2, 64), (0.35, 64), (0.5, 64))
+
+
+def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
+    """A noise study's recipe without noise, and with each of these. A DGCNN is one that a core trains in minutes."""
+    base = recipe(NOISE_STUDIES[name])
+    assert isinstance(base, CloudConfig)
+    if base.network == "dgcnn":
+        base = replace(base, k=10, emb_dims=256, epochs=30)
+    settings = {"none": NoiseConfig()} | noises
+    return {label: replace(base, noise=noise) for label, noise in settings.items()}
+
+
+def noise(name: str) -> dict[str, Config]:
+    """DropFeat, DropPoint and DropCluster beside no noise."""
+    return varied(name, SETTINGS[name])
+
+
+def noise_grid(name: str) -> dict[str, Config]:
+    """Each noise in six settings, beside no noise; choose with --split validation."""
+    grid = {
+        **{f"DropFeat p {p}": NoiseConfig("feat", p) for p in RATES},
+        **{f"DropPoint p {p}": NoiseConfig("point", p) for p in RATES},
+        **{f"DropCluster p {p} k {k}": NoiseConfig("cluster", p, k=k) for p, k in CLUSTERS},
+    }
+    return varied(name, grid)
 
 
 def formats(
@@ -61,4 +117,6 @@ def _video(name: str) -> VideoConfig:
 STUDIES: dict[str, Callable[[], dict[str, Config]]] = {
     "action-video": action_video,
     "moving-furniture": moving_furniture,
+    **{f"noise-{name}": partial(noise, name) for name in NOISE_STUDIES},
+    **{f"noise-grid-{name}": partial(noise_grid, name) for name in NOISE_STUDIES},
 }

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 import models
 from data_scripts import video_schema
-from data_scripts.schema import TEST, TRAIN
 from models.formats import FormatSpec
 from train.config import Signature, VideoConfig
-from train.data import Data, Split, located, parts
+from train.data import Data, Split, by_protocol, located, parts
 
 NOUN = "clips"
 SHOWN = 8  # frames in a strip
@@ -37,28 +36,11 @@ def load(config: VideoConfig) -> Data:
         tensors = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs)
         return Split(tensors, torch.from_numpy(label[index]), index)
 
-    train, validation, test = map(cut, parts(protocol(videos, config), config))
+    split = by_protocol(config, videos.split, {"fold": videos.fold, "group-fold": videos.group_fold})
+    train, validation, test = map(cut, parts(split, config))
     signature = Signature(videos.class_names, frames.shape[1:], videos.labels is not None)
     stated = videos.name, videos.source, videos.credits, videos.checksum
     return Data(train, validation, test, signature, *stated)
-
-
-def protocol(videos: video_schema.Videos, config: VideoConfig) -> np.ndarray:
-    """The split of each clip, of the file or by the fold that is held out."""
-    if config.protocol == "split":
-        if config.held_out is not None:
-            raise ValueError(
-                f"held_out {config.held_out} names a fold, and the protocol is the file's own split; ask for "
-                "--protocol fold or --protocol group-fold."
-            )
-        return videos.split
-    fold = videos.fold if config.protocol == "fold" else videos.group_fold
-    folds = np.unique(fold).tolist()
-    if config.held_out not in folds:
-        raise ValueError(
-            f"protocol {config.protocol} needs the fold to test on: --held-out, one of {folds}; got {config.held_out}."
-        )
-    return np.where(fold == config.held_out, TEST, TRAIN)
 
 
 def chosen_frames(

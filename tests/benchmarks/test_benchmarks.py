@@ -1,7 +1,9 @@
 """The benchmark programs run, in small: a rare GPU must not be their first try."""
 
 import csv
+from functools import partial
 
+import pytest
 import torch
 
 from benchmarks import harness
@@ -18,11 +20,14 @@ def test_the_gpu_programme_runs_in_the_interpreter(run_python, tmp_path):
     assert "FAILED" not in done.stdout
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     operations = {row["operation"] for row in rows}
-    clouds = {"knn", "noise", "edge_conv_fwd_bwd", "linear_norm_max_fwd_bwd"}
+    noises = {f"drop_{level}_fwd_bwd" for level in ("feat", "point", "cluster")}
+    clouds = {"knn", "edge_conv_fwd_bwd", "linear_norm_max_fwd_bwd"} | noises
     recurrent = {f"{kind}_{way}" for kind in ("lstm", "gru") for way in ("forward", "forward_backward")}
     assert operations == clouds | recurrent | {"kron_linear"}
     assert "published by FlashRNN, not measured here" in done.stdout
-    assert "largest distance of the two loss curves: 0.00e+00" in (tmp_path / "log.txt").read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "mean distance from the CPU's curve 0.00e+00" in log
+    assert log.splitlines()[-1].endswith("all passed")
 
 
 def make_sum():
@@ -38,3 +43,28 @@ def test_measured_rows_are_appended_under_one_header(tmp_path):
     assert first == second
     assert float(first["p20_ms"]) <= float(first["p50_ms"]) <= float(first["p80_ms"])
     assert 3 < float(first["peak_mib"]) < 100  # 4 MiB of numbers
+
+
+def fail():
+    raise MemoryError("too large")
+
+
+def test_a_broken_case_is_left_out_and_named():
+    cases = [Case("sum", name, "N8", "float32", make) for name, make in (("ours", make_sum), ("peer", fail))]
+    found = []
+    rows = harness.measure(cases, repetitions=1, memory=False, broken=lambda *what: found.append(what))
+    assert [row.provider for row in rows] == ["ours"]
+    ((case, error),) = found
+    assert (case.provider, str(error)) == ("peer", "too large")
+    with pytest.raises(MemoryError):
+        harness.measure(cases, repetitions=1, memory=False)
+    assert harness.measure(cases[1:], broken=lambda *what: None) == []
+
+
+def test_a_table_is_over_ours(capsys):
+    cases = [Case("sum", name, "N8", "float32", partial(make_sum)) for name in ("ours", "peer")]
+    rows = harness.measure(cases, repetitions=1, memory=False)
+    harness.show(rows)
+    shown = capsys.readouterr().out
+    assert "sum N8 float32" in shown
+    assert f"{rows[1].p50_ms / rows[0].p50_ms:.3g}" in shown

@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import shutil
+from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from scipy import stats
 
 from models.formats import FormatSpec
 from train import compare, studies, table
+from train.config import NoiseConfig
 from train.recipes import recipe
 
-from .conftest import small_video
+from .conftest import small, small_video
 
 
 def test_intervals_are_students():
@@ -49,6 +52,13 @@ def test_differences_are_paired_by_seed():
     assert read[0]["difference"] == ""
 
 
+def test_a_table_of_failures_alone_is_a_table(tmp_path):
+    """As it is written when the first run to end has failed, and when all have."""
+    rows = [{"variant": "a", "seed": 0, "failure": "the mean loss is nan"}]
+    for found in (None, {}):
+        assert "| a | 0 (1 failed) |  |  |" in table.write(tmp_path, rows, "a", found)
+
+
 def test_variants_of_a_recipe_are_a_grid():
     found = compare.variants(
         "furniture", (("noise.kind", "none", "point"), ("lr", "0.1", "0.2"), ("epochs", "3"))
@@ -65,14 +75,96 @@ def test_variants_of_a_recipe_are_a_grid():
     assert list(compare.variants("furniture")) == ["furniture"]
 
 
-@pytest.mark.parametrize("name", studies.STUDIES)
-def test_each_study_has_its_variants(name):
+def test_folds_of_a_seed_are_one_value():
+    """Five folds of one seed say nothing of other trainings, so no interval; of two seeds the pairs are means over folds."""
+    rows = [
+        {"variant": name, "seed": seed, "fold": fold, "score": score + 0.1 * fold}
+        for name, scores in {"a": [0.2, 0.3], "b": [0.3, 0.5]}.items()
+        for seed, score in enumerate(scores)
+        for fold in range(5)
+    ]
+    _, one = table.summarized([row for row in rows if row["seed"] == 0], "a")
+    assert one["difference"] == pytest.approx(0.1)
+    assert math.isnan(one["difference_half_width"])
+    _, two = table.summarized(rows, "a")
+    assert (two["seeds"], two["runs"], two["mean"]) == (2, 10, pytest.approx(0.6))
+    assert two["difference"] == pytest.approx(0.15)
+    assert two["difference_half_width"] == pytest.approx(12.7062 * 0.05, rel=1e-4)  # t(0.975, 1) s / sqrt(2)
+    assert "| b | 2 | 10 | 60.0 ± " in table.as_markdown([one, two], "overall accuracy", "a")
+
+
+@pytest.mark.parametrize("name", ["action-video", "moving-furniture"])
+def test_each_video_study_has_its_variants(name):
     found = studies.STUDIES[name]()
     assert next(iter(found)) == "dense"
     assert found["dense"].mega == found["dense"].ih == FormatSpec()
     assert found["TT, input"].hh == FormatSpec()
     assert found["TT, both"].hh.format == "tt"
     assert found["FDHT"].mega.format == "ht"
+
+
+@pytest.mark.parametrize("name", studies.NOISE_STUDIES)
+def test_noise_studies_differ_in_noise_alone_and_give_each_the_same_chances(name):
+    study, grid = studies.STUDIES[f"noise-{name}"](), studies.STUDIES[f"noise-grid-{name}"]()
+    assert list(study) == ["none", "DropFeat", "DropPoint", "DropCluster"]
+    for config in [*study.values(), *grid.values()]:
+        assert config.noise.layers == ("pool",)
+        assert replace(config, noise=study["none"].noise) == study["none"]
+    kinds = [config.noise.kind for config in grid.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "feat": 6, "point": 6, "cluster": 6}
+    chosen = [config.noise for config in grid.values()]
+    assert all(config.noise in chosen for config in study.values())
+    assert recipe(studies.NOISE_STUDIES[name]).data == study["none"].data
+
+
+class Inline:
+    """A pool that runs what is submitted at once, in this process."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, run, *given):
+        future = Future()
+        future.set_result(run(*given))
+        return future
+
+
+def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch):
+    """Every shape is tested once by each variant and seed; what was trained without --robustness is measured later."""
+    plain = small(
+        folder,
+        network="pointnet",
+        transforms=False,
+        epochs=1,
+        noise=NoiseConfig(),
+        recipe="furniture-pointnet",
+    )
+    study = {"none": plain, "DropPoint": replace(plain, noise=NoiseConfig("point"))}
+    monkeypatch.setitem(compare.STUDIES, "small", lambda: study)
+    monkeypatch.setattr(compare, "ProcessPoolExecutor", Inline)
+    options = compare.Options("small", seeds=1, folds=True, out=tmp_path / "out")
+    text = compare.compare(options)
+    assert "| none | 1 | 5 |" in text
+    tested = [np.load(path)["index"] for path in sorted((tmp_path / "out/none").rglob("predictions.npz"))]
+    assert sorted(np.concatenate(tested)) == list(range(48))
+    assert not list((tmp_path / "out").rglob("robustness-test.npz"))
+    trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("checkpoint.pt")}
+    text = compare.compare(replace(options, robustness=True))
+    assert "| mCE | difference to none |" in text
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}
+    none, point = csv.DictReader((tmp_path / "out/table.csv").read_text().splitlines())
+    assert float(none["mce_mean"]) == pytest.approx(1)
+    low, high = float(point["mce_difference_low"]), float(point["mce_difference_high"])
+    assert low <= float(point["mce_difference"]) <= high
+    assert float(point["difference_half_width"] or "nan") != 0  # one seed: no Student's interval
+    for name in ("comparison.png", "levels.png", "levels.md", "levels.csv"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monkeypatch):
@@ -108,6 +200,9 @@ def test_bad_input_is_named(tmp_path):
             compare.compare(compare.Options(*given, out=tmp_path, **options))
 
     refused("there is no study or recipe 'actions'. Studies: action-video, moving-furniture", "actions")
+    refused(
+        "--robustness corrupts the coordinates of point clouds, and dense is", "action-video", robustness=True
+    )
     refused("there is no variant 'TT' to compare to", "action-video", baseline="TT")
     refused(r"there is no variant \['nothing'\]", "action-video", only=("nothing",))
     refused("at least 1", "action-video", seeds=0)

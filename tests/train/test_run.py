@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_scripts import schema
 from train import checkpoint, clouds
 from train.config import NoiseConfig, Signature
 from train.engine import Run, learning_rate, loss_function
@@ -303,3 +304,39 @@ def test_every_recipe_can_be_repeated_by_its_printed_command(name):
     assert "--noise.p 0.25" in words
     assert ("--resample" if changed.resample else "--no-resample") in words
     assert asdict(changed) != asdict(config)
+
+
+def test_folds_test_each_shape_once_and_keep_the_classes_in_proportion(folder, furniture):
+    label = furniture.label
+    fold = schema.stratified_folds(label)
+    np.testing.assert_array_equal(fold, schema.stratified_folds(label))
+    for members in (fold, *(fold[label == c] for c in range(12))):
+        assert np.ptp(np.bincount(members, minlength=5)) <= 1
+    config = replace(recipe("furniture"), protocol="fold")
+    tested = []
+    for held_out in range(5):
+        data = clouds.load(replace(config, held_out=held_out))
+        parts = [split.index for split in (data.train, data.validation, data.test)]
+        assert sorted(np.concatenate(parts)) == list(range(360))
+        np.testing.assert_array_equal(parts[2], np.flatnonzero(fold == held_out))
+        share = np.bincount(label[parts[1]]) / np.bincount(np.delete(label, parts[2]))
+        assert ((share > 0.06) & (share < 0.22)).all()  # 15 % of each class, of the smallest one of eleven
+        again = clouds.load(replace(config, held_out=held_out))
+        np.testing.assert_array_equal(again.validation.index, parts[1])
+        tested.append(parts[2])
+    assert sorted(np.concatenate(tested)) == list(range(360))
+
+
+def test_a_fold_needs_its_protocol(folder):
+    def refused(match, **options):
+        with pytest.raises(ValueError, match=match):
+            clouds.load(small(folder, **options))
+
+    refused(
+        "held_out 1 names a fold, and the protocol is the file's own split; ask for --protocol fold",
+        held_out=1,
+    )
+    refused(r"needs the fold to test on: --held-out, one of \[0, 1, 2, 3, 4\]; got None", protocol="fold")
+    refused(
+        "protocol group-fold is not for this data; there are split, fold", protocol="group-fold", held_out=0
+    )
