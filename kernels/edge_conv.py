@@ -346,13 +346,9 @@ class _EdgeConv(torch.autograd.Function):
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
         dpq = _backward(pq, g, total, where, idx, torch.stack([scale, mean, c1, c2 * rstd]))
         sign = torch.where(gamma < 0, -1, 1)
-        return (
-            mm(dpq, weight) if ctx.needs_input_grad[0] else None,
-            gram(dpq, x),
-            (sign * dgamma).to(gamma.dtype),
-            dbeta.to(gamma.dtype),
-            *[None] * 9,
-        )
+        dx = mm(dpq, weight) if ctx.needs_input_grad[0] else None
+        dgamma, dbeta = (sign * dgamma).to(gamma.dtype), dbeta.to(gamma.dtype)
+        return dx, gram(dpq, x), dgamma, dbeta, *[None] * 9
 
 
 def edge_conv(

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, ptr_to_batch, to_rows
-from kernels._gemm import gram, mm
+from kernels._gemm import mm
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import (
     BatchNorm,
@@ -101,33 +101,26 @@ def _unpool_cpu(
     zero = y.dtype.type(0)
     for chunk in prange((rows + block - 1) // block):
         f = np.empty(channels, np.float32)
-        for m in range(first + chunk * block, first + min(rows, (chunk + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
-            b = batch[m]
+        for m in range(chunk * block, min(rows, (chunk + 1) * block)):
+            noise_row(mode, factor, rate, noise_scale, seed, first + m, f)
+            b = batch[first + m]
             for c in range(channels):
                 value = y[m, c]
                 d = scale[c] * dmean[b, c]
                 d = d if scale[c] * value + shift[c] > 0 else slope * d
                 d = d if f[c] > 0 else zero
-                dy[m - first, c] = d + constant[c] - linear[c] * value
+                dy[m, c] = d + constant[c] - linear[c] * value
     for b in prange(where.shape[0]):
         for c in range(channels):
-            m = where[b, c]
-            if first <= m < first + rows:
+            m = where[b, c] - first
+            if 0 <= m < rows:
                 d = scale[c] * dmax[b, c]
-                dy[m - first, c] += d if scale[c] * y[m, c] + shift[c] > 0 else slope * d
+                dy[m, c] += d if scale[c] * y[m, c] + shift[c] > 0 else slope * d
 
 
 def _cpu_pool(
-    y: Tensor,
-    ptr: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: float,
-    *drawn: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     best, where, sums = _fake_pool(y, ptr, scale)
     _pool_cpu(
         *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
@@ -137,31 +130,14 @@ def _cpu_pool(
 
 
 def _cpu_unpool(
-    y: Tensor,
-    batch: Tensor,
-    vectors: Tensor,
-    dmax: Tensor,
-    dmean: Tensor,
-    where: Tensor,
-    slope: float,
-    first: int,
-    stop: int,
-    *drawn: Any,
-) -> Tensor:
-    dy = torch.empty_like(y[first:stop], dtype=vectors.dtype)
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, where: Tensor, slope: float,
+    first: int, stop: int, *drawn: Any,
+) -> Tensor:  # fmt: skip
+    dtype = vectors.dtype
+    dy = torch.empty_like(y[first:stop], dtype=dtype)
     _unpool_cpu(
-        *(
-            y.to(vectors.dtype),
-            batch,
-            *vectors.unbind(0),
-            dmax,
-            dmean,
-            where,
-            scalar(slope, vectors.dtype),
-            32,
-            first,
-        ),
-        *(*numba_noise(Drawn(*drawn)), dy),
+        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, where),
+        *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
     )
     return dy.to(y.dtype)
 
@@ -354,33 +330,24 @@ class _NormPool(torch.autograd.Function):
         dmean = dmean.to(scale.dtype) / sums[:, 0].clamp(min=1)
         at = y.gather(0, where.clamp(min=0)).to(scale.dtype)
         dz_max = torch.where(scale * at + shift > 0, dmax, slope * dmax)
-        totals = torch.stack(
-            [
-                (dmean * sums[:, 2] + dz_max).sum(0),
-                (dmean * sums[:, 3] + dz_max * (at - mean) * rstd).sum(0),
-            ]
-        )
+        slopes, hats = dmean * sums[:, 2] + dz_max, dmean * sums[:, 3] + dz_max * (at - mean) * rstd
+        totals = torch.stack([slopes.sum(0), hats.sum(0)])
         dbeta, dgamma, mean_dz, mean_dz_hat = norm_gradients(totals, count, training, sync)
         vectors = torch.stack([scale, shift, mean, rstd, mean_dz, mean_dz_hat])
         batch = ptr_to_batch(ptr, y.shape[0])
         drawn = draw(noise, ptr, y.shape[0])
-
-        def unpool(first: int, stop: int) -> Tensor:
-            return _unpool(y, batch, vectors, dmax, dmean, where, slope, first, stop, *drawn)
-
-        dy = dx = dweight = None
+        common = dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+        rows, given = y.shape[0], (y, batch, vectors, dmax, dmean, where, slope)
         if x is None:
-            dy = unpool(0, y.shape[0])
-        else:
-            dx, dweight = torch.empty_like(x), torch.zeros_like(weight, dtype=scale.dtype)
-            tile = TILE if x.is_cpu else max(1, y.shape[0])
-            for first in range(0, y.shape[0], tile):
-                stop = min(first + tile, y.shape[0])
-                part = unpool(first, stop)
-                dx[first:stop] = mm(part, weight)
-                dweight += gram(part, x[first:stop])
-            dweight = dweight.to(weight.dtype)
-        return dy, dx, dweight, dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+            return _unpool(*given, 0, rows, *drawn), None, None, *common
+        dx, dweight = torch.empty_like(x), scale.new_zeros(weight.T.shape)
+        tile = TILE if x.is_cpu else max(1, rows)
+        for first in range(0, rows, tile):
+            stop = min(first + tile, rows)
+            dy = _unpool(*given, first, stop, *drawn)
+            dx[first:stop] = mm(dy, weight)
+            dweight += mm(x[first:stop].T, dy)
+        return None, dx, dweight.T.to(weight.dtype), *common
 
 
 def norm_pool(
