@@ -78,9 +78,10 @@ def _max_cpu(y, start, mode, factor, rate, noise_scale, seed, top, where):
                 continue
             if mode == 1:
                 noise_row(mode, factor, rate, noise_scale, seed, start + m, f)
+            row = y[m, lo:hi]
             for c in range(hi - lo):
                 # Read before any store: what a store may change is not vectorised.
-                value, held = y[m, lo + c], best[c]
+                value, held = row[c], best[c]
                 better = (value > held) | (value != value)
                 if mode == 1:
                     better &= f[lo + c] > 0
