@@ -168,6 +168,7 @@ def _peak_memory(make: Callable[[], Callable[[], Any]], device: str, send: Any) 
         send.send(torch.cuda.max_memory_allocated() / 2**20)
         return
     import numba  # noqa: F401  (the libraries are not what is measured)
+    from torch import _dynamo  # noqa: F401  (imported when the first optimiser is made)
 
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM

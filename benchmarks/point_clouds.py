@@ -21,6 +21,7 @@ from typing import Literal
 from benchmarks import cloud_operations, cloud_steps, harness
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
+from train.memory import keep
 
 Group = Literal["steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -47,6 +48,8 @@ class Options:
     """Timed steps of each; the table and the rows hold their quantiles."""
     memory: bool = True
     """Measure peak memory as well, each in a process of its own."""
+    keep_memory: bool = False
+    """Let freed memory stay with the process, as training on a CPU does (train/memory.py), for what is timed."""
     quick: bool = False
     """Small sizes, three repetitions, no memory: under two minutes, to see that all runs."""
     out: Path | None = None
@@ -148,6 +151,8 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
+    if options.keep_memory and not keep():
+        raise SystemExit("error: --keep-memory needs glibc's malloc.")
     check(options)
     for comparison in comparisons(options):
         rows = harness.measure(

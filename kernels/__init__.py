@@ -14,7 +14,7 @@ from kernels.kron_linear import kron_linear
 from kernels.linear_norm_max import linear_norm_max
 from kernels.lstm_sequence import lstm_sequence
 from kernels.norm_act import norm_act
-from kernels.norm_pool import norm_pool
+from kernels.norm_pool import linear_norm_pool, norm_pool
 
 __all__ = [
     "BatchNorm",
@@ -29,6 +29,7 @@ __all__ = [
     "kron_linear",
     "linear",
     "linear_norm_max",
+    "linear_norm_pool",
     "lstm_sequence",
     "norm_act",
     "norm_pool",

@@ -34,7 +34,9 @@ def wide() -> bool:
 
 
 def _taken(x: Tensor, y: Tensor, macs: int) -> bool:
-    """Whether a product goes to oneDNN."""
+    """Whether a product goes to oneDNN. In a compiled graph the compiler chooses."""
+    if torch.compiler.is_compiling():
+        return False
     return x.is_cpu and x.dtype == y.dtype == torch.float32 and macs >= SMALL and wide()
 
 
@@ -112,10 +114,6 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, x [..., m], weight [n, m], bias [n], through the faster library of this processor."""
-    if (
-        not _taken(x, weight, x.numel() * weight.shape[0])
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
-    ):
+    if not _taken(x, weight, x.numel() * weight.shape[0]) or torch.is_autocast_enabled("cpu"):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)

@@ -96,12 +96,12 @@ def running_statistics(norm: BatchNorm, dtype: torch.dtype) -> Statistics:
 
 
 @torch.no_grad()
-def statistics(rows: Tensor, norm: BatchNorm) -> Statistics:
-    """Those that normalise rows [M, C]; in training the running buffers move."""
+def statistics(rows: Tensor, norm: BatchNorm, bias: Tensor | None = None) -> Statistics:
+    """Those that normalise rows [M, C], values without `bias`; in training the running buffers move."""
     if not norm.training:
         return running_statistics(norm, rows.dtype)
     found = batch_statistics(*moments(rows), rows.shape[0], norm.sync)
-    update_running(norm, found)
+    update_running(norm, found, bias)
     return found
 
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import check_rows, describe, global_idx, to_rows, transposed
+from kernels._gemm import gram, mm
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import (
     BatchNorm,
@@ -69,44 +70,47 @@ COORDINATES = 8  # channels up to which inputs are taken for coordinates, which 
 def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, where, total, means, m2s):
     rows, k = idx.shape
     channels = top.shape[1]
+    number = pq.dtype.type  # of an integer: with one, float32 becomes float64
     for b in prange(means.shape[0]):
         f = np.empty(channels, np.float32)
+        best = np.empty(channels, pq.dtype)
+        arg = np.empty(channels, np.int32)
+        s = np.empty(channels, pq.dtype)
+        ss = np.empty(channels, pq.dtype)
         pilot = pq[idx[b * block, 0], channels:].copy()
         origin = pq[b * block, :channels] + pilot
         first = np.zeros(channels, pq.dtype)
         second = np.zeros(channels, pq.dtype)
         edges = k * (min(rows, (b + 1) * block) - b * block)
         for i in range(b * block, min(rows, (b + 1) * block)):
-            best = np.full(channels, -np.inf, pq.dtype)
-            arg = np.full(channels, k, where.dtype)
-            s = np.zeros(channels, pq.dtype)
-            ss = np.zeros(channels, pq.dtype)
+            best[:] = -np.inf
+            arg[:] = k
+            s[:] = 0
+            ss[:] = 0
             for pos in range(k):
-                q = pq[idx[i, pos], channels:]
-                if mode == 0:
-                    for c in range(channels):
-                        d = q[c] - pilot[c]
-                        s[c] += d
-                        ss[c] += d * d
-                        better = (q[c] > best[c]) | (q[c] != q[c])
-                        arg[c] = pos if better else arg[c]
-                        best[c] = q[c] if better else best[c]
-                else:
-                    noise_row(mode, factor, rate, noise_scale, seed, idx[i, pos], f)
-                    for c in range(channels):
-                        d = q[c] - pilot[c]
-                        s[c] += d
-                        ss[c] += d * d
-                        better = (f[c] > 0) & ((q[c] > best[c]) | (q[c] != q[c]))
-                        arg[c] = pos if better else arg[c]
-                        best[c] = q[c] if better else best[c]
+                j = idx[i, pos]
+                if mode != 0:
+                    noise_row(mode, factor, rate, noise_scale, seed, j, f)
+                # Arrays are read once, before any store: what a store may change is not vectorised.
+                for c in range(channels):
+                    q, held = pq[j, channels + c], best[c]
+                    d = q - pilot[c]
+                    better = (q > held) | (q != q)
+                    if mode != 0:
+                        better &= f[c] > 0
+                    s[c] += d
+                    ss[c] += d * d
+                    arg[c] = np.int32(pos) if better else arg[c]
+                    best[c] = q if better else held
             for c in range(channels):
-                p = pq[i, c] + pilot[c] - origin[c]
-                first[c] += k * p + s[c]
-                second[c] += k * p * p + 2 * p * s[c] + ss[c]
-                top[i, c] = pq[i, c] + best[c]
+                p, sum_q = pq[i, c], s[c]
+                from_origin = p + pilot[c] - origin[c]
+                sum_y = number(k) * from_origin + sum_q
+                first[c] += sum_y
+                second[c] += from_origin * (sum_y + sum_q) + ss[c]
+                top[i, c] = p + best[c]
                 where[i, c] = arg[c]
-                total[i, c] = s[c] + k * pilot[c]
+                total[i, c] = sum_q + number(k) * pilot[c]
         for c in range(channels):
             shift = first[c] / edges
             means[b, c] = origin[c] + shift
@@ -114,24 +118,32 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
 
 
 @njit(parallel=True)
-def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, dpq):
+def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, block, dpq):
     rows, k = idx.shape
     channels = g.shape[1]
-    for j in prange(rows):
-        hits = np.zeros(channels, pq.dtype)
-        dense = np.zeros(channels, pq.dtype)
-        for e in range(ptr[j], ptr[j + 1]):
-            i = entries[e] // k
-            pos = entries[e] - i * k
+    number = g.dtype.type
+    zero, edges = number(0), number(k)
+    for b in prange((rows + block - 1) // block):
+        hits = np.empty(channels, g.dtype)
+        dense = np.empty(channels, g.dtype)
+        for j in range(b * block, min(rows, (b + 1) * block)):
+            hits[:] = 0
+            dense[:] = 0
+            for e in range(ptr[j], ptr[j + 1]):
+                i = entries[e] // k
+                pos = np.int32(entries[e] - i * k)
+                for c in range(channels):
+                    p, hit = pq[i, c], where[i, c] == pos
+                    hits[c] += g[i, c] if hit else zero
+                    dense[c] += p
+            degree = number(ptr[j + 1] - ptr[j])
             for c in range(channels):
-                hits[c] += g[i, c] if where[i, c] == pos else 0
-                dense[c] += pq[i, c]
-        degree = ptr[j + 1] - ptr[j]
-        for c in range(channels):
-            dense[c] += degree * (pq[j, channels + c] - mean[c])
-            dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * dense[c])
-            own = k * pq[j, c] + total[j, c] - k * mean[c]
-            dpq[j, c] = scale[c] * (g[j, c] - k * c1[c] - c2[c] * own)
+                p, q = pq[j, c], pq[j, channels + c]
+                near = dense[c] + degree * (q - mean[c])
+                own = edges * (p - mean[c]) + total[j, c]
+                dp = scale[c] * (g[j, c] - edges * c1[c] - c2[c] * own)
+                dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * near)
+                dpq[j, c] = dp
 
 
 def _cpu_gather(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
@@ -146,7 +158,7 @@ def _cpu_backward(
 ) -> Tensor:
     ptr, entries = transposed(idx, idx.shape[0])
     dpq = torch.empty_like(pq, dtype=g.dtype)
-    _backward_cpu(pq.to(g.dtype), g, total, where, idx, ptr, entries, *vectors.unbind(0), dpq)
+    _backward_cpu(pq.to(g.dtype), g, total, where, idx, ptr, entries, *vectors.unbind(0), BLOCK, dpq)
     return dpq.to(pq.dtype)
 
 
@@ -301,14 +313,15 @@ _backward = operator(
 
 
 class _EdgeConv(torch.autograd.Function):
-    """The graph pass, BatchNorm and activation on pq = [P | Q]; also returns mean, var and count for the buffers."""
+    """Of rows x [M, C_in] and the folded weight [2 C_out, C_in] of [P | Q]; also returns mean, var and count for the
+    buffers."""
 
     @staticmethod
     def forward(
-        ctx: Any, pq: Tensor, gamma: Tensor, beta: Tensor, idx: Tensor, ptr: Tensor, mean: Tensor, var: Tensor,
-        eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+        ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, idx: Tensor, ptr: Tensor,
+        mean: Tensor, var: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        (rows, k), none = idx.shape, draw(None, ptr, 0)
+        (rows, k), none, pq = idx.shape, draw(None, ptr, 0), mm(x, weight.T)
         top, where, total, means, m2s = _gather(pq, idx, *draw(noise, ptr, rows))
         if training:
             own = merge_moments(means, m2s, k * block_counts(rows, BLOCK, pq.device))
@@ -316,7 +329,9 @@ class _EdgeConv(torch.autograd.Function):
         else:
             count = torch.ones_like(mean[0])
         scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
-        ctx.save_for_backward(pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count)
+        ctx.save_for_backward(
+            x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count
+        )
         ctx.options = (slope, training, sync)
         ctx.mark_non_differentiable(mean, var, count)
         return norm_apply(top, scale, shift, slope, *none), mean, var, count
@@ -324,14 +339,16 @@ class _EdgeConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count = ctx.saved_tensors
+        x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count = ctx.saved_tensors
         slope, training, sync = ctx.options
         none = draw(None, ptr, 0)
         g, sums = norm_sums(dout.contiguous(), top, scale, shift, mean, rstd, slope, True, *none)
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
         dpq = _backward(pq, g, total, where, idx, torch.stack([scale, mean, c1, c2 * rstd]))
         sign = torch.where(gamma < 0, -1, 1)
-        return dpq, (sign * dgamma).to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+        dx = mm(dpq, weight) if ctx.needs_input_grad[0] else None
+        dgamma, dbeta = (sign * dgamma).to(gamma.dtype), dbeta.to(gamma.dtype)
+        return dx, gram(dpq, x), dgamma, dbeta, *[None] * 9
 
 
 def edge_conv(
@@ -385,16 +402,16 @@ def edge_conv(
     sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
     nearby, central = weight[:, :channels], weight[:, channels:]
     folded = torch.cat([sign * (central - nearby), sign * nearby])
-    with torch.autocast(
-        x.device.type, enabled=channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
-    ):
-        pq = rows @ folded.T
-    running = running_statistics(norm, pq.dtype)
+    autocast = channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else rows.dtype
+    running = running_statistics(norm, dtype)
     signs = sign[:, 0].to(running.mean.dtype)
-    out, mean, var, count = _EdgeConv.apply(
-        *(pq, norm.gamma, fold_bias(norm, bias), global_idx(idx).contiguous(), ptr),
-        *(signs * running.mean, running.var, norm.eps, negative_slope, norm.training, norm.sync, noise),
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        out, mean, var, count = _EdgeConv.apply(
+            *(rows.to(dtype), folded.to(dtype), norm.gamma, fold_bias(norm, bias)),
+            *(global_idx(idx).contiguous(), ptr, signs * running.mean, running.var),
+            *(norm.eps, negative_slope, norm.training, norm.sync, noise),
+        )
     if norm.training:
         update_running(norm, Statistics(signs * mean, var, count), bias)
-    return out.to(pq.dtype).view(*x.shape[:-1], weight.shape[0])
+    return out.to(dtype).view(*x.shape[:-1], weight.shape[0])

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, to_rows, transposed
+from kernels._gemm import gram, mm
 from kernels._noise import ELEMENTS, Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import (
     BatchNorm,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     import triton.language as tl
     from numba import prange
 
-TILE = 256  # rows of y that are made at a time on the CPU: [256, 1024] float32 stays in the cache
+TILE = 512  # rows of y that are made at a time on the CPU: [512, 1024] float32 stays in the cache
 
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
@@ -71,20 +72,25 @@ def _max_cpu(y, start, mode, factor, rate, noise_scale, seed, top, where):
     for block in prange((channels + 127) // 128):
         lo, hi = block * 128, min(channels, (block + 1) * 128)
         f = np.empty(channels if mode == 1 else 0, np.float32)
+        best, arg = top[lo:hi].copy(), np.full(hi - lo, -1, np.int32)
         for m in range(rows):
             if mode == 2 and factor[start + m] == 0:
                 continue
             if mode == 1:
                 noise_row(mode, factor, rate, noise_scale, seed, start + m, f)
-                for c in range(lo, hi):
-                    if f[c] > 0 and (y[m, c] > top[c] or y[m, c] != y[m, c]):
-                        top[c] = y[m, c]
-                        where[c] = start + m
-            else:
-                for c in range(lo, hi):
-                    better = (y[m, c] > top[c]) | (y[m, c] != y[m, c])
-                    where[c] = start + m if better else where[c]
-                    top[c] = y[m, c] if better else top[c]
+            row = y[m, lo:hi]
+            for c in range(hi - lo):
+                # Read before any store: what a store may change is not vectorised.
+                value, held = row[c], best[c]
+                better = (value > held) | (value != value)
+                if mode == 1:
+                    better &= f[lo + c] > 0
+                arg[c] = np.int32(m) if better else arg[c]
+                best[c] = value if better else held
+        for c in range(hi - lo):
+            if arg[c] >= 0:
+                top[lo + c] = best[c]
+                where[lo + c] = start + arg[c]
 
 
 @njit(parallel=True)
@@ -114,14 +120,10 @@ def _cpu_max(x: Tensor, weight: Tensor, ptr: Tensor, *drawn: Any) -> tuple[Tenso
     top.fill_(-torch.inf)
     where.fill_(-1)
     noise = numba_noise(Drawn(*drawn))
-    transposed_weight = weight.T
-    y = x.new_empty((TILE, weight.shape[0]))
-    offsets = ptr.tolist()
-    for b, (start, stop) in enumerate(pairwise(offsets)):
+    for b, (start, stop) in enumerate(pairwise(ptr.tolist())):
         for first in range(start, stop, TILE):
-            rows = min(TILE, stop - first)
-            tile = torch.mm(x[first : first + rows], transposed_weight, out=y[:rows])
-            _max_cpu(tile.to(top.dtype), first, *noise, top[b], where[b])
+            y = mm(x[first : min(first + TILE, stop)], weight.T)
+            _max_cpu(y.to(top.dtype), first, *noise, top[b], where[b])
     return top, where
 
 
@@ -296,17 +298,17 @@ class _LinearNormMax(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dtype = accumulator(x.dtype)
         wide = weight.to(dtype)
-        mean_x, gram, count = mean[:0], wide[:0], torch.ones_like(mean[0])
+        mean_x, outer, count = mean[:0], wide[:0], torch.ones_like(mean[0])
         if training:
             mean_x, count = _column_mean(x, sync)
             centred = x.to(dtype) - mean_x
-            gram = centred.T @ centred
-            everywhere = sum_over_processes(gram, sync) / count
-            mean, var = wide @ mean_x, ((wide @ everywhere) * wide).sum(1).clamp(min=0)
+            outer = gram(centred, centred)
+            everywhere = sum_over_processes(outer, sync) / count
+            mean, var = wide @ mean_x, (mm(wide, everywhere) * wide).sum(1).clamp(min=0)
         top, where = _max(x, weight, ptr, *draw(noise, ptr, x.shape[0]))
         scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
         z = scale * top + shift
-        ctx.save_for_backward(x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, gram, count)
+        ctx.save_for_backward(x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, outer, count)
         ctx.options = (slope, training, sync)
         ctx.mark_non_differentiable(mean, var, count)
         return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count
@@ -314,7 +316,7 @@ class _LinearNormMax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, gram, count = ctx.saved_tensors
+        x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, outer, count = ctx.saved_tensors
         slope, training, sync = ctx.options
         there = where >= 0
         g = torch.where(there, torch.where(scale * top + shift > 0, dout, slope * dout), 0).to(scale.dtype)
@@ -326,13 +328,13 @@ class _LinearNormMax(torch.autograd.Function):
             wide = weight.to(scale.dtype)
             slope_c = scale * c2 * rstd
             # -(v + A (x - mean_x)), with the part of mean_x taken into the constant.
-            matrix = wide.T @ (slope_c[:, None] * wide)
-            dx.addmm_(x.to(dx.dtype), matrix, alpha=-1)
+            matrix = gram(wide, slope_c[:, None] * wide)
+            dx -= mm(x.to(dx.dtype), matrix)
             dx += matrix @ mean_x - wide.T @ (scale * c1)
             local = x.sum(0, dtype=scale.dtype)
             # sum x (x - mean_x)^T of this process, from the Gram matrix about the mean of all processes.
-            outer = gram + torch.outer(mean_x, local - x.shape[0] * mean_x)
-            dweight -= torch.outer(scale * c1, local) + slope_c[:, None] * (wide @ outer.T)
+            outer = outer + torch.outer(mean_x, local - x.shape[0] * mean_x)
+            dweight -= torch.outer(scale * c1, local) + slope_c[:, None] * mm(wide, outer.T)
         sign = torch.where(gamma < 0, -1, 1)
         return (
             *(

@@ -24,9 +24,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._clouds import ptr_to_batch, to_rows
+from kernels._clouds import describe, ptr_to_batch, to_rows
+from kernels._gemm import mm
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
-from kernels._norm import BatchNorm, affine, check_channels, norm_gradients, statistics
+from kernels._norm import (
+    BatchNorm,
+    affine,
+    check_channels,
+    fold_bias,
+    norm_gradients,
+    statistics,
+)
 from kernels._norm_pass import NOISE, scalar
 from kernels._numba import njit
 from kernels._operator import operator
@@ -37,6 +45,9 @@ if TYPE_CHECKING:
     from numba import prange
 
 
+TILE = 1024  # rows whose gradient is made at a time on the CPU: [1024, 1024] float32 stays in the cache
+
+
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 
@@ -45,6 +56,7 @@ def _pool_cpu(
     y, ptr, scale, shift, mean, rstd, slope, mode, factor, rate, noise_scale, seed, best, where, sums
 ):
     channels = y.shape[1]
+    zero, one = y.dtype.type(0), y.dtype.type(1)
     for b in prange(ptr.shape[0] - 1):
         f = np.empty(channels, np.float32)
         top = np.full(channels, -np.inf, y.dtype)
@@ -56,18 +68,19 @@ def _pool_cpu(
             if mode == 2 and f[0] == 0:
                 continue
             for c in range(channels):
-                keep = f[c] > 0
-                z = scale[c] * y[m, c] + shift[c]
-                da = y.dtype.type(1) if z > 0 else slope
+                # Arrays are read once, before any store: what a store may change is not vectorised.
+                keep, held, value = f[c] > 0, top[c], y[m, c]
+                z = scale[c] * value + shift[c]
+                da = one if z > 0 else slope
                 a = da * z
-                better = keep & ((a > top[c]) | (a != a))
+                better = keep & ((a > held) | (a != a))
                 arg[c] = m if better else arg[c]
-                top[c] = a if better else top[c]
-                da = da if keep else y.dtype.type(0)
-                count[c] += y.dtype.type(1) if keep else y.dtype.type(0)
+                top[c] = a if better else held
+                da = da if keep else zero
+                count[c] += one if keep else zero
                 total[c] += da * z
                 slopes[c] += da
-                hats[c] += da * (y[m, c] - mean[c]) * rstd[c]
+                hats[c] += da * (value - mean[c]) * rstd[c]
         best[b] = top
         where[b] = arg
         sums[b, 0] = count
@@ -78,34 +91,36 @@ def _pool_cpu(
 
 @njit(parallel=True)
 def _unpool_cpu(
-    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, where, slope, block, mode, factor,
-    rate, noise_scale, seed, dy,
+    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, where, slope, block, first, mode,
+    factor, rate, noise_scale, seed, dy,
 ):  # fmt: skip
-    rows, channels = y.shape
+    rows, channels = dy.shape
+    # dy = scale * dz + constant - linear * y
+    linear = scale * rstd * mean_dz_hat
+    constant = linear * mean - scale * mean_dz
+    zero = y.dtype.type(0)
     for chunk in prange((rows + block - 1) // block):
         f = np.empty(channels, np.float32)
         for m in range(chunk * block, min(rows, (chunk + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
-            b = batch[m]
+            noise_row(mode, factor, rate, noise_scale, seed, first + m, f)
+            b = batch[first + m]
             for c in range(channels):
-                z = scale[c] * y[m, c] + shift[c]
-                d = dmean[b, c] + (dmax[b, c] if where[b, c] == m else 0)
-                d = d if z > 0 else slope * d
-                d = d if f[c] > 0 else 0
-                hat = (y[m, c] - mean[c]) * rstd[c]
-                dy[m, c] = scale[c] * (d - mean_dz[c] - hat * mean_dz_hat[c])
+                value = y[m, c]
+                d = scale[c] * dmean[b, c]
+                d = d if scale[c] * value + shift[c] > 0 else slope * d
+                d = d if f[c] > 0 else zero
+                dy[m, c] = d + constant[c] - linear[c] * value
+    for b in prange(where.shape[0]):
+        for c in range(channels):
+            m = where[b, c] - first
+            if 0 <= m < rows:
+                d = scale[c] * dmax[b, c]
+                dy[m, c] += d if scale[c] * y[m, c] + shift[c] > 0 else slope * d
 
 
 def _cpu_pool(
-    y: Tensor,
-    ptr: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: float,
-    *drawn: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     best, where, sums = _fake_pool(y, ptr, scale)
     _pool_cpu(
         *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
@@ -115,28 +130,14 @@ def _cpu_pool(
 
 
 def _cpu_unpool(
-    y: Tensor,
-    batch: Tensor,
-    vectors: Tensor,
-    dmax: Tensor,
-    dmean: Tensor,
-    where: Tensor,
-    slope: float,
-    *drawn: Any,
-) -> Tensor:
-    dy = torch.empty_like(y, dtype=vectors.dtype)
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, where: Tensor, slope: float,
+    first: int, stop: int, *drawn: Any,
+) -> Tensor:  # fmt: skip
+    dtype = vectors.dtype
+    dy = torch.empty_like(y[first:stop], dtype=dtype)
     _unpool_cpu(
-        *(
-            y.to(vectors.dtype),
-            batch,
-            *vectors.unbind(0),
-            dmax,
-            dmean,
-            where,
-            scalar(slope, vectors.dtype),
-            32,
-        ),
-        *(*numba_noise(Drawn(*drawn)), dy),
+        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, where),
+        *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
     )
     return dy.to(y.dtype)
 
@@ -254,7 +255,7 @@ def _launch_pool(
 
 def _launch_unpool(
     y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, where: Tensor, slope: float,
-    mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+    first: int, stop: int, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
 ) -> Tensor:  # fmt: skip
     dy = torch.empty_like(y)
     rows, channels = y.shape
@@ -267,7 +268,7 @@ def _launch_unpool(
         BLOCK_C=block_c,
         BY_FOUR=channels % 4 == 0,
     )
-    return dy
+    return dy[first:stop]  # on a GPU, all of it
 
 
 # --- operators, autograd, public function ------------------------------------------------------------------------
@@ -279,6 +280,13 @@ def _fake_pool(y: Tensor, ptr: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, 
     return best, best.new_empty(best.shape, dtype=torch.int64), scale.new_empty((clouds, 4, channels))
 
 
+def _fake_unpool(
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, where: Tensor, slope: float,
+    first: int, stop: int, *_: Any,
+) -> Tensor:  # fmt: skip
+    return torch.empty_like(y[first:stop])
+
+
 _pool = operator(
     "norm_pool_fwd(Tensor y, Tensor ptr, Tensor scale, Tensor shift, Tensor mean, Tensor rstd, float slope, "
     f"{NOISE}) -> (Tensor, Tensor, Tensor)",
@@ -288,47 +296,58 @@ _pool = operator(
 )
 _unpool = operator(
     "norm_pool_bwd(Tensor y, Tensor batch, Tensor vectors, Tensor dmax, Tensor dmean, Tensor where, float slope, "
-    f"{NOISE}) -> Tensor",
+    f"int first, int stop, {NOISE}) -> Tensor",
     cpu=_cpu_unpool,
     triton=_launch_unpool,
-    fake=lambda y, *_: torch.empty_like(y),
+    fake=_fake_unpool,
 )
 
 
 class _NormPool(torch.autograd.Function):
+    """Of y; or, where x and weight are given, of y = x W^T made from them: then y has no gradient of its own, and the one
+    it would have is made and multiplied a few rows at a time."""
+
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor,
-        ptr: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+        ctx: Any, y: Tensor, x: Tensor | None, weight: Tensor | None, gamma: Tensor, beta: Tensor,
+        mean: Tensor, var: Tensor, count: Tensor, ptr: Tensor, eps: float, slope: float, training: bool,
+        sync: bool, noise: Noise | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         drawn = draw(noise, ptr, y.shape[0])
         best, where, sums = _pool(y, ptr, scale, shift, mean, rstd, slope, *drawn)
         kept = sums[:, 0].clamp(min=1)
-        ctx.save_for_backward(y, gamma, scale, shift, mean, rstd, count, ptr, where, sums)
+        ctx.save_for_backward(y, x, weight, gamma, scale, shift, mean, rstd, count, ptr, where, sums)
         ctx.options = (slope, training, sync, noise)
         return torch.where(where >= 0, best, 0).to(y.dtype), (sums[:, 1] / kept).to(y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dmax: Tensor, dmean: Tensor) -> tuple[Tensor | None, ...]:
-        y, gamma, scale, shift, mean, rstd, count, ptr, where, sums = ctx.saved_tensors
+        y, x, weight, gamma, scale, shift, mean, rstd, count, ptr, where, sums = ctx.saved_tensors
         slope, training, sync, noise = ctx.options
         dmax = torch.where(where >= 0, dmax.to(scale.dtype), 0)
         dmean = dmean.to(scale.dtype) / sums[:, 0].clamp(min=1)
         at = y.gather(0, where.clamp(min=0)).to(scale.dtype)
         dz_max = torch.where(scale * at + shift > 0, dmax, slope * dmax)
-        totals = torch.stack(
-            [
-                (dmean * sums[:, 2] + dz_max).sum(0),
-                (dmean * sums[:, 3] + dz_max * (at - mean) * rstd).sum(0),
-            ]
-        )
+        slopes, hats = dmean * sums[:, 2] + dz_max, dmean * sums[:, 3] + dz_max * (at - mean) * rstd
+        totals = torch.stack([slopes.sum(0), hats.sum(0)])
         dbeta, dgamma, mean_dz, mean_dz_hat = norm_gradients(totals, count, training, sync)
         vectors = torch.stack([scale, shift, mean, rstd, mean_dz, mean_dz_hat])
         batch = ptr_to_batch(ptr, y.shape[0])
-        dy = _unpool(y, batch, vectors, dmax, dmean, where, slope, *draw(noise, ptr, y.shape[0]))
-        return dy, dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+        drawn = draw(noise, ptr, y.shape[0])
+        common = dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+        rows, given = y.shape[0], (y, batch, vectors, dmax, dmean, where, slope)
+        if x is None:
+            return _unpool(*given, 0, rows, *drawn), None, None, *common
+        dx, dweight = torch.empty_like(x), scale.new_zeros(weight.T.shape)
+        tile = TILE if x.is_cpu else max(1, rows)
+        for first in range(0, rows, tile):
+            stop = min(first + tile, rows)
+            dy = _unpool(*given, first, stop, *drawn)
+            dx[first:stop] = mm(dy, weight)
+            dweight += mm(x[first:stop].T, dy)
+        return None, dx, dweight.T.to(weight.dtype), *common
 
 
 def norm_pool(
@@ -345,6 +364,43 @@ def norm_pool(
     check_channels(rows.shape[1], norm)
     rows = rows.contiguous()
     return _NormPool.apply(
-        *(rows, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
+        *(rows, None, None, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
         *(norm.eps, negative_slope, norm.training, norm.sync, noise),
     )
+
+
+def linear_norm_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`norm_pool` of x W^T + b, whose gradient is never whole in memory on the CPU.
+
+    Args:
+        x: dense [B, N, C_in], or rows [M, C_in] with `batch` [M].
+        weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
+
+    Raises:
+        ValueError: shapes do not fit, or training with a single row.
+    """
+    rows, ptr = to_rows(x, batch, batch_size)
+    if weight.dim() != 2 or weight.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"weight must be [C_out, {rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
+        )
+    check_channels(weight.shape[0], norm)
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)
+    with torch.autocast(device, enabled=False):
+        y = mm(rows.detach(), weight.detach().T)
+        return _NormPool.apply(
+            *(y, rows, weight, norm.gamma, beta, *statistics(y, norm, bias), ptr),
+            *(norm.eps, negative_slope, norm.training, norm.sync, noise),
+        )

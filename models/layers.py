@@ -81,7 +81,7 @@ class LinearNormPool(LinearNorm):
     """linear -> BatchNorm -> LeakyReLU -> max and mean over the points that noise leaves: to ([B, C_out], [B, C_out])."""
 
     def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> tuple[Tensor, Tensor]:
-        return kernels.norm_pool(self._linear(x), norm, **options)
+        return kernels.linear_norm_pool(x, self.linear.weight, self.linear.bias, norm, **options)
 
 
 class EdgeConv(LinearNorm):

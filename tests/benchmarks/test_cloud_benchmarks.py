@@ -221,5 +221,6 @@ def test_goals_are_reached_or_missed():
 
 
 def test_a_loss_curve_is_the_same_again_and_moves_with_its_points():
-    first, again, moved = (gpu_clouds.losses("cpu", True, seed) for seed in (None, None, 1))
-    assert gpu_clouds.apart(first, again) == 0 < gpu_clouds.apart(first, moved)
+    first, again, *moved = (gpu_clouds.losses("cpu", True, seed) for seed in (None, None, 1, 2, 3))
+    assert gpu_clouds.apart(first, again) == 0
+    assert any(gpu_clouds.apart(first, curve) > 0 for curve in moved)  # one alone may round to the same loss

@@ -16,6 +16,7 @@ from kernels import (
     edge_conv,
     knn,
     linear_norm_max,
+    linear_norm_pool,
     norm_act,
     norm_pool,
 )
@@ -56,7 +57,9 @@ def operations(channels, dtype, mode):
         launches(_norm_pass._launch_grad, y, y, *vectors(channels, 6), 0.2, *drawn(mode)),
         launches(POOL._launch_pool, y, ptr, *vectors(channels, 4), 0.2, *drawn(mode)),
         launches(
-            POOL._launch_unpool, y, batch, torch.zeros(6, channels), pooled, pooled, arg, 0.2, *drawn(mode)
+            POOL._launch_unpool,
+            *(y, batch, torch.zeros(6, channels), pooled, pooled, arg, 0.2, 0, M),
+            *drawn(mode),
         ),
         launches(EDGE._launch_gather, pq, idx, *drawn(mode)),
         launches(EDGE._launch_backward, pq, wide, wide, where, idx, torch.zeros(4, channels)),
@@ -138,6 +141,10 @@ def calls(level="cluster", dtype=torch.float32):
         ),
         "norm_act": (lambda y, g, b: norm_act(y, norm(g, b), noise=found), (x @ weight.T, gamma, beta)),
         "norm_pool": (lambda y, g, b: norm_pool(y, norm(g, b), noise=found), (x @ weight.T, gamma, beta)),
+        "linear_norm_pool": (
+            lambda x, w, g, b: linear_norm_pool(x, w, None, norm(g, b), noise=found),
+            (x, weight, gamma, beta),
+        ),
         "drop_feat": (lambda x: drop_feat(x, 0.3, seed=seed), (x,)),
         "drop_point": (lambda x: drop_point(x, 0.3, seed=seed), (x,)),
         "drop_cluster": (lambda x: drop_cluster(x, 0.3, idx, seed=seed), (x,)),
@@ -181,7 +188,10 @@ def test_operators_pass_opcheck():
         (ops.norm_sums, (y, y, *[vector] * 4, 0.2, True, *found)),
         (ops.norm_grad, (y, y, *[vector] * 6, 0.2, *found)),
         (ops.norm_pool_fwd, (y, ptr, *[vector] * 4, 0.2, *found)),
-        (ops.norm_pool_bwd, (y, torch.zeros(20).long(), torch.ones(6, 8), y[:2], y[:2], arg, 0.2, *found)),
+        (
+            ops.norm_pool_bwd,
+            (y, torch.zeros(20).long(), torch.ones(6, 8), y[:2], y[:2], arg, 0.2, 0, 20, *found),
+        ),
         (ops.knn, (y, ptr, 3)),
         (ops.edge_conv_fwd, (y, idx, *found)),
         (

@@ -69,3 +69,21 @@ def test_other_types_are_left_to_aten() -> None:
         x = torch.randn(2048, 64, dtype=dtype)
         assert torch.equal(_gemm.gram(x, x), x.T @ x)
         assert _gemm.mm(x, x.T).dtype == dtype
+
+
+def test_a_compiled_graph_never_asks_which_library_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is in a file, and torch.compile cannot trace the reading of one."""
+
+    def asked() -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(_gemm, "wide", asked)
+    x, y = torch.randn(2048, 16), torch.randn(2048, 16)
+    torch._dynamo.reset()
+
+    def run(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return _gemm.mm(x.T, y), _gemm.gram(x, y)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for a in compiled(x, y):
+        torch.testing.assert_close(a, x.T @ y, rtol=0, atol=4e-7 * 2048)

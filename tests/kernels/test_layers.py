@@ -1,9 +1,11 @@
-"""edge_conv, linear_norm_max, norm_act and norm_pool equal the materialised textbook form in float64."""
+"""edge_conv, linear_norm_max, linear_norm_pool, norm_act and norm_pool equal the materialised textbook form in float64."""
+
+import sys
 
 import pytest
 import torch
 
-from kernels import edge_conv, knn, linear_norm_max, norm_act, norm_pool
+from kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
 from tests.oracle import norm as oracle
 
 from .cases import EXACT, batch_norm, kept, noise
@@ -93,6 +95,23 @@ def test_norm_pool_is_the_textbook_form(shape, level, training):
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_linear_norm_pool_is_the_textbook_form(shape, level, training, monkeypatch):
+    monkeypatch.setattr(sys.modules["kernels.norm_pool"], "TILE", 64)  # several tiles, the last one shorter
+    B, N, C, D, _ = shape
+    x = clouds(B, N, C, ties=N == 63)
+    found = noise(level, x)
+    (x1, x2), (w1, w2), (b1, b2) = twice(x, eighths(D, C), torch.randn(D).double())
+    n1, n2 = batch_norm(D, training), batch_norm(D, training)
+    ours = linear_norm_pool(x1, w1, b1, n1, negative_slope=0.2, noise=found)
+    z = oracle.norm_act(torch.nn.functional.linear(x2, w2, b2), n2, slope=0.2)
+    theirs = oracle.pool(z, kept(found, B, N, D), 1)
+    leaves = [(x1, x2), (w1, w2), (b1, b2), *zip(n1[:2], n2[:2])]
+    compare(ours, theirs, leaves, zip(n1[2:4], n2[2:4]))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
 def test_norm_act_is_the_textbook_form(level, slope, training):
     B, N, D = 3, 100, 10
@@ -162,6 +181,7 @@ def test_autocast_keeps_to_the_rounding_of_its_type(dtype):
     for run in (
         lambda: edge_conv(x, idx, wide, None, batch_norm(8, dtype=torch.float32)),
         lambda: linear_norm_max(x, weight, None, batch_norm(8, dtype=torch.float32)),
+        lambda: linear_norm_pool(x, weight, None, batch_norm(8, dtype=torch.float32))[0],
     ):
         exact = run()
         with torch.autocast("cpu", dtype):
@@ -201,6 +221,8 @@ def test_bad_arguments_are_named():
         edge_conv(x, idx.int(), torch.randn(5, 6), None, norm)
     with pytest.raises(ValueError, match="one entry for each of the 4 channels"):
         edge_conv(x, idx, torch.randn(4, 6), None, norm)
+    with pytest.raises(ValueError, match=r"weight must be \[C_out, 3\]"):
+        linear_norm_pool(x, torch.randn(5, 6), None, norm)
     with pytest.raises(ValueError, match="more than one value a channel"):
         linear_norm_max(x[:1, :1], torch.randn(5, 3), None, norm)
     for wrong in (-1, 8):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import _noise as noises
-from kernels import _random, edge_conv, knn, linear_norm_max, norm_act, norm_pool
+from kernels import _random, edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
 from kernels._noise import Noise
 
 from ..cases import batch_norm, noise
@@ -126,6 +126,11 @@ def test_layers(level, channels, training, device):
         lambda y, n: norm_pool(y, n, noise=moved, negative_slope=0.2),
         lambda y, n: oracle.pool(oracle.norm_act(y, n, slope=0.2), stands, 1),
         y,
+    )
+    compare(
+        lambda x, w, n: linear_norm_pool(x, w, None, n, noise=moved, negative_slope=0.2),
+        lambda x, w, n: oracle.pool(oracle.norm_act(x @ w.T, n, slope=0.2), stands, 1),
+        *(x, narrow),
     )
     factor = 1 if found is None else stands / (1 - found.rate.double())
     compare(
