@@ -60,21 +60,8 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
         stop = min(start + rows, whole)
         # The convolution walks along columns, which takes twice as long over memory that lies far apart.
         pixels = _images(buffer[: stop - start].copy_(x[start:stop])), _images(y[start:stop])
-        found += torch.ops.aten.convolution_backward(
-            *(
-                pixels[1],
-                pixels[0],
-                weight,
-                [0],
-                [1, 1],
-                [0, 0],
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [False, True, False],
-            )
-        )[1].reshape(n, k)
+        options = weight, [0], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+        found += torch.ops.aten.convolution_backward(*pixels[::-1], *options)[1].reshape(n, k)
     return found.T if whole == len(x) else found.T.addmm(x[whole:].T, y[whole:])
 
 
