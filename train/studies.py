@@ -102,7 +102,7 @@ def action_video() -> dict[str, Config]:
 def moving_furniture() -> dict[str, Config]:
     """TT and HT of the input matrix alone and of both, and FDHT, beside the dense LSTM."""
     fdht = _video("fdht-lstm-video")
-    dense = replace(fdht, mega=FormatSpec(), lr=1e-3)
+    dense = replace(fdht, mega=FormatSpec(), lr=3e-5)
     some = formats(fdht, (8, 20, 20, 18), ((8, 20, 20, 18), (4, 4, 4, 4)), (4, 4, 4, 4))
     chosen = {name: config for name, config in some.items() if name[:2] in ("TT", "HT")}
     return {"dense": dense, **chosen, "FDHT": fdht}
