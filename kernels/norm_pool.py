@@ -27,14 +27,7 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import describe, ptr_to_batch, to_rows
 from kernels._gemm import mm
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
-from kernels._norm import (
-    BatchNorm,
-    affine,
-    check_channels,
-    fold_bias,
-    norm_gradients,
-    statistics,
-)
+from kernels._norm import BatchNorm, affine, check_channels, fold_bias, norm_gradients, statistics
 from kernels._norm_pass import NOISE, scalar
 from kernels._numba import njit
 from kernels._operator import operator
