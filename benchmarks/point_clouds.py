@@ -49,7 +49,8 @@ class Options:
     memory: bool = True
     """Measure peak memory as well, each in a process of its own."""
     keep_memory: bool = False
-    """Let freed memory stay with the process, as training on a CPU does (train/memory.py), for what is timed."""
+    """Let freed memory stay with the process, as training on a CPU does (train/memory.py), for what is timed; marks
+    shapes "-kept"."""
     quick: bool = False
     """Small sizes, three repetitions, no memory: under two minutes, to see that all runs."""
     out: Path | None = None
@@ -155,6 +156,8 @@ def main() -> None:
         raise SystemExit("error: --keep-memory needs glibc's malloc.")
     check(options)
     for comparison in comparisons(options):
+        if options.keep_memory:
+            comparison = [replace(case, shape=f"{case.shape}-kept") for case in comparison]
         rows = harness.measure(
             comparison,
             repetitions=3 if options.quick else options.repetitions,
