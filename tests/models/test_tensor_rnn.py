@@ -1,4 +1,4 @@
-"""TensorLSTM, TensorGRU and VideoClassifier are nn.LSTM and nn.GRU with reconstructed weights: values and gradients."""
+"""TensorLSTM and TensorGRU are nn.LSTM and nn.GRU with reconstructed weights: values and gradients."""
 
 import copy
 import itertools
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kernels import kron_linear
-from models import TensorGRU, TensorLSTM, VideoClassifier
+from models import TensorGRU, TensorLSTM
 from models.convert_rnn import suffix
 from models.formats import FormatSpec
 from tests.oracle import recurrent as oracle
@@ -367,23 +367,6 @@ def test_recompute_keeps_the_input_of_a_layer_alone(cell):
     assert kept[1] == 3 * x.numel() < kept[0] / 3  # and the output, which `outcome` squares
 
 
-def clips(batch):
-    return torch.randint(0, 256, (batch, T, 2, 2, 3), dtype=torch.uint8)
-
-
-def test_a_classifier_compiles_for_any_batch_and_not_for_each():
-    """A second graph has the batch as a symbol; from 26 frames on, the planner multiplies in another way."""
-    v = VideoClassifier(rnn("tt", "ih", "lstm", batch_first=True).float(), 5)
-    torch._dynamo.reset()
-    compiled = torch.compile(v, fullgraph=True, backend="aot_eager")
-    for batch in (2, 3, 4, 6, 7):
-        frames, lengths = clips(batch), torch.randint(1, T + 1, (batch,))
-        with torch.compiler.set_stance("fail_on_recompile" if 3 < batch < 7 else "default"):
-            mine = outcome(compiled, v, frames, lengths)
-        for a, b in zip(mine, outcome(v, v, frames, lengths)):
-            torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize("cell", CELLS)
 def test_autocast_is_near(cell):
     """Two layers of three rounded products a step, over four steps: within 24 units in the last place of 1."""
@@ -412,32 +395,3 @@ def test_copies_and_state_dicts_are_the_same_module(case):
     for other in (copy.deepcopy(m), again):
         assert torch.equal(other(x, as_state(states))[0], expected)
         assert all(a is not b for a, b in zip(other.parameters(), m.parameters()))
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_classifier_reads_the_last_states_of_bytes_or_floats(bidirectional):
-    m = rnn("tt", "both", "gru-after", 2, batch_first=True, bidirectional=bidirectional)
-    v = VideoClassifier(m, 5, mean=0.4, std=0.3).to(D)
-    frames = clips(B)
-    logits = v(frames, LENGTHS)
-    torch.testing.assert_close(logits, v(frames.to(D) / 255, LENGTHS), **EXACT)
-    _, h = m.to_nn_gru()(pack((frames.flatten(2).to(D) / 255 - 0.4) / 0.3, True))
-    h = torch.cat([h[-2], h[-1]], 1) if bidirectional else h[-1]
-    torch.testing.assert_close(logits, v.head(h), **EXACT)
-    spoilt = frames.clone()
-    spoilt[0, 2:], spoilt[2, 1:] = 255, 255
-    assert torch.equal(v(spoilt, LENGTHS), logits)
-    assert not torch.equal(v(spoilt), v(frames))
-
-
-@pytest.mark.parametrize("hh", [None, FormatSpec("ht", (4, 4, 4), (4, 4, 4), (3,))])
-def test_the_hidden_matrix_starts_with_the_gain_asked_for(hh):
-    torch.manual_seed(0)
-    rnn = TensorLSTM(12, 64, hh=hh, hidden_gain=0.25)
-    _, u = rnn.matrices(0)
-    # Formats hit the mean square exactly; of 16,384 Gaussians it is within 4 standard errors of 1.1 %.
-    assert u.square().mean().item() == pytest.approx(0.25**2 / 64, rel=0.045)
-    with pytest.raises(ValueError, match="hidden_gain must be above 0; got 0"):
-        TensorLSTM(12, 64, hidden_gain=0)
-    with pytest.raises(ValueError, match="a mega matrix has one scale"):
-        TensorLSTM(8, 8, mega=FormatSpec("ht", (4, 4), (4, 2), (2,)), hidden_gain=0.5)
