@@ -1,6 +1,7 @@
 """Operations on point clouds and sequences: CPU and Triton, one file each."""
 
 from kernels._gemm import linear
+from kernels._groups import Groups
 from kernels._noise import Noise
 from kernels._norm import BatchNorm
 from kernels._random import draw_seed
@@ -18,6 +19,7 @@ from kernels.norm_pool import linear_norm_pool, norm_pool
 
 __all__ = [
     "BatchNorm",
+    "Groups",
     "Noise",
     "draw_seed",
     "drop_cluster",
