@@ -38,9 +38,10 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import check_rows as check_row_numbers
 from kernels._clouds import dense_ptr, describe, to_rows
 from kernels._gemm import gram, mm
-from kernels._group_pass import Entries, OnCPU, Tile, tiles
+from kernels._group_pass import OnCPU
+from kernels._group_tiles import forward, gradients, moments, sums
 from kernels._groups import Groups
-from kernels._noise import Drawn, Noise, draw
+from kernels._noise import Noise, draw
 from kernels._norm import (
     BatchNorm,
     Statistics,
@@ -50,7 +51,6 @@ from kernels._norm import (
     check_increasing,
     check_rows,
     fold_bias,
-    merge_moments,
     norm_gradients,
     running_statistics,
     sum_over_processes,
@@ -66,147 +66,27 @@ ENTRIES = (
 )
 GRADIENT = f"{ENTRIES}, Tensor matrix, Tensor constant, Tensor offset, Tensor g, Tensor where"
 
-# --- the tiles of a pass, on any device --------------------------------------------------------------------------
-
-
-def _product(z: Tensor, weight: Tensor) -> Tensor:
-    """z W^T in the type of W, as sums."""
-    return mm(z.to(weight.dtype), weight.T).to(z.dtype)
-
-
-class _Chain:
-    """The layers up to the last activation, for any tile."""
-
-    def __init__(self, passes: Any, *source: Any, offset: Tensor | None = None) -> None:
-        *entries, self.weights, self.vectors, self.slopes = source[:9]
-        self.passes, self.entries = passes, Entries(*entries)
-        self.offset = offset
-        width = max([self.entries.q.shape[1], *(w.shape[0] for w in self.weights)])
-        self.tiles = tiles(self.entries, passes.tile(width))
-
-    def forward(self, t: Tile, layers: int) -> tuple[list[Tensor], list[Tensor]]:
-        """The y and the z of the first layers; of y, those that a product made."""
-        ys, zs = [], []
-        for layer in range(layers):
-            vectors = self.vectors[layer]
-            last = layer == len(self.vectors) - 1 and self.offset is not None
-            offset = self.offset if last else torch.zeros_like(vectors[0])
-            if layer == 0:
-                ys.append(self.entries.q[:0])
-                zs.append(self.passes.rows(self.entries, t, vectors, self.slopes[0], offset))
-            else:
-                ys.append(_product(zs[-1], self.weights[layer - 1]))
-                zs.append(self.passes.activate(ys[-1], vectors, self.slopes[layer], offset))
-        return ys, zs
-
-
-def _moments(passes: Any, *source: Any) -> tuple[Tensor, Tensor]:
-    """Mean and centred sum of squares of the y that comes after the layers given."""
-    chain = _Chain(passes, *source)
-    found = []
-    for t in chain.tiles:
-        if chain.weights:
-            y = _product(chain.forward(t, len(chain.weights))[1][-1], chain.weights[-1])
-        else:
-            nothing = torch.zeros_like(chain.entries.q[0])
-            y = passes.rows(chain.entries, t, torch.stack([nothing + 1, nothing]), 1.0, nothing)
-        found.append(passes.moments(y, chain.entries, t))
-    return merge_moments(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-
-def _forward(passes: Any, *arguments: Any) -> tuple[Tensor, ...]:
-    """Max and its entry [G, C_out], and the sum and the Gram matrix of the last z less `offset`."""
-    offset, wanted = arguments[9:11]
-    chain = _Chain(passes, *arguments[:9], offset=offset)
-    top, where, total, outer = _fake_forward(*arguments)
-    top.fill_(-torch.inf)
-    where.fill_(-1)
-    sums = [torch.zeros_like(x, dtype=torch.float64) for x in (total, outer)]
-    for t in chain.tiles:
-        z = chain.forward(t, len(chain.weights))[1][-1]
-        z = z.to(chain.weights[-1].dtype).to(z.dtype)
-        passes.highest(_product(z, chain.weights[-1]), chain.entries, t, Drawn(*arguments[11:]), top, where)
-        if wanted:
-            for held, more in zip(
-                sums, _weighted_gram(z, chain.entries.count[t.start : t.stop]), strict=True
-            ):
-                held += more
-    return top, where, *(x.to(top.dtype) for x in sums)
-
-
-def _weighted_gram(z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the rows and of their outer products, weighed; most counts are 1."""
-    total, outer = z.sum(0), gram(z, z)
-    if not count.numel():
-        return total, outer
-    if z.is_cuda:  # which rows are copied, the host need not know
-        return count @ z, gram(count[:, None] * z, z)
-    copied = (count != 1).nonzero()[:, 0]
-    rows, more = z[copied], (count[copied] - 1)[:, None]
-    return total + (more * rows).sum(0), outer + mm((more * rows).T, rows)
-
-
-def _backward(passes: Any, *arguments: Any, layer: int = 0, dweights: list[Tensor] | None = None) -> Any:
-    """Yields `(tile, y, g)` of a layer, and adds to the gradients of the weights above it."""
-    matrix, constant, offset, g_top, where = arguments[9:14]
-    chain = _Chain(passes, *arguments[:9], offset=offset)
-    n, entries, weights = len(chain.weights), chain.entries, chain.weights
-    last = weights[-1].to(offset.dtype)
-    for t in chain.tiles:
-        ys, zs = chain.forward(t, n)
-        z = zs[-1].to(weights[-1].dtype).to(offset.dtype)
-        dense = mm(z, matrix) if matrix.numel() else torch.zeros_like(z)
-        g = passes.last_back(dense, z, entries, t, constant, chain.slopes[n - 1], offset, g_top, where, last)
-        if dweights is not None:
-            passes.collect(z, entries, t, g_top, where, dweights[-1])
-        for upper in range(n - 1, layer, -1):
-            dy = passes.norm_back(g, ys[upper], chain.vectors[upper], entries, t)
-            half = dy.to(weights[upper - 1].dtype)
-            z = zs[upper - 1]
-            if dweights is not None:
-                dweights[upper - 1] += gram(dy, z.to(half.dtype).to(z.dtype))
-            g = passes.mask(mm(half, weights[upper - 1]).to(z.dtype), z, chain.slopes[upper - 1])
-        yield t, ys[layer], g
-
-
-def _sums(passes: Any, *arguments: Any) -> Tensor:
-    """Sums [2, C] of g and g y_hat of one of the layers 1 .. L - 2, counted from 0."""
-    layer = arguments[14]
-    vectors = arguments[7][layer]
-    found = torch.zeros_like(vectors[:2], dtype=torch.float64)
-    for _, y, g in _backward(passes, *arguments[:14], layer=layer):
-        found += passes.sums(g, y, vectors)
-    return found.to(vectors.dtype)
-
-
-def _gradients(passes: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """Sums of g over the entries of each row, and of p; of g and q over those of each group; the weights' gradients."""
-    entries = Entries(*arguments[:6])
-    found = _fake_gradients(*arguments)
-    for x in (*found[:4], *found[4]):
-        x.zero_()
-    for t, _, g in _backward(passes, *arguments, dweights=found[4]):
-        passes.spread(g, entries, t, *found[:4])
-    return found
-
-
 # --- operators, autograd, public function ------------------------------------------------------------------------
 
 
 def _cpu_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _moments(OnCPU, *arguments)
+    return moments(OnCPU, *arguments)
 
 
 def _cpu_forward(*arguments: Any) -> tuple[Tensor, ...]:
-    return _forward(OnCPU, *arguments)
+    outputs = _fake_forward(*arguments)
+    forward(OnCPU, outputs, *arguments)
+    return outputs
 
 
 def _cpu_sums(*arguments: Any) -> Tensor:
-    return _sums(OnCPU, *arguments)
+    return sums(OnCPU, *arguments)
 
 
 def _cpu_gradients(*arguments: Any) -> Any:
-    return _gradients(OnCPU, *arguments)
+    outputs = _fake_gradients(*arguments)
+    gradients(OnCPU, outputs, *arguments)
+    return outputs
 
 
 def _fake_moments(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -312,8 +192,8 @@ class _GroupMLPMax(torch.autograd.Function):
         mean_z, everyone = sum_z, torch.ones_like(total)
         if last.training:
             wide = weights[-1].to(q.dtype)
-            sums = sum_over_processes(torch.cat([sum_z, total[None]]), last.sync)
-            mean_z, everyone = sums[:-1] / sums[-1], sums[-1]
+            all_z = sum_over_processes(torch.cat([sum_z, total[None]]), last.sync)
+            mean_z, everyone = all_z[:-1] / all_z[-1], all_z[-1]
             # About the mean of all processes; mean_z and sum_z themselves are about the offset.
             outer = outer - torch.outer(sum_z, mean_z) - torch.outer(mean_z, sum_z - total * mean_z)
             mean = wide @ mean_z
@@ -345,8 +225,8 @@ class _GroupMLPMax(torch.autograd.Function):
 
         there = where >= 0
         g = torch.where(there, torch.where(scale * top + shift > 0, dout, last.slope * dout), 0).to(q.dtype)
-        sums = torch.stack([g.sum(0), (g * torch.where(there, (top - mean) * rstd, 0)).sum(0)])
-        dbeta, dgamma, c1, c2 = norm_gradients(sums, everyone, bool(last.training), last.sync)
+        both = torch.stack([g.sum(0), (g * torch.where(there, (top - mean) * rstd, 0)).sum(0)])
+        dbeta, dgamma, c1, c2 = norm_gradients(both, everyone, bool(last.training), last.sync)
         dgammas, dbetas = [torch.where(gammas[-1] < 0, -1, 1) * dgamma], [dbeta]
         wide, g = weights[-1].to(q.dtype), (scale * g).contiguous()
         matrix, constant, slope_c = wide[:0, :0], torch.zeros_like(offset), scale * c2 * rstd
@@ -357,8 +237,8 @@ class _GroupMLPMax(torch.autograd.Function):
 
         vectors = [torch.cat([v, torch.zeros_like(v[:2])]) for v in vectors]
         for i in range(n - 1, 0, -1):
-            sums = _sums_of(*entries, weights, vectors, slopes, *source, i)
-            dbeta, dgamma, c1_i, c2_i = norm_gradients(sums, count_of[i], layers[i].training, layers[i].sync)
+            both = _sums_of(*entries, weights, vectors, slopes, *source, i)
+            dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
             vectors[i] = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
             dgammas.append(dgamma)
             dbetas.append(dbeta)
@@ -373,8 +253,8 @@ class _GroupMLPMax(torch.autograd.Function):
         dweights[-1] += torch.outer(dy, offset)
 
         if layers[0].training is not None:
-            sums = _first_sums(q, p, gq, gp, vectors[0])
-            dbeta, dgamma, c1, c2 = norm_gradients(sums, count_of[0], layers[0].training, layers[0].sync)
+            both = _first_sums(q, p, gq, gp, vectors[0])
+            dbeta, dgamma, c1, c2 = norm_gradients(both, count_of[0], layers[0].training, layers[0].sync)
             dgammas.append(dgamma)
             dbetas.append(dbeta)
             gq = _first_gradient(gq, d, q, _times(entries[3], entries[5], q), vectors[0], c1, c2)
