@@ -28,7 +28,7 @@ Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; cl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,7 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import check_rows as check_row_numbers
 from kernels._clouds import dense_ptr, describe, to_rows
 from kernels._gemm import gram, mm
+from kernels._group_kernels import OnGPU
 from kernels._group_pass import OnCPU
 from kernels._group_tiles import forward, gradients, moments, sums
 from kernels._groups import Groups
@@ -69,24 +70,29 @@ GRADIENT = f"{ENTRIES}, Tensor matrix, Tensor constant, Tensor offset, Tensor g,
 # --- operators, autograd, public function ------------------------------------------------------------------------
 
 
-def _cpu_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return moments(OnCPU, *arguments)
+def _on(passes: Any) -> list[Callable[..., Any]]:
+    """The four operators of one device: the same tiles, its passes."""
+
+    def _launch_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return moments(passes, *arguments)
+
+    def _launch_forward(*arguments: Any) -> tuple[Tensor, ...]:
+        outputs = _fake_forward(*arguments)
+        forward(passes, outputs, *arguments)
+        return outputs
+
+    def _launch_sums(*arguments: Any) -> Tensor:
+        return sums(passes, *arguments)
+
+    def _launch_gradients(*arguments: Any) -> Any:
+        outputs = _fake_gradients(*arguments)
+        gradients(passes, outputs, *arguments)
+        return outputs
+
+    return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]
 
 
-def _cpu_forward(*arguments: Any) -> tuple[Tensor, ...]:
-    outputs = _fake_forward(*arguments)
-    forward(OnCPU, outputs, *arguments)
-    return outputs
-
-
-def _cpu_sums(*arguments: Any) -> Tensor:
-    return sums(OnCPU, *arguments)
-
-
-def _cpu_gradients(*arguments: Any) -> Any:
-    outputs = _fake_gradients(*arguments)
-    gradients(OnCPU, outputs, *arguments)
-    return outputs
+_CPU, _GPU = _on(OnCPU), _on(OnGPU)
 
 
 def _fake_moments(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -112,26 +118,26 @@ def _fake_gradients(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor,
 
 _moments_of = operator(
     f"group_mlp_max_moments({ENTRIES}) -> (Tensor, Tensor)",
-    cpu=_cpu_moments,
-    triton=_cpu_moments,
+    cpu=_CPU[0],
+    triton=_GPU[0],
     fake=_fake_moments,
 )
 _forward_of = operator(
     f"group_mlp_max_fwd({ENTRIES}, Tensor offset, bool statistics, {NOISE}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_cpu_forward,
-    triton=_cpu_forward,
+    cpu=_CPU[1],
+    triton=_GPU[1],
     fake=_fake_forward,
 )
 _sums_of = operator(
     f"group_mlp_max_sums({GRADIENT}, int layer) -> Tensor",
-    cpu=_cpu_sums,
-    triton=_cpu_sums,
+    cpu=_CPU[2],
+    triton=_GPU[2],
     fake=lambda *arguments: torch.empty_like(arguments[7][arguments[14]][:2]),
 )
 _gradients_of = operator(
     f"group_mlp_max_bwd({GRADIENT}) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
-    cpu=_cpu_gradients,
-    triton=_cpu_gradients,
+    cpu=_CPU[3],
+    triton=_GPU[3],
     fake=_fake_gradients,
 )
 
