@@ -193,7 +193,11 @@ def test_nan_is_never_swallowed():
 
 
 def test_bad_arguments_are_named():
-    pos, centres, groups = torch.randn(12, 3), torch.randn(2, 3), Groups(torch.tensor([0, 4, 12]), torch.arange(12))
+    pos, centres, groups = (
+        torch.randn(12, 3),
+        torch.randn(2, 3),
+        Groups(torch.tensor([0, 4, 12]), torch.arange(12)),
+    )
     layer = GroupMLPMax(2, (6, 5))
     with pytest.raises(ValueError, match=r"features must have the 2 channels .* got 0"):
         layer(None, pos, centres, groups)
