@@ -13,14 +13,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from data_scripts import room_jobs, scene_schema
 from data_scripts.archive import opened
-from data_scripts.room_jobs import Advance, Job, Read
+from data_scripts.jobs import Advance, load
+from data_scripts.room_jobs import RoomJob
 from data_scripts.scene_file import SUFFIXES, Unit, in_metres, read_scene
 from data_scripts.scene_schema import TEST, TRAIN, VALIDATION, Scenes, SchemaError
 from data_scripts.shapes import ShapeError
@@ -56,7 +57,7 @@ class Options:
     """Scenes that are read at a time; 0: one a core."""
 
 
-def listing(folder: Path, options: Options) -> list[Job]:
+def listing(folder: Path, options: Options) -> list[RoomJob]:
     """The scenes, in the order of their paths."""
     found = [
         path
@@ -78,18 +79,18 @@ def listing(folder: Path, options: Options) -> list[Job]:
         # What an archive unpacks is of now; of a folder's file the time says whether it has changed.
         key = f"{options.unit} {options.ignore} {about.st_size} {about.st_mtime_ns if options.source.is_dir() else ''}"
 
-        def read(advance: Advance, path: Path = path) -> Read:
+        def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             return read_one(path, options.unit, options.ignore, advance)
 
-        jobs.append(Job(inner.as_posix(), areas.index(area) + 1, key, about.st_size, read, split))
+        jobs.append(RoomJob(inner.as_posix(), key, about.st_size, read, areas.index(area) + 1, split))
     numbered = [re.fullmatch(r"[Aa]rea_?([1-9]\d*)", area) for area in areas]
     if all(numbered):
         numbers = [int(match[1]) for match in numbered if match]
-        jobs = [Job(j.name, numbers[j.area - 1], j.key, j.size, j.read, j.split) for j in jobs]
+        jobs = [replace(job, area=numbers[job.area - 1]) for job in jobs]
     return jobs
 
 
-def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance) -> Read:
+def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance) -> dict[str, np.ndarray]:
     """One scene; its labels as the file has them."""
     points, colour, label = read_scene(path)
     if label is None:
@@ -114,10 +115,12 @@ def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Adva
         colour = np.full((len(points), 3), GRAY, dtype=np.uint8)
     advance(path.stat().st_size)
     low = points.min(0)
-    return Read((points - low).astype(np.float32), low.astype(np.float64), colour, label, notes)
+    return room_jobs.room((points - low).astype(np.float32), low.astype(np.float64), colour, label, notes)
 
 
-def classes(jobs: list[Job], found: list[np.ndarray], given: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def classes(
+    jobs: list[RoomJob], found: list[np.ndarray], given: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
     """The labels that are classes, and their names. found: those of each scene."""
     if given:
         for job, values in zip(jobs, found):
@@ -150,7 +153,7 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
             raise SchemaError("--leave-out names all scenes; none is left.")
         split = _split(jobs, options.test_area)
         part = room_jobs.read_all(options.out, jobs, options.workers)
-    found = [np.unique(room_jobs.load(part, job).label) for job in jobs]
+    found = [np.unique(load(part, job)["label"]) for job in jobs]
     known, names = classes(jobs, found, options.classes)
     given = [f"--source {shlex.quote(options.source.resolve().name)} --out FILE"]
     given += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
@@ -173,7 +176,7 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
     return scenes, notes
 
 
-def _split(jobs: list[Job], test_area: int | None) -> np.ndarray:
+def _split(jobs: list[RoomJob], test_area: int | None) -> np.ndarray:
     """What the folders state, with validation carved where they state none; or else by area."""
     if all(job.split is None for job in jobs):
         return scene_schema.split_by_area(np.array([job.area for job in jobs]), test_area)
