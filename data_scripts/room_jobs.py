@@ -57,7 +57,7 @@ def assemble(
     split [n]: of each room; None: by area. relabel: from what was read to uint8 0 .. classes - 1.
     """
     notes = []
-    with scene_schema.writer(out, class_names, **stated) as writer:
+    with scene_schema.writer(out, class_names, **stated, folder=part) as writer:
         for i, job in enumerate(track(jobs, "writing rooms", console=Console(stderr=True))):
             found = work.load(part, job)
             one = job.split if split is None else int(split[i])
