@@ -117,8 +117,8 @@ def writer(
 ) -> Writer:
     """`with writer(...) as w: w.add(...)` for some blocks at a time; the file is there when the block has ended well.
 
-    test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms. folder: where the file is made, on the
-    disk of `path`; None: beside it.
+    test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
+    folder: where the file is made, on the disk of `path`; None: beside it.
     """
     stated = {"source": source, "credits": credits, "rebuild": rebuild}
     return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated, test_area, validation)
@@ -129,7 +129,7 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        pending: Pending,
         class_names: list[str],
         stated: dict[str, str],
         test_area: int | None,

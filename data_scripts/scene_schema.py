@@ -102,7 +102,9 @@ def read(path: Path) -> Scenes:
     import h5py
 
     path = Path(path)
-    missing = "python -m data_scripts.rooms and python -m data_scripts.s3dis make one; docs/recipes/scenes.md says how."
+    missing = (
+        "python -m data_scripts.rooms and python -m data_scripts.s3dis make one; docs/scene_data.md says how."
+    )
     arrays, class_names, stated = _file.read(path, LAYOUT, missing)
     with h5py.File(path, "r") as file:
         for name, (kind, shape) in ROWS.items():
