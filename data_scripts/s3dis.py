@@ -5,7 +5,7 @@ the 13 classes (stairs) become clutter, and it is said. A line with a byte that 
 where one flipped bit makes it a row, and said with file and line; any other bad line is an error. Rooms are shifted to
 their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
 
-An archive is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
+A zip is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
 stopped goes on. The same script converts every folder of this layout, e.g. that of `python -m data_scripts.rooms`; a file
 about.json beside its areas states source, credits and rebuild of such a one.
 """
