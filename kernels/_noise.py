@@ -253,8 +253,8 @@ def noise_span(rate, scale, seed, start, f):
         f[c + 4 * q + 1] = scale if word_to_uniform(w1) >= rate else 0
         f[c + 4 * q + 2] = scale if word_to_uniform(w2) >= rate else 0
         f[c + 4 * q + 3] = scale if word_to_uniform(w3) >= rate else 0
-    for c in range(c + (n - c) // 4 * 4, n):
-        f[c] = scale if uniform_at(seed, start + c) >= rate else 0
+    for last in range(c + (n - c) // 4 * 4, n):
+        f[last] = scale if uniform_at(seed, start + last) >= rate else 0
 
 
 @njit
