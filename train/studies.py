@@ -31,11 +31,12 @@ def noises(feat: float, point: float, cluster: tuple[float, int]) -> dict[str, N
     }
 
 
-# Of each noise study, the settings that it compares; the noise-grid studies choose them on validation shapes.
+# Of each noise study, the settings that it compares: of the noise-grid study on the same data that which has the largest sum
+# of accuracy and accuracy with parts missing on validation shapes, mCE deciding between equals.
 SETTINGS = {
-    "pointnet": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+    "pointnet": noises(feat=0.2, point=0.3, cluster=(0.5, 32)),
     "dgcnn": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
-    "pointnet-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
+    "pointnet-meshes": noises(feat=0.5, point=0.7, cluster=(0.5, 32)),
     "dgcnn-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
 }
 
