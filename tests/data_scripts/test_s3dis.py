@@ -1,6 +1,7 @@
 """S3DIS's layout with small rooms in it: whole, with its known faults, broken, archived, interrupted."""
 
 import json
+import signal
 import zipfile
 
 import numpy as np
@@ -224,6 +225,26 @@ def test_a_kill_while_writing_keeps_what_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_schema.Writer, "add", add)
     monkeypatch.setattr(s3dis, "read_room", None)  # nothing is read again
     assert len(made(source, tmp_path)[0]) == 9
+
+
+@pytest.mark.parametrize("moment", ["s3dis.read_room", "room_jobs.scene_schema.Writer.add"])
+def test_a_killed_conversion_goes_on(moment, tmp_path, run_python):
+    source = layout(tmp_path / "raw")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom data_scripts import room_jobs, s3dis\n"
+        f"whole, count = {moment}, []\n"
+        "def act(*a):\n    count.append(1)\n"
+        "    return whole(*a) if len(count) < 5 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{moment} = act\n"
+        "s3dis.convert(s3dis.Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), workers=1))\n"
+    )
+    done = run_python("-c", code, str(source), str(tmp_path / "a.h5"))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5.part", "raw"]
+    assert len(list((tmp_path / "a.h5.part").glob("*.npz"))) == (4 if moment == "s3dis.read_room" else 9)
+    scenes, _ = made(source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "raw"]
+    assert scenes.checksum == made(source, tmp_path / "fresh")[0].checksum
 
 
 def test_faults_of_a_source_are_named(tmp_path):
