@@ -198,6 +198,11 @@ def about(source: Members) -> dict[str, str]:
         ) from None
 
 
+def _given(path: Path) -> str:
+    """A path as the command that repeats this has it: as it was given, or of an absolute one the name."""
+    return shlex.quote(path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path))
+
+
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
     with members(options.source) as source:
@@ -212,13 +217,13 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
             raise SchemaError("--leave-out names all rooms; none is left.")
         areas = np.array([job.area for job in jobs])
         split = scene_schema.split_by_area(areas, options.test_area, options.validation)
-        given = [f"--source {shlex.quote(options.source.resolve().name)}"]
+        given = [f"--source {_given(options.source)}"]
         given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
         given += [f"--validation {options.validation:g}"] + (
             [f"--unit {options.unit}"] if options.unit else []
         )
         given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
-        command = f"python -m data_scripts.s3dis {' '.join(given)} --out {shlex.quote(options.out.name)}"
+        command = f"python -m data_scripts.s3dis {' '.join(given)} --out {_given(options.out)}"
         stated = {
             "source": "S3DIS, Stanford3dDataset_v1.2_Aligned_Version",
             "credits": "Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
