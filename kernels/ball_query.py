@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of, leaf_distances, nearest
-from kernels._clouds import coordinates, describe, ptr_to_batch
+from kernels._clouds import ptr_to_batch
 from kernels._groups import Groups
 from kernels._numba import njit
 from kernels._operator import operator
+from kernels._positions import positions_of_both
 from kernels._triton import cdiv, jit
 
 if TYPE_CHECKING:
@@ -201,11 +202,11 @@ def _ball_query_fwd_kernel(
     tl.store(p_size + o_q, tl.minimum(tl.maximum(count, 1), k).to(tl.int64), mask=there_q)
 
 
-def _launch_query(
-    x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _launch_lists(
+    x: Tensor, ptr: Tensor, centres: Tensor, batch: Tensor, radius: float, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of each ball int32 [G, k] numbers within the cloud, and how many."""
     groups = centres.shape[0]
-    batch = ptr_to_batch(centres_ptr, groups)
     lists = torch.empty((groups, k), dtype=torch.int32, device=x.device)
     size = torch.empty(groups, dtype=torch.int64, device=x.device)
     _ball_query_fwd_kernel[(cdiv(groups, 16),)](
@@ -215,6 +216,14 @@ def _launch_query(
         num_warps=4,
         enable_fp_fusion=False,
     )
+    return lists, size
+
+
+def _launch_query(
+    x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = ptr_to_batch(centres_ptr, centres.shape[0])
+    lists, size = _launch_lists(x, ptr, centres, batch, radius, k)
     offsets = torch.nn.functional.pad(size.cumsum(0), (1, 0))
     held = torch.arange(k, device=x.device) < size[:, None]
     idx = (lists + ptr[batch, None])[held]
@@ -265,25 +274,7 @@ def ball_query(
     Raises:
         ValueError: shapes do not fit, radius or k are not positive, or (on the CPU) a centre in an empty cloud.
     """
-    if x.dim() != centres.dim() or (x.dim() == 3 and x.shape[0] != centres.shape[0]):
-        raise ValueError(
-            f"x and centres must be of the same clouds, [B, N, 3] and [B, S, 3], or rows [M, 3] and [G, 3]; got x "
-            f"{describe(x)} and centres {describe(centres)}."
-        )
-    if (batch is None) != (centres_batch is None):
-        raise ValueError("batch and centres_batch go together: both say which cloud a row is of; got one.")
     if not 0 < radius < float("inf") or k < 1:
         raise ValueError(f"radius must be positive and k at least 1; got radius = {radius} and k = {k}.")
-    if batch is not None and centres_batch is not None and batch_size is None:
-        batch_size = 1 + max((int(b[-1]) for b in (batch, centres_batch) if b.numel()), default=-1)
-    rows, ptr = coordinates("x", x, batch, batch_size)
-    middles, centres_ptr = coordinates("centres", centres, centres_batch, batch_size)
-    dtype = torch.promote_types(rows.dtype, middles.dtype)
-    if x.is_cpu and not torch.compiler.is_compiling():
-        alone = (ptr[1:] == ptr[:-1]) & (centres_ptr[1:] > centres_ptr[:-1])
-        if bool(alone.any()):
-            raise ValueError(
-                f"every cloud that has centres must have points; cloud {int(alone.nonzero()[0])} of x {describe(x)} has "
-                "none."
-            )
-    return Groups(*_query(rows.to(dtype), ptr, middles.to(dtype), centres_ptr, float(radius), k))
+    both = positions_of_both(("x", "centres"), x, centres, batch, centres_batch, batch_size)
+    return Groups(*_query(*both, float(radius), k))

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of
-from kernels._clouds import check_finite, coordinates, describe
+from kernels._clouds import describe
 from kernels._numba import njit
 from kernels._operator import operator
+from kernels._positions import positions
 from kernels._triton import cdiv, jit, next_power_of_2
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def farthest_point_sample(
         ValueError: shapes do not fit, m is too large for a cloud or below 1, start is outside its cloud, or (on the CPU)
             a position is not finite.
     """
-    rows, ptr = coordinates("x", x, batch, batch_size)
+    rows, ptr = positions("x", x, batch, batch_size)
     clouds = ptr.shape[0] - 1
     if m < 1 or (x.dim() == 3 and m > x.shape[1]) or (x.dim() == 2 and batch is None and m > x.shape[0]):
         raise ValueError(
@@ -240,7 +241,6 @@ def farthest_point_sample(
                 f"start counts within each cloud, from 0 to its points - 1; got {int(start.min())} to "
                 f"{int(start.max())} for clouds of {int(sizes.min())} to {int(sizes.max())} points."
             )
-    check_finite("x", rows)
     most = x.shape[1] if x.dim() == 3 else x.shape[0]
     if batch is not None and clouds and not torch.compiler.is_compiling():
         most = int((ptr[1:] - ptr[:-1]).max())

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._boxes import DEPTH, LEAF, NONE, boxes_of, nearest
-from kernels._clouds import coordinates, describe, ptr_to_batch, to_rows, transposed
+from kernels._clouds import describe, ptr_to_batch, transposed
 from kernels._numba import njit
 from kernels._operator import operator
+from kernels._positions import positions_of_both
 from kernels._triton import accumulator, cdiv, jit, next_power_of_2
 
 if TYPE_CHECKING:
@@ -217,9 +218,9 @@ def _launch_nearest(
     idx, weight = _fake_nearest(pos, ptr, query, query_ptr, k)
     queries, block_k = query.shape[0], max(2, next_power_of_2(k))
     batch = ptr_to_batch(query_ptr, queries)
-    _three_nn_fwd_kernel[(cdiv(queries, 32),)](
+    _three_nn_fwd_kernel[(cdiv(queries, 16),)](
         *(pos, ptr, query, batch, idx, weight, queries, pos.shape[0], k, EPS),
-        BLOCK_Q=32,
+        BLOCK_Q=16,
         BLOCK_N=64,
         BLOCK_K=block_k,
         num_warps=4,
@@ -322,26 +323,8 @@ def three_nn_interpolate(
             f"features must be [B, S, C] for pos [B, S, 3], or [M, C] for rows [M, 3]; got features {describe(features)} "
             f"and pos {describe(pos)}."
         )
-    if query.dim() != pos.dim() or (pos.dim() == 3 and pos.shape[0] != query.shape[0]):
-        raise ValueError(
-            f"pos and query must be of the same clouds, [B, S, 3] and [B, N, 3], or rows [M, 3] and [Q, 3]; got pos "
-            f"{describe(pos)} and query {describe(query)}."
-        )
-    if (batch is None) != (query_batch is None):
-        raise ValueError("batch and query_batch go together: both say which cloud a row is of; got one.")
-    if batch is not None and query_batch is not None and batch_size is None:
-        batch_size = 1 + max((int(b[-1]) for b in (batch, query_batch) if b.numel()), default=-1)
-    rows, ptr = coordinates("pos", pos, batch, batch_size)
-    queries, query_ptr = coordinates("query", query, query_batch, batch_size)
-    if pos.is_cpu and not torch.compiler.is_compiling():
-        alone = (ptr[1:] == ptr[:-1]) & (query_ptr[1:] > query_ptr[:-1])
-        if bool(alone.any()):
-            raise ValueError(
-                f"every cloud that has queries must have points; cloud {int(alone.nonzero()[0])} of pos {describe(pos)} has "
-                "none."
-            )
-    dtype = torch.promote_types(rows.dtype, queries.dtype)
+    both = positions_of_both(("pos", "query"), pos, query, batch, query_batch, batch_size)
     with torch.no_grad():
-        idx, weight = _nearest(rows.to(dtype), ptr, queries.to(dtype), query_ptr, k)
-    out = _Interpolate.apply(to_rows(features, batch, batch_size)[0].contiguous(), idx, weight)
+        idx, weight = _nearest(*both, k)
+    out = _Interpolate.apply(features.reshape(-1, features.shape[-1]).contiguous(), idx, weight)
     return out.view(*query.shape[:-1], features.shape[-1])
