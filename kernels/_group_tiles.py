@@ -6,7 +6,7 @@ of `Entries`, then the lists `weights`, `vectors` and `slopes`: weight i takes z
 
 from __future__ import annotations
 
-from itertools import pairwise
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -19,15 +19,17 @@ from kernels._norm import merge_moments
 
 
 def tiles(entries: Entries, size: int) -> list[Tile]:
-    """Whole groups of about `size` entries together."""
+    """Whole groups of at most `size` entries together, or a larger one alone."""
     groups, total = entries.ptr.shape[0] - 1, entries.idx.shape[0]
     if total <= size:
         return [Tile(0, groups, 0, total)] if total else []
-    starts = torch.arange(0, total, size, device=entries.ptr.device)
-    first = torch.searchsorted(entries.ptr, starts, right=True) - 1
-    cuts = [*first.unique().tolist(), groups]
-    bounds = entries.ptr[cuts].tolist()
-    return [Tile(*g, *e) for g, e in zip(pairwise(cuts), pairwise(bounds), strict=True)]
+    ptr = entries.ptr.tolist()
+    found, first = [], 0
+    while first < groups:
+        last = max(first + 1, bisect_right(ptr, ptr[first] + size) - 1)
+        found.append(Tile(first, last, ptr[first], ptr[last]))
+        first = last
+    return [t for t in found if t.start < t.stop]
 
 
 class Chain:
@@ -56,7 +58,7 @@ class Chain:
                 zs.append(passes.rows(self.entries, t, self.vectors[0], self.slopes[0], offset))
             else:
                 ys.append(self.product(zs[-1], i - 1))
-                zs.append(passes.activate(ys[-1], self.vectors[i], self.slopes[i], offset))
+                zs.append(passes.activate(ys[-1], t, self.vectors[i], self.slopes[i], offset))
         return ys, zs
 
     def last(self, t: Tile) -> tuple[list[Tensor], list[Tensor]]:
@@ -147,7 +149,7 @@ def sums(passes: Any, *arguments: Any) -> Tensor:
 
     def work(t: Tile) -> Tensor:
         y, g = back.gradient(t, layer)
-        return passes.sums(g, y, vectors)
+        return passes.sums(g, y, t, vectors)
 
     found = passes.each(work, back.chain.tiles)
     return torch.stack(found).sum(0).to(vectors.dtype)
