@@ -113,8 +113,8 @@ class PointNet(Regularized):
 
 
 def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
-    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates, k = 3, stay in
-    their type under autocast."""
+    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates (k = 3) stay
+    in their type under autocast."""
     device, matrices = x.device.type, matrices.to(x.dtype)
     with torch.autocast(device, enabled=x.shape[-1] > 3 and torch.is_autocast_enabled(device)):
         if batch is None:
