@@ -181,7 +181,7 @@ def _sums_cpu(g, y, vectors, block, sums):
 
 @njit
 def _norm_back_cpu(g, y, vectors, count, start):
-    rows, channels = y.shape
+    rows, channels = g.shape
     weighted, one = count.shape[0] > 0, y.dtype.type(1)
     for m in range(rows):
         w = count[start + m] if weighted else one
