@@ -2,8 +2,9 @@
 
 Groups (`--only`): steps, whole training steps of PointNet, DGCNN and a DGCNN for scenes, beside yanx27's and antao97's where
 their checkouts are given; knn, edge_conv, linear_norm_max and noise, the operations beside eager PyTorch, PyG and, in
-3-D, a k-d tree; knn_sweep, neighbours and their memory against the number of points; scaling, the DGCNN step against
-B, N, k and threads. All comparisons but scaling hold two limits as well (benchmarks/limits.py).
+3-D, a k-d tree; knn_sweep, neighbours and their memory against the number of points; scene_ops, farthest points, balls and
+interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling, the DGCNN step against B, N, k and threads. All
+comparisons but scaling hold two limits as well (benchmarks/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
 comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
@@ -18,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import cloud_operations, cloud_steps, harness
+from benchmarks import cloud_operations, cloud_steps, harness, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from train.memory import keep
 
-Group = Literal["steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"]
+Group = Literal["steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scene_ops", "scaling"]
 DType = Literal["float32", "bfloat16", "float16"]
 SAME = 1e-6  # of the spread of log-probabilities: rounding is 1e-16, and BatchNorm over a few clouds makes more of it
 
@@ -37,7 +38,7 @@ class Options:
     yanx27: Path | None = None
     """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet beside ours."""
     only: tuple[Group, ...] = (
-        "steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"
+        "steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scene_ops", "scaling"
     )  # fmt: skip
     """Which groups to run."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")
@@ -108,6 +109,9 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
         elif group == "knn_sweep":
             for channels, size in itertools.product((3, 64), sizes.sweep):
                 yield cloud_operations.knn_cases(*size, channels, K, device)
+        elif group == "scene_ops":
+            scenes = scene_operations.QUICK if options.quick else scene_operations.CPU
+            yield from scene_operations.all_cases(scenes, device, options.yanx27)
         else:
             for setting in scaling(sizes, device):
                 yield cloud_steps.cases(beside(setting, options), "dgcnn_scaling")
@@ -146,6 +150,16 @@ def check(options: Options) -> None:
         )
         if not apart < SAME:
             raise SystemExit(f"that is more than {SAME:.0e}: what computes something else is not timed.")
+
+    if "scene_ops" in options.only and options.yanx27:
+        apart = scene_operations.distance(options.yanx27)
+        print(
+            f"scene_ops: ours and yanx27's choose the same points, and interpolate to {apart:.1e} in float32."
+        )
+        if not apart < scene_operations.SAME:
+            raise SystemExit(
+                f"that is more than {scene_operations.SAME:.0e}: what computes something else is not timed."
+            )
 
 
 def main() -> None:
