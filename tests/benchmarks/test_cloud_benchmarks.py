@@ -147,7 +147,7 @@ def test_least_of_training_is_what_is_kept_and_the_weights():
 def test_every_group_runs_in_tiny_sizes(monkeypatch):
     tiny = point_clouds.Sizes(
         steps=dict.fromkeys(point_clouds.QUICK.steps, (2, 40)), operation=(2, 40), sweep=((1, 40),),
-        base=(2, 40), clouds=(2,), points=(40,),
+        base=(2, 40), clouds=(2,), points=(40,), epochs=((126,), (16,)),
     )  # fmt: skip
     monkeypatch.setattr(point_clouds, "QUICK", tiny)
     operations = set()
@@ -155,12 +155,19 @@ def test_every_group_runs_in_tiny_sizes(monkeypatch):
     for cases in point_clouds.comparisons(options):
         operations.add(cases[0].operation)
         assert cases[0].provider == "dropfold"
-        if cases[0].operation != "dgcnn_scaling":
+        if cases[0].operation not in ("dgcnn_scaling", "pointnet_epoch", "dgcnn_epoch"):
             assert limits.BYTES in [case.provider for case in cases]
             assert cases[0].bytes_least > 0
         for case in cases[1:]:
             case.make()()
-    assert {"pointnet_step", "dgcnn_step", "dgcnn_s3dis_step", "knn", "dgcnn_scaling"} < operations
+    assert {
+        "pointnet_step",
+        "dgcnn_step",
+        "dgcnn_s3dis_step",
+        "knn",
+        "dgcnn_scaling",
+        "dgcnn_epoch",
+    } < operations
 
 
 def test_scaling_changes_one_size_at_a_time():
