@@ -3,8 +3,8 @@
 Groups (`--only`): steps, whole training steps of PointNet, DGCNN and a DGCNN for scenes, beside yanx27's and antao97's where
 their checkouts are given; knn, edge_conv, linear_norm_max and noise, the operations beside eager PyTorch, PyG and, in
 3-D, a k-d tree; knn_sweep, neighbours and their memory against the number of points; scene_ops, farthest points, balls and
-interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling, the DGCNN step against B, N, k and threads; epochs, whole
-epochs on furniture and what drawing their batches takes of them. All but those two hold two limits as well
+interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling, the DGCNN step against B, N, k and threads; epochs,
+whole epochs on furniture and what drawing their batches takes of them. All but those two hold two limits as well
 (benchmarks/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
