@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks import cloud_operations, cloud_steps, limits, peers
+from benchmarks import cloud_operations, cloud_steps, limits, peers, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import ROOT, Case, Row
 from data_scripts import schema
@@ -45,14 +45,21 @@ class Sizes:
     noise: tuple[int, int, int]
     sweep: tuple[tuple[int, int], ...]
     steps: dict[Network, tuple[int, int]]
+    scenes: tuple[scene_operations.Size, ...]
 
 
 FULL = Sizes(
     operation=(32, 1024), k=20, channels=(3, 64, 128), noise=(256, 1024, 128), sweep=((8, 4096), (1, 16384)),
-    steps={"pointnet": (32, 1024), "dgcnn": (32, 1024), "dgcnn_s3dis": (4, 4096)},
+    steps={
+        "pointnet": (32, 1024), "dgcnn": (32, 1024), "dgcnn_s3dis": (4, 4096),
+        "pointnet2_ssg": (32, 1024), "pointnet2_msg": (32, 1024), "pointnet2_scenes": (4, 4096),
+        "dgcnn_parts": (8, 2048),
+    },
+    scenes=scene_operations.GPU,
 )  # fmt: skip
 SMALL = Sizes(
-    operation=(2, 8), k=3, channels=(3, 9), noise=(2, 8, 8), sweep=(), steps={}
+    operation=(2, 8), k=3, channels=(3, 9), noise=(2, 8, 8), sweep=(), steps={},
+    scenes=scene_operations.SMALL,
 )  # fmt: skip
 
 
@@ -66,7 +73,9 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
         build = partial(cloud_operations.edge_conv_cases, *size, channels, k, dtype, device)
         yield Comparison(f"edge_conv C{channels} {dtype}", build)
     for network, dtype in itertools.product(sizes.steps, dtypes):
-        setting = Setting(network, *sizes.steps[network], k, dtype, device, checkouts.get(PEER[network]))
+        setting = Setting(
+            network, *sizes.steps[network], dtype=dtype, device=device, checkout=checkouts.get(PEER[network])
+        )
         yield Comparison(f"{network}_step {dtype}", partial(cloud_steps.limited, setting))
     for (clouds, points), channels in itertools.product((size, *sizes.sweep), sizes.channels):
         build = partial(cloud_operations.knn_cases, clouds, points, channels, k, device)
@@ -76,6 +85,9 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
         yield Comparison(f"linear_norm_max {dtype}", build)
         build = partial(cloud_operations.group_mlp_max_cases, *size, 64, k, dtype, device)
         yield Comparison(f"group_mlp_max C64 {dtype}", build)
+    for operation, scene in itertools.product(scene_operations.OPERATIONS, sizes.scenes):
+        build = partial(scene_operations.cases, operation, scene, device, checkouts.get("yanx27"))
+        yield Comparison(f"{operation} {scene}", build)
 
 
 def launched_otherwise(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) -> Iterator[Comparison]:
