@@ -14,7 +14,7 @@ from data_scripts.interiors.catalogue import ROLES, Stock, upsample
 from data_scripts.interiors.plan import Item, Opening, Plan, overlap
 from data_scripts.interiors.scan import NOISE, NOISE_PER_METRE, depth_map, scan
 from data_scripts.interiors.surface import Surface, sheet, surface
-from data_scripts.rooms import TEST_AREA, Options, convert, make, plans, stock_of
+from data_scripts.rooms import TEST_AREA, Options, convert, furnished, make, stock_of
 from data_scripts.s3dis import CLASSES
 from data_scripts.schema import TEST, SchemaError
 
