@@ -153,8 +153,10 @@ def office(put: Furnisher, wanted: set[str]) -> None:
     """Work places, bookcases; a sofa for guests."""
     if "sofa" in wanted:
         put.against("sofa", widest=2.1)
-    for _ in range(2 + put.chance(0.4)):
-        _work_place(put)
+    for _ in range(3):
+        desk = _work_place(put)
+        if desk and put.chance(0.4):  # for a visitor, at the side
+            put.around(desk, put.piece("chair"), 0.3)
     for _ in range(2):
         put.against(_case(put))
     cabinet = put.against("low cabinet")
@@ -165,7 +167,7 @@ def office(put: Furnisher, wanted: set[str]) -> None:
 def conference(put: Furnisher, wanted: set[str]) -> None:
     """One long table, or two end to end, with chairs all round."""
     put.table_with_chairs(
-        "table", "office chair" if put.chance(0.4) else "chair", 5, 0.95, pair=put.plan.width > 5.8
+        "table", "office chair" if put.chance(0.4) else "chair", 5, 0.95, pair=put.plan.width > 5.5
     )
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(3):
@@ -201,7 +203,7 @@ def lounge(put: Furnisher, wanted: set[str]) -> None:
                 put.on(stand, box("screen", "clutter", min(1.1, stand.size[0] - 0.1), 0.06, 0.6), back=True)
             break
         put.plan.items[:] = before
-    put.table_with_chairs("round table" if put.chance(0.6) else "table", "chair", 2, 0.8)
+    put.table_with_chairs("round table" if put.chance(0.6) else "table", "chair", 2, 0.9)
     for table in [item for item in put.plan.items if item.role in ("round table", "table")]:
         put.on(table, "vessel")
     for _ in range(1 + put.chance(0.5)):
@@ -254,7 +256,7 @@ def pantry(put: Furnisher, wanted: set[str]) -> None:
             put.on(item, "vessel")
     if "sofa" in wanted:
         put.against("sofa", widest=1.9)
-    put.table_with_chairs("table" if put.chance(0.6) else "round table", "chair", 2, 0.9)
+    put.table_with_chairs("table" if put.chance(0.7) else "round table", "chair", 3, 0.95)
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(5):
             put.on(table, "vessel")
@@ -279,7 +281,7 @@ def storage(put: Furnisher, wanted: set[str]) -> None:
                 last = put.beside(last, put.piece("bookcase", 1.7), side, 0.02) if last else None
     if "sofa" in wanted:
         put.against("sofa", widest=2.1)
-    put.table_with_chairs("table", "chair", 2, 0.7)
+    put.table_with_chairs("table", "chair", 3, 0.85)
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(4):
             put.on(table, _papers(put) if put.chance(0.7) else "vessel")
