@@ -57,7 +57,7 @@ def positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.n
     cells = np.argwhere(reached)[:, ::-1] * CELL + CELL / 2
     if len(cells) == 0:
         cells = np.array([[plan.width / 2, plan.depth / 2]])
-    count = int(np.clip(round(plan.width * plan.depth / 9), 2, 4 if plan.kind == "hallway" else 3))
+    count = int(np.clip(round(plan.width * plan.depth / 7), 2, 4 if plan.kind == "hallway" else 3))
     tried = cells[random.choice(len(cells), min(len(cells), 3 * count), replace=False)]
     tried = np.column_stack([tried, random.uniform(1.4, 1.65, len(tried))])
     some = random.choice(len(surface.points), min(len(surface.points), SCOUTED), replace=False)
