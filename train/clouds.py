@@ -46,15 +46,15 @@ def load(config: CloudConfig) -> Data:
     return Data(train, validation, test, signature, *stated)
 
 
-def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Training clouds (x [b, points, C],), resampled and augmented."""
+def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> Batch:
+    """Training clouds (x [b, points, C],), resampled and augmented, and their classes."""
     x = split.inputs[0][chosen]
     if config.resample:
         places = torch.rand(x.shape[:2], generator=generator).argsort(1)[:, : config.points]
         x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
     else:
         x = x[:, : config.points]
-    return (augment(x, config.augment, generator),)
+    return (augment(x, config.augment, generator),), split.label[chosen]
 
 
 def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:

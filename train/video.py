@@ -59,10 +59,11 @@ def chosen_frames(
     return frames[np.arange(len(frames))[:, None], places], np.minimum(length, wanted)
 
 
-def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Training clips, shifted."""
+def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> Batch:
+    """Training clips, shifted, and their classes."""
     frames, *length = (value[chosen] for value in split.inputs)
-    return (shifted(frames, config.shift, generator) if config.shift else frames, *length)
+    moved = shifted(frames, config.shift, generator) if config.shift else frames
+    return (moved, *length), split.label[chosen]
 
 
 def shifted(frames: Tensor, most: int, generator: torch.Generator) -> Tensor:
