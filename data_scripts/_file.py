@@ -1,17 +1,19 @@
 """What every data file has in common: one HDF5 file, written whole or not at all, checked when written and when read.
 
-A `Layout` says which datasets a kind of data has; `schema` (clouds) and `video_schema` (videos) each have one.
+A `Layout` says which datasets a kind of data has; `schema` (clouds), `part_schema` (clouds with parts), `scene_schema`
+(rooms), `block_schema` (blocks of rooms) and `video_schema` (videos) each have one.
 Attributes: schema ("dropfold/1"), task, class_names, source, credits, rebuild (the command that makes the file anew),
 checksum (SHA-256 over the datasets in the order of their names).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """The datasets of a task: the first one's first axis counts the entries, every other has one row for each."""
+    """The datasets of a task: the first one's first axis counts the entries, every other has one row for each, or for
+    each row of the dataset that `along` names."""
 
     task: str
     entries: str
@@ -49,6 +52,10 @@ class Layout:
     """Raises what the types cannot say."""
     storage: dict[str, Callable[[np.ndarray], dict[str, Any]]] = field(default_factory=dict)
     """Options of `create_dataset` by dataset, where they are not the usual ones."""
+    along: dict[str, str | None] = field(default_factory=dict)
+    """Datasets with a row for each row of another one than the first; None: their length is theirs, `check` looks at it."""
+    label: str | None = "label"
+    """The dataset of classes, if there is one in memory."""
 
 
 def write(
@@ -56,42 +63,89 @@ def write(
 ) -> None:
     """Write a file: checked first, into a temporary file beside it, then renamed over it."""
     check(str(path), layout, arrays, class_names, stated["rebuild"])
+    pending = Pending(path, layout)
     try:
-        _replace(path, layout, arrays, class_names, stated)
-    except (OSError, RuntimeError) as error:  # h5py: of a disk that is full when it closes the file
-        said = re.search(r"error message = '([^']*)'", str(error))
-        raise SchemaError(f"{path} could not be written ({said[1] if said else error}).") from None
+        pending.finish(arrays, class_names, stated)
+    finally:
+        pending.close()
 
 
-def _replace(
-    path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
+class Pending:
+    """A file in the making: rows are appended to its large datasets, and it takes its place when it is finished."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        import h5py
+
+        self.path, self.layout = path, layout
+        with self._said():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, self.temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            self.file = h5py.File(self.temporary, "w")
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # h5py: of a disk that is full when it closes the file
+            said = re.search(r"error message = '([^']*)'", str(error))
+            raise SchemaError(f"{self.path} could not be written ({said[1] if said else error}).") from None
+
+    def append(self, name: str, rows: np.ndarray, chunk: int) -> None:
+        """`rows` at the end of the dataset `name`, which is stored in chunks of so many."""
+        with self._said():
+            if name not in self.file:
+                self.file.create_dataset(
+                    name,
+                    (0, *rows.shape[1:]),
+                    rows.dtype,
+                    maxshape=(None, *rows.shape[1:]),
+                    chunks=(chunk, *rows.shape[1:]),
+                    compression="gzip",
+                    compression_opts=1,
+                    shuffle=True,
+                )
+            item = self.file[name]
+            start = len(item)
+            item.resize(start + len(rows), axis=0)
+            item[start:] = rows
+
+    def finish(self, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]) -> None:
+        """Write the other datasets and the attributes; then the file is renamed to its place."""
+        with self._said():
+            _put(self.file, self.layout, arrays, class_names, stated)
+            self.file.close()
+            os.chmod(self.temporary, 0o644)
+            _flush(
+                self.temporary
+            )  # on the disk before the rename is: a power cut leaves the old file or the new
+            os.replace(self.temporary, self.path)
+            _flush(self.path.parent)
+
+    def close(self) -> None:
+        """Remove what is not finished."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self.file.close()
+        Path(self.temporary).unlink(missing_ok=True)
+
+
+def _put(
+    file: Any, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
 ) -> None:
     import h5py
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        with h5py.File(temporary, "w") as file:
-            for name, values in arrays.items():
-                if values.dtype == object:
-                    file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
-                elif name in layout.storage:
-                    file.create_dataset(name, data=values, **layout.storage[name](values))
-                else:
-                    file.create_dataset(name, data=values, compression="gzip", shuffle=True)
-            file.attrs["schema"], file.attrs["task"] = SCHEMA, layout.task
-            file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype("utf-8"))
-            for name in STATED:
-                file.attrs[name] = stated[name]
-            file.attrs["checksum"] = checksum(arrays)
-        os.chmod(temporary, 0o644)
-        _flush(temporary)  # on the disk before the rename is: a power cut leaves the old file or the new one
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _flush(path.parent)
+    for name, values in arrays.items():
+        if values.dtype == object:
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
+        elif name in layout.storage:
+            file.create_dataset(name, data=values, **layout.storage[name](values))
+        else:
+            file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+    file.attrs["schema"], file.attrs["task"] = SCHEMA, layout.task
+    file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype("utf-8"))
+    for name in STATED:
+        file.attrs[name] = stated[name]
+    file.attrs["checksum"] = checksum(arrays)
 
 
 def _flush(path: Path | str) -> None:
@@ -160,9 +214,26 @@ def checksum(arrays: dict[str, Any]) -> str:
         if values.dtype == object:
             digest.update("\n".join(values).encode())
         else:
-            for start in range(0, len(values), 64):  # in pieces: videos may lie on the disk, not in memory
-                digest.update(np.ascontiguousarray(values[start : start + 64]).data)
+            for piece in pieces(values):
+                digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
+
+
+def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of about 4 MB at a time: a large array may lie on the disk, not in memory."""
+    rows = max(1, (4 << 20) // max(1, values[:1].nbytes))
+    return (values[start : start + rows] for start in range(0, len(values), rows))
+
+
+def not_finite(values: np.ndarray) -> int | None:
+    """The first row of [M, ...] that holds a number that is not finite, if there is one."""
+    start = 0
+    for piece in pieces(values):
+        whole = np.isfinite(piece).reshape(len(piece), -1).all(1)
+        if not whole.all():
+            return start + int(np.argmin(whole))
+        start += len(piece)
+    return None
 
 
 def check(path: str, layout: Layout, arrays: dict[str, Any], class_names: list[str], rebuild: str) -> None:
@@ -178,23 +249,25 @@ def check(path: str, layout: Layout, arrays: dict[str, Any], class_names: list[s
     expected = layout.first_shape(arrays[first])
     if expected:
         raise wrong(f"{first}' shape", arrays[first].shape, expected)
-    n = len(arrays[first])
     for name, values in arrays.items():
-        kind = layout.types[name]
+        kind, along = layout.types[name], layout.along.get(name, first)
         if kind is not str and values.dtype != kind:
             raise wrong(f"{name}'s type", values.dtype, np.dtype(kind).name)
+        n = len(arrays[along]) if along else len(values) if values.ndim else -1
         if values.shape[:1] != (n,) or (name not in layout.shaped and values.ndim != 1):
-            raise wrong(f"{name}'s shape", values.shape, f"one entry for each of the {n} {layout.entries}")
+            of = layout.entries if along == first else f"rows of {along}" if along else "values of one axis"
+            raise wrong(f"{name}'s shape", values.shape, f"one entry for each of the {n} {of}")
     for name, values in arrays.items():
         if layout.types[name] is str and not all(isinstance(value, str) for value in values):
             raise wrong(f"{name}'s type", values.dtype, "text")
-    label, split = arrays["label"], arrays["split"]
+    split = arrays["split"]
     if not class_names:
         raise wrong("class_names", "empty", "the names of the classes")
-    if label.min() < 0 or label.max() >= len(class_names):
-        raise wrong(
-            "label", f"{label.min()} .. {label.max()}", f"0 .. {len(class_names) - 1}, one of the class names"
-        )
+    if layout.label:
+        label = arrays[layout.label]
+        if label.min() < 0 or label.max() >= len(class_names):
+            found, last = f"{label.min()} .. {label.max()}", len(class_names) - 1
+            raise wrong(layout.label, found, f"0 .. {last}, one of the class names")
     if split.max() > TEST:
         raise wrong("split", f"up to {split.max()}", "0 (train), 1 (validation) or 2 (test)")
     layout.check(arrays, class_names, wrong)
