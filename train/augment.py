@@ -42,5 +42,9 @@ def upright_rotation(angles: Tensor, up: str = "y") -> Tensor:
     """Matrices [B, 3, 3] that turn row vectors about the y or the z axis."""
     c, s = angles.cos(), angles.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
-    rows = [c, zero, -s, zero, one, zero, s, zero, c] if up == "y" else [c, s, zero, -s, c, zero, zero, zero, one]
+    rows = (
+        [c, zero, -s, zero, one, zero, s, zero, c]
+        if up == "y"
+        else [c, s, zero, -s, c, zero, zero, zero, one]
+    )
     return torch.stack(rows, -1).view(-1, 3, 3)

@@ -243,7 +243,9 @@ class VideoConfig(Config):
     """... which are then divided by this."""
 
 
-CONFIGS: dict[str, type[Config]] = {kind.task: kind for kind in (CloudConfig, PartConfig, SceneConfig, VideoConfig)}
+CONFIGS: dict[str, type[Config]] = {
+    kind.task: kind for kind in (CloudConfig, PartConfig, SceneConfig, VideoConfig)
+}
 
 
 @dataclass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+Answers = dict[str, np.ndarray]  # what a network says of a split, by the names of predictions.npz
 
 
 @dataclass
