@@ -1,4 +1,4 @@
-"""`python -m data_scripts.furniture --source furniture_1024.npz`: makes data/furniture.h5 and data/CREDITS.md.
+"""`python -m data_scripts.furniture --source furniture_1024.npz`: makes data/furniture.h5 and its credits.
 
 The source holds 820 furniture models of the Sweet Home 3D libraries (Debian's sweethome3d-furniture 1.8), 1,024 points and
 normals each, sampled on the surface. The 360 that fall in 12 clean classes are kept, in the source's split of 252 /
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts import npz, schema
+from data_scripts import credits, npz, schema
 from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 
 LICENCES = {
@@ -36,7 +36,7 @@ class Options:
     source: Path
     """furniture_1024.npz."""
     out: Path = Path("data/furniture.h5")
-    """The file to write; CREDITS.md is written beside it."""
+    """The file to write; its section of the CREDITS.md beside it is written, too."""
 
 
 def convert(source: Path) -> Clouds:
@@ -62,16 +62,12 @@ def convert(source: Path) -> Clouds:
     )
 
 
-def credits(clouds: Clouds) -> str:
-    """The credits of each library and its models, as Markdown."""
+def credited(clouds: Clouds) -> str:
+    """The section of the credits: each library and its models, as Markdown."""
     by_library = defaultdict(list)
     for name, library in zip(clouds.name, clouds.library or []):
         by_library[library].append(name)
     lines = [
-        "# Credits of the data that ships with the project",
-        "",
-        "## furniture.h5",
-        "",
         f"{len(clouds.name)} furniture models of the libraries of [Sweet Home 3D](https://www.sweethome3d.com),",
         "as packaged in Debian's sweethome3d-furniture 1.8. Changed here: each model became 1,024 points and normals",
         "sampled on its surface, centred and scaled, with one of 12 class labels.",
@@ -99,11 +95,11 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     try:
         clouds = convert(options.source)
-        text = credits(clouds)  # before anything is written: no data without their licence
+        text = credited(clouds)  # before anything is written: no data without their licence
         schema.write(options.out, clouds)
     except SchemaError as error:
         raise SystemExit(f"error: {error}") from None
-    options.out.with_name("CREDITS.md").write_text(text, encoding="utf-8")
+    credits.put(options.out.with_name("CREDITS.md"), options.out.name, text)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
 
 

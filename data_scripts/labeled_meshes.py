@@ -2,7 +2,8 @@
 
 380 watertight meshes of the Princeton Shape Benchmark, 19 categories of 20, 2,048 points and normals each, for
 research use only: the file stays in data/local, which is not committed. The source's split of 228 / 152 is kept;
-about 15 % of each class's training shapes become the validation split.
+about 15 % of each class's training shapes become the validation split. With --parts the file holds the 94 part labels,
+for part segmentation (data/local/labeled_meshes_parts.h5).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts import npz, schema
+from data_scripts import npz, part_schema, schema
+from data_scripts.part_schema import Parts
 from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 
 
@@ -22,8 +24,10 @@ class Options:
 
     source: Path
     """labeled_meshes_2048.npz."""
-    out: Path = Path("data/local/labeled_meshes.h5")
-    """The file to write."""
+    out: Path | None = None
+    """The file to write; None: data/local/labeled_meshes.h5, or labeled_meshes_parts.h5."""
+    parts: bool = False
+    """A file of part segmentation, not of classification."""
 
 
 def convert(source: Path) -> Clouds:
@@ -44,16 +48,46 @@ def convert(source: Path) -> Clouds:
     )
 
 
+def convert_parts(source: Path) -> Parts:
+    """The shapes of the source with their part labels as a data set."""
+    clouds = convert(source)
+    arrays = npz.load(source, ("seg", "parts"))
+    part_names = [str(name) for name in arrays["parts"]]
+    n, size = clouds.points.shape[:2]
+    assert clouds.normals is not None
+    return Parts(
+        points=clouds.points.reshape(-1, 3),
+        normals=clouds.normals.reshape(-1, 3),
+        part=part_schema.numbers(arrays["seg"].reshape(-1), str(source)),
+        ptr=np.arange(n + 1, dtype=np.int64) * size,
+        category=clouds.label,
+        split=clouds.split,
+        name=clouds.name,
+        class_names=clouds.class_names,
+        part_names=part_names,
+        part_category=part_schema.categories_of(part_names, clouds.class_names),
+        source=clouds.source,
+        credits=clouds.credits,
+        rebuild=f"{clouds.rebuild} --parts",
+    )
+
+
 def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
+    out = options.out or Path(f"data/local/labeled_meshes{'_parts' * options.parts}.h5")
     try:
-        clouds = convert(options.source)
-        schema.write(options.out, clouds)
+        made: Clouds | Parts
+        if options.parts:
+            made = convert_parts(options.source)
+            part_schema.write(out, made)
+        else:
+            made = convert(options.source)
+            schema.write(out, made)
     except SchemaError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
+    print(f"{out}: {[len(made.of(s)) for s in range(3)]} shapes to train, validate and test")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,18 @@ import numpy as np
 from data_scripts import _file
 from data_scripts._file import SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
 
-__all__ = ["SPLITS", "TEST", "TRAIN", "VALIDATION", "Parts", "SchemaError", "read", "write"]
+__all__ = [
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "Parts",
+    "SchemaError",
+    "categories_of",
+    "numbers",
+    "read",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,25 @@ def read(path: Path) -> Parts:
     arrays, class_names, stated = _file.read(Path(path), LAYOUT, missing)
     arrays |= {name: list(arrays[name]) for name in ("name", "part_names")} | stated
     return Parts(**arrays, class_names=class_names)
+
+
+def numbers(part: np.ndarray, where: str) -> np.ndarray:
+    """Part labels as they are stored; a `SchemaError` that begins with `where` if one is not 0 .. 255."""
+    if part.dtype.kind not in "iu" or (part.size and (part.min() < 0 or part.max() > 255)):
+        found = f"{part.min()} .. {part.max()}" if part.size and part.dtype.kind in "iuf" else "no numbers"
+        raise SchemaError(f"{where}: part labels are {part.dtype}, {found}; expected integers 0 .. 255.")
+    return part.astype(np.uint8)
+
+
+def categories_of(part_names: list[str], class_names: list[str]) -> np.ndarray:
+    """[P]: the category of each part named "category/part"."""
+    place = {name: c for c, name in enumerate(class_names)}
+    for name in part_names:
+        if name.rpartition("/")[0] not in place:
+            raise SchemaError(
+                f"part {name!r} is of no category; expected CATEGORY/part, of {', '.join(place)}."
+            )
+    return np.array([place[name.rpartition("/")[0]] for name in part_names], dtype=np.int64)
 
 
 def _shape(category: np.ndarray) -> str | None:

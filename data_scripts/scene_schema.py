@@ -222,7 +222,9 @@ def split_by_area(
     areas = np.unique(area)
     if test is not None and test not in areas:
         raise SchemaError(f"area {test} was asked for to test on, there are {areas.tolist()}.")
-    if len(areas) > 1 or test is not None:
+    if test is not None and len(areas) == 1:
+        raise SchemaError(f"area {test} is the only one; none is left to train on.")
+    if len(areas) > 1:
         chosen = test if test is not None else 5 if 5 in areas else areas[-1]
         split = np.where(area == chosen, TEST, TRAIN).astype(np.uint8)
     else:

@@ -133,7 +133,7 @@ def test_furniture_keeps_the_labelled_shapes_and_the_test_split(tmp_path, small)
     assert clouds.name == [*small.name[:4], small.name[5]]
     assert clouds.split[-1] == 2
     assert sorted(zip(clouds.label[:4], clouds.split[:4])) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert furniture.LICENCES[small.library[0]] in furniture.credits(clouds)
+    assert furniture.LICENCES[small.library[0]] in furniture.credited(clouds)
     every = labeled_meshes.convert(source(tmp_path / "b.npz", small, label=np.zeros(6, np.int16)))
     assert every.name == small.name[:6]
 
@@ -141,7 +141,7 @@ def test_furniture_keeps_the_labelled_shapes_and_the_test_split(tmp_path, small)
 def test_a_library_without_licence_is_not_shipped(tmp_path, small):
     clouds = furniture.convert(source(tmp_path / "a.npz", small, library=np.array(["Elsewhere"] * 6)))
     with pytest.raises(SchemaError, match="'Elsewhere' has no known licence"):
-        furniture.credits(clouds)
+        furniture.credited(clouds)
 
 
 def test_broken_npz_files_are_named(tmp_path, small):

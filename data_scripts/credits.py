@@ -1,0 +1,19 @@
+"""CREDITS.md beside the data that ships: one section a file, written by the script that makes the file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TITLE = "# Credits of the data that ships with the project\n"
+
+
+def put(path: Path, file: str, text: str) -> None:
+    """Write `text` as the section `## file` of the credits at `path`; the other sections stay as they are."""
+    found = path.read_text(encoding="utf-8") if path.is_file() else TITLE
+    title, *sections = re.split(r"^(?=## )", found, flags=re.M)
+    kept = {section.split("\n", 1)[0].removeprefix("## "): section.rstrip() for section in sections}
+    kept[file] = f"## {file}\n\n{text.strip()}"
+    whole = [title.rstrip(), *kept.values()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(whole) + "\n", encoding="utf-8")
