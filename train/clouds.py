@@ -14,13 +14,14 @@ from data_scripts import schema
 from kernels import Noise, knn
 from kernels._noise import point_factor
 from kernels._random import uniform
-from models import DGCNN, PointNet
+from models import DGCNN, PointNet, PointNet2
 from train import classification, points
 from train.augment import augment
 from train.config import CloudConfig, Signature
 from train.data import Batch, Data, Split, by_protocol, located, parts
 from train.data import batches as data_batches
 from train.metrics import Answers, Scores
+from train.segmentation import enough_points
 
 NOUN = SAMPLES = "shapes"
 CLASSES = "classes"
@@ -36,6 +37,7 @@ def load(config: CloudConfig) -> Data:
         raise ValueError(
             f"{path} has {clouds.points.shape[1]} points a shape and the config asks for {config.points}."
         )
+    enough_points(config, 512)
     if config.normals and clouds.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     x = clouds.points if not config.normals else np.concatenate([clouds.points, clouds.normals], -1)
@@ -94,6 +96,15 @@ def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Modul
             channels,
             input_transform=config.transforms,
             feature_transform=config.transforms,
+            dropout=config.dropout,
+            noise=points.noises(config, steps),
+            sync_batch_norm=config.sync_batch_norm,
+        )
+    if config.network == "pointnet2":
+        return PointNet2(
+            classes,
+            channels,
+            grouping=config.grouping,
             dropout=config.dropout,
             noise=points.noises(config, steps),
             sync_batch_norm=config.sync_batch_norm,

@@ -57,7 +57,7 @@ def scores(logits: Tensor, label: Tensor) -> Scores:
 
 def in_words(name: str) -> str:
     """A figure's name as a reader wants it."""
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("iou", "IoU")
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -69,8 +69,8 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 def scene_scores(matrix: np.ndarray, loss: float = np.nan) -> Scores:
     """Of a confusion matrix [true, predicted] summed over all points: mean_iou, overall_accuracy, mean_class_accuracy.
 
-    IoU of a class = points that are it and are said to be / points that are it or are said to be. A class that neither is there nor is said
-    does not count; one that is not there and is said has IoU 0, and no accuracy.
+    IoU of a class = points that are it and are said to be / points that are it or are said to be. A class that neither is
+    there nor is said does not count; one that is not there and is said has IoU 0, and no accuracy.
     """
     hit, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     iou = ratio(hit, true + said - hit)

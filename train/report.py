@@ -88,10 +88,15 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
 
     select = config.select
     chosen = {select: f"{select}/{name}"}
-    if name == "overall_accuracy":
-        figures = [{"title": "Accuracy", "lines": lines(training="train/accuracy", **chosen)}]
-    else:
-        figures = [{"title": in_words(name).capitalize(), "lines": lines(**chosen)}]
+    figures = []
+    if any("train/accuracy" in row for row in rows) and any(
+        f"{select}/overall_accuracy" in row for row in rows
+    ):
+        accuracy = {select: f"{select}/overall_accuracy"}
+        figures.append({"title": "Accuracy", "lines": lines(training="train/accuracy", **accuracy)})
+    if name != "overall_accuracy":
+        title = in_words(name)
+        figures.insert(0, {"title": title[:1].upper() + title[1:], "lines": lines(**chosen)})
     return [
         {"title": "Loss", "lines": lines(training="train/loss", **{select: f"{select}/loss"})},
         *figures,

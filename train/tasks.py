@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from train import clouds, video
+from train import clouds, parts, scenes, video
 from train.config import Config
 
-TASKS: dict[str, ModuleType] = {"clouds": clouds, "video": video}
+TASKS: dict[str, ModuleType] = {"clouds": clouds, "parts": parts, "scenes": scenes, "video": video}
 
 
 def task_of(config: Config) -> ModuleType:
