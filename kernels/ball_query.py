@@ -13,37 +13,132 @@ Source: PointNet++ (Qi et al. 2017, section 3.2); the padding is that of its pub
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kernels._clouds import coordinates, describe
+from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of, leaf_distances, nearest
+from kernels._clouds import coordinates, describe, ptr_to_batch
 from kernels._groups import Groups
+from kernels._numba import njit
 from kernels._operator import operator
 
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+CHUNK = 32  # centres that a core takes at a time
+BLOCK = 128  # points that a scan sees between looks at what it has
+SEARCH = 24  # times a search takes for a point that the ball holds as a scan takes for one that it sees
+
 # --- CPU ---------------------------------------------------------------------------------------------------------
+
+
+@njit
+def _scan(columns, x, y, z, limit, k, found):
+    """The first k points within the limit, in index order, into found; returns how many, and how many points were seen."""
+    n = columns.shape[1]
+    count = first = 0
+    while first < n and count < k:
+        stop = min(n, first + BLOCK)
+        for j in range(first, stop):
+            a, b, c = columns[0, j] - x, columns[1, j] - y, columns[2, j] - z
+            found[count] = j
+            count += a * a + b * b + c * c <= limit
+        first = stop
+    return count, first
+
+
+@njit
+def _search(points, index, tree, x, y, z, limit, stack, distances, found):
+    """All points within the limit, in index order, into found; returns how many."""
+    width = tree.shape[0] // 2
+    count = 0
+    stack[0] = 1
+    height = 1
+    while height > 0:
+        height -= 1
+        node = stack[height]
+        if node < width:
+            for child in range(2 * node, 2 * node + 2):
+                stack[height] = child
+                height += box_distance(tree[child], x, y, z) <= limit
+            continue
+        leaf = node - width
+        leaf_distances(points[leaf], x, y, z, distances)
+        for j in range(LEAF):
+            found[count] = index[leaf, j]
+            count += distances[j] <= limit
+    if count > 48:
+        found[:count].sort()
+        return count
+    for e in range(1, count):
+        held, place = found[e], e
+        while place > 0 and found[place - 1] > held:
+            found[place] = found[place - 1]
+            place -= 1
+        found[place] = held
+    return count
+
+
+@njit(parallel=True)
+def _query_cpu(
+    columns, ptr, centres, batch, limit, k, points, index, leaves, nodes, boxes, most, lists, size
+):
+    groups = centres.shape[0]
+    for block in prange((groups + CHUNK - 1) // CHUNK):
+        found, distances = np.empty(most + LEAF + 1, np.int32), np.empty(LEAF, columns.dtype)
+        stack, key, one = np.empty(DEPTH, np.int32), np.empty(1, columns.dtype), np.empty(1, np.int32)
+        held = 1.0  # points in a ball of this chunk, as the last one was
+        for g in range(block * CHUNK, min(groups, (block + 1) * CHUNK)):
+            b, x, y, z = batch[g], centres[g, 0], centres[g, 1], centres[g, 2]
+            start, stop = ptr[b], ptr[b + 1]
+            own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
+            tree = boxes[nodes[b] : nodes[b + 1]]
+            # A scan sees points until it has k; a search orders all that the ball holds.
+            if (stop - start) * min(1.0, k / held) < SEARCH * held:
+                count, seen = _scan(columns[:, start:stop], x, y, z, limit, k, found)
+                held = max(1.0, count * (stop - start) / seen)
+            else:
+                count = _search(own, numbers, tree, x, y, z, limit, stack, distances, found)
+                held = max(1.0, count)
+            if count == 0:
+                nearest(own, numbers, tree, x, y, z, stack, distances, key, one)
+                found[0] = one[0] if one[0] != NONE else 0
+                count = 1
+            size[g] = min(count, k)
+            for e in range(size[g]):
+                lists[g, e] = found[e]
+
+
+@njit(parallel=True)
+def _compact_cpu(lists, size, batch, ptr, offsets, k, idx, count):
+    for g in prange(size.shape[0]):
+        start, first = ptr[batch[g]], offsets[g]
+        for e in range(size[g]):
+            idx[first + e] = start + lists[g, e]
+            count[first + e] = 1
+        if size[g] > 0:
+            count[first] = k - size[g] + 1
 
 
 def _cpu_query(
     x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    limit = torch.tensor(radius * radius, dtype=x.dtype)
-    lists, counts = [], []
-    for b in range(ptr.shape[0] - 1):
-        cloud, first = x[ptr[b] : ptr[b + 1]], int(ptr[b])
-        for c in centres[centres_ptr[b] : centres_ptr[b + 1]]:
-            d = (cloud - c).square()
-            d = d[:, 0] + d[:, 1] + d[:, 2]
-            found = (d <= limit).nonzero()[:k, 0]
-            if not len(found):
-                found = (d == d.min()).nonzero()[:1, 0]
-            lists.append(found + first)
-            counts.append(torch.ones_like(found))
-            counts[-1][0] += k - len(found)
-    sizes = torch.tensor([0, *map(len, lists)])
-    none = [torch.empty(0, dtype=torch.int64)]
-    return sizes.cumsum(0), torch.cat(lists or none), torch.cat(counts or none)
+    groups = centres.shape[0]
+    batch = ptr_to_batch(centres_ptr, groups)
+    most = int((ptr[1:] - ptr[:-1]).max()) if ptr.shape[0] > 1 else 0
+    limit = torch.tensor(radius, dtype=torch.float64).square().to(x.dtype).numpy()[()]
+    lists = torch.empty((groups, min(k, most)), dtype=torch.int32)
+    size = torch.empty(groups, dtype=torch.int64)
+    _query_cpu(x.T.contiguous(), ptr, centres, batch, limit, k, *boxes_of(x, ptr), most, lists, size)
+    offsets = torch.nn.functional.pad(size.cumsum(0), (1, 0))
+    idx = torch.empty(int(offsets[-1]), dtype=torch.int64)
+    count = torch.empty_like(idx)
+    _compact_cpu(lists, size, batch, ptr, offsets, k, idx, count)
+    return offsets, idx, count
 
 
 # --- operators, public function ----------------------------------------------------------------------------------

@@ -14,40 +14,98 @@ Source: PointNet++ (Qi et al. 2017, equation 2, p = 2, k = 3); the 1e-8 is that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._clouds import coordinates, describe, to_rows
+from kernels._boxes import DEPTH, LEAF, NONE, boxes_of, nearest
+from kernels._clouds import coordinates, describe, ptr_to_batch, to_rows, transposed
+from kernels._numba import njit
 from kernels._operator import operator
+from kernels._triton import accumulator
+
+if TYPE_CHECKING:
+    import triton.language as tl
+    from numba import prange
+
+CHUNK = 32  # points that a core takes at a time
+EPS = 1e-8  # added to squared distances
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 
+@njit(parallel=True)
+def _nearest_cpu(ptr, query, batch, points, index, leaves, nodes, boxes, idx, weight):
+    queries, k = idx.shape
+    number = query.dtype.type  # with a Python number float32 becomes float64
+    one, least = number(1), number(EPS)
+    for block in prange((queries + CHUNK - 1) // CHUNK):
+        stack, distances = np.empty(DEPTH, np.int32), np.empty(LEAF, query.dtype)
+        keys, best = np.empty(k, query.dtype), np.empty(k, np.int32)
+        for i in range(block * CHUNK, min(queries, (block + 1) * CHUNK)):
+            b = batch[i]
+            nearest(
+                points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]], boxes[nodes[b] : nodes[b + 1]],
+                query[i, 0], query[i, 1], query[i, 2], stack, distances, keys, best,
+            )  # fmt: skip
+            total = number(0)
+            for e in range(k):
+                there = best[e] != NONE
+                w = one / (keys[e] + least) if there else number(0)
+                idx[i, e] = ptr[b] + (best[e] if there else 0)
+                weight[i, e] = w
+                total += w
+            for e in range(k):
+                weight[i, e] /= total
+
+
 def _cpu_nearest(pos: Tensor, ptr: Tensor, query: Tensor, query_ptr: Tensor, k: int) -> tuple[Tensor, Tensor]:
     idx, weight = _fake_nearest(pos, ptr, query, query_ptr, k)
-    idx[:], weight[:] = 0, 0
-    for b in range(ptr.shape[0] - 1):
-        cloud, own = pos[ptr[b] : ptr[b + 1]], slice(int(query_ptr[b]), int(query_ptr[b + 1]))
-        d = (query[own, None] - cloud).square()
-        d, order = (d[..., 0] + d[..., 1] + d[..., 2]).sort(dim=1, stable=True)
-        near = min(k, len(cloud))
-        idx[own] = ptr[b]  # with weight 0 where the cloud has fewer than k points
-        idx[own, :near] += order[:, :near]
-        weight[own, :near] = 1 / (d[:, :near] + 1e-8)
-    return idx, weight / weight.sum(1, keepdim=True)
+    _nearest_cpu(ptr, query, ptr_to_batch(query_ptr, query.shape[0]), *boxes_of(pos, ptr), idx, weight)
+    return idx, weight
+
+
+@njit(parallel=True)
+def _interpolate_cpu(features, idx, weight, out):
+    queries, k = idx.shape
+    for block in prange((queries + CHUNK - 1) // CHUNK):
+        for i in range(block * CHUNK, min(queries, (block + 1) * CHUNK)):
+            own = out[i]
+            own[:] = 0
+            for e in range(k):
+                row, w = features[idx[i, e]], weight[i, e]
+                for c in range(own.shape[0]):
+                    own[c] += w * row[c]
+
+
+@njit(parallel=True)
+def _backward_cpu(dout, weight, ptr, entries, df):
+    k = weight.shape[1]
+    for block in prange((df.shape[0] + CHUNK - 1) // CHUNK):
+        for j in range(block * CHUNK, min(df.shape[0], (block + 1) * CHUNK)):
+            own = df[j]
+            own[:] = 0
+            for e in range(ptr[j], ptr[j + 1]):
+                i = entries[e] // k
+                row, w = dout[i], weight[i, entries[e] - i * k]
+                for c in range(own.shape[0]):
+                    own[c] += w * row[c]
 
 
 def _cpu_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
-    return (features[idx] * weight[..., None]).sum(1).to(features.dtype)
+    wide = features.to(accumulator(features.dtype))
+    out = wide.new_empty((idx.shape[0], wide.shape[1]))
+    _interpolate_cpu(wide, idx, weight.to(wide.dtype), out)
+    return out.to(features.dtype)
 
 
 def _cpu_backward(dout: Tensor, idx: Tensor, weight: Tensor, rows: int) -> Tensor:
-    df = torch.zeros((rows, dout.shape[1]), dtype=torch.promote_types(dout.dtype, weight.dtype))
-    for j in range(idx.shape[1]):
-        df.index_add_(0, idx[:, j], dout * weight[:, j, None])
+    wide = dout.to(accumulator(dout.dtype))
+    df = wide.new_empty((rows, wide.shape[1]))
+    _backward_cpu(wide, weight.to(wide.dtype), *transposed(idx, rows), df)
     return df.to(dout.dtype)
 
 
