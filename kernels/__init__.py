@@ -11,6 +11,7 @@ from kernels.drop_feat import drop_feat
 from kernels.drop_point import drop_point
 from kernels.edge_conv import edge_conv
 from kernels.farthest_point_sample import farthest_point_sample
+from kernels.group_mlp_max import group_mlp_max
 from kernels.gru_sequence import gru_sequence
 from kernels.knn import knn
 from kernels.kron_linear import kron_linear
@@ -31,6 +32,7 @@ __all__ = [
     "drop_point",
     "edge_conv",
     "farthest_point_sample",
+    "group_mlp_max",
     "gru_sequence",
     "knn",
     "kron_linear",

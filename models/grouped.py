@@ -1,68 +1,58 @@
 """Layers over groups of points: a shared perceptron of several layers on each group's members, then the max over the group.
 
-Each layer is a linear map, BatchNorm and LeakyReLU; its parts are held as plain `nn.Linear` and `nn.BatchNorm1d` in
-`layers.0.linear`, `layers.0.norm`, `layers.1.linear`, ...
+Each layer is a linear map, BatchNorm and LeakyReLU, held as plain `nn.Linear` and `nn.BatchNorm1d` in `layers.0.linear`,
+`layers.0.norm`, `layers.1.linear`, ... The first linear map is applied to points and centres, not to the members of groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+import kernels
 from kernels import Groups, Noise
-from kernels._clouds import dense_ptr, global_idx, to_rows
+from kernels._clouds import global_idx
 from kernels._groups import neighbourhoods
-from kernels._noise import draw
-from kernels._random import uniform
 from models.layers import LinearNorm
 
+COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
 
-class _Perceptron(nn.Module):
-    """What the two layers share: the layers, and their application to groups."""
+
+class _SharedPerceptron(nn.Module):
+    """The layers, and their application to the members of groups."""
 
     def __init__(
         self, in_channels: int, widths: Sequence[int], bias: bool, negative_slope: float, sync: bool
     ) -> None:
         super().__init__()
-        if not widths:
-            raise ValueError("widths must name at least one layer; got none.")
-        sizes = [in_channels, *widths]
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths must be those of one layer or more; got {list(widths)}.")
         self.layers = nn.ModuleList(
-            LinearNorm(*pair, bias=bias, negative_slope=negative_slope, sync=sync) for pair in pairwise(sizes)
+            LinearNorm(*sizes, bias=bias, negative_slope=negative_slope, sync=sync)
+            for sizes in pairwise([in_channels, *widths])
         )
         self.negative_slope = negative_slope
 
-    def _run(self, rows: Tensor, groups: Groups, owner: Tensor, ptr: Tensor, noise: Noise | None) -> Tensor:
-        """Rows [E, C], an entry each, with the group that each is in."""
-        entry = torch.arange(len(rows), device=rows.device)
-        if groups.count is not None:
-            entry = entry.repeat_interleave(groups.count)
-        z = rows[entry]
-        for layer in self.layers:
-            assert isinstance(layer, LinearNorm)
-            norm = layer._batch_norm()
-            z = nn.functional.linear(z, layer.linear.weight, layer.linear.bias)
-            z = nn.functional.batch_norm(
-                z, norm.mean, norm.var, norm.gamma, norm.beta, norm.training, norm.momentum, norm.eps
-            )
-            z = torch.where(z > 0, z, self.negative_slope * z)
-        if noise is not None:
-            points, j = int(ptr[-1]), groups.idx[entry]
-            drawn = draw(noise, ptr, points)
-            if drawn.mode == 1:
-                kept = uniform(noise.seed, points * z.shape[1]).view(points, -1)[j] >= noise.rate
-            else:
-                kept = (drawn.factor > 0)[j, None]
-            z = torch.where(kept, z, -torch.inf)
-        out = z.new_full((len(groups.ptr) - 1, z.shape[1]), -torch.inf)
-        out = out.scatter_reduce(0, owner[entry][:, None].expand_as(z), z, "amax")
-        return torch.where(out > -torch.inf, out, 0)
+    def _run(self, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any) -> Tensor:
+        """Of q and p that the first linear map (with a single layer: nothing) has been applied to."""
+        layers = cast(list[LinearNorm], list(self.layers))
+        norms, biases = [layer._batch_norm() for layer in layers], [layer.linear.bias for layer in layers]
+        weights = [layer.linear.weight for layer in layers]
+        norms, biases = ([None, *norms], [None, *biases]) if len(layers) == 1 else (norms, biases)  # type: ignore[list-item]
+        weights = weights if len(layers) == 1 else weights[1:]
+        return kernels.group_mlp_max(
+            *(q, p, groups, weights, norms, biases),
+            negative_slope=self.negative_slope,
+            noise=noise,
+            **clouds,
+        )
 
 
-class GroupMLPMax(_Perceptron):
+class GroupMLPMax(_SharedPerceptron):
     """PointNet++'s set abstraction: max over the members j of group g of MLP([p_j - c_g ; x_j]).
 
     Qi et al. 2017, "PointNet++", section 3.2. BatchNorm weighs an entry of the groups with its `count`, so the result is
@@ -102,20 +92,28 @@ class GroupMLPMax(_Perceptron):
         Noise is drawn for the points: what falls is left out of the max. Its clouds are those of `batch` [M], or without
         one `batch_size` clouds of equal size (None: a single cloud).
         """
-        if batch is None:
-            clouds = batch_size or 1
-            ptr = dense_ptr(clouds, len(pos) // clouds, pos.device)
+        in_channels = self.layers[0].linear.in_features - 3  # type: ignore[union-attr]
+        given = 0 if features is None else features.shape[-1]
+        if given != in_channels:
+            raise ValueError(
+                f"features must have the {in_channels} channels that the layer was made for; got {given}."
+            )
+        if len(self.layers) == 1:
+            q, p = pos, -centres
+            if features is not None:
+                q = torch.cat([pos, features], 1)
+                p = torch.cat([p, p.new_zeros(len(p), given)], 1)
         else:
-            ptr = to_rows(pos, batch, batch_size)[1]
-        size = groups.ptr[1:] - groups.ptr[:-1]
-        owner = torch.arange(len(size), device=pos.device).repeat_interleave(size)
-        rows = pos[groups.idx] - centres[owner]
-        if features is not None:
-            rows = torch.cat([rows, features[groups.idx]], 1)
-        return self._run(rows, groups, owner, ptr, noise)
+            weight = cast(Tensor, self.layers[0].linear.weight)  # type: ignore[union-attr]
+            of_pos, of_features = weight[:, :3], weight[:, 3:]
+            with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
+                q, p = pos @ of_pos.T, -centres @ of_pos.T
+            if features is not None:
+                q = q + kernels.linear(features, of_features)
+        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size)
 
 
-class EdgeConv2(_Perceptron):
+class EdgeConv2(_SharedPerceptron):
     """max over neighbours j of a(BatchNorm(W2 a(BatchNorm(W1 [x_j - x_i ; x_i])))), and so on for more widths.
 
     Wang et al. 2019, section 5.4 (the EdgeConvs of the segmentation networks). `layers.0.linear.weight` is
@@ -141,10 +139,17 @@ class EdgeConv2(_Perceptron):
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """x [B, N, C] and idx [B, N, k], or rows [M, C] and [M, k], to [.., widths[-1]]."""
-        rows, ptr = to_rows(x, batch, batch_size)
-        groups = neighbourhoods(global_idx(idx))
-        owner = torch.arange(len(rows), device=x.device).repeat_interleave(idx.shape[-1])
-        central = rows[owner]
-        out = self._run(torch.cat([rows[groups.idx] - central, central], 1), groups, owner, ptr, noise)
-        return out.view(*x.shape[:-1], -1)
+        """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and [M, k] row numbers, to [.., widths[-1]]."""
+        rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
+        channels = rows.shape[1]
+        if len(self.layers) == 1:
+            q = torch.cat([rows, torch.zeros_like(rows)], 1)
+            p = torch.cat([-rows, rows], 1)
+        else:
+            weight = cast(Tensor, self.layers[0].linear.weight)  # type: ignore[union-attr]
+            near, central = weight[:, :channels], weight[:, channels:]
+            autocast = channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
+            with torch.autocast(x.device.type, enabled=autocast):
+                q, p = kernels.linear(rows, near), kernels.linear(rows, central - near)
+        batch_size = x.shape[0] if x.dim() == 3 else batch_size
+        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size).view(*x.shape[:-1], -1)
