@@ -113,13 +113,13 @@ def extract(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as file:
                 for member in file.infolist():
                     kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
-                    _refuse(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
+                    refuse(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
                 for member in file.infolist():
                     file.extract(member, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
                 for entry in file:
-                    _refuse(archive, entry.name, not (entry.isfile() or entry.isdir()))
+                    refuse(archive, entry.name, not (entry.isfile() or entry.isdir()))
                 _refuse_cut(archive, file)
                 file.extractall(folder, filter="data")
         else:
@@ -158,7 +158,7 @@ def _extract_rar(archive: Path, folder: Path) -> None:
         )
     listed, unpacked = programs[program]
     for member in _run(archive, program, listed).splitlines():
-        _refuse(archive, member, special=False)
+        refuse(archive, member, special=False)
     folder.mkdir(parents=True, exist_ok=True)
     _run(archive, program, unpacked)
     for path in folder.rglob("*"):  # neither program lists the kinds of its members alike
@@ -187,7 +187,8 @@ def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:
         pass
 
 
-def _refuse(archive: Path, name: str, special: bool) -> None:
+def refuse(archive: Path, name: str, special: bool) -> None:
+    """An error if a member's name leads out of its folder, or if it is `special`: no file and no folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if special or path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):
         raise ArchiveError(

@@ -22,9 +22,9 @@ surface, centred and scaled, with a part label a point made of the names of its 
 The file is made by `data_scripts/components.py`.
 
 Licence: [CC-BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/legalcode) with
-[KiCad's exception](https://www.kicad.org/libraries/license/): "To the extent that the creation of electronic designs that use
-'Licensed Material' can be considered to be 'Adapted Material', then the copyright holder waives article 3 of the license with
-respect to these designs and any generated files which use data provided as part of the 'Licensed Material'."
+[KiCad's exception](https://www.kicad.org/libraries/license/): "To the extent that the creation of electronic designs
+that use 'Licensed Material' can be considered to be 'Adapted Material', then the copyright holder waives article 3 of the
+license with respect to these designs and any generated files which use data provided as part of the 'Licensed Material'."
 data/components.h5 is under the same terms.
 
 {families}.

@@ -11,18 +11,18 @@ Without --source the archive is downloaded to data/local, with resume; its SHA-2
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from data_scripts import schema
+from data_scripts import distribution, schema
 from data_scripts.archive import ArchiveError, download, opened, verify
+from data_scripts.distribution import h5, lines
 from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 from data_scripts.shapes import ShapeError, normalised, read_numbers, read_off, sample_surface
 
@@ -68,9 +68,10 @@ class Options:
 
 def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> Clouds:
     """The data set of an unpacked distribution. One shape or file is read at a time, into arrays of their final size."""
-    root = _root(
+    root = distribution.root(
         folder,
         {"hdf5": "shape_names.txt", "normal_resampled": "modelnet40_shape_names.txt", "off": "*/train"}[form],
+        "See --form.",
     )
     read = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form]
     names, n, shapes = read(root, points)
@@ -103,26 +104,12 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
     )
 
 
-def _root(folder: Path, marker: str) -> Path:
-    """The folder that holds `marker`: the one given, or one inside it."""
-    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        if any(candidate.glob(marker)):
-            return candidate
-    raise SchemaError(f"{folder} holds no {marker}: is it another distribution? See --form.")
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise SchemaError(f"{path} is not there; the distribution is not whole.")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-
-
 def _hdf5(root: Path, points: int) -> Source:
-    names = _lines(root / "shape_names.txt")
+    names = lines(root / "shape_names.txt")
     files: list[tuple[Path, int, np.ndarray]] = []
     for split, lists in ((TRAIN, "train_files.txt"), (TEST, "test_files.txt")):
         # The lists name paths of their authors' machine; the order is theirs, the folder ours.
-        for entry in _lines(root / lists):
+        for entry in lines(root / lists):
             path = root / Path(entry).name
             if not path.is_file():
                 raise SchemaError(f"{path}, named in {lists}, is not there.")
@@ -130,7 +117,7 @@ def _hdf5(root: Path, points: int) -> Source:
 
     def shapes() -> Iterator[Shape]:
         for path, split, label in track(files, "files", console=Console(stderr=True)):
-            with _h5(path) as file:
+            with h5(path) as file:
                 clouds = file["data"][:, :points]
                 normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
             for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
@@ -142,7 +129,7 @@ def _hdf5(root: Path, points: int) -> Source:
 
 def _labels(path: Path, points: int, classes: int) -> np.ndarray:
     """The labels of one HDF5 file, all of whose datasets are checked before any is read whole."""
-    with _h5(path) as file:
+    with h5(path) as file:
         for name in ("data", "label"):
             if name not in file:
                 raise SchemaError(f"{path} has no dataset {name!r}.")
@@ -169,24 +156,11 @@ def _labels(path: Path, points: int, classes: int) -> np.ndarray:
         return label
 
 
-@contextlib.contextmanager
-def _h5(path: Path) -> Iterator[Any]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        raise SchemaError(
-            f"{path} is not a whole HDF5 file ({error}); fetch the distribution again."
-        ) from None
-
-
 def _normal_resampled(root: Path, points: int) -> Source:
-    names = _lines(root / "modelnet40_shape_names.txt")
+    names = lines(root / "modelnet40_shape_names.txt")
     files: list[tuple[Path, int, int]] = []
     for split, lists in ((TRAIN, "modelnet40_train.txt"), (TEST, "modelnet40_test.txt")):
-        for token in _lines(root / lists):
+        for token in lines(root / lists):
             name = token.rsplit("_", 1)[0]
             if name not in names:
                 raise SchemaError(f"{root / lists}: {token!r} is of no class in modelnet40_shape_names.txt.")

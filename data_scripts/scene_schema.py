@@ -143,10 +143,11 @@ class Writer:
         colour: np.ndarray,
         label: np.ndarray,
         split: int | None = None,
+        taken: np.ndarray | None = None,
     ) -> None:
         """Append a room. points [m, 3] in metres, shifted to their minimum here; colour [m, 3] and label [m] uint8.
 
-        split None: by area, see `split_by_area`. One call gives it to all rooms or to none.
+        split: of all rooms or of none, then by area (`split_by_area`). taken [3]: what the points were shifted by before.
         """
         where = f"room {len(self.name)} ({name})"
         m = len(points)
@@ -169,8 +170,9 @@ class Writer:
             raise SchemaError(
                 f"{where}: point {first} has label {label[first]}, expected 0 .. {len(self.class_names) - 1}."
             )
-        origin = points.min(0).astype(np.float64)
-        room = Room((points - origin).astype(np.float32), colour, label)
+        least = points.min(0)
+        room = Room((points - least).astype(np.float32), colour, label)
+        origin = least + (np.zeros(3) if taken is None else taken)
         for item, values in room._asdict().items():
             self.pending.append(item, values, CHUNK)
         self.name.append(name)

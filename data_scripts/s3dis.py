@@ -1,0 +1,217 @@
+"""`python -m data_scripts.s3dis --source Stanford3dDataset_v1.2_Aligned_Version.zip`: makes data/local/s3dis.h5.
+
+S3DIS as distributed, archive or folder: Area_N/ROOM/Annotations/CLASS_I.txt with lines `x y z r g b`. Names that are none of
+the 13 classes (stairs) become clutter, and it is said. A line with a byte that no number has (Area_5/hallway_6) is mended
+where there is one way to read it, and said with file and line; any other bad line is an error. Rooms are shifted to
+their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
+
+An archive is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
+stopped goes on. The same script converts every folder of this layout, e.g. that of `python -m data_scripts.rooms`; a file
+about.json beside its areas states source, credits and rebuild of such a one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_scripts import room_jobs, scene_schema
+from data_scripts.members import File, Members, members
+from data_scripts.room_jobs import Advance, Job, Read
+from data_scripts.scene_file import METRES, Unit, in_metres
+from data_scripts.scene_schema import Scenes, SchemaError
+
+CLASSES = (
+    "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter",
+)  # fmt: skip
+CLUTTER = CLASSES.index("clutter")
+SHOWN = 5  # bad lines of a file that are quoted
+ANNOTATION = re.compile(r"(?:.*/)?Area_(\d+)/([^/]+)/Annotations/([^/]+)")
+ROOM = re.compile(r"((?:.*/)?Area_(\d+)/([^/]+))/[^/]+\.txt")
+
+
+@dataclass
+class Options:
+    """Make the S3DIS data set, or that of any folder of its layout."""
+
+    source: Path
+    """Stanford3dDataset_v1.2_Aligned_Version, the folder or its archive."""
+    out: Path = Path("data/local/s3dis.h5")
+    """The file to write."""
+    test_area: int | None = None
+    """The area that tests; None: area 5, or the last one."""
+    validation: float = 0.12
+    """Share of the other areas' rooms for validation; 0: none."""
+    unit: Unit | None = None
+    """Of the coordinates; None: metres, and a room of another size than a room's asks for it."""
+    leave_out: tuple[str, ...] = ()
+    """Rooms to leave out, e.g. Area_3/office_1."""
+    workers: int = 0
+    """Rooms that are read at a time; 0: one a core."""
+
+
+def listing(source: Members, unit: Unit | None = None) -> list[Job]:
+    """The rooms, in the order of area and name."""
+    held: dict[tuple[int, str], list[File]] = defaultdict(list)
+    for file in source.files.values():
+        if found := ANNOTATION.fullmatch(file.name):
+            held[int(found[1]), found[2]].append(file)
+        elif found := ROOM.fullmatch(file.name):
+            held[int(found[2]), found[3]] += []  # a room, if it has annotations or not
+    if not any(held.values()):
+        raise SchemaError(
+            f"{source.source} holds no Area_N/ROOM/Annotations/CLASS_I.txt; is it the aligned S3DIS?"
+        )
+    jobs = []
+    for (area, room), files in sorted(held.items()):
+        places = sorted({file.name.rpartition("/")[0] for file in files})
+        if len(places) > 1:
+            raise SchemaError(
+                f"{source.source} holds Area_{area}/{room} twice: {' and '.join(places)}; remove one."
+            )
+        texts = [file for file in files if file.name.endswith(".txt")]
+        others = [source.where(file.name) for file in files if not file.name.endswith(".txt")]
+
+        def read(advance: Advance, texts: Sequence[File] = texts, others: Sequence[str] = others) -> Read:
+            return read_room(source, texts, unit, advance, others)
+
+        key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in texts]}"
+        jobs.append(Job(f"Area_{area}/{room}", area, key, sum(file.size for file in texts), read))
+    return jobs
+
+
+def read_room(
+    source: Members, files: Sequence[File], unit: Unit | None, advance: Advance, others: Sequence[str] = ()
+) -> Read:
+    """One room of its annotation files; a `SchemaError` names files and lines that cannot be read."""
+    if not files:
+        raise SchemaError("the room has no points: it holds no Annotations/CLASS_I.txt.")
+    xyz, rgb, label = [], [], []
+    faults: list[str] = []
+    notes = [f"{other} is no .txt file, not read" for other in others]
+    unknown: Counter[str] = Counter()
+    for file in files:
+        where = source.where(file.name)
+        name = re.sub(r"(_\d+)?\.txt$", "", file.name.rpartition("/")[2])
+        if name not in CLASSES:
+            unknown[name] += 1
+        count = 0
+        for rows in _rows(source, file, where, notes, faults, advance):
+            xyz.append(rows[:, :3].copy())
+            rgb.append(rows[:, 3:].astype(np.uint8))
+            count += len(rows)
+        label.append(np.full(count, CLASSES.index(name) if name in CLASSES else CLUTTER, dtype=np.uint8))
+        if count == 0:
+            notes.append(f"{where} holds no points")
+    if faults:
+        raise SchemaError("\n    ".join(faults))
+    folder = source.where(files[0].name.rpartition("/")[0])
+    notes += [f"{folder}: {n} of {name}, none of the 13 classes, now clutter" for name, n in unknown.items()]
+    if not any(len(points) for points in xyz):
+        raise SchemaError(f"{folder}: the room has no points.")
+    low = np.min([points.min(0) for points in xyz if len(points)], axis=0)
+    high = np.max([points.max(0) for points in xyz if len(points)], axis=0)
+    in_metres(folder, np.stack([low, high]), unit)
+    scale = METRES[unit or "m"]
+    for i, points in enumerate(xyz):  # one by one: the double form is not kept
+        xyz[i] = ((points - low) * scale).astype(np.float32)
+    return Read(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
+
+
+def _rows(
+    source: Members, file: File, where: str, notes: list[str], faults: list[str], advance: Advance
+) -> Iterator[np.ndarray]:
+    """The rows of an annotation file in pieces [k, 6]; what was mended goes to `notes`, what cannot be to `faults`."""
+    from data_scripts import text_table
+
+    with source.open(file.name) as opened:
+        before = bad_lines = 0
+        for rows, bad in text_table.pieces(opened, 6, colour=3):
+            for row, line, text in bad:
+                said = text.strip().decode("latin-1").encode("unicode_escape").decode()[:60]
+                mended = text_table.mended(text, 6, colour=3)
+                if mended is not None:
+                    rows[row] = mended
+                    notes.append(
+                        f"{where}, line {line}: '{said}' read as {' '.join(f'{v:g}' for v in mended)}"
+                    )
+                    continue
+                rows[row] = 0  # the room is not made
+                bad_lines += 1
+                if bad_lines <= SHOWN:
+                    faults.append(
+                        f"{where}, line {line}: '{said}' is not `x y z r g b`, six numbers with colours 0 .. 255."
+                    )
+            if bad_lines > SHOWN:
+                faults.append(f"{where} has more such lines; is it another kind of file?")
+                return
+            yield rows
+            at = min(before + text_table.PIECE, file.size)
+            advance(at - before)
+            before = at
+
+
+def about(source: Members) -> dict[str, str]:
+    """What the folder states of itself in about.json; S3DIS has none."""
+    name = next((name for name in source.files if re.fullmatch(r"(?:[^/]+/)?about\.json", name)), None)
+    if name is None:
+        return {}
+    try:
+        with source.open(name) as file:
+            found = json.load(file)
+        if not isinstance(found, dict):
+            raise TypeError(f"it is a {type(found).__name__}")
+        return {key: str(found[key]) for key in ("source", "credits", "rebuild") if key in found}
+    except (ValueError, TypeError) as error:
+        raise SchemaError(
+            f"{source.where(name)} is not JSON with source, credits and rebuild ({error})."
+        ) from None
+
+
+def convert(options: Options) -> tuple[Scenes, list[str]]:
+    """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
+    with members(options.source) as source:
+        jobs = listing(source, options.unit)
+        strangers = sorted(set(options.leave_out) - {job.name for job in jobs})
+        if strangers:
+            raise SchemaError(
+                f"--leave-out names {strangers[0]!r}, which is no room; there is e.g. {jobs[0].name}."
+            )
+        jobs = [job for job in jobs if job.name not in options.leave_out]
+        if not jobs:
+            raise SchemaError("--leave-out names all rooms; none is left.")
+        areas = np.array([job.area for job in jobs])
+        split = scene_schema.split_by_area(areas, options.test_area, options.validation)
+        given = [f"--source {shlex.quote(options.source.resolve().name)}"]
+        given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
+        given += [f"--validation {options.validation:g}"] + (
+            [f"--unit {options.unit}"] if options.unit else []
+        )
+        given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
+        command = f"python -m data_scripts.s3dis {' '.join(given)} --out {shlex.quote(options.out.name)}"
+        stated = {
+            "source": "S3DIS, Stanford3dDataset_v1.2_Aligned_Version",
+            "credits": "Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
+            **about(source),
+        }
+        stated["rebuild"] = f"{stated['rebuild']}; {command}" if "rebuild" in stated else command
+        part = room_jobs.read_all(options.out, jobs, options.workers)
+        scenes, notes = room_jobs.assemble(options.out, jobs, part, list(CLASSES), stated, split)
+    return scenes, [*notes, *(f"{name} was left out" for name in options.leave_out)]
+
+
+def main() -> None:
+    import tyro
+
+    room_jobs.run(tyro.cli(Options, description=__doc__), convert)
+
+
+if __name__ == "__main__":
+    main()

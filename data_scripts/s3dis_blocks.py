@@ -1,0 +1,134 @@
+"""`python -m data_scripts.s3dis_blocks`: makes data/local/s3dis_blocks.h5 of indoor3d_sem_seg_hdf5_data.
+
+The blocks of 1 m with 4,096 points that DGCNN's and PointNet's published S3DIS figures were trained and tested on. They stay
+blocks: their points are a sample, doubled where a column had few and where columns overlap, from which no room comes back.
+all_files.txt gives the order of the files, room_filelist.txt the room of each block. Area 5 tests (--test-area), the
+blocks of 12 % of the other rooms validate.
+
+Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
+--sha256 gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from data_scripts import block_schema, distribution
+from data_scripts.archive import ArchiveError, download, opened, verify
+from data_scripts.block_schema import CHANNELS, Blocks, SchemaError
+from data_scripts.distribution import h5, lines
+from data_scripts.s3dis import CLASSES
+
+URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
+
+
+@dataclass
+class Options:
+    """Make the S3DIS blocks."""
+
+    source: Path | None = None
+    """indoor3d_sem_seg_hdf5_data, the archive or its unpacked folder; None: download it."""
+    out: Path = Path("data/local/s3dis_blocks.h5")
+    """The file to write."""
+    points: int = 4096
+    """Points of each block, the first ones; the distribution has 4,096."""
+    test_area: int | None = None
+    """The area that tests; None: area 5, or the last one."""
+    validation: float = 0.12
+    """Share of the other areas' rooms for validation; 0: none."""
+    sha256: str | None = None
+    """Of the archive, to be checked."""
+
+
+def convert(folder: Path, options: Options) -> Blocks:
+    """Make `options.out` of the unpacked distribution, a file of it at a time."""
+    root = distribution.root(folder, "room_filelist.txt")
+    rooms = lines(root / "room_filelist.txt")
+    files, first = [], 0
+    for entry in lines(
+        root / "all_files.txt"
+    ):  # paths of their authors' machine; the order is theirs, the folder ours
+        path = root / Path(entry).name
+        if not path.is_file():
+            raise SchemaError(f"{path}, named in all_files.txt, is not there.")
+        files.append((path, first))
+        first += _count(path, options.points)
+    if first != len(rooms):
+        raise SchemaError(
+            f"{root / 'room_filelist.txt'} has {len(rooms)} lines, the files hold {first} blocks."
+        )
+    found = [re.fullmatch(r"Area_(\d+)_(.+)", room) for room in rooms]
+    for line, match in enumerate(found, 1):
+        if match is None:
+            raise SchemaError(
+                f"{root / 'room_filelist.txt'}, line {line}: {rooms[line - 1]!r} is no room, expected Area_N_ROOM."
+            )
+    area = [int(match[1]) for match in found if match]
+    name = [f"Area_{match[1]}/{match[2]}" for match in found if match]
+    given = f"--points {options.points} --validation {options.validation:g}"
+    given += f" --test-area {options.test_area}" if options.test_area is not None else ""
+    with block_schema.writer(
+        options.out,
+        list(CLASSES),
+        source="S3DIS, indoor3d_sem_seg_hdf5_data",
+        credits="Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
+        rebuild=f"python -m data_scripts.s3dis_blocks {given}",
+        test_area=options.test_area,
+        validation=options.validation,
+    ) as writer:
+        for path, first in track(files, "files", console=Console(stderr=True)):
+            with h5(path) as file:
+                points, label = file["data"][:, : options.points], file["label"][:, : options.points]
+            last = first + len(points)
+            writer.add(str(path), points, label, name[first:last], area[first:last])
+    return block_schema.read(options.out)
+
+
+def _count(path: Path, points: int) -> int:
+    """The blocks of a file, whose datasets are checked before any is read."""
+    with h5(path) as file:
+        for name in ("data", "label"):
+            if name not in file:
+                raise SchemaError(f"{path} has no dataset {name!r}.")
+        data, label = file["data"], file["label"]
+        if data.ndim != 3 or data.shape[2] != CHANNELS or data.dtype.kind != "f":
+            raise SchemaError(
+                f"{path}: data is {data.dtype} {data.shape}, expected floats [n, {points} or more, 9]."
+            )
+        if data.shape[1] < points:
+            raise SchemaError(
+                f"{path}: its blocks have {data.shape[1]} points, fewer than the {points} that were asked for; "
+                f"give --points {data.shape[1]}."
+            )
+        if label.shape != data.shape[:2] or label.dtype.kind not in "iu":
+            raise SchemaError(
+                f"{path}: label is {label.dtype} {label.shape}, expected integers {data.shape[:2]}, one for each point."
+            )
+        return len(data)
+
+
+def main() -> None:
+    import tyro
+
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        source = options.source
+        if source is None:
+            source = download(URL, options.out.parent / Path(URL).name, options.sha256)
+            print(f"{source}: SHA-256 {verify(source, options.sha256)}")
+        elif options.sha256:
+            verify(source, options.sha256)
+        with opened(source) as folder:
+            blocks = convert(folder, options)
+    except (ArchiveError, SchemaError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
+
+
+if __name__ == "__main__":
+    main()

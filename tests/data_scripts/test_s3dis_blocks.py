@@ -1,0 +1,137 @@
+"""indoor3d_sem_seg_hdf5_data in small: read in the order of its lists, blocks of a room together, faults named."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from data_scripts import block_schema
+from data_scripts.block_schema import TEST, TRAIN, VALIDATION, SchemaError
+from data_scripts.s3dis_blocks import Options, convert
+
+ROOMS = ["Area_1_office_1"] * 3 + ["Area_1_office_2"] * 2 + ["Area_2_hallway_1"] * 2 + ["Area_5_office_1"] * 2
+
+
+def blocks(count, seed, points=32):
+    random = np.random.default_rng(seed)
+    return random.random((count, points, 9)).astype(np.float32), random.integers(
+        0, 13, (count, points), np.uint8
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Three files of 4, 4 and 1 blocks, which all_files.txt has in another order than the folder."""
+    folder = tmp_path / "up/indoor3d_sem_seg_hdf5_data"
+    folder.mkdir(parents=True)
+    names = ["ply_data_all_10.h5", "ply_data_all_2.h5", "ply_data_all_3.h5"]
+    for seed, (name, count) in enumerate(zip(names, (4, 4, 1))):
+        with h5py.File(folder / name, "w") as file:
+            file["data"], file["label"] = blocks(count, seed)
+    (folder / "all_files.txt").write_text("".join(f"indoor3d_sem_seg_hdf5_data/{name}\n" for name in names))
+    (folder / "room_filelist.txt").write_text("\n".join(ROOMS))
+    return folder
+
+
+def test_blocks_are_read_in_the_order_of_the_lists(source, tmp_path):
+    found = convert(source.parent, Options(out=tmp_path / "a.h5", points=20))
+    assert (len(found), found.points) == (9, 20)
+    assert found.room == [room.replace("_", "/", 2).replace("/", "_", 1) for room in ROOMS]
+    assert found.area.tolist() == [1] * 5 + [2] * 2 + [5] * 2
+    assert found.split[7:].tolist() == [TEST] * 2
+    assert set(found.split.tolist()) == {TRAIN, VALIDATION, TEST}
+    for room in set(found.room):
+        assert len({found.split[i] for i in range(9) if found.room[i] == room}) == 1
+    points, label = found.load(np.array([8, 0, 4]))
+    for k, (seed, i) in enumerate([(2, 0), (0, 0), (1, 0)]):
+        expected = blocks(4 if seed < 2 else 1, seed)
+        np.testing.assert_array_equal(points[k], expected[0][i, :20])
+        np.testing.assert_array_equal(label[k], expected[1][i, :20])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.h5", "up"]
+
+
+def put(name, item, value):
+    def act(folder):
+        with h5py.File(folder / name, "r+") as file:
+            whole = file[item][()]
+            del file[item]
+            if value is not None:
+                file[item] = value(whole)
+
+    return act
+
+
+def changed(at, to):
+    def act(whole):
+        whole[at] = to
+        return whole
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda f: (f / "ply_data_all_3.h5").unlink(),
+            r"ply_data_all_3\.h5, named in all_files\.txt, is not there",
+        ),
+        (
+            lambda f: (f / "ply_data_all_3.h5").write_bytes(b"\x89HDF"),
+            r"ply_data_all_3\.h5 is not a whole HDF5",
+        ),
+        (lambda f: (f / "all_files.txt").unlink(), r"all_files\.txt is not there"),
+        (lambda f: (f / "room_filelist.txt").unlink(), r"holds no room_filelist\.txt"),
+        (
+            lambda f: (f / "room_filelist.txt").write_text("\n".join(ROOMS[1:])),
+            "has 8 lines, the files hold 9 blocks",
+        ),
+        (
+            lambda f: (f / "room_filelist.txt").write_text("\n".join(["office", *ROOMS[1:]])),
+            "line 1: 'office' is no room",
+        ),
+        (put("ply_data_all_2.h5", "label", None), r"ply_data_all_2\.h5 has no dataset 'label'"),
+        (
+            put("ply_data_all_2.h5", "label", lambda w: w[:, 1:]),
+            r"label is uint8 \(4, 31\), expected integers \(4, 32\)",
+        ),
+        (
+            put("ply_data_all_2.h5", "label", changed((2, 3), 13)),
+            r"all_2\.h5, block 2: label holds 0 .. 13, expected 0 .. 12",
+        ),
+        (put("ply_data_all_2.h5", "data", lambda w: w[..., :6]), r"data is float32 \(4, 32, 6\)"),
+        (
+            put("ply_data_all_2.h5", "data", lambda w: w[:, :16]),
+            "have 16 points, fewer than the 32 that were asked for",
+        ),
+        (
+            put("ply_data_all_2.h5", "data", changed((3, 0, 0), np.nan)),
+            r"all_2\.h5, block 3: its points are not finite",
+        ),
+    ],
+)
+def test_a_fault_is_named_and_nothing_is_written(act, message, source, tmp_path):
+    act(source)
+    with pytest.raises(SchemaError, match=message):
+        convert(source, Options(out=tmp_path / "a.h5", points=32))
+    shutil.rmtree(tmp_path / "up")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_block_is_named(source, tmp_path):
+    convert(source, Options(out=tmp_path / "a.h5", points=32))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["points"][3, 0, 0] = 7
+    found = block_schema.read(tmp_path / "a.h5")
+    found.load(np.arange(3))
+    with pytest.raises(
+        SchemaError, match=r"block 3 \(Area_1/office_2\) is not what was written.*s3dis_blocks"
+    ):
+        found.load(np.arange(5))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["label"]
+    with pytest.raises(SchemaError, match=r"points and label are \(9, 32, 9\) and None"):
+        block_schema.read(tmp_path / "a.h5")
+    with pytest.raises(SchemaError, match=r"s3dis_blocks makes one"):
+        block_schema.read(tmp_path / "b.h5")
