@@ -13,6 +13,7 @@ from train.config import (
     Config,
     NoiseConfig,
     PartConfig,
+    SceneConfig,
     VideoConfig,
 )
 

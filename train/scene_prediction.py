@@ -27,7 +27,6 @@ from train.segmentation import groups
 
 PADDING = 0.001
 AT_ONCE = 16_384  # points in a call of the network, or one group
-LONGEST = 2_000.0  # metres: a scene that is longer is in other units
 
 
 def starts(low: float, high: float, block: float, stride: float) -> list[float]:
@@ -36,24 +35,12 @@ def starts(low: float, high: float, block: float, stride: float) -> list[float]:
     return [min(low + i * stride + block, high) - block for i in range(count)]
 
 
-def check_scene(points: np.ndarray, colour: np.ndarray | None, config: SceneConfig, name: str) -> None:
-    """Refuse what cannot be labelled.
-
-    Raises:
-        ValueError: no points, coordinates that are not finite or in other units, no colours for a network that needs them.
-    """
-    if not len(points):
-        raise ValueError(f"{name} has no points; expected 1 or more.")
-    if not np.isfinite(points).all():
-        row = int(np.flatnonzero(~np.isfinite(points).all(1))[0])
-        raise ValueError(f"{name}: point {row} is {points[row].tolist()}, expected finite coordinates.")
-    longest = float(np.ptp(points[:, :2], axis=0).max())
-    if longest > LONGEST:
-        raise ValueError(
-            f"{name} is {longest:,.0f} long, expected metres, up to {LONGEST:,.0f}; of millimetres give --scale 0.001."
-        )
+def needed(colour: np.ndarray | None, config: SceneConfig, name: str) -> None:
+    """Refuse a scene without the colours that a network was trained with."""
     if colour is None and config.colour:
-        raise ValueError(f"{name} has no colours, and the run was trained with them; train with --no-colour.")
+        raise ValueError(
+            f"{name} has no colours, and the run was trained with them; train one with --no-colour for such scenes."
+        )
 
 
 def label_points(
@@ -69,7 +56,12 @@ def label_points(
 
     `advance` is told how many points have got their label. `amp` is the type of the network's products, e.g.
     torch.bfloat16.
+
+    Raises:
+        ValueError: no points.
     """
+    if not len(points):
+        raise ValueError("a scene has no points; expected 1 or more.")
     points = np.ascontiguousarray(points - points.min(0), dtype=np.float32)
     highest, columns = points.max(0), Columns(points[:, :2], config.stride)
     points = points[columns.order]
