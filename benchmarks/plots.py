@@ -90,7 +90,10 @@ def bars(axes: Any, rows: Sequence[Row]) -> None:
 
 
 NAMES = {
-    "pointnet_step": "PointNet", "dgcnn_step": "DGCNN", "dgcnn_s3dis_step": "DGCNN for scenes",
+    "pointnet_step": "PointNet", "pointnet2_ssg_step": "PointNet++, SSG", "pointnet2_msg_step": "PointNet++, MSG",
+    "dgcnn_step": "DGCNN", "pointnet_parts_step": "PointNet for parts", "pointnet2_parts_step": "PointNet++ for parts, MSG",
+    "dgcnn_parts_step": "DGCNN for parts", "pointnet_scenes_step": "PointNet for scenes",
+    "pointnet2_scenes_step": "PointNet++ for scenes", "dgcnn_s3dis_step": "DGCNN for scenes",
     "lstm_forward": "LSTM, forward", "lstm_forward_backward": "LSTM, training step",
 }  # fmt: skip
 
@@ -232,7 +235,7 @@ PICTURES = (
         "steps",
         "Training steps beside their peers. × is times ours; MiB is peak memory; orange is what the step's own products "
         "take alone, and a copy of as many bytes as it must move.",
-        lambda row: row["operation"] in ("pointnet_step", "dgcnn_step", "dgcnn_s3dis_step"),
+        lambda row: row["operation"].endswith("_step"),
         lambda found: grid(found, 2),
     ),
     Picture(

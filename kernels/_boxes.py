@@ -1,10 +1,10 @@
-"""Points of a cloud in runs that lie close together, with bounding boxes in a binary tree over them (CPU).
+"""Points of a cloud in leaves of points that lie close together, and a binary tree of bounding boxes over them (CPU).
 
-The points of a cloud are put in the order of a space-filling curve (Morton's: the bits of the three coordinates interleaved)
-and cut into leaves of LEAF points. Leaf l of a cloud with W leaves, W rounded up to a power of two, is node W + l of a heap:
-node n stands for its children 2n and 2n + 1, node 1 for the whole cloud. What lies farther than a box lies farther
-than all its points, also in floating point: `box_distance` rounds as the distance of a point does, in the same order,
-and rounding is monotone. So a search that skips boxes by it finds exactly what a search of all points finds.
+The points of a cloud are sorted along a space-filling curve (Morton's: the bits of the three coordinates interleaved),
+which is cut in two at its highest bit that is not the same for all, and each half again, until a leaf has at most LEAF
+points. What lies farther than a box lies farther than all its points, also in floating point: `box_distance` rounds as
+the distance of a point does, in the same order, and rounding is monotone. So a search that skips boxes by it finds
+exactly what a search of all points finds.
 """
 
 from __future__ import annotations
@@ -20,41 +20,43 @@ from kernels._numba import njit
 if TYPE_CHECKING:
     from numba import prange
 
-LEAF = 32
+LEAF = 32  # points of a leaf: a few vectors of the processor
 NONE = 0x7FFFFFFF
-DEPTH = 64  # of a search's stack: one entry a level is enough
+DEPTH = 96  # of a search's stack: 48 bits, then halves of points with equal codes
 
 
 class Boxes(NamedTuple):
-    """All clouds' leaves below one another, and all clouds' trees."""
+    """All clouds' leaves below one another, and all clouds' trees. A cloud's leaves, nodes and points count from 0."""
 
     points: Tensor
-    """[L, 3, LEAF] coordinates; NaN, which nothing is near, where a cloud's last leaf has none."""
-    index: Tensor
+    """[L, 3, LEAF] coordinates; NaN, which nothing is near, where a leaf has fewer points."""
+    index: Tensor  # type: ignore[assignment]
     """int32 [L, LEAF] the point's number within its cloud; NONE where there is none."""
     leaves: Tensor
     """int64 [B + 1] first leaf of each cloud."""
     nodes: Tensor
-    """int64 [B + 1] first node of each cloud's tree (its node 0, which stands for nothing)."""
+    """int64 [B + 1] first node of each cloud; it stands for all of it."""
+    child: Tensor
+    """int32 [T] the first of a node's two children, which are neighbours, or minus the number of its leaf."""
     boxes: Tensor
-    """[nodes, 2, 3] smallest and largest coordinates; inf and -inf where a node is empty."""
+    """[T, 2, 3] smallest and largest coordinates."""
 
 
 def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
     """The boxes of rows x [M, 3] of the clouds ptr [B + 1]."""
-    sizes = ptr[1:] - ptr[:-1]
-    leaves = torch.nn.functional.pad(((sizes + LEAF - 1) // LEAF).cumsum(0), (1, 0))
-    widths = [1 << max(0, n - 1).bit_length() for n in (leaves[1:] - leaves[:-1]).tolist()]
-    nodes = torch.tensor([0, *(2 * w for w in widths)]).cumsum(0)
-    points = x.new_full((int(leaves[-1]), 3, LEAF), torch.nan)
-    found = Boxes(
-        points,
-        torch.full((points.shape[0], LEAF), NONE, dtype=torch.int32),
-        leaves,
-        nodes,
-        x.new_empty((int(nodes[-1]), 2, 3)),
-    )
-    _build_cpu(x, ptr, *found)
+    clouds = ptr.shape[0] - 1
+    order, starts = (torch.empty(x.shape[0] + clouds, dtype=torch.int32) for _ in range(2))
+    children = torch.empty(2 * (x.shape[0] + clouds), dtype=torch.int32)
+    many = torch.empty(clouds, dtype=torch.int64)
+    _cut_cpu(x, ptr, order, starts, children, many)
+    leaves, nodes = torch.zeros((2, clouds + 1), dtype=torch.int64)
+    torch.cumsum(many, 0, out=leaves[1:])
+    torch.cumsum(2 * many - 1, 0, out=nodes[1:])
+    points, tree = x.new_empty((int(leaves[-1]), 3, LEAF)), x.new_empty((int(nodes[-1]), 2, 3))
+    index = torch.empty((points.shape[0], LEAF), dtype=torch.int32)
+    child = torch.empty(tree.shape[0], dtype=torch.int32)
+    found = Boxes(points, index, leaves, nodes, child, tree)
+    _fill_cpu(x, ptr, order, starts, children, *found)
     return found
 
 
@@ -77,27 +79,29 @@ def leaf_distances(points, x, y, z, distances):
 
 
 @njit
-def nearest(points, index, tree, x, y, z, stack, distances, keys, best):
+def nearest(points, index, child, boxes, x, y, z, bound, stack, far, distances, keys, best):
     """The k nearest points of one cloud by (distance, number), ascending, into keys and best [k]; NONE for what lacks.
 
-    Stack [DEPTH] and distances [LEAF] are work space.
+    At least k points lie within the squared distance `bound`, or it is infinite. Stack and far [DEPTH] and distances
+    [LEAF] are work space.
     """
-    last, width = keys.shape[0] - 1, tree.shape[0] // 2
-    keys[:], best[:] = np.inf, NONE
-    stack[0] = 1
+    last = keys.shape[0] - 1
+    keys[:], best[:] = bound, NONE
+    stack[0], far[0] = 0, 0
     height = 1
     while height > 0:
         height -= 1
+        if not far[height] <= keys[last]:
+            continue
         node = stack[height]
-        if not box_distance(tree[node], x, y, z) <= keys[last]:
-            continue
-        if node < width:
-            left = 2 * node
-            nearer = box_distance(tree[left + 1], x, y, z) < box_distance(tree[left], x, y, z)
-            stack[height], stack[height + 1] = left + (not nearer), left + nearer
-            height += 2
-            continue
-        leaf = node - width
+        while child[node] > 0:  # down to the nearer leaf; the other children wait
+            node = child[node]
+            a, b = box_distance(boxes[node], x, y, z), box_distance(boxes[node + 1], x, y, z)
+            swapped = b < a
+            stack[height], far[height] = node + (not swapped), a if swapped else b
+            height += (a if swapped else b) <= keys[last]
+            node += swapped
+        leaf = -child[node]
         leaf_distances(points[leaf], x, y, z, distances)
         for j in range(LEAF):
             d, i = distances[j], index[leaf, j]
@@ -119,30 +123,30 @@ def _spread(v):
 
 
 @njit
-def _morton_order(x, start, stop):
-    """Numbers within the cloud x[start:stop] in the order of the curve; equal codes in the order of the numbers."""
-    n = stop - start
+def _sorted_codes(x):
+    """Morton's codes of x [n, 3], ascending, and the points' numbers in that order; the smaller number first."""
+    n = x.shape[0]
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for i in range(start, stop):
+    for i in range(n):
         for c in range(3):
             if np.isfinite(x[i, c]):
                 low[c], high[c] = min(low[c], x[i, c]), max(high[c], x[i, c])
     side = max(high[0] - low[0], high[1] - low[1], high[2] - low[2])
     scale = 65535.0 / side if side > 0 else 0.0
-    keys, order = np.empty(n, np.uint64), np.empty(n, np.int32)
+    codes, order = np.empty(n, np.uint64), np.empty(n, np.int32)
     for i in range(n):
-        key = np.uint64(0)
+        code = np.uint64(0)
         for c in range(3):
-            v = x[start + i, c]
+            v = x[i, c]
             if np.isfinite(v):
-                key |= _spread(np.uint64(min((v - low[c]) * scale, 65535.0))) << np.uint64(c)
-        keys[i], order[i] = key, i
-    keys_next, order_next = np.empty(n, np.uint64), np.empty(n, np.int32)
+                code |= _spread(np.uint64(min((v - low[c]) * scale, 65535.0))) << np.uint64(c)
+        codes[i], order[i] = code, i
+    next_codes, next_order = np.empty(n, np.uint64), np.empty(n, np.int32)
     place = np.empty(256, np.int64)
-    for shift in range(0, 48, 8):  # radix sort, least digit first
+    for shift in range(0, 48, 8):  # radix sort, the least digit first
         place[:] = 0
         for i in range(n):
-            place[(keys[i] >> np.uint64(shift)) & np.uint64(255)] += 1
+            place[(codes[i] >> np.uint64(shift)) & np.uint64(255)] += 1
         if place.max() == n:
             continue
         total = 0
@@ -151,32 +155,82 @@ def _morton_order(x, start, stop):
             place[d] = total
             total += count
         for i in range(n):
-            d = (keys[i] >> np.uint64(shift)) & np.uint64(255)
+            d = (codes[i] >> np.uint64(shift)) & np.uint64(255)
             to = place[d]
             place[d] = to + 1
-            keys_next[to], order_next[to] = keys[i], order[i]
-        keys, keys_next = keys_next, keys
-        order, order_next = order_next, order
-    return order
+            next_codes[to], next_order[to] = codes[i], order[i]
+        codes, next_codes = next_codes, codes
+        order, next_order = next_order, order
+    return codes, order
 
 
 @njit(parallel=True)
-def _build_cpu(x, ptr, points, index, leaves, nodes, boxes):
+def _cut_cpu(x, ptr, order, starts, children, many):
+    """Each cloud's order, its leaves' first places in that order, its nodes' children, and how many leaves it has."""
+    for b in prange(many.shape[0]):
+        n = ptr[b + 1] - ptr[b]
+        codes, own_order = _sorted_codes(x[ptr[b] : ptr[b + 1]])
+        order[ptr[b] : ptr[b + 1]] = own_order
+        # An empty cloud has one leaf without points.
+        first, child = starts[ptr[b] + b : ptr[b + 1] + b + 1], children[2 * (ptr[b] + b) :]
+        stack = np.empty((DEPTH, 4), np.int64)
+        stack[0] = 0, 0, n, 47
+        height, leaves, nodes = 1, 0, 1
+        while height > 0:
+            height -= 1
+            node, start, stop, bit = stack[height]
+            if stop - start <= LEAF:
+                first[leaves], child[node] = start, -leaves
+                leaves += 1
+                continue
+            while bit >= 0 and ((codes[start] ^ codes[stop - 1]) >> np.uint64(bit)) & np.uint64(1) == 0:
+                bit -= 1
+            low, middle = start, stop
+            while bit >= 0 and low < middle:  # the first code that has the bit
+                at = (low + middle) // 2
+                if (codes[at] >> np.uint64(bit)) & np.uint64(1):
+                    middle = at
+                else:
+                    low = at + 1
+            if bit < 0:
+                middle = (start + stop) // 2
+            child[node] = nodes
+            stack[height] = nodes + 1, middle, stop, bit - 1
+            stack[height + 1] = nodes, start, middle, bit - 1
+            height += 2
+            nodes += 2
+        many[b] = leaves
+
+
+@njit(parallel=True)
+def _fill_cpu(x, ptr, order, starts, children, points, index, leaves, nodes, child, boxes):
+    points[:], index[:] = np.nan, NONE
     for b in prange(ptr.shape[0] - 1):
-        start, stop = ptr[b], ptr[b + 1]
-        order = _morton_order(x, start, stop)
-        tree = boxes[nodes[b] : nodes[b + 1]]
-        width = tree.shape[0] // 2
+        own, numbers, tree = (
+            x[ptr[b] : ptr[b + 1]],
+            order[ptr[b] : ptr[b + 1]],
+            boxes[nodes[b] : nodes[b + 1]],
+        )
+        first, of_node = starts[ptr[b] + b :], children[2 * (ptr[b] + b) :]
+        many = leaves[b + 1] - leaves[b]
         tree[:, 0], tree[:, 1] = np.inf, -np.inf
-        for e in range(stop - start):
-            leaf, place, i = e // LEAF, e % LEAF, order[e]
-            index[leaves[b] + leaf, place] = i
-            for c in range(3):
-                v = x[start + i, c]
-                points[leaves[b] + leaf, c, place] = v
-                tree[width + leaf, 0, c] = min(tree[width + leaf, 0, c], v)
-                tree[width + leaf, 1, c] = max(tree[width + leaf, 1, c], v)
-        for node in range(width - 1, 0, -1):
-            for c in range(3):
-                tree[node, 0, c] = min(tree[2 * node, 0, c], tree[2 * node + 1, 0, c])
-                tree[node, 1, c] = max(tree[2 * node, 1, c], tree[2 * node + 1, 1, c])
+        for node in range(tree.shape[0] - 1, -1, -1):  # children before parents
+            to = of_node[node]
+            child[nodes[b] + node] = to
+            if to > 0:
+                for c in range(3):
+                    tree[node, 0, c] = min(tree[to, 0, c], tree[to + 1, 0, c])
+                    tree[node, 1, c] = max(tree[to, 1, c], tree[to + 1, 1, c])
+                continue
+            leaf = -to
+            stop = first[leaf + 1] if leaf + 1 < many else own.shape[0]
+            for place in range(stop - first[leaf]):
+                i = numbers[first[leaf] + place]
+                index[leaves[b] + leaf, place] = i
+                for c in range(3):
+                    v = own[i, c]
+                    points[leaves[b] + leaf, c, place] = v
+                    if v < tree[node, 0, c]:
+                        tree[node, 0, c] = v
+                    if v > tree[node, 1, c]:
+                        tree[node, 1, c] = v

@@ -60,29 +60,6 @@ def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = Non
     return x, batch_to_ptr(batch, batch_size)
 
 
-def coordinates(
-    name: str, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """`(rows [M, 3], ptr [B + 1])` of the positions called `name`: in float64 if they are, else in float32."""
-    if x.dim() not in (2, 3) or x.shape[-1] != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"{name} must be positions in space, [B, N, 3] or rows [M, 3], of a floating type; got {describe(x)}."
-        )
-    rows, ptr = to_rows(x.detach(), batch, batch_size)
-    return rows.to(torch.promote_types(x.dtype, torch.float32)).contiguous(), ptr
-
-
-def check_finite(name: str, rows: Tensor) -> None:
-    """Refuse NaN and infinite positions on the CPU: nothing is far from them, and nothing near."""
-    if rows.is_cpu and not torch.compiler.is_compiling():
-        bad = (~rows.isfinite()).any(1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"{name} must be finite; {int(bad.sum())} of {len(rows)} rows are not, the first is row "
-                f"{int(bad.nonzero()[0])}. Leave such points out."
-            )
-
-
 def global_idx(idx: Tensor) -> Tensor:
     """Row numbers [B * N, k] of dense neighbour lists [B, N, k] that count within their own cloud."""
     if idx.dim() == 2:

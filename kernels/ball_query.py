@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of, leaf_distances, nearest
-from kernels._clouds import coordinates, describe, ptr_to_batch
+from kernels._clouds import ptr_to_batch
 from kernels._groups import Groups
 from kernels._numba import njit
 from kernels._operator import operator
+from kernels._positions import positions_of_both
+from kernels._triton import cdiv, jit
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -52,21 +54,20 @@ def _scan(columns, x, y, z, limit, k, found):
 
 
 @njit
-def _search(points, index, tree, x, y, z, limit, stack, distances, found):
+def _search(points, index, child, boxes, x, y, z, limit, stack, distances, found):
     """All points within the limit, in index order, into found; returns how many."""
-    width = tree.shape[0] // 2
-    count = 0
-    stack[0] = 1
+    count = stack[0] = 0
     height = 1
     while height > 0:
         height -= 1
         node = stack[height]
-        if node < width:
-            for child in range(2 * node, 2 * node + 2):
-                stack[height] = child
-                height += box_distance(tree[child], x, y, z) <= limit
+        to = child[node]
+        if to > 0:
+            for node in range(to, to + 2):
+                stack[height] = node
+                height += box_distance(boxes[node], x, y, z) <= limit
             continue
-        leaf = node - width
+        leaf = -to
         leaf_distances(points[leaf], x, y, z, distances)
         for j in range(LEAF):
             found[count] = index[leaf, j]
@@ -85,27 +86,28 @@ def _search(points, index, tree, x, y, z, limit, stack, distances, found):
 
 @njit(parallel=True)
 def _query_cpu(
-    columns, ptr, centres, batch, limit, k, points, index, leaves, nodes, boxes, most, lists, size
+    columns, ptr, centres, batch, limit, k, points, index, leaves, nodes, child, boxes, most, lists, size
 ):
     groups = centres.shape[0]
     for block in prange((groups + CHUNK - 1) // CHUNK):
         found, distances = np.empty(most + LEAF + 1, np.int32), np.empty(LEAF, columns.dtype)
-        stack, key, one = np.empty(DEPTH, np.int32), np.empty(1, columns.dtype), np.empty(1, np.int32)
+        stack, far = np.empty(DEPTH, np.int32), np.empty(DEPTH, columns.dtype)
+        key, one = np.empty(1, columns.dtype), np.empty(1, np.int32)
         held = 1.0  # points in a ball of this chunk, as the last one was
         for g in range(block * CHUNK, min(groups, (block + 1) * CHUNK)):
             b, x, y, z = batch[g], centres[g, 0], centres[g, 1], centres[g, 2]
             start, stop = ptr[b], ptr[b + 1]
             own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
-            tree = boxes[nodes[b] : nodes[b + 1]]
+            to, tree = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]]
             # A scan sees points until it has k; a search orders all that the ball holds.
             if (stop - start) * min(1.0, k / held) < SEARCH * held:
                 count, seen = _scan(columns[:, start:stop], x, y, z, limit, k, found)
                 held = max(1.0, count * (stop - start) / seen)
             else:
-                count = _search(own, numbers, tree, x, y, z, limit, stack, distances, found)
+                count = _search(own, numbers, to, tree, x, y, z, limit, stack, distances, found)
                 held = max(1.0, count)
             if count == 0:
-                nearest(own, numbers, tree, x, y, z, stack, distances, key, one)
+                nearest(own, numbers, to, tree, x, y, z, np.inf, stack, far, distances, key, one)
                 found[0] = one[0] if one[0] != NONE else 0
                 count = 1
             size[g] = min(count, k)
@@ -124,13 +126,18 @@ def _compact_cpu(lists, size, batch, ptr, offsets, k, idx, count):
             count[first] = k - size[g] + 1
 
 
+def _limit(radius: float, dtype: torch.dtype) -> float:
+    """The largest squared distance, rounded as squared distances are."""
+    return float(torch.tensor(radius * radius, dtype=dtype))
+
+
 def _cpu_query(
     x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups = centres.shape[0]
     batch = ptr_to_batch(centres_ptr, groups)
     most = int((ptr[1:] - ptr[:-1]).max()) if ptr.shape[0] > 1 else 0
-    limit = torch.tensor(radius, dtype=torch.float64).square().to(x.dtype).numpy()[()]
+    limit = torch.tensor(_limit(radius, x.dtype), dtype=x.dtype).numpy()[()]
     lists = torch.empty((groups, min(k, most)), dtype=torch.int32)
     size = torch.empty(groups, dtype=torch.int64)
     _query_cpu(x.T.contiguous(), ptr, centres, batch, limit, k, *boxes_of(x, ptr), most, lists, size)
@@ -141,7 +148,91 @@ def _cpu_query(
     return offsets, idx, count
 
 
-# --- operators, public function ----------------------------------------------------------------------------------
+# --- Triton ------------------------------------------------------------------------------------------------------
+
+
+@jit
+def _ball_query_fwd_kernel(
+    p_x,
+    p_ptr,
+    p_centres,
+    p_batch,
+    p_lists,
+    p_size,
+    groups,
+    rows,
+    limit,
+    k,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    there_q = o_q < groups
+    batch = tl.load(p_batch + o_q, mask=there_q, other=0)
+    start_q = tl.load(p_ptr + batch, mask=there_q, other=0)
+    stop_q = tl.load(p_ptr + batch + 1, mask=there_q, other=0)
+    x = tl.load(p_centres + o_q * 3, mask=there_q, other=0.0)
+    y = tl.load(p_centres + o_q * 3 + 1, mask=there_q, other=0.0)
+    z = tl.load(p_centres + o_q * 3 + 2, mask=there_q, other=0.0)
+    # Centres are sorted by cloud, so a block of them sees one range of points.
+    i_n = tl.min(tl.where(there_q, start_q, rows), axis=0)
+    end = tl.max(stop_q, axis=0)
+    none = 0x7FFFFFFFFFFFFFFF
+    best = tl.full((BLOCK_Q,), none, tl.int64)
+    count = tl.where(there_q, 0, k)
+    while (i_n < end) & (tl.min(count, axis=0) < k):
+        o_j = i_n + tl.arange(0, BLOCK_N).to(tl.int64)
+        there_j = o_j < end
+        a = tl.load(p_x + o_j * 3, mask=there_j, other=0.0)[None, :] - x[:, None]
+        b = tl.load(p_x + o_j * 3 + 1, mask=there_j, other=0.0)[None, :] - y[:, None]
+        c = tl.load(p_x + o_j * 3 + 2, mask=there_j, other=0.0)[None, :] - z[:, None]
+        d = a * a + b * b + c * c
+        ours = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
+        hit = ours & (d <= limit)
+        place = count[:, None] + tl.cumsum(hit.to(tl.int32), axis=1) - 1
+        here = o_j[None, :] - start_q[:, None]
+        tl.store(p_lists + o_q[:, None] * k + place, here.to(tl.int32), mask=hit & (place < k))
+        count += tl.sum(hit.to(tl.int32), axis=1)
+        # Non-negative floats are ordered as their bits are: distance above, number below, in one key. NaN is never near.
+        key = (d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | here
+        best = tl.minimum(best, tl.min(tl.where(ours & (d == d), key, none), axis=1))
+        i_n += BLOCK_N
+    nearest = tl.where(best == none, 0, best & 0xFFFFFFFF).to(tl.int32)
+    tl.store(p_lists + o_q * k, nearest, mask=there_q & (count == 0))
+    tl.store(p_size + o_q, tl.minimum(tl.maximum(count, 1), k).to(tl.int64), mask=there_q)
+
+
+def _launch_lists(
+    x: Tensor, ptr: Tensor, centres: Tensor, batch: Tensor, radius: float, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of each ball int32 [G, k] numbers within the cloud, and how many."""
+    groups = centres.shape[0]
+    lists = torch.empty((groups, k), dtype=torch.int32, device=x.device)
+    size = torch.empty(groups, dtype=torch.int64, device=x.device)
+    _ball_query_fwd_kernel[(cdiv(groups, 16),)](
+        *(x, ptr, centres, batch, lists, size, groups, x.shape[0], _limit(radius, x.dtype), k),
+        BLOCK_Q=16,
+        BLOCK_N=64,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
+    return lists, size
+
+
+def _launch_query(
+    x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = ptr_to_batch(centres_ptr, centres.shape[0])
+    lists, size = _launch_lists(x, ptr, centres, batch, radius, k)
+    offsets = torch.nn.functional.pad(size.cumsum(0), (1, 0))
+    held = torch.arange(k, device=x.device) < size[:, None]
+    idx = (lists + ptr[batch, None])[held]
+    count = torch.ones_like(idx)
+    count[offsets[:-1]] = k + 1 - size
+    return offsets, idx, count
+
+
+# --- operator, public function ----------------------------------------------------------------------------------
 
 
 def _fake_query(x: Tensor, ptr: Tensor, centres: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +244,7 @@ def _fake_query(x: Tensor, ptr: Tensor, centres: Tensor, *_: Any) -> tuple[Tenso
 _query = operator(
     "ball_query(Tensor x, Tensor ptr, Tensor centres, Tensor centres_ptr, float radius, int k) -> (Tensor, Tensor, Tensor)",
     cpu=_cpu_query,
-    triton=_cpu_query,
+    triton=_launch_query,
     fake=_fake_query,
 )
 
@@ -183,25 +274,7 @@ def ball_query(
     Raises:
         ValueError: shapes do not fit, radius or k are not positive, or (on the CPU) a centre in an empty cloud.
     """
-    if x.dim() != centres.dim() or (x.dim() == 3 and x.shape[0] != centres.shape[0]):
-        raise ValueError(
-            f"x and centres must be of the same clouds, [B, N, 3] and [B, S, 3], or rows [M, 3] and [G, 3]; got x "
-            f"{describe(x)} and centres {describe(centres)}."
-        )
-    if (batch is None) != (centres_batch is None):
-        raise ValueError("batch and centres_batch go together: both say which cloud a row is of; got one.")
     if not 0 < radius < float("inf") or k < 1:
         raise ValueError(f"radius must be positive and k at least 1; got radius = {radius} and k = {k}.")
-    if batch is not None and centres_batch is not None and batch_size is None:
-        batch_size = 1 + max((int(b[-1]) for b in (batch, centres_batch) if b.numel()), default=-1)
-    rows, ptr = coordinates("x", x, batch, batch_size)
-    middles, centres_ptr = coordinates("centres", centres, centres_batch, batch_size)
-    dtype = torch.promote_types(rows.dtype, middles.dtype)
-    if x.is_cpu and not torch.compiler.is_compiling():
-        alone = (ptr[1:] == ptr[:-1]) & (centres_ptr[1:] > centres_ptr[:-1])
-        if bool(alone.any()):
-            raise ValueError(
-                f"every cloud that has centres must have points; cloud {int(alone.nonzero()[0])} of x {describe(x)} has "
-                "none."
-            )
-    return Groups(*_query(rows.to(dtype), ptr, middles.to(dtype), centres_ptr, float(radius), k))
+    both = positions_of_both(("x", "centres"), x, centres, batch, centres_batch, batch_size)
+    return Groups(*_query(*both, float(radius), k))

@@ -1,6 +1,7 @@
 """Weights of other projects' networks in ours: checkpoints of antao97 and yanx27, layers of PyG.
 
-Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with `weights_only=True`: nothing in a checkpoint is executed.
+Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with
+`weights_only=True`: nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ def load_antao97(
     `DGCNNSegmentation` of DGCNN_partseg and DGCNN_semseg_s3dis. k is not in the file; None: the published one."""
     state = _state(source)
     if "transform_net.transform.weight" in state:
-        state = _renamed(state, ANTAO97_PARTS, r"(transform_net\.bn[12]|bn\d+)\..*", "antao97's DGCNN_partseg")
+        state = _renamed(
+            state, ANTAO97_PARTS, r"(transform_net\.bn[12]|bn\d+)\..*", "antao97's DGCNN_partseg"
+        )
         channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
         categories = state["category.linear.weight"].shape[1]
-        options = {"categories": categories, "k": k, "emb_dims": len(state["embed.linear.weight"])}
-        return _loaded(DGCNNSegmentation(len(state["classes.weight"]), channels, **options), state)
+        emb_dims = len(state["embed.linear.weight"])
+        return _loaded(
+            DGCNNSegmentation(len(state["classes.weight"]), channels, categories, k, emb_dims), state
+        )
     if "conv9.weight" in state:
         state = _renamed(state, ANTAO97_SCENES, r"bn\d\..*", "antao97's DGCNN_semseg_s3dis")
         channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
@@ -86,8 +91,8 @@ def load_yanx27(
 
 
 def _pointnet2(state: dict[str, Tensor]) -> PointNet2 | PointNet2Segmentation:
-    """Of [x_j ; p_j - c], as MSG joins a group, and [skip ; carried], our order is [p_j - c ; x_j] and [carried ; skip] where one
-    feature is carried to all."""
+    """MSG joins a group as [x_j ; p_j - c] and ours always is [p_j - c ; x_j]; a feature carried to all points of a cloud
+    comes last there and first here."""
     msg = "sa1.conv_blocks.0.0.weight" in state
     grouping: Grouping = "msg" if msg else "ssg"
     network = f"yanx27's pointnet2 ({grouping})"

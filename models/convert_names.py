@@ -99,5 +99,8 @@ def pointnet2(model: nn.Module) -> dict[str, str]:
         several = f"{level}.scales.1.layers.0.linear.weight" in state
         lists = (f"conv_blocks.{scale}", f"bn_blocks.{scale}") if several else ("mlp_convs", "mlp_bns")
         ours = key.removesuffix(".linear.weight")
-        names |= {f"{level}.{lists[0]}.{layer}": f"{ours}.linear", f"{level}.{lists[1]}.{layer}": f"{ours}.norm"}
+        names |= {
+            f"{level}.{lists[0]}.{layer}": f"{ours}.linear",
+            f"{level}.{lists[1]}.{layer}": f"{ours}.norm",
+        }
     return names

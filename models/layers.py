@@ -73,8 +73,8 @@ class LinearNormAct(LinearNorm):
     """
 
     def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
-        *of_cloud, norm = rest
-        y = self._beside(x, *of_cloud, options["batch"]) if of_cloud else self._linear(x)
+        *g, norm = rest
+        y = self._beside(x, g[0], options["batch"]) if g else self._linear(x)
         return kernels.norm_act(y, norm, **options)
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
@@ -131,14 +131,20 @@ def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Te
         ValueError: a category is missing, not asked for, or out of range.
     """
     if (category is None) != (categories is None):
-        expected = "takes no category" if categories is None else f"takes one of {categories} categories a cloud"
+        expected = (
+            "takes no category" if categories is None else f"takes one of {categories} categories a cloud"
+        )
         given = "none" if category is None else describe(category)
         raise ValueError(f"this network {expected}; got {given}.")
     if category is None or categories is None:
         return None
     if category.dim() != 1 or category.dtype != torch.int64:
         raise ValueError(f"category must be int64 [B], one number a cloud; got {describe(category)}.")
-    if category.is_cpu and category.numel() and not 0 <= int(category.min()) <= int(category.max()) < categories:
+    if (
+        category.is_cpu
+        and category.numel()
+        and not 0 <= int(category.min()) <= int(category.max()) < categories
+    ):
         raise ValueError(
             f"category must be from 0 to {categories - 1}; got {int(category.min())} to {int(category.max())}."
         )

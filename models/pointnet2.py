@@ -13,6 +13,7 @@ W [s ; sum_j w_j f_j] = W_s s + sum_j w_j W_f f_j, so it is applied to the fewer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 import kernels
 from kernels import Noise
 from models.grouped import GroupMLPMax
-from models.layers import LinearNormAct, LinearNormMax, add_to_points
+from models.layers import LinearNorm, LinearNormAct, LinearNormMax, add_to_points
 from models.noise import draw, placed
 
 LAYERS = ("sa1", "sa2", "pool")
@@ -94,7 +95,8 @@ class SetAbstraction(nn.Module):
         self.out_channels = sum(scale.widths[-1] for scale in level.scales)
 
     def forward(self, points: Points, noise: Noise | None = None) -> Points:
-        pos, batch, clouds = points.pos, points.batch, {"batch": points.batch, "batch_size": points.clouds}
+        pos, batch = points.pos, points.batch
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
         m, start = self.level.centres, self._start(points)
         chosen = kernels.farthest_point_sample(pos, m, start=start, **clouds)
         found, centres_batch = [], None
@@ -130,7 +132,7 @@ class GlobalAbstraction(nn.Module):
     def __init__(self, in_channels: int, widths: Sequence[int] = ALL, sync: bool = False) -> None:
         super().__init__()
         sizes = [3 + in_channels, *widths]
-        *first, last = zip(sizes, sizes[1:], strict=False)
+        *first, last = pairwise(sizes)
         options: dict[str, Any] = {"bias": True, "sync": sync}
         self.layers = nn.ModuleList(LinearNormAct(*pair, **options) for pair in first)
         self.layers.append(LinearNormMax(*last, **options))
@@ -147,8 +149,8 @@ class GlobalAbstraction(nn.Module):
         return last(x.view(*points.pos.shape[:2], -1), noise=noise)
 
 
-class Interpolated(LinearNormAct):
-    """LinearNormAct of [g ; skip ; f], f carried from the points of the level below by `three_nn_interpolate`.
+class Interpolated(LinearNorm):
+    """linear -> BatchNorm -> LeakyReLU of [g ; skip ; f], f carried from the level below by `three_nn_interpolate`.
 
     The weight is applied to f before it is carried, and to g [B, C_g] once a cloud; g and skip may be None.
     """
@@ -192,7 +194,7 @@ class FeaturePropagation(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [in_channels, *widths]
-        first, *others = zip(sizes, sizes[1:], strict=False)
+        first, *others = pairwise(sizes)
         options: dict[str, Any] = {"bias": True, "sync": sync}
         self.layers = nn.ModuleList([(Interpolated if carried else LinearNormAct)(*first, **options)])
         self.layers.extend(LinearNormAct(*pair, **options) for pair in others)

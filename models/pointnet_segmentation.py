@@ -125,7 +125,9 @@ class BesideAffine(LinearNormAct):
         through = kernels.linear(after * scale.to(after.dtype), between.T)
         of_point = of_point + nn.functional.pad(through, (sizes[1] - through.shape[1], 0))
         g = kernels.linear(g, of_cloud, self.linear.bias + after @ shift.to(after.dtype))
-        return kernels.norm_act(add_to_points(kernels.linear(x, of_point), g, options["batch"]), norm, **options)
+        return kernels.norm_act(
+            add_to_points(kernels.linear(x, of_point), g, options["batch"]), norm, **options
+        )
 
 
 def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor]:

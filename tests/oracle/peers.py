@@ -140,7 +140,11 @@ def set_abstraction(w, name, pos, x, level, msg):
     for i, (radius, k, widths) in enumerate(scales):
         idx = balls(pos, centres, radius, k)
         parts = [gathered(pos, idx) - centres[:, :, None]] + ([] if x is None else [gathered(x, idx)])
-        linear, norm = (f"{name}.conv_blocks.{i}", f"{name}.bn_blocks.{i}") if msg else (f"{name}.mlp_convs", f"{name}.mlp_bns")
+        linear, norm = (
+            (f"{name}.conv_blocks.{i}", f"{name}.bn_blocks.{i}")
+            if msg
+            else (f"{name}.mlp_convs", f"{name}.mlp_bns")
+        )
         layers = [(f"{linear}.{j}", f"{norm}.{j}", width) for j, width in enumerate(widths)]
         found.append(group_mlp(w, layers, torch.cat(parts[::-1] if msg else parts, -1)))
     return centres, torch.cat(found, -1)
