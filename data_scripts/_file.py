@@ -73,13 +73,14 @@ def write(
 class Pending:
     """A file in the making: rows are appended to its large datasets, and it takes its place when it is finished."""
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: Layout, folder: Path | None = None) -> None:
+        """folder: where the file is made, on the disk of `path`; None: beside it."""
         import h5py
 
         self.path, self.layout = path, layout
         with self._said():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, self.temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            handle, self.temporary = tempfile.mkstemp(".tmp", f".{path.name}.", folder or path.parent)
             os.close(handle)
             self.file = h5py.File(self.temporary, "w")
 

@@ -113,13 +113,15 @@ def writer(
     rebuild: str,
     test_area: int | None = None,
     validation: float = 0.12,
+    folder: Path | None = None,
 ) -> Writer:
     """`with writer(...) as w: w.add(...)` for some blocks at a time; the file is there when the block has ended well.
 
     test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
+    folder: where the file is made, on the disk of `path`; None: beside it.
     """
     stated = {"source": source, "credits": credits, "rebuild": rebuild}
-    return Writer(Path(path), class_names, stated, test_area, validation)
+    return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated, test_area, validation)
 
 
 class Writer:
@@ -127,7 +129,7 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        pending: Pending,
         class_names: list[str],
         stated: dict[str, str],
         test_area: int | None,
@@ -135,7 +137,7 @@ class Writer:
     ) -> None:
         self.class_names, self.stated = class_names, stated
         self.test_area, self.validation = test_area, validation
-        self.pending = Pending(path, LAYOUT)
+        self.pending = pending
         self.room: list[str] = []
         self.area: list[int] = []
         self.digest: list[str] = []

@@ -150,6 +150,11 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
             raise wrong(f"part of shape {i} ({name[i]})", strange, f"of {class_names[category]}'s, {allowed}")
 
 
+def _storage(values: np.ndarray) -> dict[str, Any]:
+    # Gigabytes take minutes at the usual level, and the low bits of floats are hardly smaller for it.
+    return {"compression": "gzip", "compression_opts": 4 if values.nbytes < 1 << 26 else 1, "shuffle": True}
+
+
 LAYOUT = Layout(
     task="parts",
     entries="shapes",
@@ -177,4 +182,5 @@ LAYOUT = Layout(
         "part_category": "part_names",
     },
     label="category",
+    storage={"points": _storage, "normals": _storage},
 )

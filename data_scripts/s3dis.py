@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts import room_jobs, scene_schema
+from data_scripts.jobs import Advance
 from data_scripts.members import File, Members, members
-from data_scripts.room_jobs import Advance, Job, Read
+from data_scripts.room_jobs import RoomJob
 from data_scripts.scene_file import METRES, Unit, in_metres
 from data_scripts.scene_schema import Scenes, SchemaError
 
@@ -57,7 +58,7 @@ class Options:
     """Rooms that are read at a time; 0: one a core."""
 
 
-def listing(source: Members, unit: Unit | None = None) -> list[Job]:
+def listing(source: Members, unit: Unit | None = None) -> list[RoomJob]:
     """The rooms, in the order of area and name."""
     held: dict[tuple[int, str], list[File]] = defaultdict(list)
     for file in source.files.values():
@@ -79,17 +80,19 @@ def listing(source: Members, unit: Unit | None = None) -> list[Job]:
         texts = [file for file in files if file.name.endswith(".txt")]
         others = [source.where(file.name) for file in files if not file.name.endswith(".txt")]
 
-        def read(advance: Advance, texts: Sequence[File] = texts, others: Sequence[str] = others) -> Read:
+        def read(
+            advance: Advance, texts: Sequence[File] = texts, others: Sequence[str] = others
+        ) -> dict[str, np.ndarray]:
             return read_room(source, texts, unit, advance, others)
 
         key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in texts]}"
-        jobs.append(Job(f"Area_{area}/{room}", area, key, sum(file.size for file in texts), read))
+        jobs.append(RoomJob(f"Area_{area}/{room}", key, sum(file.size for file in texts), read, area))
     return jobs
 
 
 def read_room(
     source: Members, files: Sequence[File], unit: Unit | None, advance: Advance, others: Sequence[str] = ()
-) -> Read:
+) -> dict[str, np.ndarray]:
     """One room of its annotation files; a `SchemaError` names files and lines that cannot be read."""
     if not files:
         raise SchemaError("the room has no points: it holds no Annotations/CLASS_I.txt.")
@@ -122,7 +125,7 @@ def read_room(
     scale = METRES[unit or "m"]
     for i, points in enumerate(xyz):  # one by one: the double form is not kept
         xyz[i] = ((points - low) * scale).astype(np.float32)
-    return Read(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
+    return room_jobs.room(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
 
 
 def _rows(

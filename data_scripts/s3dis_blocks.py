@@ -70,6 +70,10 @@ def convert(folder: Path, options: Options) -> Blocks:
             )
     area = [int(match[1]) for match in found if match]
     name = [f"Area_{match[1]}/{match[2]}" for match in found if match]
+    part = options.out.with_name(options.out.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    for left in part.glob("*.tmp"):  # of a start that was killed
+        left.unlink()
     given = f"--points {options.points} --validation {options.validation:g}"
     given += f" --test-area {options.test_area}" if options.test_area is not None else ""
     with block_schema.writer(
@@ -80,12 +84,14 @@ def convert(folder: Path, options: Options) -> Blocks:
         rebuild=f"python -m data_scripts.s3dis_blocks {given}",
         test_area=options.test_area,
         validation=options.validation,
+        folder=part,
     ) as writer:
         for path, first in track(files, "files", console=Console(stderr=True)):
             with h5(path) as file:
                 points, label = file["data"][:, : options.points], file["label"][:, : options.points]
             last = first + len(points)
             writer.add(str(path), points, label, name[first:last], area[first:last])
+    part.rmdir()
     return block_schema.read(options.out)
 
 

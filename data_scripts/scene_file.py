@@ -6,6 +6,7 @@
 | .las .laz | coordinates, red green blue, classification; needs laspy: pip install -e '.[scenes]' |
 | .xyz .txt .csv .pts .asc | a row a line; columns by a header (`x y z r g b label`, also after # or //) or by their number |
 | .npy | [n, columns] as of text, or one record a point with names as above |
+| .labels | beside a scene without labels: a whole number a line, as Semantic3D has them |
 
 Without a header 3 columns are x y z, 6 are x y z r g b, and 7 x y z r g b label or x y z intensity r g b; the fourth of
 4 is the label if it holds whole numbers 0 .. 255.
@@ -17,7 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -73,6 +74,11 @@ def read_scene(path: Path) -> Scene:
     names = next((names for names in COLOURS if all(name in columns for name in names)), None)
     colour = _colour(path, np.stack([columns[name] for name in names], axis=1)) if names else None
     label = next((columns[name] for name in LABELS if name in columns), None)
+    beside = path.with_suffix(".labels")
+    if label is None and beside.is_file():
+        label = _rows(beside, beside.open("rb"), 1)[:, 0]
+        if len(label) != len(points):
+            raise ShapeError(f"{beside} has {len(label)} labels, {path.name} has {len(points)} points.")
     return Scene(points, colour, None if label is None else _label(path, label))
 
 
@@ -202,16 +208,22 @@ def _text(path: Path) -> dict[str, np.ndarray]:
             raise ShapeError(
                 f"{path}, line {line}: {columns} numbers, and the header names {len(names)} columns."
             )
-        pieces = []
+        table = _rows(path, file, columns, line)
+    return {name: table[:, i] for i, name in enumerate(names)} if names else _by_number(path, table)
+
+
+def _rows(path: Path, file: BinaryIO, columns: int, line: int = 1) -> np.ndarray:
+    """The rest of a text file [n, columns]; it is closed."""
+    from data_scripts import text_table
+
+    rows = [np.empty((0, columns))]
+    with file:
         for piece in text_table.pieces(file, columns, comments=True, line=line):
             for bad in piece.bad[:1]:
-                said = bad.text.strip()[:60]
-                raise ShapeError(
-                    f"{path}, line {bad.line}: {said.decode('latin-1')!r} is not a row of {columns} numbers."
-                )
-            pieces.append(piece.rows)
-    table = np.concatenate(pieces)
-    return {name: table[:, i] for i, name in enumerate(names)} if names else _by_number(path, table)
+                said = bad.text.strip()[:60].decode("latin-1")
+                raise ShapeError(f"{path}, line {bad.line}: {said!r} is not a row of {columns} numbers.")
+            rows.append(piece.rows)
+    return np.concatenate(rows)
 
 
 def _marked(file: Any) -> bool:

@@ -102,7 +102,9 @@ def read(path: Path) -> Scenes:
     import h5py
 
     path = Path(path)
-    missing = "python -m data_scripts.rooms and python -m data_scripts.s3dis make one; docs/recipes/scenes.md says how."
+    missing = (
+        "python -m data_scripts.rooms and python -m data_scripts.s3dis make one; docs/scene_data.md says how."
+    )
     arrays, class_names, stated = _file.read(path, LAYOUT, missing)
     with h5py.File(path, "r") as file:
         for name, (kind, shape) in ROWS.items():
@@ -117,17 +119,23 @@ def read(path: Path) -> Scenes:
     return Scenes(path=path.absolute(), class_names=class_names, **arrays)
 
 
-def writer(path: Path, class_names: list[str], source: str, credits: str, rebuild: str) -> Writer:
-    """`with writer(...) as w: w.add(...)` for each room; the file is there when the block has ended well, or not at all."""
-    return Writer(Path(path), class_names, {"source": source, "credits": credits, "rebuild": rebuild})
+def writer(
+    path: Path, class_names: list[str], source: str, credits: str, rebuild: str, folder: Path | None = None
+) -> Writer:
+    """`with writer(...) as w: w.add(...)` for each room; the file is there when the block has ended well, or not at all.
+
+    folder: where it is made, on the disk of `path`; None: beside it.
+    """
+    stated = {"source": source, "credits": credits, "rebuild": rebuild}
+    return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated)
 
 
 class Writer:
     """Rooms written one after the other: no more than one is in memory."""
 
-    def __init__(self, path: Path, class_names: list[str], stated: dict[str, str]) -> None:
+    def __init__(self, pending: Pending, class_names: list[str], stated: dict[str, str]) -> None:
         self.class_names, self.stated = class_names, stated
-        self.pending = Pending(path, LAYOUT)
+        self.pending = pending
         self.name: list[str] = []
         self.area: list[int] = []
         self.split: list[int | None] = []

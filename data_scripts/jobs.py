@@ -1,0 +1,119 @@
+"""Long work in pieces: done in parallel, each kept when it is finished, so that a second start does only what is missing.
+
+A finished piece is a file in the folder FILE.part beside the output, renamed when it is whole. A piece that cannot be read
+stops nothing: the others are read, then all faults are said, and the next start goes on with what was mended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from data_scripts.archive import ArchiveError
+from data_scripts.schema import SchemaError
+from data_scripts.shapes import ShapeError
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of the work."""
+
+    name: str
+    key: str
+    """All that the result depends on; a finished piece of the same name and key is not done again."""
+    size: int
+    """Bytes, for the progress."""
+    read: Callable[[Advance], dict[str, np.ndarray]]
+    """The result; it is called with a function that takes the bytes that were read since it was called last."""
+
+
+def read_all(
+    out: Path,
+    jobs: Sequence[Job],
+    workers: int,
+    what: str,
+    advice: Callable[[list[str]], str] = lambda names: "",
+) -> Path:
+    """Do all jobs that are not finished; returns their folder, or raises a `SchemaError` of all faults.
+
+    what: the jobs in a message, e.g. "rooms". advice: what else can be done about those that cannot be read.
+    """
+    part = out.with_name(out.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    for left in part.glob("*.tmp"):  # of a start that was killed
+        left.unlink()
+    todo = [job for job in jobs if not file_of(part, job).exists()]
+    faults: dict[str, str] = {}
+    columns = (
+        *Progress.get_default_columns()[:2],
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        total, left_over = sum(job.size for job in jobs), sum(job.size for job in todo)
+        task = progress.add_task(f"reading {what}", total=total, completed=total - left_over)
+        stop = threading.Event()
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+            if stop.is_set():
+                raise InterruptedError
+
+        def run(job: Job) -> None:
+            _save(file_of(part, job), job.read(advance))
+
+        # Threads: parsing, unpacking and writing all run without the interpreter's lock.
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            running = {pool.submit(run, job): job for job in sorted(todo, key=lambda job: -job.size)}
+            try:
+                for future in as_completed(running):
+                    try:
+                        future.result()
+                    except (ArchiveError, SchemaError, ShapeError) as error:
+                        faults[running[future].name] = str(error)
+            except BaseException:  # an interruption, a full disk: the others are for the next start
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    if faults:
+        said = [f"  {name}: {fault}" for name, fault in sorted(faults.items())]
+        raise SchemaError(
+            f"{len(faults)} of {len(jobs)} {what} cannot be read, and {out} was not written:\n"
+            + "\n".join(said)
+            + "\n"
+            f"Mend them and give the same command again, which reads none of the other {what} anew"
+            f"{advice(sorted(faults))}."
+        )
+    return part
+
+
+def file_of(part: Path, job: Job) -> Path:
+    """Where a finished piece lies."""
+    return part / f"{hashlib.sha256(f'{job.name} {job.key}'.encode()).hexdigest()[:24]}.npz"
+
+
+def load(part: Path, job: Job) -> dict[str, Any]:
+    """A finished piece."""
+    with np.load(file_of(part, job), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A file that is whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
