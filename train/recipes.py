@@ -84,7 +84,7 @@ def components() -> PartConfig:
         data=Path("data/components.h5"),
         points=512,
         k=20,
-        epochs=20,
+        epochs=30,
         batch_size=16,
         optimizer="adam",
         lr=1e-3,
@@ -101,7 +101,7 @@ def components_pointnet() -> PartConfig:
 
 def components_pointnet2() -> PartConfig:
     """PointNet++ with DropCluster on components."""
-    return replace(components(), network="pointnet2")
+    return replace(components(), network="pointnet2", epochs=20)
 
 
 def shapenet_part_pointnet() -> PartConfig:
@@ -175,7 +175,7 @@ def rooms() -> SceneConfig:
         data=Path("data/local/rooms.h5"),
         points=1024,
         blocks=480,
-        epochs=10,
+        epochs=15,
         batch_size=8,
         k=20,
         emb_dims=512,
