@@ -8,17 +8,24 @@ from functools import partial
 from typing import Any
 
 from models.formats import FormatSpec
-from train.config import CloudConfig, Config, NoiseConfig, VideoConfig
+from train.config import Config, NoiseConfig, PointConfig, VideoConfig
 from train.recipes import recipe
 
 Shape = tuple[int, ...]
 
+NETWORKS = {"pointnet": "-pointnet", "pointnet2": "-pointnet2", "dgcnn": ""}
 # Which recipe a noise study begins with.
 NOISE_STUDIES = {
     "pointnet": "furniture-pointnet",
     "dgcnn": "furniture",
     "pointnet-meshes": "labeled-meshes-pointnet",
     "dgcnn-meshes": "labeled-meshes",
+    "pointnet2": "furniture-pointnet2",
+    **{
+        f"{network}-{data}": f"{data}{recipe}"
+        for data in ("components", "rooms")
+        for network, recipe in NETWORKS.items()
+    },
 }
 
 
@@ -32,12 +39,7 @@ def noises(feat: float, point: float, cluster: tuple[float, int]) -> dict[str, N
 
 
 # Of each noise study, the settings that it compares; the noise-grid studies choose them on validation shapes.
-SETTINGS = {
-    "pointnet": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
-    "dgcnn": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
-    "pointnet-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
-    "dgcnn-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
-}
+SETTINGS = {name: noises(feat=0.3, point=0.3, cluster=(0.5, 64)) for name in NOISE_STUDIES}
 
 # What is tried of each noise: six settings, so that none has more chances than another.
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -47,8 +49,8 @@ CLUSTERS = ((0.2, 32), (0.35, 32), (0.5, 32), (0.2, 64), (0.35, 64), (0.5, 64))
 def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
     """A noise study's recipe without noise, and with each of these. A DGCNN is one that a core trains in minutes."""
     base = recipe(NOISE_STUDIES[name])
-    assert isinstance(base, CloudConfig)
-    if base.network == "dgcnn":
+    assert isinstance(base, PointConfig)
+    if base.network == "dgcnn" and base.task == "clouds":
         base = replace(base, k=10, emb_dims=256, epochs=30)
     settings = {"none": NoiseConfig()} | noises
     return {label: replace(base, noise=noise) for label, noise in settings.items()}

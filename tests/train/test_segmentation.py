@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_scripts.scene_file import read_scene, write_scene
-from train import checkpoint, metrics, outcomes, parts, scenes
+from train import checkpoint, compare, metrics, outcomes, parts, scenes, summed
 from train.config import Signature
 from train.engine import Run
 from train.labelling import label_file
@@ -193,3 +193,24 @@ def test_bad_input_is_named(folder, tmp_path):
     refused(small_scenes(folder, blocks=3), "3 training blocks, less than one batch of 4")
     dropping = replace(small_scenes(folder).augment, point_dropout=0.5)
     refused(small_scenes(folder, augment=dropping), "whose labels would no longer be theirs")
+
+
+def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finished, tmp_path):
+    config = small_scenes(folder)
+    assert compare.folds(config) == [1, 2, 3]
+    assert compare.folds(small_parts(folder)) == list(range(5))
+    run = compare.of_run(replace(config, protocol="split", held_out=None), 1, 2, tmp_path)
+    assert (run.protocol, run.held_out) == ("area", 2)
+    random, runs, total = np.random.default_rng(0), {}, np.zeros((4, 4), int)
+    for fold in (1, 2, 3):
+        matrix = random.integers(100, size=(4, 4))
+        (tmp_path / str(fold)).mkdir()
+        np.savez(tmp_path / str(fold) / "predictions.npz", confusion=matrix)
+        runs["DropPoint", 0, fold] = tmp_path / str(fold)
+        total += matrix
+    expected = metrics.scene_scores(total).figures
+    text = summed.table_of(runs)
+    cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
+    assert cells[1:6] == ["DropPoint", "1", *(f"{100 * value:.1f}" for value in expected.values())]
+    assert "3 folds" in text
+    assert summed.table_of({("", 0, 0): finished["parts"]}) == ""
