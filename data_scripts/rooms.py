@@ -17,9 +17,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from data_scripts.schema import TEST, TRAIN, VALIDATION, SchemaError
 
 TEST_AREA = 5
 FEWEST = 20  # points below which an object is not seen
-DESCRIPTION = "rooms.json"
+ABOUT = "about.json"  # read by data_scripts.s3dis
 
 
 @dataclass
@@ -72,11 +72,10 @@ class Room:
     labels: list[str]
 
 
-def plans(area: int, rooms: int, seed: int, stock: Stock) -> Iterator[Plan]:
-    """The furnished plans of an area."""
-    empty = building.building(area, rooms, stock, np.random.default_rng([seed, area]))
-    for number, plan in enumerate(empty):
-        yield kinds.furnish(plan, stock, number, np.random.default_rng([seed, area, number]))
+def furnished(area: int, rooms: int, number: int, seed: int, stock: Stock) -> Plan:
+    """The plan of one of an area's rooms."""
+    empty = building.building(area, rooms, stock, np.random.default_rng([seed, area]))[number]
+    return kinds.furnish(empty, stock, number, np.random.default_rng([seed, area, number]))
 
 
 def stock_of(furniture: schema.Clouds, area: int) -> Stock:
@@ -115,7 +114,7 @@ def write_room(folder: Path, room: Room) -> None:
 def _job(options: Options, area: int, number: int) -> str:
     """Make one room and write it, unless it is there."""
     stock = stock_of(schema.read(options.source), area)
-    plan = next(p for i, p in enumerate(plans(area, options.rooms, options.seed, stock)) if i == number)
+    plan = furnished(area, options.rooms, number, options.seed, stock)
     folder = _part(options.out, area) / plan.name
     if not folder.is_dir():
         unfinished = folder.with_name(f".{plan.name}")
@@ -137,18 +136,16 @@ def _check(options: Options) -> None:
         )
 
 
-def _description(options: Options, checksum: str) -> str:
-    """What the rooms in a folder are made of; a folder is only continued with the same."""
-    wanted = {k: v for k, v in asdict(options).items() if k in ("areas", "rooms", "density", "seed")}
-    return json.dumps(
-        {
-            "what": "furnished rooms, composed by data_scripts.rooms; see docs/recipes/rooms.md",
-            "furniture": checksum,
-            "credits": "data/CREDITS.md",
-            **wanted,
-        },
-        indent=1,
-    )
+def _about(options: Options, furniture: schema.Clouds) -> str:
+    """What the rooms of a folder are, and all that they depend on; a folder is only continued with the same."""
+    given = " ".join(f"--{name} {getattr(options, name):g}" for name in ("areas", "rooms", "density", "seed"))
+    stated = {
+        "source": f"furnished rooms composed by data_scripts.rooms, not scanned; {furniture.source}",
+        "credits": furniture.credits,
+        "rebuild": f"python -m data_scripts.rooms {given}",
+        "furniture": furniture.checksum,
+    }
+    return json.dumps(stated, indent=1)
 
 
 def convert(options: Options) -> None:
@@ -156,23 +153,21 @@ def convert(options: Options) -> None:
     _check(options)
     furniture = schema.read(options.source)
     Stock(furniture, (TEST,))  # says what is wrong with the furniture before anything is written
-    stated = options.out / DESCRIPTION
-    text = _description(options, furniture.checksum)
+    stated = options.out / ABOUT
+    text = _about(options, furniture)
     if stated.is_file() and stated.read_text() != text:
         raise SchemaError(
             f"{options.out} holds rooms made with other options ({stated}); remove it, or give another --out."
         )
     if not stated.is_file() and options.out.is_dir() and any(options.out.iterdir()):
-        raise SchemaError(
-            f"{options.out} is not empty and holds no {DESCRIPTION}; give an empty or new folder."
-        )
+        raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
     options.out.mkdir(parents=True, exist_ok=True)
     stated.write_text(text)
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
     jobs = options.jobs or len(os.sched_getaffinity(0))
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with bar, ProcessPoolExecutor(jobs, context, _one_thread) as pool:
+    with bar, ProcessPoolExecutor(jobs, context, _end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
         work = {pool.submit(_job, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)
@@ -185,9 +180,16 @@ def convert(options: Options) -> None:
                 os.replace(_part(options.out, area), options.out / f"Area_{area}")
 
 
-def _one_thread() -> None:
-    """Processes that share the cores need no threads of their own."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _end_with_parent() -> None:
+    """A process of a pool whose parent was killed would wait for its next room for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:

@@ -15,22 +15,6 @@ from scipy.spatial import cKDTree
 
 from data_scripts.schema import Clouds, SchemaError
 
-CLASSES = (
-    "ceiling",
-    "floor",
-    "wall",
-    "beam",
-    "column",
-    "window",
-    "door",
-    "table",
-    "chair",
-    "sofa",
-    "bookcase",
-    "board",
-    "clutter",
-)
-
 
 @dataclass(frozen=True)
 class Role:
@@ -132,7 +116,7 @@ ROLES = {
         {51: 1.15, 97: 0.8, 181: 0.72, 314: 0.9},
     ),
     "upper cabinet": Role("bookcase", "height", 0.68, (34, 39, 41, 115, 116)),
-    "floor lamp": Role("clutter", "height", 1.7, (156, 341, 348), {156: 1.5, 341: 1.8}),
+    "floor lamp": Role("clutter", "height", 1.7, (156, 341, 348), {156: 1.35, 341: 1.8}),
     "table lamp": Role(
         "clutter",
         "height",
@@ -297,8 +281,9 @@ def upsample(
     apart, near = apart[:, 1:], near[:, 1:]
     towards = points[near] - points[:, None]
     agree = np.abs(np.einsum("nkc,nc->nk", normals[near], normals)) > 0.8
-    along = np.abs(np.einsum("nkc,nc->nk", towards, normals)) < 0.3 * apart
-    kin = agree & along & (apart < 4 * np.median(apart[:, 3]))
+    spacing = np.median(apart[:, 3])
+    along = np.abs(np.einsum("nkc,nc->nk", towards, normals)) < np.minimum(0.3 * apart, 0.5 * spacing)
+    kin = agree & along & (apart < 4 * spacing)
     rank = np.cumsum(kin, axis=1)
     kin &= rank <= KIN
     fourth = apart[kin & (rank == 4)]

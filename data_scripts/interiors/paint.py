@@ -143,14 +143,16 @@ class Painter:
     def __init__(self, area: int, random: np.random.Generator) -> None:
         self.style = STYLES[(area - 1) % len(STYLES) + 1]
         self.random = random
-        self.wall = self._one(self.style.walls)
+        self.wall = self._one(self.style.walls, 0.01)
         self.wood = self._one(self.style.wood)
         self.known: dict[tuple[str, int], list[np.ndarray]] = {}  # things of one model are of one colour
 
-    def _one(self, colours: tuple[Colour, ...], spread: float = 0.03) -> np.ndarray:
+    def _one(self, colours: tuple[Colour, ...], spread: float = 0.02) -> np.ndarray:
         """One of some colours, slightly off."""
         chosen = np.array(colours[self.random.integers(len(colours))])
-        return np.clip(chosen + self.random.normal(0, spread, 3) + self.random.normal(0, spread), 0.02, 0.98)
+        return np.clip(
+            chosen + self.random.normal(0, spread, 3) + self.random.normal(0, 2 * spread), 0.02, 0.98
+        )
 
     def _material(self, name: str) -> np.ndarray:
         palette = {

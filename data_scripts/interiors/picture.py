@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.interiors.catalogue import CLASSES
+from data_scripts.s3dis import CLASSES
 from data_scripts.schema import SchemaError
 
 # By class, in the order of CLASSES; those of S3DIS's own figures are near these.
@@ -139,7 +139,9 @@ def sheet(folder: Path, out: Path, area: int = 5) -> None:
             if not half:
                 axis.set_title(names[i], fontsize=12, loc="left", y=0.93)
     handles = [
-        plt.Line2D([], [], marker="s", ls="", ms=11, color=c, label=n) for n, c in zip(CLASSES, CLASS_COLOURS)
+        plt.Line2D([], [], marker="s", ls="", ms=11, color=colour, label=name)
+        for name, colour in zip(CLASSES, CLASS_COLOURS)
+        if name not in ("ceiling", "beam")  # taken off
     ]
     figure.legend(
         handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11, handletextpad=0.1

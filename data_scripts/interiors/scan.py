@@ -18,6 +18,7 @@ from data_scripts.interiors.plan import CELL, Plan
 from data_scripts.interiors.surface import Surface
 
 ROWS, COLUMNS = 360, 720  # of the map of distances: half a degree
+DISC = 1.1  # radius of a disc in distances between points: wide enough that nothing shines through
 NEAR = 2.2  # metres within which every point that is faced is kept
 NOISE, NOISE_PER_METRE = 0.003, 0.0012  # standard deviation of a range
 MIXED = 0.08  # the share of mixed pixels among the returns at an edge
@@ -40,9 +41,7 @@ def depth_map(points: np.ndarray, origin: np.ndarray, radius: float, rows: int, 
         high = int((elevation + half + math.pi / 2) / math.pi * rows)
         for row in range(max(low, 0), min(high, rows - 1) + 1):
             up = (row + 0.5) / rows * math.pi - math.pi / 2
-            rest = half * half - (up - elevation) ** 2
-            if rest < 0:
-                continue
+            rest = max(half * half - (up - elevation) ** 2, 0.0)
             across = min(math.sqrt(rest) / max(math.cos(up), 0.02), math.pi)
             left = math.floor((azimuth - across + math.pi) / (2 * math.pi) * columns)
             right = math.floor((azimuth + across + math.pi) / (2 * math.pi) * columns)
@@ -63,7 +62,7 @@ def positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.n
     tried = np.column_stack([tried, random.uniform(1.4, 1.65, len(tried))])
     some = random.choice(len(surface.points), min(len(surface.points), SCOUTED), replace=False)
     points, normals = surface.points[some], surface.normals[some]
-    radius = 0.8 * math.sqrt(surface.area / len(some))
+    radius = DISC * math.sqrt(surface.area / len(some))
     views = np.array([_share(points, normals, at, radius, ROWS // 3, COLUMNS // 3)[0] for at in tried])
     chosen: list[int] = []
     for _ in range(min(count, len(tried))):
@@ -99,7 +98,7 @@ def scan(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(points [m, 3], colours [m, 3] uint8, object [m])` that the scanners at `scanners` see of a surface."""
     n, s = len(surface.points), len(scanners)
-    radius = 0.8 / math.sqrt(density)
+    radius = DISC / math.sqrt(density)
     views = [_share(surface.points, surface.normals, at, radius, ROWS, COLUMNS) for at in scanners]
     share, gap = (np.array(arrays) for arrays in zip(*views))
     total = share.sum(0)
