@@ -3,8 +3,8 @@
 Groups (`--only`): steps, training steps of PointNet, PointNet++ and DGCNN for classification, beside yanx27's and antao97's
 where their checkouts are given; segmentation, the same networks for parts and scenes; knn, edge_conv, linear_norm_max and
 noise, the operations beside eager PyTorch, PyG and, in 3-D, a k-d tree; knn_sweep, neighbours and their memory against the
-number of points; scaling, the DGCNN step against B, N, k and threads. All comparisons but scaling hold two limits as well
-(benchmarks/limits.py).
+number of points; scaling, the DGCNN step against B, N, k and threads; epochs, whole epochs on furniture and what drawing
+their batches takes of them. All but those two hold two limits as well (benchmarks/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
 comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import cloud_operations, cloud_steps, harness
+from benchmarks import cloud_operations, cloud_steps, epochs, harness
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from train.memory import keep
 
 Group = Literal[
-    "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"
+    "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
 ]
 DType = Literal["float32", "bfloat16", "float16"]
 SAME = 1e-6  # of the spread of log-probabilities: rounding is 1e-16, and BatchNorm over a few clouds makes more of it
@@ -40,7 +40,7 @@ class Options:
     yanx27: Path | None = None
     """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet and PointNet++ beside ours."""
     only: tuple[Group, ...] = (
-        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"
+        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
     )  # fmt: skip
     """Which groups to run."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")
@@ -71,6 +71,7 @@ class Sizes:
     base: tuple[int, int]
     clouds: tuple[int, ...]
     points: tuple[int, ...]
+    epochs: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 FULL = Sizes(
@@ -82,6 +83,7 @@ FULL = Sizes(
     operation=(8, 1024),
     sweep=((8, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384)),
     base=(8, 1024), clouds=(2, 4, 8, 16), points=(256, 512, 1024, 2048, 4096),
+    epochs=((8, 16, 32), (128, 256, 512, 1024)),
 )  # fmt: skip
 QUICK = Sizes(
     steps=dict.fromkeys(FULL.steps, (4, 512)),
@@ -89,6 +91,7 @@ QUICK = Sizes(
     operation=(4, 512),
     sweep=((4, 256), (2, 512), (1, 1024)),
     base=(2, 256), clouds=(2, 4), points=(128, 256),
+    epochs=((32,), (64,)),
 )  # fmt: skip
 K = 20
 
@@ -118,6 +121,8 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
         elif group == "knn_sweep":
             for channels, size in itertools.product((3, 64), sizes.sweep):
                 yield cloud_operations.knn_cases(*size, channels, K, device)
+        elif group == "epochs":
+            yield from epochs.all_cases(*sizes.epochs)
         else:
             for setting in scaling(sizes, device):
                 yield cloud_steps.cases(beside(setting, options), "dgcnn_scaling")

@@ -250,6 +250,7 @@ def row(key: Key, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
         **start,
         "figure": figure.removeprefix(f"{split}/"),
         "score": summary[figure],
+        **{name: summary[f"{split}/{name}"] for name in table.FIGURES if f"{split}/{name}" in summary},
         **{name: summary[name] for name in kept if name in summary},
     }
 
