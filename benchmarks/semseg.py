@@ -32,7 +32,7 @@ class BesideGlobal(LinearNorm):
 
     def operation(self, g: Tensor, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
         of_cloud, of_point = self.linear.weight.split([g.shape[1], x.shape[2]], 1)
-        y = x @ of_point.T + (g @ of_cloud.T)[:, None]
+        y = kernels.linear(x, of_point).add_(kernels.linear(g, of_cloud)[:, None])
         return kernels.norm_act(y, norm, negative_slope=self.negative_slope)
 
 

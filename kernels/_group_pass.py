@@ -35,6 +35,9 @@ from kernels._workers import each, workers
 MOMENTS = 256  # rows whose sums are taken in float32 before they are merged in float64
 
 
+PADDED = 256  # tiles have a multiple of this many rows, zeros at the end
+
+
 class Entries(NamedTuple):
     """The entries of all groups."""
 
@@ -178,7 +181,7 @@ def _sums_cpu(g, y, vectors, block, sums):
 
 @njit
 def _norm_back_cpu(g, y, vectors, count, start):
-    rows, channels = y.shape
+    rows, channels = g.shape
     weighted, one = count.shape[0] > 0, y.dtype.type(1)
     for m in range(rows):
         w = count[start + m] if weighted else one
@@ -217,6 +220,14 @@ def _spread_groups_cpu(p, idx, owner, count, start, stop, part, parts, d):
                 d[j, c] += w * p[i, c]
 
 
+def _padded(like: Tensor, t: Tile, channels: int) -> tuple[Tensor, Tensor]:
+    """Room for a tile's rows, and the rows; after them zeros, so that there are few sizes: oneDNN compiles each anew."""
+    rows = t.stop - t.start
+    z = like.new_empty((cdiv(rows, PADDED) * PADDED, channels))
+    z[rows:] = 0
+    return z, z[:rows]
+
+
 class OnCPU:
     """The passes in numba. A GPU's are `kernels._group_kernels.OnGPU`, with the same methods."""
 
@@ -230,18 +241,19 @@ class OnCPU:
 
     @staticmethod
     def rows(e: Entries, t: Tile, vectors: Tensor, slope: float, offset: Tensor) -> Tensor:
-        z = e.q.new_empty((t.stop - t.start, e.q.shape[1]))
-        _rows_cpu(e.q, e.p, e.idx, e.owner, t.start, vectors, scalar(slope, z.dtype), offset, z)
+        z, rows = _padded(e.q, t, e.q.shape[1])
+        _rows_cpu(e.q, e.p, e.idx, e.owner, t.start, vectors, scalar(slope, z.dtype), offset, rows)
         return z
 
     @staticmethod
-    def activate(y: Tensor, vectors: Tensor, slope: float, offset: Tensor) -> Tensor:
-        z = torch.empty_like(y)
-        _activate_cpu(y, vectors, scalar(slope, y.dtype), offset, z)
+    def activate(y: Tensor, t: Tile, vectors: Tensor, slope: float, offset: Tensor) -> Tensor:
+        z, rows = _padded(y, t, y.shape[1])
+        _activate_cpu(y, vectors, scalar(slope, y.dtype), offset, rows)
         return z
 
     @staticmethod
     def moments(y: Tensor, e: Entries, t: Tile) -> tuple[Tensor, Tensor, Tensor]:
+        y = y[: t.stop - t.start]
         blocks = cdiv(y.shape[0], MOMENTS)
         means, m2s = y.new_empty((2, blocks, y.shape[1]))
         weights = y.new_empty(blocks)
@@ -271,19 +283,20 @@ class OnCPU:
         return dz
 
     @staticmethod
-    def sums(g: Tensor, y: Tensor, vectors: Tensor) -> Tensor:
+    def sums(g: Tensor, y: Tensor, t: Tile, vectors: Tensor) -> Tensor:
+        g, y = g[: t.stop - t.start], y[: t.stop - t.start]
         sums = y.new_empty((cdiv(y.shape[0], MOMENTS), 2, y.shape[1]))
         _sums_cpu(g, y, vectors, MOMENTS, sums)
         return sums.sum(0, dtype=torch.float64)
 
     @staticmethod
     def norm_back(g: Tensor, y: Tensor, vectors: Tensor, e: Entries, t: Tile) -> Tensor:
-        _norm_back_cpu(g, y, vectors, e.count, t.start)
+        _norm_back_cpu(g[: t.stop - t.start], y, vectors, e.count, t.start)
         return g
 
     @staticmethod
     def spread(g: Tensor, e: Entries, t: Tile, gq: Tensor, gp: Tensor, s: Tensor) -> None:
-        _spread_cpu(g, e.q, e.ptr, e.idx, e.count, t.first, t.last, t.start, gq, gp, s)
+        _spread_cpu(g[: t.stop - t.start], e.q, e.ptr, e.idx, e.count, t.first, t.last, t.start, gq, gp, s)
 
     @staticmethod
     def spread_groups(e: Entries, d: Tensor) -> None:

@@ -1,12 +1,14 @@
 """A shared perceptron on groups, tile by tile: what kernels/group_mlp_max.py makes of the passes of one device.
 
-`passes` is `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py). The `source` of a pass is the six fields
-of `Entries`, then the lists `weights`, `vectors` and `slopes`: weight i takes z of layer i to y of layer i + 1, counted from 0.
+`passes` is `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py). The `source` of a pass is the six
+fields of `Entries`, then the lists `weights`, `vectors` and `slopes`: weight i takes z of layer i to y of layer i + 1,
+counted from 0.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from bisect import bisect_right
 from typing import Any
 
 import torch
@@ -19,15 +21,17 @@ from kernels._norm import merge_moments
 
 
 def tiles(entries: Entries, size: int) -> list[Tile]:
-    """Whole groups of about `size` entries together."""
+    """Whole groups of at most `size` entries together, or a larger one alone."""
     groups, total = entries.ptr.shape[0] - 1, entries.idx.shape[0]
     if total <= size:
         return [Tile(0, groups, 0, total)] if total else []
-    starts = torch.arange(0, total, size, device=entries.ptr.device)
-    first = torch.searchsorted(entries.ptr, starts, right=True) - 1
-    cuts = [*first.unique().tolist(), groups]
-    bounds = entries.ptr[cuts].tolist()
-    return [Tile(*g, *e) for g, e in zip(pairwise(cuts), pairwise(bounds), strict=True)]
+    ptr = entries.ptr.tolist()
+    found, first = [], 0
+    while first < groups:
+        last = max(first + 1, bisect_right(ptr, ptr[first] + size) - 1)
+        found.append(Tile(first, last, ptr[first], ptr[last]))
+        first = last
+    return [t for t in found if t.start < t.stop]
 
 
 class Chain:
@@ -56,7 +60,7 @@ class Chain:
                 zs.append(passes.rows(self.entries, t, self.vectors[0], self.slopes[0], offset))
             else:
                 ys.append(self.product(zs[-1], i - 1))
-                zs.append(passes.activate(ys[-1], self.vectors[i], self.slopes[i], offset))
+                zs.append(passes.activate(ys[-1], t, self.vectors[i], self.slopes[i], offset))
         return ys, zs
 
     def last(self, t: Tile) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,13 +74,13 @@ def moments(passes: Any, *source: Any) -> tuple[Tensor, Tensor]:
     """Mean and centred sum of squares of the y that comes after the layers given."""
     chain = Chain(passes, source)
     n, q = len(chain.weights), chain.entries.q
-    identity = torch.stack([torch.ones_like(q[0]), torch.zeros_like(q[0])])
+    same = identity(q)
 
     def work(t: Tile) -> Any:
         if n:
             y = chain.product(chain.forward(t, n)[1][-1], n - 1)
         else:
-            y = passes.rows(chain.entries, t, identity, 1.0, identity[1])
+            y = passes.rows(chain.entries, t, same, 1.0, same[1])
         return passes.moments(y, chain.entries, t)
 
     found = passes.each(work, chain.tiles)
@@ -147,14 +151,14 @@ def sums(passes: Any, *arguments: Any) -> Tensor:
 
     def work(t: Tile) -> Tensor:
         y, g = back.gradient(t, layer)
-        return passes.sums(g, y, vectors)
+        return passes.sums(g, y, t, vectors)
 
     found = passes.each(work, back.chain.tiles)
     return torch.stack(found).sum(0).to(vectors.dtype)
 
 
 def gradients(passes: Any, outputs: tuple[Any, ...], *arguments: Any) -> None:
-    """Fills the sums over each row's entries of g and of p, those over each group's of g and of q, and the weights' gradients."""
+    """Fills the sums over each row's entries of g and p, over each group's of g and q, and the weights' gradients."""
     back, (gq, d, gp, s, dweights) = Backward(passes, arguments), outputs
     for x in (*outputs[:4], *dweights):
         x.zero_()
@@ -174,3 +178,43 @@ def gradients(passes: Any, outputs: tuple[Any, ...], *arguments: Any) -> None:
         for w, more in zip(dweights, more_dweights, strict=True):
             w += more
     passes.spread_groups(back.chain.entries, d)
+
+
+# --- small things around the passes, on vectors, rows of q and rows of p ------------------------------------------
+
+
+def gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
+    """The mean of a(u) for u of mean beta and standard deviation |gamma|."""
+    sigma = gamma.abs()
+    r = beta / (sigma + torch.finfo(sigma.dtype).tiny)
+    density = torch.exp(-r * r / 2) / math.sqrt(2 * math.pi)
+    positive = beta * torch.special.ndtr(r) + sigma * density
+    return slope * beta + (1 - slope) * positive
+
+
+def identity(q: Tensor) -> Tensor:
+    """The vectors of no normalisation."""
+    one = torch.ones_like(q[0])
+    return torch.stack([one, 0 * one, 0 * one, one])
+
+
+def times(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
+    """How many entries each row of `like` has, [.., 1], weighed."""
+    one = count if count.numel() else like.new_ones(1).expand(rows.shape[0])
+    return torch.zeros_like(like[:, 0]).index_add_(0, rows, one)[:, None]
+
+
+def first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
+    """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
+    middle = p.mean(0)
+    hats = (gq * (q - (vectors[2] - middle))).sum(0, dtype=torch.float64)
+    hats += (gp * (p - middle)).sum(0, dtype=torch.float64)
+    return torch.stack([gq.sum(0, dtype=torch.float64), hats * vectors[3]]).to(q.dtype)
+
+
+def first_gradient(
+    g: Tensor, others: Tensor, own: Tensor, times: Tensor, vectors: Tensor, c1: Tensor, c2: Tensor
+) -> Tensor:
+    """BatchNorm's gradient at q (or p), from the sums of g and of p (or q) over each row's entries."""
+    scale, _, mean, rstd = vectors[:4]
+    return scale * (g - times * c1 - c2 * rstd * (others + times * (own - mean)))

@@ -8,14 +8,14 @@ points: its caller makes q of M points and p of G centres. Everything after it i
 time, and made again where it is needed again:
 
     statistics of y^l      one pass for each layer up to L - 1; sums weigh entries with their counts
-    the last layer         mean and variance follow from the mean and the Gram matrix of z^L-1 (kernels/linear_norm_max.py);
-                           the max needs max_e y^L_e alone, with the sign of gamma folded into W
-    backward, l = L        dz^L-1_e = the winners' rows of W_L  -  count_e (v + A (z_e - mean_z)), v and A as in linear_norm_max
+    the last layer         mean and variance follow from the mean and the Gram matrix of z^L-1, and the max needs max_e y^L_e
+                           alone, with the sign of gamma folded into W: kernels/linear_norm_max.py, as are v and A below
+    backward, l = L        dz^L-1_e = the winners' rows of W_L - count_e (v + A (z_e - mean_z))
     backward, l < L        one pass for the sums of g^l = dz^l a' and of g^l y_hat^l, whose means are c1 and c2, then
                            dy_e = scale (g_e - count_e (c1 + c2 y_hat_e)),  dz^l-1 = W_l^T dy
-    backward, l = 1        sums of g over the entries of each row and of each group suffice:
-                           dq_j = scale (G_j - n_j c1 - c2 rstd (D_j + n_j (q_j - mean))),  D_j = sum over j's entries of count_e p_g
-                           and c2 itself = rstd (sum_j G_j (q_j - mean_q) + sum_g G_g (p_g - mean_p)) / n; dp likewise
+    backward, l = 1        the sums G of g over the entries of each row and each group suffice; dp is as dq, c2 as well:
+                           dq_j = scale (G_j - n_j c1 - c2 rstd (D_j + n_j (q_j - mean))),  D_j = sum_e count_e p_g
+                           c2 = rstd (sum_j G_j (q_j - mean_q) + sum_g G_g (p_g - mean_p)) / n
 
 A copy of a member (count > 1) costs nothing: the max does not see it and the sums weigh it; of a winner and its copies the
 first has the gradient. With noise, fallen rows (DropFeat: elements of the last layer) are left out of the max and kept
@@ -27,8 +27,7 @@ Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; cl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +37,19 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import check_rows as check_row_numbers
 from kernels._clouds import dense_ptr, describe, to_rows
 from kernels._gemm import gram, mm
+from kernels._group_kernels import OnGPU
 from kernels._group_pass import OnCPU
-from kernels._group_tiles import forward, gradients, moments, sums
+from kernels._group_tiles import (
+    first_gradient,
+    first_sums,
+    forward,
+    gaussian_mean,
+    gradients,
+    identity,
+    moments,
+    sums,
+    times,
+)
 from kernels._groups import Groups
 from kernels._noise import Noise, draw
 from kernels._norm import (
@@ -69,24 +79,29 @@ GRADIENT = f"{ENTRIES}, Tensor matrix, Tensor constant, Tensor offset, Tensor g,
 # --- operators, autograd, public function ------------------------------------------------------------------------
 
 
-def _cpu_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return moments(OnCPU, *arguments)
+def _on(passes: Any) -> list[Callable[..., Any]]:
+    """The four operators of one device: the same tiles, its passes."""
+
+    def _launch_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return moments(passes, *arguments)
+
+    def _launch_forward(*arguments: Any) -> tuple[Tensor, ...]:
+        outputs = _fake_forward(*arguments)
+        forward(passes, outputs, *arguments)
+        return outputs
+
+    def _launch_sums(*arguments: Any) -> Tensor:
+        return sums(passes, *arguments)
+
+    def _launch_gradients(*arguments: Any) -> Any:
+        outputs = _fake_gradients(*arguments)
+        gradients(passes, outputs, *arguments)
+        return outputs
+
+    return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]
 
 
-def _cpu_forward(*arguments: Any) -> tuple[Tensor, ...]:
-    outputs = _fake_forward(*arguments)
-    forward(OnCPU, outputs, *arguments)
-    return outputs
-
-
-def _cpu_sums(*arguments: Any) -> Tensor:
-    return sums(OnCPU, *arguments)
-
-
-def _cpu_gradients(*arguments: Any) -> Any:
-    outputs = _fake_gradients(*arguments)
-    gradients(OnCPU, outputs, *arguments)
-    return outputs
+_CPU, _GPU = _on(OnCPU), _on(OnGPU)
 
 
 def _fake_moments(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -112,37 +127,28 @@ def _fake_gradients(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor,
 
 _moments_of = operator(
     f"group_mlp_max_moments({ENTRIES}) -> (Tensor, Tensor)",
-    cpu=_cpu_moments,
-    triton=_cpu_moments,
+    cpu=_CPU[0],
+    triton=_GPU[0],
     fake=_fake_moments,
 )
 _forward_of = operator(
     f"group_mlp_max_fwd({ENTRIES}, Tensor offset, bool statistics, {NOISE}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_cpu_forward,
-    triton=_cpu_forward,
+    cpu=_CPU[1],
+    triton=_GPU[1],
     fake=_fake_forward,
 )
 _sums_of = operator(
     f"group_mlp_max_sums({GRADIENT}, int layer) -> Tensor",
-    cpu=_cpu_sums,
-    triton=_cpu_sums,
+    cpu=_CPU[2],
+    triton=_GPU[2],
     fake=lambda *arguments: torch.empty_like(arguments[7][arguments[14]][:2]),
 )
 _gradients_of = operator(
     f"group_mlp_max_bwd({GRADIENT}) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
-    cpu=_cpu_gradients,
-    triton=_cpu_gradients,
+    cpu=_CPU[3],
+    triton=_GPU[3],
     fake=_fake_gradients,
 )
-
-
-def _gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
-    """The mean of a(u) for u of mean beta and standard deviation |gamma|."""
-    sigma = gamma.abs()
-    r = beta / (sigma + torch.finfo(sigma.dtype).tiny)
-    density = torch.exp(-r * r / 2) / math.sqrt(2 * math.pi)
-    positive = beta * torch.special.ndtr(r) + sigma * density
-    return slope * beta + (1 - slope) * positive
 
 
 class _Layer(NamedTuple):
@@ -171,12 +177,12 @@ class _GroupMLPMax(torch.autograd.Function):
         found: list[Tensor] = []
         for i, layer in enumerate(layers[:-1]):
             if layer.training is None:
-                vectors.append(_identity(q))
+                vectors.append(identity(q))
                 continue
             mean, var = means[i], variances[i]
             if layer.training:
-                own = _moments_of(*entries, weights[:i], vectors, slopes[:i])
-                mean, var, rows = batch_statistics(*own, total, layer.sync)
+                mean, m2 = _moments_of(*entries, weights[:i], vectors, slopes[:i])
+                mean, var, rows = batch_statistics(mean, m2, total, layer.sync)
                 found += [mean, var, rows]
             scale, shift, rstd = affine(gammas[i], betas[i], mean, var, layer.eps)
             vectors.append(torch.stack([scale, shift, mean, rstd]))
@@ -185,7 +191,7 @@ class _GroupMLPMax(torch.autograd.Function):
         if last.training and layers[-2].training is None:
             offset = _moments_of(*entries, [], [], [])[0]
         elif last.training:
-            offset = _gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(q.dtype)
+            offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(q.dtype)
         top, where, sum_z, outer = _forward_of(
             *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
         )
@@ -239,59 +245,34 @@ class _GroupMLPMax(torch.autograd.Function):
         for i in range(n - 1, 0, -1):
             both = _sums_of(*entries, weights, vectors, slopes, *source, i)
             dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
-            vectors[i] = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
+            filled = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
+            vectors = [*vectors[:i], filled, *vectors[i + 1 :]]
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-        gq, d, gp, s, dweights = _gradients_of(*entries, weights, vectors, slopes, *source)
+        gq, d, gp, s, dlower = _gradients_of(*entries, weights, vectors, slopes, *source)
 
         # What the last weight has beside the winners: the dense part, and the offset that z is less by.
+        *dweights, dlast = dlower
         dy = g.sum(0)
         if last.training:
             local = outer + torch.outer(mean_z, sum_z - total * mean_z)
-            dweights[-1] -= torch.outer(scale * c1, sum_z) + slope_c[:, None] * mm(wide, local.T)
+            dlast = dlast - torch.outer(scale * c1, sum_z) - slope_c[:, None] * mm(wide, local.T)
             dy = dy - scale * c1 * total - slope_c * (wide @ (sum_z - total * mean_z))
-        dweights[-1] += torch.outer(dy, offset)
+        dweights = [*dweights, dlast + torch.outer(dy, offset)]
 
         if layers[0].training is not None:
-            both = _first_sums(q, p, gq, gp, vectors[0])
+            both = first_sums(q, p, gq, gp, vectors[0])
             dbeta, dgamma, c1, c2 = norm_gradients(both, count_of[0], layers[0].training, layers[0].sync)
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-            gq = _first_gradient(gq, d, q, _times(entries[3], entries[5], q), vectors[0], c1, c2)
-            gp = _first_gradient(gp, s, p, _times(entries[4], entries[5], p), vectors[0], c1, c2)
+            gq = first_gradient(gq, d, q, times(entries[3], entries[5], q), vectors[0], c1, c2)
+            gp = first_gradient(gp, s, p, times(entries[4], entries[5], p), vectors[0], c1, c2)
         else:
             dgammas.append(gammas[0])
             dbetas.append(gammas[0])
         parameters = *dgammas[::-1], *dbetas[::-1]
         none = [None] * (2 * n + 2)
         return gq, gp, *[None] * 8, *(w.to(weights[0].dtype) for w in dweights), *parameters, *none
-
-
-def _identity(q: Tensor) -> Tensor:
-    one = torch.ones_like(q[0])
-    return torch.stack([one, 0 * one, 0 * one, one])
-
-
-def _times(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
-    """How many entries each row of `like` has, [.., 1], weighed."""
-    one = count if count.numel() else like.new_ones(1).expand(rows.shape[0])
-    return torch.zeros_like(like[:, 0]).index_add_(0, rows, one)[:, None]
-
-
-def _first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
-    """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
-    middle = p.mean(0)
-    hats = (gq * (q - (vectors[2] - middle))).sum(0, dtype=torch.float64)
-    hats += (gp * (p - middle)).sum(0, dtype=torch.float64)
-    return torch.stack([gq.sum(0, dtype=torch.float64), hats * vectors[3]]).to(q.dtype)
-
-
-def _first_gradient(
-    g: Tensor, others: Tensor, own: Tensor, times: Tensor, vectors: Tensor, c1: Tensor, c2: Tensor
-) -> Tensor:
-    """BatchNorm's gradient at q (or p), from the sums of g and of p (or q) over each row's entries."""
-    scale, _, mean, rstd = vectors[:4]
-    return scale * (g - times * c1 - c2 * rstd * (others + times * (own - mean)))
 
 
 def group_mlp_max(
@@ -413,5 +394,6 @@ def _check(
         check_row_numbers(idx, q.shape[0])
         if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0]:
             raise ValueError(
-                f"ptr must go from 0 to the {idx.shape[0]} entries of idx; got {int(groups.ptr[0])} to {int(groups.ptr[-1])}."
+                f"ptr must go from 0 to the {idx.shape[0]} entries of idx; got {describe(groups.ptr)} from "
+                f"{int(groups.ptr[0])} to {int(groups.ptr[-1])}."
             )

@@ -1,5 +1,7 @@
 """Weights of other projects' networks in ours: checkpoints of antao97 and yanx27, layers of PyG.
 
+    python -m models.convert model_1.t7 --out scenes.safetensors
+
 Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with
 `weights_only=True`: nothing in a checkpoint is executed.
 """
@@ -8,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from models.convert_names import (
@@ -127,6 +131,12 @@ def _loaded(model: Network, state: Mapping[str, Tensor]) -> Network:
     return model
 
 
+def load(source: str | Path | Mapping[str, Tensor], k: int | None = None) -> nn.Module:
+    """`load_antao97` or `load_yanx27`, whichever the names of the weights are of."""
+    state = _state(source)
+    return load_antao97(state, k) if "conv1.0.weight" in state else load_yanx27(state)
+
+
 def from_pyg(conv: nn.Module) -> EdgeConv:
     """Our `EdgeConv` with the weights of PyG's `EdgeConv` or `DynamicEdgeConv` around Linear, BatchNorm, (Leaky)ReLU.
 
@@ -188,3 +198,30 @@ def _renamed(
     if missing:
         raise ValueError(f"the checkpoint lacks {', '.join(missing)} of {network}.")
     return ours
+
+
+@dataclass
+class Options:
+    """Convert a checkpoint of antao97/dgcnn.pytorch or yanx27/Pointnet_Pointnet2_pytorch to our network's weights."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The .t7 or .pth file."""
+    out: Path
+    """The file of weights to write, .safetensors."""
+
+
+def main() -> None:
+    from safetensors.torch import save_file
+
+    options = tyro.cli(Options)
+    try:
+        model = load(options.source)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.out}: {type(model).__name__}, {numbers:,} parameters.")
+
+
+if __name__ == "__main__":
+    main()

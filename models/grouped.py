@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from kernels import Groups, Noise
+from kernels import BatchNorm, Groups, Noise
 from kernels._clouds import global_idx
 from kernels._groups import neighbourhoods
 from models.layers import LinearNorm
@@ -37,13 +37,19 @@ class _SharedPerceptron(nn.Module):
         )
         self.negative_slope = negative_slope
 
+    def _first(self) -> Tensor:
+        return cast(LinearNorm, self.layers[0]).linear.weight
+
     def _run(self, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any) -> Tensor:
         """Of q and p that the first linear map (with a single layer: nothing) has been applied to."""
         layers = cast(list[LinearNorm], list(self.layers))
-        norms, biases = [layer._batch_norm() for layer in layers], [layer.linear.bias for layer in layers]
+        norms: list[BatchNorm | None] = [layer._batch_norm() for layer in layers]
+        biases: list[Tensor | None] = [layer.linear.bias for layer in layers]
         weights = [layer.linear.weight for layer in layers]
-        norms, biases = ([None, *norms], [None, *biases]) if len(layers) == 1 else (norms, biases)  # type: ignore[list-item]
-        weights = weights if len(layers) == 1 else weights[1:]
+        if len(layers) == 1:
+            norms, biases = [None, *norms], [None, *biases]
+        else:
+            weights = weights[1:]
         return kernels.group_mlp_max(
             *(q, p, groups, weights, norms, biases),
             negative_slope=self.negative_slope,
@@ -92,7 +98,8 @@ class GroupMLPMax(_SharedPerceptron):
         Noise is drawn for the points: what falls is left out of the max. Its clouds are those of `batch` [M], or without
         one `batch_size` clouds of equal size (None: a single cloud).
         """
-        in_channels = self.layers[0].linear.in_features - 3  # type: ignore[union-attr]
+        weight = self._first()
+        in_channels = weight.shape[1] - 3
         given = 0 if features is None else features.shape[-1]
         if given != in_channels:
             raise ValueError(
@@ -104,7 +111,6 @@ class GroupMLPMax(_SharedPerceptron):
                 q = torch.cat([pos, features], 1)
                 p = torch.cat([p, p.new_zeros(len(p), given)], 1)
         else:
-            weight = cast(Tensor, self.layers[0].linear.weight)  # type: ignore[union-attr]
             of_pos, of_features = weight[:, :3], weight[:, 3:]
             with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
                 q, p = pos @ of_pos.T, -centres @ of_pos.T
@@ -139,14 +145,15 @@ class EdgeConv2(_SharedPerceptron):
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and [M, k] row numbers, to [.., widths[-1]]."""
+        """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and row numbers [M, k], to
+        [.., widths[-1]]."""
         rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
         channels = rows.shape[1]
         if len(self.layers) == 1:
             q = torch.cat([rows, torch.zeros_like(rows)], 1)
             p = torch.cat([-rows, rows], 1)
         else:
-            weight = cast(Tensor, self.layers[0].linear.weight)  # type: ignore[union-attr]
+            weight = self._first()
             near, central = weight[:, :channels], weight[:, channels:]
             autocast = channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
             with torch.autocast(x.device.type, enabled=autocast):

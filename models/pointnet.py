@@ -113,8 +113,11 @@ class PointNet(Regularized):
 
 
 def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
-    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]."""
-    if batch is None:
-        return x @ matrices.to(x.dtype) if x.dim() == 3 else x @ matrices[0].to(x.dtype)
-    clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
-    return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices.to(x.dtype), strict=True)])
+    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates (k = 3) stay
+    in their type under autocast."""
+    device, matrices = x.device.type, matrices.to(x.dtype)
+    with torch.autocast(device, enabled=x.shape[-1] > 3 and torch.is_autocast_enabled(device)):
+        if batch is None:
+            return x @ (matrices if x.dim() == 3 else matrices[0])
+        clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
+        return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices, strict=True)])

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import one_hot
 
-from models import pointnet2, pointnet2_segmentation
+from models import DGCNNSegmentation, convert, pointnet2, pointnet2_segmentation
 from models.convert import load_antao97, load_yanx27
 from tests.oracle import peers
 from tests.oracle.peers import Weights
@@ -106,6 +107,24 @@ def test_what_a_checkpoint_lacks_is_named():
     weights["sa1.other.weight"] = torch.ones(3)
     with pytest.raises(ValueError, match=r"'sa1\.other\.weight' is not a weight of yanx27's pointnet2"):
         load(weights)
+
+
+def test_a_checkpoint_is_converted_by_one_command(tmp_path, monkeypatch, capsys):
+    form, _, channels = form_of("dgcnn_semseg")
+    weights = Weights(training=False, dtype=torch.float32)
+    x = torch.rand(1, 30, channels)
+    expected = form(weights, x)
+    torch.save({f"module.{k}": v.detach() for k, v in weights.items()}, tmp_path / "model.t7")
+    arguments = [str(tmp_path / "model.t7"), "--out", str(tmp_path / "scenes.safetensors")]
+    monkeypatch.setattr("sys.argv", ["convert", *arguments])
+    convert.main()
+    assert "scenes.safetensors: DGCNNSegmentation, " in capsys.readouterr().out
+    model = DGCNNSegmentation(5, k=K, emb_dims=32).eval()
+    model.load_state_dict(load_file(tmp_path / "scenes.safetensors"))
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)  # float32, eight layers
+    monkeypatch.setattr("sys.argv", ["convert", str(tmp_path / "none.t7"), *arguments[1:]])
+    with pytest.raises(SystemExit, match=r"error: .*No such file"):
+        convert.main()
 
 
 CHECKPOINT = Path(os.environ.get("DROPFOLD_DGCNN_S3DIS", ""))
