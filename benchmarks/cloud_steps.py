@@ -14,92 +14,156 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import limits, peers, semseg
+from benchmarks import limits, peers
 from benchmarks.harness import Case, replayed
-from models import DGCNN, PointNet
+from models import (
+    DGCNN,
+    DGCNNSegmentation,
+    PointNet,
+    PointNet2,
+    PointNet2Segmentation,
+    PointNetSegmentation,
+)
 from models.convert import load_antao97, load_yanx27
 
-Network = Literal["pointnet", "dgcnn", "dgcnn_s3dis"]
-PEER: dict[Network, str] = {"pointnet": "yanx27", "dgcnn": "antao97", "dgcnn_s3dis": "antao97"}
+Network = Literal[
+    "pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn",
+    "pointnet_parts", "pointnet2_parts", "dgcnn_parts", "pointnet_scenes", "pointnet2_scenes", "dgcnn_s3dis",
+]  # fmt: skip
+
+
+class Task(NamedTuple):
+    """A network's data: classes, channels, whether a label is of a point, categories (0: none); what the peer calls it; the
+    neighbours of a point where it has a graph; and how many points it needs."""
+
+    peer: str
+    name: str
+    ours: Callable[..., nn.Module]
+    classes: int = 40
+    channels: int = 3
+    pointwise: bool = True
+    categories: int = 0
+    k: int | None = None
+    least: int = 256
+
+
+PARTS: dict[str, Any] = {"classes": 50, "categories": 16}
+SCENES: dict[str, Any] = {"classes": 13, "channels": 9}
+TASKS: dict[Network, Task] = {
+    "pointnet": Task("yanx27", "pointnet_cls", PointNet, pointwise=False),
+    "pointnet2_ssg": Task("yanx27", "pointnet2_cls_ssg", PointNet2, pointwise=False, least=512),
+    "pointnet2_msg": Task(
+        "yanx27", "pointnet2_cls_msg", partial(PointNet2, grouping="msg"), pointwise=False, least=512
+    ),
+    "dgcnn": Task("antao97", "DGCNN_cls", DGCNN, pointwise=False, k=20),
+    "pointnet_parts": Task("yanx27", "pointnet_part_seg", PointNetSegmentation, **PARTS),
+    "pointnet2_parts": Task(
+        "yanx27", "pointnet2_part_seg_msg", partial(PointNet2Segmentation, grouping="msg"), **PARTS, least=512
+    ),
+    "dgcnn_parts": Task("antao97", "DGCNN_partseg", DGCNNSegmentation, **PARTS, k=40),
+    "pointnet_scenes": Task("yanx27", "pointnet_sem_seg", PointNetSegmentation, **SCENES),
+    "pointnet2_scenes": Task("yanx27", "pointnet2_sem_seg", PointNet2Segmentation, **SCENES, least=1024),
+    "dgcnn_s3dis": Task("antao97", "DGCNN_semseg_s3dis", DGCNNSegmentation, **SCENES, k=20),
+}
+PEER: dict[Network, str] = {network: task.peer for network, task in TASKS.items()}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training step. `checkout` is the peer's; without it only ours is there."""
+    """One training step. `checkout` is the peer's; without it only ours is there. k: None is the network's own."""
 
     network: Network
     clouds: int
     points: int
-    k: int = 20
+    k: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
     checkout: Path | None = None
     threads: int | None = None
 
+    @property
+    def neighbours(self) -> int | None:
+        """k where the network has a graph."""
+        own = TASKS[self.network].k
+        return own if own is None or self.k is None else self.k
+
     def __str__(self) -> str:
-        k = "" if self.network == "pointnet" else f"-k{self.k}"
+        k = f"-k{self.neighbours}" if self.neighbours else ""
         threads = f"-threads{self.threads}" if self.threads else ""
         return f"B{self.clouds}-N{self.points}{k}{threads}"
 
 
 class Side(NamedTuple):
-    """A network, the logits [.., classes] in its output, what its loss adds, and whether it takes points as [B, C, N]."""
+    """A network, the logits [.., classes] in its output, what its loss adds, and whether it is the peer, which takes points
+    as [B, C, N] and categories as features [B, 1, categories]."""
 
     model: nn.Module
     logits: Callable[[Any], Tensor]
     extra: Callable[[Any], Tensor] | None = None
-    channels_first: bool = False
+    foreign: bool = False
 
 
 def side(setting: Setting, provider: str) -> Side:
     """Ours ("dropfold") or the peer, with the same weights where the peer is there."""
     torch.manual_seed(0)
-    checkout, k = setting.checkout, setting.k
-    ours: Any
-    if setting.network == "pointnet":
-        if checkout is None:
-            ours = PointNet(40)
-        else:
-            peer, extra = peers.yanx27_pointnet(checkout)
-            if provider != "dropfold":
-                return Side(peer, lambda output: output[0], extra, True)
-            ours = load_yanx27(peer.state_dict())
-        return Side(ours, lambda output: output, lambda _: 0.001 * ours.regularization())
-    if setting.network == "dgcnn":
-        if checkout is None:
-            return Side(DGCNN(40, k=k), lambda output: output)
-        peer = peers.antao97(checkout, k=k)
+    task, k = TASKS[setting.network], setting.neighbours
+    load: Any = load_yanx27 if task.peer == "yanx27" else partial(load_antao97, k=k)
+    if setting.checkout is None:
+        ours = task.ours(task.classes, task.channels, **_options(task, k))
+    elif task.peer == "yanx27":
+        peer, extra = peers.yanx27(setting.checkout, task.name, task.classes)
         if provider != "dropfold":
-            return Side(peer, lambda output: output, None, True)
-        return Side(load_antao97(peer.state_dict(), k), lambda output: output)
-    if checkout is None:
-        return Side(semseg.SceneDGCNN(k=k), lambda output: output)
-    peer = peers.antao97(checkout, "DGCNN_semseg_s3dis", k, None)
-    if provider != "dropfold":
-        return Side(peer, lambda output: output.transpose(1, 2), None, True)
-    return Side(semseg.load_antao97(peer.state_dict(), k), lambda output: output)
+            return Side(peer, lambda output: output[0], extra, True)
+        ours = load(peer.state_dict())
+    else:
+        peer = peers.antao97(setting.checkout, task.name, k or 0, task.classes)
+        if provider != "dropfold":
+            last = (lambda output: output.transpose(1, 2)) if task.pointwise else (lambda output: output)
+            return Side(peer, last, None, True)
+        ours = load(peer.state_dict())
+    regularization = getattr(ours, "regularization", None)
+    extra = None if regularization is None else lambda _: 0.001 * regularization()
+    return Side(ours, lambda output: output, extra)
 
 
-def data(setting: Setting) -> tuple[Tensor, Tensor]:
-    """Random points in the unit cube [B, N, 3] with a label each; for scenes [B, N, 9], and a label for each point."""
-    generator = torch.Generator().manual_seed(0)
-    size, scenes = (setting.clouds, setting.points), setting.network == "dgcnn_s3dis"
-    x = torch.rand(*size, 9 if scenes else 3, generator=generator)
-    labels = torch.randint(13 if scenes else 40, size if scenes else size[:1], generator=generator)
-    return x.to(setting.device), labels.to(setting.device)
+def _options(task: Task, k: int | None) -> dict[str, Any]:
+    return ({"categories": task.categories} if task.categories else {}) | ({} if k is None else {"k": k})
+
+
+def data(setting: Setting) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Random points in the unit cube [B, N, C], for parts with a category each, and a label for each cloud or point."""
+    generator, task = torch.Generator().manual_seed(0), TASKS[setting.network]
+    size = (setting.clouds, setting.points)
+    x = torch.rand(*size, task.channels, generator=generator).to(setting.device)
+    shape = size if task.pointwise else size[:1]
+    labels = torch.randint(task.classes, shape, generator=generator).to(setting.device)
+    if not task.categories:
+        return (x,), labels
+    category = torch.randint(task.categories, size[:1], generator=generator)
+    return (x, category.to(setting.device)), labels
+
+
+def inputs(setting: Setting, chosen: Side, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Points and categories as this side takes them."""
+    if not chosen.foreign:
+        return given
+    x, *category = given
+    features = (nn.functional.one_hot(c, TASKS[setting.network].categories)[:, None].to(x) for c in category)
+    return x.transpose(1, 2).contiguous(), *features
 
 
 def training_step(setting: Setting, chosen: Side) -> Callable[[], Any]:
     """The step, on the number of threads asked for."""
-    x, labels = data(setting)
+    given, labels = data(setting)
     amp = None if setting.dtype == "float32" else getattr(torch, setting.dtype)
 
     def loss(output: Any, labels: Tensor) -> Tensor:
         found = peers.smoothed_cross_entropy(chosen.logits(output).flatten(0, -2), labels.flatten())
         return found if chosen.extra is None else found + chosen.extra(output)
 
-    points = x.transpose(1, 2).contiguous() if chosen.channels_first else x
-    step = peers.training_step(chosen.model.to(setting.device), points, labels, amp, loss)
+    step = peers.training_step(
+        chosen.model.to(setting.device), inputs(setting, chosen, given), labels, amp, loss
+    )
     threads = setting.threads
     if threads is None:
         return step
@@ -145,15 +209,17 @@ def limited(setting: Setting) -> list[Case]:
 def distance(setting: Setting) -> float:
     """How far the log-probabilities of the two sides are from each other, relative to their spread: a training forward from
     the same weights, without dropout, in float64 on a CPU, where rounding is too small to move a neighbour."""
-    setting = replace(setting, points=min(setting.points, 256), device="cpu")
-    x, found = data(setting)[0].double(), []
-    for provider in ("dropfold", PEER[setting.network]):
+    task = TASKS[setting.network]
+    setting = replace(setting, points=min(setting.points, task.least), device="cpu")
+    given, found = data(setting)[0], []
+    given = given[0].double(), *given[1:]
+    for provider in ("dropfold", task.peer):
         chosen = side(setting, provider)
         for module in chosen.model.double().train().modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         with torch.no_grad():
-            output = chosen.model(x.transpose(1, 2).contiguous() if chosen.channels_first else x)
+            output = chosen.model(*inputs(setting, chosen, given))
             found.append(chosen.logits(output).log_softmax(-1))
-    ours, theirs = found
+    ours, theirs = (logits.flatten(0, -2) for logits in found)
     return float((ours - theirs).norm() / (theirs - theirs.mean(0)).norm())

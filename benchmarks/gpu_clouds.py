@@ -49,7 +49,11 @@ class Sizes:
 
 FULL = Sizes(
     operation=(32, 1024), k=20, channels=(3, 64, 128), noise=(256, 1024, 128), sweep=((8, 4096), (1, 16384)),
-    steps={"pointnet": (32, 1024), "dgcnn": (32, 1024), "dgcnn_s3dis": (4, 4096)},
+    steps={
+        "pointnet": (32, 1024), "dgcnn": (32, 1024), "dgcnn_s3dis": (4, 4096),
+        "pointnet2_ssg": (32, 1024), "pointnet2_msg": (32, 1024), "pointnet2_scenes": (4, 4096),
+        "dgcnn_parts": (8, 2048),
+    },
 )  # fmt: skip
 SMALL = Sizes(
     operation=(2, 8), k=3, channels=(3, 9), noise=(2, 8, 8), sweep=(), steps={}
@@ -66,7 +70,9 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
         build = partial(cloud_operations.edge_conv_cases, *size, channels, k, dtype, device)
         yield Comparison(f"edge_conv C{channels} {dtype}", build)
     for network, dtype in itertools.product(sizes.steps, dtypes):
-        setting = Setting(network, *sizes.steps[network], k, dtype, device, checkouts.get(PEER[network]))
+        setting = Setting(
+            network, *sizes.steps[network], dtype=dtype, device=device, checkout=checkouts.get(PEER[network])
+        )
         yield Comparison(f"{network}_step {dtype}", partial(cloud_steps.limited, setting))
     for (clouds, points), channels in itertools.product((size, *sizes.sweep), sizes.channels):
         build = partial(cloud_operations.knn_cases, clouds, points, channels, k, device)

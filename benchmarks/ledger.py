@@ -68,6 +68,49 @@ def entries() -> list[Entry]:
     ]
 
 
+def sampling() -> list[Entry]:
+    """Farthest points, balls, and interpolation both ways: what searches points reads each of them once."""
+    sample: Any = importlib.import_module("kernels.farthest_point_sample")
+    ball: Any = importlib.import_module("kernels.ball_query")
+    nearest: Any = importlib.import_module("kernels.three_nn_interpolate")
+    x, ptr, start = torch.rand(B * N, 3), torch.tensor([0, N, 2 * N]), torch.zeros(B, dtype=torch.int64)
+    centres, batch = x[::4].contiguous(), torch.arange(B).repeat_interleave(N // 4)
+    centres_ptr, batches = ptr // 4, torch.arange(B).repeat_interleave(N)
+    sizes = ball._launch_lists(x, ptr, centres, batch, 0.2, K)[1]
+    idx, weight = nearest._launch_nearest(centres, centres_ptr, x, ptr, 3)
+    features, dout = torch.randn(B * N // 4, C), torch.randn(B * N, C)
+    csr = 8 * (idx.numel() + len(features) + 1)
+    return [
+        entry(
+            "farthest_point_sample",
+            lambda: sample._launch_sample(x, ptr, start, N // 4, N),
+            *(x, ptr, start),
+        ),
+        entry(
+            "ball_query lists",
+            lambda: ball._launch_lists(x, ptr, centres, batch, 0.2, K),
+            *(x, ptr, centres, batch),
+            outputs=4 * int(sizes.sum()) + 8 * len(sizes),
+        ),
+        entry(
+            "three_nn",
+            lambda: nearest._launch_nearest(centres, centres_ptr, x, ptr, 3),
+            *(centres, centres_ptr, x, batches),
+        ),
+        entry(
+            "three_nn_interpolate forward",
+            lambda: nearest._launch_interpolate(features, idx, weight),
+            *(features, idx, weight),
+        ),
+        entry(
+            "three_nn_interpolate backward",
+            lambda: nearest._launch_backward(dout, idx, weight, len(features)),
+            *(dout, weight),
+            outputs=features.numel() * 4 + csr,
+        ),
+    ]
+
+
 def recurrent() -> list[Entry]:
     """A Kronecker layer on bytes, and an LSTM and a GRU whose hidden matrix is a Kronecker sum, launch by launch.
 
@@ -134,7 +177,7 @@ def main() -> None:
     table = Table(title=f"bytes moved, clouds B {B}, N {N}, C {C}, k {K}; sequences T 4, B 4, H 64; float32")
     for name in ("operation", "least", "touched", "touched / least", "issued"):
         table.add_column(name, justify="left" if name == "operation" else "right")
-    for entry in entries() + recurrent():
+    for entry in entries() + sampling() + recurrent():
         table.add_row(
             entry.operation,
             f"{entry.least:,}",

@@ -35,30 +35,40 @@ def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None
     return module
 
 
-def antao97(
-    checkout: Path, network: str = "DGCNN_cls", k: int = 20, output_channels: int | None = 40
-) -> nn.Module:
-    """A network of antao97/dgcnn.pytorch: DGCNN_cls, or DGCNN_semseg_s3dis (13 classes, output_channels None). Takes
+def antao97(checkout: Path, network: str = "DGCNN_cls", k: int = 20, classes: int = 40) -> nn.Module:
+    """A network of antao97/dgcnn.pytorch: DGCNN_cls, DGCNN_partseg, or DGCNN_semseg_s3dis (its classes are 13). Takes
     [B, C, N]. Its index tensor is made on 'cuda' whatever the device of the points is: here it follows them."""
     module = load_module(checkout, "model.py", {"torch.device('cuda')": "x.device"})
     arguments = types.SimpleNamespace(k=k, emb_dims=1024, dropout=0.5)
-    options = {} if output_channels is None else {"output_channels": output_channels}
-    return getattr(module, network)(arguments, **options)
+    return getattr(module, network)(arguments, *(() if network == "DGCNN_semseg_s3dis" else (classes,)))
 
 
-def yanx27_pointnet(checkout: Path, num_classes: int = 40) -> tuple[nn.Module, Callable[[Any], torch.Tensor]]:
-    """PointNet for classification of yanx27/Pointnet_Pointnet2_pytorch, and what its loss adds for an output of it.
+def yanx27(
+    checkout: Path, network: str = "pointnet_cls", classes: int = 40
+) -> tuple[nn.Module, Callable[[Any], torch.Tensor] | None]:
+    """A network of yanx27/Pointnet_Pointnet2_pytorch without normals, and what PointNet's loss adds for an output of it.
 
-    Takes [B, 3, N] and returns the logarithm of the softmax and the feature transforms.
+    Takes [B, C, N] and returns the logarithm of the softmax, and for PointNet the feature transforms. Its farthest point
+    sampling begins at a random point, in float32: here at the first, in the points' type, so that both sides compute the
+    same.
     """
+    module = types.ModuleType("models.pointnet2_utils")
+    if network.startswith("pointnet2"):
+        mended = {
+            "torch.randint(0, N, (B,), dtype=torch.long)": "torch.zeros((B,), dtype=torch.long)",
+            "torch.ones(B, N)": "torch.ones(B, N, dtype=xyz.dtype)",
+        }
+        module = load_module(checkout, "models/pointnet2_utils.py", mended)
     shared = load_module(checkout, "models/pointnet_utils.py")
-    with mock.patch.dict(sys.modules, {"pointnet_utils": shared}):
-        module = load_module(checkout, "models/pointnet_cls.py")
+    names = {"pointnet_utils": shared, "pointnet2_utils": module, "models.pointnet2_utils": module}
+    with mock.patch.dict(sys.modules, names):
+        module = load_module(checkout, f"models/{network}.py")
+    options = {} if network.endswith(("sem_seg", "sem_seg_msg")) else {"normal_channel": False}
+    model = module.get_model(classes, **options)
+    if network.startswith("pointnet2"):
+        return model, None
     scale = module.get_loss().mat_diff_loss_scale
-    return (
-        module.get_model(num_classes, normal_channel=False),
-        lambda output: scale * shared.feature_transform_reguliarzer(output[1].float()),
-    )
+    return model, lambda output: scale * shared.feature_transform_reguliarzer(output[1].float())
 
 
 def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -68,20 +78,24 @@ def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.
 
 def training_step(
     model: nn.Module,
-    points: torch.Tensor,
+    points: torch.Tensor | tuple[torch.Tensor, ...],
     labels: torch.Tensor,
     amp: torch.dtype | None = None,
     loss_of: Callable[[Any, torch.Tensor], torch.Tensor] = smoothed_cross_entropy,
     lr: float = 0.01,
 ) -> Callable[[], torch.Tensor]:
-    """One step as peers train: forward, loss, backward, SGD with momentum. Returns a function of nothing."""
+    """One step as peers train: forward, loss, backward, SGD with momentum. Returns a function of nothing.
+
+    `points` are the network's inputs.
+    """
+    given = points if isinstance(points, tuple) else (points,)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     model.train()
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(points.device.type, dtype=amp, enabled=amp is not None):
-            output = model(points)
+        with torch.autocast(labels.device.type, dtype=amp, enabled=amp is not None):
+            output = model(*given)
         loss = loss_of(output, labels)
         loss.backward()
         optimizer.step()

@@ -90,7 +90,10 @@ def bars(axes: Any, rows: Sequence[Row]) -> None:
 
 
 NAMES = {
-    "pointnet_step": "PointNet", "dgcnn_step": "DGCNN", "dgcnn_s3dis_step": "DGCNN for scenes",
+    "pointnet_step": "PointNet", "pointnet2_ssg_step": "PointNet++, SSG", "pointnet2_msg_step": "PointNet++, MSG",
+    "dgcnn_step": "DGCNN", "pointnet_parts_step": "PointNet for parts", "pointnet2_parts_step": "PointNet++ for parts, MSG",
+    "dgcnn_parts_step": "DGCNN for parts", "pointnet_scenes_step": "PointNet for scenes",
+    "pointnet2_scenes_step": "PointNet++ for scenes", "dgcnn_s3dis_step": "DGCNN for scenes",
     "lstm_forward": "LSTM, forward", "lstm_forward_backward": "LSTM, training step",
 }  # fmt: skip
 
@@ -214,6 +217,42 @@ def scaling(comparisons: Sequence[list[Row]]) -> Any:
     return figure
 
 
+def epochs(comparisons: Sequence[list[Row]]) -> Any:
+    """Whole epochs against points and batch, and the share of them that is spent in steps."""
+    plt = pyplot()
+    figure, panels = plt.subplots(1, 3, layout="constrained", figsize=(13, 3.6))
+    looks = {"dgcnn_epoch": (OURS, "o", "DGCNN"), "pointnet_epoch": (LIMIT, "s", "PointNet")}
+    for axes, name, label in zip(
+        panels, ("N", "B"), ("points of a cloud, N (B 16)", "clouds of a batch, B (N 512)")
+    ):
+        fixed = {"N": ("B", 16), "B": ("N", 512)}[name]
+        for operation, (color, marker, title) in looks.items():
+            found = sorted(
+                (sizes(rows[0])[name], float(rows[0]["p50_ms"]) / 1e3)
+                for rows in comparisons
+                if rows[0]["operation"] == operation and sizes(rows[0])[fixed[0]] == fixed[1]
+            )
+            axes.plot(*zip(*found), color=color, marker=marker, label=title)
+        axes.set_xlim(0)
+        axes.set_ylim(0)
+        axes.set_xlabel(label)
+        axes.set_ylabel("seconds an epoch" if name == "N" else "")
+        axes.legend(frameon=False)
+        axes.grid(color="#eceff2")
+    marks = [(f"{looks[rows[0]['operation']][2]} {rows[0]['shape']}", rows) for rows in comparisons]
+    shares = [100 * (1 - float(rows[1]["p50_ms"]) / float(rows[0]["p50_ms"])) for _, rows in marks]
+    bar = panels[2]
+    bar.barh(
+        range(len(marks)), shares, color=[looks[rows[0]["operation"]][0] for _, rows in marks], height=0.7
+    )
+    bar.set_yticks(range(len(marks)), [name for name, _ in marks], fontsize=7.5)
+    bar.axvline(90, color=INK, linewidth=1, linestyle=":")
+    bar.set_xlim(0, 100)
+    bar.invert_yaxis()
+    bar.set_xlabel("% of the epoch in its steps")
+    return figure
+
+
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +271,7 @@ PICTURES = (
         "steps",
         "Training steps beside their peers. × is times ours; MiB is peak memory; orange is what the step's own products "
         "take alone, and a copy of as many bytes as it must move.",
-        lambda row: row["operation"] in ("pointnet_step", "dgcnn_step", "dgcnn_s3dis_step"),
+        lambda row: row["operation"].endswith("_step"),
         lambda found: grid(found, 2),
     ),
     Picture(
@@ -253,6 +292,13 @@ PICTURES = (
         "One DGCNN training step against the size of its batch, its clouds, its graph, and threads.",
         lambda row: row["operation"] == "dgcnn_scaling",
         scaling,
+    ),
+    Picture(
+        "epochs",
+        "Whole epochs of training on furniture (252 shapes), and the share of them that is spent in steps, not in drawing "
+        "batches.",
+        lambda row: row["operation"] in ("dgcnn_epoch", "pointnet_epoch"),
+        epochs,
     ),
     Picture(
         "rnn",

@@ -1,9 +1,10 @@
 """`python -m benchmarks.point_clouds`: point-cloud training steps and operations beside their peers, in interleaved runs.
 
-Groups (`--only`): steps, whole training steps of PointNet, DGCNN and a DGCNN for scenes, beside yanx27's and antao97's where
-their checkouts are given; knn, edge_conv, linear_norm_max and noise, the operations beside eager PyTorch, PyG and, in
-3-D, a k-d tree; knn_sweep, neighbours and their memory against the number of points; scaling, the DGCNN step against
-B, N, k and threads. All comparisons but scaling hold two limits as well (benchmarks/limits.py).
+Groups (`--only`): steps, training steps of PointNet, PointNet++ and DGCNN for classification, beside yanx27's and antao97's
+where their checkouts are given; segmentation, the same networks for parts and scenes; knn, edge_conv, linear_norm_max and
+noise, the operations beside eager PyTorch, PyG and, in 3-D, a k-d tree; knn_sweep, neighbours and their memory against the
+number of points; scaling, the DGCNN step against B, N, k and threads; epochs, whole epochs on furniture and what drawing
+their batches takes of them. All but those two hold two limits as well (benchmarks/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
 comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
@@ -18,12 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import cloud_operations, cloud_steps, harness
+from benchmarks import cloud_operations, cloud_steps, epochs, harness
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from train.memory import keep
 
-Group = Literal["steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"]
+Group = Literal[
+    "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
+]
 DType = Literal["float32", "bfloat16", "float16"]
 SAME = 1e-6  # of the spread of log-probabilities: rounding is 1e-16, and BatchNorm over a few clouds makes more of it
 
@@ -35,9 +38,9 @@ class Options:
     antao97: Path | None = None
     """A checkout of antao97/dgcnn.pytorch, to run DGCNN beside ours."""
     yanx27: Path | None = None
-    """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet beside ours."""
+    """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet and PointNet++ beside ours."""
     only: tuple[Group, ...] = (
-        "steps", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling"
+        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
     )  # fmt: skip
     """Which groups to run."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")
@@ -62,24 +65,33 @@ class Sizes:
     """Clouds and points of each group. The sweep's clouds are fewer where they are larger, so that a peer fits."""
 
     steps: dict[Network, tuple[int, int]]
+    segmentation: dict[Network, tuple[int, int]]
     operation: tuple[int, int]
     sweep: tuple[tuple[int, int], ...]
     base: tuple[int, int]
     clouds: tuple[int, ...]
     points: tuple[int, ...]
+    epochs: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 FULL = Sizes(
-    steps={"pointnet": (8, 1024), "dgcnn": (8, 1024), "dgcnn_s3dis": (4, 4096)},
+    steps=dict.fromkeys(("pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn"), (8, 1024)),
+    segmentation={
+        **dict.fromkeys(("pointnet_parts", "pointnet2_parts", "dgcnn_parts"), (4, 2048)),
+        **dict.fromkeys(("pointnet_scenes", "pointnet2_scenes", "dgcnn_s3dis"), (4, 4096)),
+    },
     operation=(8, 1024),
     sweep=((8, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384)),
     base=(8, 1024), clouds=(2, 4, 8, 16), points=(256, 512, 1024, 2048, 4096),
+    epochs=((8, 16, 32), (128, 256, 512, 1024)),
 )  # fmt: skip
 QUICK = Sizes(
-    steps={"pointnet": (4, 512), "dgcnn": (4, 512), "dgcnn_s3dis": (1, 1024)},
+    steps=dict.fromkeys(FULL.steps, (4, 512)),
+    segmentation=dict.fromkeys(FULL.segmentation, (1, 1024)),
     operation=(4, 512),
     sweep=((4, 256), (2, 512), (1, 1024)),
     base=(2, 256), clouds=(2, 4), points=(128, 256),
+    epochs=((32,), (64,)),
 )  # fmt: skip
 K = 20
 
@@ -89,9 +101,10 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
     sizes, device = QUICK if options.quick else FULL, options.device
     clouds, points = sizes.operation
     for group in options.only:
-        if group == "steps":
-            for network, dtype in itertools.product(sizes.steps, options.dtypes):
-                setting = Setting(network, *sizes.steps[network], dtype=dtype, device=device)
+        if group in ("steps", "segmentation"):
+            networks = sizes.steps if group == "steps" else sizes.segmentation
+            for network, dtype in itertools.product(networks, options.dtypes):
+                setting = Setting(network, *networks[network], dtype=dtype, device=device)
                 yield cloud_steps.limited(beside(setting, options))
         elif group == "knn":
             for channels in (3, 64):
@@ -108,6 +121,8 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
         elif group == "knn_sweep":
             for channels, size in itertools.product((3, 64), sizes.sweep):
                 yield cloud_operations.knn_cases(*size, channels, K, device)
+        elif group == "epochs":
+            yield from epochs.all_cases(*sizes.epochs)
         else:
             for setting in scaling(sizes, device):
                 yield cloud_steps.cases(beside(setting, options), "dgcnn_scaling")
@@ -134,9 +149,10 @@ def beside(setting: Setting, options: Options) -> Setting:
 def check(options: Options) -> None:
     """Both sides of each training step compute the same, or none is timed."""
     networks: set[Network] = {"dgcnn"} if "scaling" in options.only else set()
-    networks |= set(PEER) if "steps" in options.only else set()
+    networks |= set(FULL.steps) if "steps" in options.only else set()
+    networks |= set(FULL.segmentation) if "segmentation" in options.only else set()
     for network in sorted(networks):
-        setting = beside(Setting(network, 4, 256), options)
+        setting = beside(Setting(network, 4, 1024), options)
         if setting.checkout is None:
             print(f"{network}: {PEER[network]} is left out; --{PEER[network]} PATH runs it beside ours.")
             continue

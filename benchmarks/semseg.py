@@ -4,9 +4,7 @@
                 -> two-layer EdgeConv 64, 64 -> EdgeConv 64, each on the graph of its own input
                 -> [all three] 192 -> embed 1024 -> max -> [its copy at each point ; all three] 1216 -> 512 -> 256 -> classes
 
-Exact, with the peer's weights. The first layer of a two-layer EdgeConv is applied to points, not edges, and the part of
-the global feature in the layer after it to clouds, not points. A two-layer EdgeConv makes its edges once, [B N, k, 64],
-between its layers.
+Exact, with the peer's weights. The part of the global feature in the layer after it is applied to clouds, not points.
 """
 
 from __future__ import annotations
@@ -19,37 +17,14 @@ from torch import Tensor, nn
 
 import kernels
 from kernels import BatchNorm
-from models.layers import EdgeConv, LinearNorm, LinearNormAct, LinearNormMax, LinearNormPool
+from models.grouped import EdgeConv2
+from models.layers import EdgeConv, LinearNorm, LinearNormAct, LinearNormMax
 
 # antao97's DGCNN_semseg_s3dis -> ours.
 NAMES = {
-    "conv1": "edge1.first", "conv2": "edge1.second", "conv3": "edge2.first", "conv4": "edge2.second",
+    "conv1": "edge1.layers.0", "conv2": "edge1.layers.1", "conv3": "edge2.layers.0", "conv4": "edge2.layers.1",
     "conv5": "edge3", "conv6": "embed", "conv7": "wide", "conv8": "narrow",
 }  # fmt: skip
-
-
-class Edges(LinearNorm):
-    """LeakyReLU(BatchNorm(W [x_j - x_i ; x_i])) of all edges: x [B, N, C_in], idx [B, N, k] to [B N, k, C_out]."""
-
-    def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
-        (points, channels), k = x.shape[1:], idx.shape[2]
-        near, central = self.linear.weight[:, :channels], self.linear.weight[:, channels:]
-        start = points * torch.arange(x.shape[0], device=x.device)[:, None, None]
-        neighbours = (x @ near.T).flatten(0, 1).index_select(0, (idx + start).flatten())
-        edges = neighbours.view(-1, k, len(near)) + (x @ (central - near).T).view(-1, 1, len(near))
-        return kernels.norm_act(edges, norm, negative_slope=self.negative_slope)
-
-
-class TwoLayerEdgeConv(nn.Module):
-    """max over neighbours j of a(BN(W2 a(BN(W1 [x_j - x_i ; x_i])))), 64 channels each."""
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        self.first = Edges(2 * in_channels, 64, negative_slope=0.2)
-        self.second = LinearNormPool(64, 64, negative_slope=0.2)
-
-    def forward(self, x: Tensor, idx: Tensor) -> Tensor:
-        return self.second(self.first(x, idx))[0].view(*x.shape[:2], 64)
 
 
 class BesideGlobal(LinearNorm):
@@ -57,7 +32,7 @@ class BesideGlobal(LinearNorm):
 
     def operation(self, g: Tensor, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
         of_cloud, of_point = self.linear.weight.split([g.shape[1], x.shape[2]], 1)
-        y = x @ of_point.T + (g @ of_cloud.T)[:, None]
+        y = kernels.linear(x, of_point).add_(kernels.linear(g, of_cloud)[:, None])
         return kernels.norm_act(y, norm, negative_slope=self.negative_slope)
 
 
@@ -69,7 +44,7 @@ class SceneDGCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.k = k
-        self.edge1, self.edge2 = TwoLayerEdgeConv(9), TwoLayerEdgeConv(64)
+        self.edge1, self.edge2 = EdgeConv2(9, (64, 64)), EdgeConv2(64, (64, 64))
         self.edge3 = EdgeConv(64, 64)
         self.embed = LinearNormMax(192, emb_dims, negative_slope=0.2)
         self.wide = BesideGlobal(emb_dims + 192, 512, negative_slope=0.2)

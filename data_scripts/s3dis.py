@@ -2,10 +2,10 @@
 
 S3DIS as distributed, archive or folder: Area_N/ROOM/Annotations/CLASS_I.txt with lines `x y z r g b`. Names that are none of
 the 13 classes (stairs) become clutter, and it is said. A line with a byte that no number has (Area_5/hallway_6) is mended
-where there is one way to read it, and said with file and line; any other bad line is an error. Rooms are shifted to
+where one flipped bit makes it a row, and said with file and line; any other bad line is an error. Rooms are shifted to
 their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
 
-An archive is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
+A zip is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
 stopped goes on. The same script converts every folder of this layout, e.g. that of `python -m data_scripts.rooms`; a file
 about.json beside its areas states source, credits and rebuild of such a one.
 """
@@ -77,32 +77,29 @@ def listing(source: Members, unit: Unit | None = None) -> list[RoomJob]:
             raise SchemaError(
                 f"{source.source} holds Area_{area}/{room} twice: {' and '.join(places)}; remove one."
             )
-        texts = [file for file in files if file.name.endswith(".txt")]
-        others = [source.where(file.name) for file in files if not file.name.endswith(".txt")]
 
-        def read(
-            advance: Advance, texts: Sequence[File] = texts, others: Sequence[str] = others
-        ) -> dict[str, np.ndarray]:
-            return read_room(source, texts, unit, advance, others)
+        def read(advance: Advance, files: Sequence[File] = files) -> dict[str, np.ndarray]:
+            return read_room(source, files, unit, advance)
 
-        key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in texts]}"
-        jobs.append(RoomJob(f"Area_{area}/{room}", key, sum(file.size for file in texts), read, area))
+        key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in files]}"
+        jobs.append(RoomJob(f"Area_{area}/{room}", key, sum(file.size for file in files), read, area))
     return jobs
 
 
 def read_room(
-    source: Members, files: Sequence[File], unit: Unit | None, advance: Advance, others: Sequence[str] = ()
+    source: Members, files: Sequence[File], unit: Unit | None, advance: Advance
 ) -> dict[str, np.ndarray]:
     """One room of its annotation files; a `SchemaError` names files and lines that cannot be read."""
-    if not files:
+    notes: list[str] = []
+    faults: list[str] = []
+    files = _texts(source, files, notes, faults)
+    if not files and not faults:
         raise SchemaError("the room has no points: it holds no Annotations/CLASS_I.txt.")
     xyz, rgb, label = [], [], []
-    faults: list[str] = []
-    notes = [f"{other} is no .txt file, not read" for other in others]
     unknown: Counter[str] = Counter()
     for file in files:
         where = source.where(file.name)
-        name = re.sub(r"(_\d+)?\.txt$", "", file.name.rpartition("/")[2])
+        name = re.sub(r"(_\d+)?( \(\d+\))?\.txt$", "", file.name.rpartition("/")[2])
         if name not in CLASSES:
             unknown[name] += 1
         count = 0
@@ -126,6 +123,29 @@ def read_room(
     for i, points in enumerate(xyz):  # one by one: the double form is not kept
         xyz[i] = ((points - low) * scale).astype(np.float32)
     return room_jobs.room(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
+
+
+def _texts(source: Members, files: Sequence[File], notes: list[str], faults: list[str]) -> list[File]:
+    """The annotations among the files: neither what is no text nor the copies that file managers make, "wall_3 (1).txt"."""
+    by_name = {file.name.rpartition("/")[2]: file for file in files}
+    found = []
+    for name, file in by_name.items():
+        where = source.where(file.name)
+        of = re.sub(r" \(\d+\)\.txt$", ".txt", name)
+        if not name.endswith(".txt"):
+            notes.append(f"{where} is no .txt file, not read")
+        elif of == name or of not in by_name:
+            found.append(file)
+        elif file.size == by_name[of].size and _read(source, file) == _read(source, by_name[of]):
+            notes.append(f"{where} is a copy of {of}, not read")
+        else:
+            faults.append(f"{where} is another file than {of}; remove one of them.")
+    return found
+
+
+def _read(source: Members, file: File) -> bytes:
+    with source.open(file.name) as opened:
+        return opened.read()
 
 
 def _rows(
@@ -178,6 +198,11 @@ def about(source: Members) -> dict[str, str]:
         ) from None
 
 
+def _given(path: Path) -> str:
+    """A path as the command that repeats this has it: as it was given, or of an absolute one the name."""
+    return shlex.quote(path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path))
+
+
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
     with members(options.source) as source:
@@ -192,13 +217,13 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
             raise SchemaError("--leave-out names all rooms; none is left.")
         areas = np.array([job.area for job in jobs])
         split = scene_schema.split_by_area(areas, options.test_area, options.validation)
-        given = [f"--source {shlex.quote(options.source.resolve().name)}"]
+        given = [f"--source {_given(options.source)}"]
         given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
         given += [f"--validation {options.validation:g}"] + (
             [f"--unit {options.unit}"] if options.unit else []
         )
         given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
-        command = f"python -m data_scripts.s3dis {' '.join(given)} --out {shlex.quote(options.out.name)}"
+        command = f"python -m data_scripts.s3dis {' '.join(given)} --out {_given(options.out)}"
         stated = {
             "source": "S3DIS, Stanford3dDataset_v1.2_Aligned_Version",
             "credits": "Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",

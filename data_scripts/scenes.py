@@ -1,8 +1,9 @@
 """`python -m data_scripts.scenes --source FOLDER --out X.h5`: a data set from one's own labelled scenes.
 
 Files of any kind that `data_scripts.scene_file` reads (PLY, LAS, LAZ, XYZ, TXT, CSV, NPY), each with a label a point, and
-Semantic3D's scan.txt with scan.labels. A folder is an area: Area_3 is area 3, others are numbered in their order. Scenes in
-folders train, val(idation) and test are so split; otherwise the last area tests, or of one area a fifth of its scenes.
+Semantic3D's scan.txt with scan.labels. A folder is an area: Area_3 is area 3, others are numbered in their order; so is
+the Area_3 of Area_3_office_1.npy, as yanx27's scripts write S3DIS's rooms. Scenes in folders train, val(idation) and
+test are so split; otherwise the last area tests, or of one area a fifth of its scenes.
 
 The classes are the labels found, by the names of --classes where it is given. Scenes without colour become gray. Scenes
 are read in parallel, and one that is finished is not read again: a conversion that was stopped goes on.
@@ -73,7 +74,10 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
     for path in found:
         inner = path.relative_to(folder)
         split = next((NAMES[part.lower()] for part in inner.parts[:-1] if part.lower() in NAMES), None)
-        area = next((part for part in inner.parts[:-1] if part.lower() not in NAMES), "")
+        named = re.match(r"(Area_\d+)_", path.name)
+        area = next(
+            (part for part in inner.parts[:-1] if part.lower() not in NAMES), named[1] if named else ""
+        )
         areas += [area] if area not in areas else []
         about = path.stat()
         # What an archive unpacks is of now; of a folder's file the time says whether it has changed.

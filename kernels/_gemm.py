@@ -44,7 +44,12 @@ def mm(x: Tensor, y: Tensor) -> Tensor:
     """x [m, k] y [k, n]."""
     if not _taken(x, y, x.numel() * y.shape[1]):
         return x @ y
-    return torch.ops.mkldnn._linear_pointwise(x, y.T, None, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(y.T), None, "none", [], "")
+
+
+def _dense(x: Tensor) -> Tensor:
+    """x, or where its rows (or columns) do not follow one another a copy: for those oneDNN has nothing but its reference."""
+    return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:

@@ -240,29 +240,32 @@ def scatter_gamma(degrees: Tensor, ptr: Tensor, rate: Tensor) -> Tensor:
 
 
 @njit
+def noise_span(rate, scale, seed, start, f):
+    """DropFeat's factors of the elements start, start + 1, ... of a tensor, to f."""
+    n, c = f.shape[0], 0
+    while c < n and (start + c) & 3:
+        f[c] = scale if uniform_at(seed, start + c) >= rate else 0
+        c += 1
+    first = (start + c) >> 2
+    for q in range((n - c) // 4):
+        w0, w1, w2, w3 = philox_words(seed, first + q)
+        f[c + 4 * q] = scale if word_to_uniform(w0) >= rate else 0
+        f[c + 4 * q + 1] = scale if word_to_uniform(w1) >= rate else 0
+        f[c + 4 * q + 2] = scale if word_to_uniform(w2) >= rate else 0
+        f[c + 4 * q + 3] = scale if word_to_uniform(w3) >= rate else 0
+    for last in range(c + (n - c) // 4 * 4, n):
+        f[last] = scale if uniform_at(seed, start + last) >= rate else 0
+
+
+@njit
 def noise_row(mode, factor, rate, scale, seed, m, f):
     """Write the factors of row m's elements to f [C]."""
-    channels = f.shape[0]
     if mode == 0:
         f[:] = 1
     elif mode == 2:
         f[:] = factor[m]
     else:
-        start = m * channels
-        c = 0
-        while c < channels and (start + c) & 3:
-            f[c] = scale if uniform_at(seed, start + c) >= rate else 0
-            c += 1
-        while c + 4 <= channels:
-            w0, w1, w2, w3 = philox_words(seed, (start + c) >> 2)
-            f[c] = scale if word_to_uniform(w0) >= rate else 0
-            f[c + 1] = scale if word_to_uniform(w1) >= rate else 0
-            f[c + 2] = scale if word_to_uniform(w2) >= rate else 0
-            f[c + 3] = scale if word_to_uniform(w3) >= rate else 0
-            c += 4
-        while c < channels:
-            f[c] = scale if uniform_at(seed, start + c) >= rate else 0
-            c += 1
+        noise_span(rate, scale, seed, m * f.shape[0], f)
 
 
 def numba_noise(drawn: Drawn) -> tuple[Any, ...]:

@@ -68,14 +68,18 @@ def sum_over_processes(x: Tensor, sync: bool) -> Tensor:
     return x
 
 
-def batch_statistics(mean: Tensor, m2: Tensor, count: int, sync: bool) -> Statistics:
-    """Merge each process's mean [C] and centred sum of squares [C] over `count` rows (Chan et al. 1979)."""
-    total = torch.full((), float(count), dtype=mean.dtype, device=mean.device)
+def batch_statistics(mean: Tensor, m2: Tensor, count: int | Tensor, sync: bool) -> Statistics:
+    """Merge each process's mean [C] and centred sum of squares [C] over `count` rows (Chan et al. 1979); a count that is a
+    0-dim tensor is not checked."""
+    if isinstance(count, Tensor):
+        total = count.to(mean.dtype)
+    else:
+        total = torch.full((), float(count), dtype=mean.dtype, device=mean.device)
     if _several_processes(sync):
         sums = sum_over_processes(torch.cat([total[None], mean * count]), sync)
         total, local_mean, mean = sums[0], mean, sums[1:] / sums[0]
         m2 = sum_over_processes(m2 + count * (local_mean - mean) ** 2, sync)
-    else:
+    elif not isinstance(count, Tensor):
         check_rows(count)
     return Statistics(mean, m2 / total, total)
 

@@ -32,9 +32,11 @@ class NumbaFunction:
         for name in self.fn.__code__.co_names:
             if isinstance(scope.get(name), NumbaFunction):
                 scope[name] = scope[name].compiled
-        return numba.njit(cache=True, **self.options)(self.fn)
+        return numba.njit(cache=True, nogil=True, **self.options)(self.fn)
 
     def __call__(self, *args: Any) -> Any:
+        if not self.options["parallel"]:
+            return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
         import numba
 
         # As many threads as torch has now; numba keeps the number for each Python thread.

@@ -36,7 +36,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, to_rows, transposed
 from kernels._gemm import gram, mm
-from kernels._noise import ELEMENTS, Drawn, Noise, draw, noise_row, noise_tile, numba_noise
+from kernels._noise import ELEMENTS, Drawn, Noise, draw, noise_span, noise_tile, numba_noise
 from kernels._norm import (
     BatchNorm,
     Statistics,
@@ -71,20 +71,20 @@ def _max_cpu(y, start, mode, factor, rate, noise_scale, seed, top, where):
     rows, channels = y.shape
     for block in prange((channels + 127) // 128):
         lo, hi = block * 128, min(channels, (block + 1) * 128)
-        f = np.empty(channels if mode == 1 else 0, np.float32)
+        f = np.empty(hi - lo, np.float32)
         best, arg = top[lo:hi].copy(), np.full(hi - lo, -1, np.int32)
         for m in range(rows):
             if mode == 2 and factor[start + m] == 0:
                 continue
             if mode == 1:
-                noise_row(mode, factor, rate, noise_scale, seed, start + m, f)
+                noise_span(rate, noise_scale, seed, (start + m) * channels + lo, f)
             row = y[m, lo:hi]
             for c in range(hi - lo):
                 # Read before any store: what a store may change is not vectorised.
                 value, held = row[c], best[c]
                 better = (value > held) | (value != value)
                 if mode == 1:
-                    better &= f[lo + c] > 0
+                    better &= f[c] > 0
                 arg[c] = np.int32(m) if better else arg[c]
                 best[c] = value if better else held
         for c in range(hi - lo):

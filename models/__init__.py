@@ -1,9 +1,13 @@
 """Networks and layers over `kernels`."""
 
 from models.dgcnn import DGCNN
+from models.dgcnn_segmentation import DGCNNSegmentation
 from models.layers import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
 from models.noise import DropCluster, DropFeat, DropPoint, needs_reestimation, reestimate_batch_norm
 from models.pointnet import PointNet
+from models.pointnet2 import PointNet2
+from models.pointnet2_segmentation import PointNet2Segmentation
+from models.pointnet_segmentation import PointNetSegmentation
 from models.tensor_linear import TensorLinear
 from models.tensor_presets import bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
 from models.tensor_rnn import TensorGRU, TensorLSTM
@@ -11,6 +15,7 @@ from models.video import VideoClassifier
 
 __all__ = [
     "DGCNN",
+    "DGCNNSegmentation",
     "DropCluster",
     "DropFeat",
     "DropPoint",
@@ -19,6 +24,9 @@ __all__ = [
     "LinearNormMax",
     "LinearNormPool",
     "PointNet",
+    "PointNet2",
+    "PointNet2Segmentation",
+    "PointNetSegmentation",
     "TensorGRU",
     "TensorLSTM",
     "TensorLinear",

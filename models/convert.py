@@ -1,73 +1,140 @@
 """Weights of other projects' networks in ours: checkpoints of antao97 and yanx27, layers of PyG.
 
-Files are read with `weights_only=True`: nothing in a checkpoint is executed.
+    python -m models.convert model_1.t7 --out scenes.safetensors
+
+Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with
+`weights_only=True`: nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
+import tyro
 from torch import Tensor, nn
 
+from models.convert_names import (
+    ANTAO97,
+    ANTAO97_PARTS,
+    ANTAO97_SCENES,
+    YANX27,
+    YANX27_PARTS,
+    YANX27_SCENES,
+    pointnet2,
+)
 from models.dgcnn import DGCNN
+from models.dgcnn_segmentation import DGCNNSegmentation
 from models.layers import EdgeConv
 from models.pointnet import PointNet
+from models.pointnet2 import ALL, Grouping, PointNet2
+from models.pointnet2_segmentation import PointNet2Segmentation
+from models.pointnet_segmentation import PointNetSegmentation
 
-# theirs -> ours; a pair of a linear map and its BatchNorm becomes one of our layers.
-ANTAO97 = {
-    **{f"conv{i}.0": f"edge{i}.linear" for i in range(1, 5)},
-    **{f"bn{i}": f"edge{i}.norm" for i in range(1, 5)},
-    "conv5.0": "embed.linear",
-    "bn5": "embed.norm",
-    "linear1": "fc1.linear",
-    "bn6": "fc1.norm",
-    "linear2": "fc2.linear",
-    "bn7": "fc2.norm",
-    "linear3": "fc3",
-}
-TRANSFORM = {
-    **{f"conv{i}": f"conv{i}.linear" for i in range(1, 4)},
-    **{f"bn{i}": f"conv{i}.norm" for i in range(1, 4)},
-    "fc1": "fc1.linear",
-    "bn4": "fc1.norm",
-    "fc2": "fc2.linear",
-    "bn5": "fc2.norm",
-    "fc3": "fc3",
-}
-YANX27 = {
-    **{f"feat.stn.{a}": f"input_transform.{b}" for a, b in TRANSFORM.items()},
-    **{f"feat.fstn.{a}": f"feature_transform.{b}" for a, b in TRANSFORM.items()},
-    **{f"feat.conv{i}": f"conv{i}.linear" for i in range(1, 4)},
-    **{f"feat.bn{i}": f"conv{i}.norm" for i in range(1, 4)},
-    "fc1": "fc1.linear",
-    "bn1": "fc1.norm",
-    "fc2": "fc2.linear",
-    "bn2": "fc2.norm",
-    "fc3": "fc3",
-}
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def load_antao97(source: str | Path | Mapping[str, Tensor], k: int = 20) -> DGCNN:
-    """Our `DGCNN` with the weights of antao97/dgcnn.pytorch's `DGCNN_cls` (a .t7 file, or its state dict)."""
-    state = _renamed(_state(source), ANTAO97, r"conv\d\.1\..*", "antao97's DGCNN_cls")
+def load_antao97(
+    source: str | Path | Mapping[str, Tensor], k: int | None = None
+) -> DGCNN | DGCNNSegmentation:
+    """Our network with the weights of one of antao97/dgcnn.pytorch's (a .t7 file, or its state dict): `DGCNN` of DGCNN_cls,
+    `DGCNNSegmentation` of DGCNN_partseg and DGCNN_semseg_s3dis. k is not in the file; None: the published one."""
+    state = _state(source)
+    if "transform_net.transform.weight" in state:
+        state = _renamed(
+            state, ANTAO97_PARTS, r"(transform_net\.bn[12]|bn\d+)\..*", "antao97's DGCNN_partseg"
+        )
+        channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
+        categories = state["category.linear.weight"].shape[1]
+        emb_dims = len(state["embed.linear.weight"])
+        return _loaded(
+            DGCNNSegmentation(len(state["classes.weight"]), channels, categories, k, emb_dims), state
+        )
+    if "conv9.weight" in state:
+        state = _renamed(state, ANTAO97_SCENES, r"bn\d\..*", "antao97's DGCNN_semseg_s3dis")
+        channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
+        emb_dims = len(state["embed.linear.weight"])
+        return _loaded(
+            DGCNNSegmentation(len(state["classes.weight"]), channels, k=k, emb_dims=emb_dims), state
+        )
+    state = _renamed(state, ANTAO97, r"conv\d\.1\..*", "antao97's DGCNN_cls")
     classes, emb_dims = state["fc3.weight"].shape[0], state["embed.linear.weight"].shape[0]
     channels = state["edge1.linear.weight"].shape[1] // 2
-    model = DGCNN(classes, channels, k=k, emb_dims=emb_dims)
+    return _loaded(DGCNN(classes, channels, k=20 if k is None else k, emb_dims=emb_dims), state)
+
+
+def load_yanx27(
+    source: str | Path | Mapping[str, Tensor],
+) -> PointNet | PointNetSegmentation | PointNet2 | PointNet2Segmentation:
+    """Our network with the weights of one of yanx27/Pointnet_Pointnet2_pytorch's (a .pth file, or its state dict):
+    `PointNet` of pointnet_cls, `PointNetSegmentation` of pointnet_part_seg and pointnet_sem_seg, `PointNet2` of
+    pointnet2_cls_*, `PointNet2Segmentation` of pointnet2_part_seg_* and pointnet2_sem_seg*.
+
+    Theirs return the logarithm of the softmax of our logits. Theirs begin farthest point sampling at a random point, in
+    evaluation too; ours begin at the first (in training, at a random one with `random_start`).
+    """
+    state = _state(source)
+    if any(name.startswith("sa1.") for name in state):
+        return _pointnet2(state)
+    if "convs1.weight" in state:
+        state = _renamed(state, YANX27_PARTS, "", "yanx27's pointnet_part_seg")
+        # [max 2048 ; category ; 64 + 128 + 128 + 512 + 2048 of the point]
+        categories = state["head1.linear.weight"].shape[1] - 2 * 2048 - 832
+        channels = state["conv1.linear.weight"].shape[1]
+        return _loaded(PointNetSegmentation(len(state["classes.weight"]), channels, categories), state)
+    if "conv4.weight" in state:
+        state = _renamed(state, YANX27_SCENES, "", "yanx27's pointnet_sem_seg")
+        channels = state["conv1.linear.weight"].shape[1]
+        return _loaded(PointNetSegmentation(len(state["classes.weight"]), channels), state)
+    state = _renamed(state, YANX27, "", "yanx27's pointnet_cls")
+    return _loaded(PointNet(len(state["fc3.weight"]), state["conv1.linear.weight"].shape[1]), state)
+
+
+def _pointnet2(state: dict[str, Tensor]) -> PointNet2 | PointNet2Segmentation:
+    """MSG joins a group as [x_j ; p_j - c] and ours always is [p_j - c ; x_j]; a feature carried to all points of a cloud
+    comes last there and first here."""
+    msg = "sa1.conv_blocks.0.0.weight" in state
+    grouping: Grouping = "msg" if msg else "ssg"
+    network = f"yanx27's pointnet2 ({grouping})"
+
+    def width(name: str, side: int) -> int:
+        if name not in state:
+            raise ValueError(f"the checkpoint lacks {name.removesuffix('.weight')} of {network}.")
+        return state[name].shape[side]
+
+    joined = width("sa1.conv_blocks.0.0.weight" if msg else "sa1.mlp_convs.0.weight", 1)
+    model: PointNet2 | PointNet2Segmentation
+    if "fc3.weight" in state:
+        model = PointNet2(width("fc3.weight", 0), joined, grouping)
+    else:
+        channels, categories = joined - 3, None
+        if "sa4.mlp_convs.0.weight" not in state and "sa4.conv_blocks.0.0.weight" not in state:
+            categories = width("fp1.mlp_convs.0.weight", 1) - (3 + channels) - 128
+        model = PointNet2Segmentation(width("conv2.weight", 0), channels, categories, grouping)
+    ours = _renamed(state, pointnet2(model), "", network)
+    for name, weight in ours.items():
+        if msg and re.fullmatch(r"sa\d\.scales\.\d\.layers\.0\.linear\.weight", name):
+            ours[name] = weight.roll(3, 1)
+        elif name == "fp3.layers.0.linear.weight" and getattr(model, "categories", None) is not None:
+            ours[name] = weight.roll(ALL[-1], 1)
+    return _loaded(model, ours)
+
+
+def _loaded(model: Network, state: Mapping[str, Tensor]) -> Network:
+    """The model with these weights, in their type."""
+    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
     model.load_state_dict(state)
     return model
 
 
-def load_yanx27(source: str | Path | Mapping[str, Tensor]) -> PointNet:
-    """Our `PointNet` with the weights of yanx27/Pointnet_Pointnet2_pytorch's `pointnet_cls` (a .pth file, or its state
-    dict). Theirs returns the logarithm of the softmax of our logits."""
-    state = _renamed(_state(source), YANX27, "", "yanx27's pointnet_cls")
-    model = PointNet(state["fc3.weight"].shape[0], state["conv1.linear.weight"].shape[1])
-    model.load_state_dict(state)
-    return model
+def load(source: str | Path | Mapping[str, Tensor], k: int | None = None) -> nn.Module:
+    """`load_antao97` or `load_yanx27`, whichever the names of the weights are of."""
+    state = _state(source)
+    return load_antao97(state, k) if "conv1.0.weight" in state else load_yanx27(state)
 
 
 def from_pyg(conv: nn.Module) -> EdgeConv:
@@ -131,3 +198,30 @@ def _renamed(
     if missing:
         raise ValueError(f"the checkpoint lacks {', '.join(missing)} of {network}.")
     return ours
+
+
+@dataclass
+class Options:
+    """Convert a checkpoint of antao97/dgcnn.pytorch or yanx27/Pointnet_Pointnet2_pytorch to our network's weights."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The .t7 or .pth file."""
+    out: Path
+    """The file of weights to write, .safetensors."""
+
+
+def main() -> None:
+    from safetensors.torch import save_file
+
+    options = tyro.cli(Options)
+    try:
+        model = load(options.source)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.out}: {type(model).__name__}, {numbers:,} parameters.")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import kernels
 from kernels import BatchNorm, Noise
+from kernels._clouds import describe
 
 
 class LinearNorm(nn.Module):
@@ -64,10 +66,22 @@ class LinearNorm(nn.Module):
 
 
 class LinearNormAct(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> noise: x [..., C_in] to [..., C_out]."""
+    """linear -> BatchNorm -> LeakyReLU -> noise: x [..., C_in] to [..., C_out].
 
-    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
-        return kernels.norm_act(self._linear(x), norm, **options)
+    With a second input g [B, C_g], the feature of a cloud stands beside each of its points: the weight acts on [g ; x],
+    C_in is the width of both, and g is multiplied once a cloud and never repeated.
+    """
+
+    def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        *g, norm = rest
+        y = self._beside(x, g[0], options["batch"]) if g else self._linear(x)
+        return kernels.norm_act(y, norm, **options)
+
+    def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
+        of_cloud, of_point = self.linear.weight.split([g.shape[-1], x.shape[-1]], 1)
+        return add_to_points(
+            kernels.linear(x, of_point), kernels.linear(g, of_cloud, self.linear.bias), batch
+        )
 
 
 class LinearNormMax(LinearNorm):
@@ -103,3 +117,35 @@ class EdgeConv(LinearNorm):
 
     def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
         return kernels.edge_conv(x, idx, self.linear.weight, self.linear.bias, norm, **options)
+
+
+def add_to_points(y: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
+    """y [B, N, C] or rows [M, C], fresh from a product and changed in place, plus g [B, C] of each point's cloud."""
+    return y.add_(g[batch] if batch is not None else g[:, None] if y.dim() == 3 else g)
+
+
+def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Tensor | None:
+    """The category of each cloud [B] as a feature [B, categories]; None where a network takes no categories.
+
+    Raises:
+        ValueError: a category is missing, not asked for, or out of range.
+    """
+    if (category is None) != (categories is None):
+        expected = (
+            "takes no category" if categories is None else f"takes one of {categories} categories a cloud"
+        )
+        given = "none" if category is None else describe(category)
+        raise ValueError(f"this network {expected}; got {given}.")
+    if category is None or categories is None:
+        return None
+    if category.dim() != 1 or category.dtype != torch.int64:
+        raise ValueError(f"category must be int64 [B], one number a cloud; got {describe(category)}.")
+    if (
+        category.is_cpu
+        and category.numel()
+        and not 0 <= int(category.min()) <= int(category.max()) < categories
+    ):
+        raise ValueError(
+            f"category must be from 0 to {categories - 1}; got {int(category.min())} to {int(category.max())}."
+        )
+    return nn.functional.one_hot(category, categories).to(like.dtype)

@@ -41,7 +41,24 @@ class TransformNet(nn.Module):
         return x.view(-1, self.k, self.k) + torch.eye(self.k, dtype=x.dtype, device=x.device)
 
 
-class PointNet(nn.Module):
+class Regularized(nn.Module):
+    """A network whose loss draws its feature transform to the orthogonal matrices."""
+
+    _transform: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
+
+    def regularization(self) -> Tensor:
+        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A, once (Qi et al. 2017, equation 2;
+        their norm is squared, the peers' is not, and this is the peers')."""
+        if self._transform is None:
+            return torch.zeros(())
+        a, self._transform = self._transform.float(), None
+        return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
+
+
+class PointNet(Regularized):
     """PointNet; without its transforms it is the same paper's vanilla PointNet (table 5).
 
     Args:
@@ -79,7 +96,6 @@ class PointNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc3 = nn.Linear(256, num_classes)
         self.noise = placed(noise, LAYERS, "pool", "PointNet")
-        self._transform: Tensor | None = None
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         pos = x[..., :3]
@@ -95,21 +111,13 @@ class PointNet(nn.Module):
         x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
         return self.fc3(self.dropout(self.fc2(self.fc1(x))))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
-
-    def regularization(self) -> Tensor:
-        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A, once (Qi et al. 2017, equation 2;
-        their norm is squared, the peers' is not, and this is the peers')."""
-        if self._transform is None:
-            return torch.zeros(())
-        a, self._transform = self._transform.float(), None
-        return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
-
 
 def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
-    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]."""
-    if batch is None:
-        return x @ matrices.to(x.dtype) if x.dim() == 3 else x @ matrices[0].to(x.dtype)
-    clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
-    return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices.to(x.dtype), strict=True)])
+    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates (k = 3) stay
+    in their type under autocast."""
+    device, matrices = x.device.type, matrices.to(x.dtype)
+    with torch.autocast(device, enabled=x.shape[-1] > 3 and torch.is_autocast_enabled(device)):
+        if batch is None:
+            return x @ (matrices if x.dim() == 3 else matrices[0])
+        clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
+        return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices, strict=True)])

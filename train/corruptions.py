@@ -1,4 +1,5 @@
-"""The seven corruptions of PointCloud-C (Ren, Pan and Liu 2022), five levels each, for clouds [N, 3] in the unit sphere.
+"""The seven corruptions of PointCloud-C (Ren, Pan and Liu 2022) and an eighth, five levels each, for clouds [N, 3] in the
+unit sphere.
 
 | | what becomes of a cloud | levels 1 .. 5 |
 |---|---|---|
@@ -9,10 +10,12 @@
 | drop_local | K points fall, in C parts: a random point and the nearest to it | K = 100 200 300 400 500 |
 | add_global | K points more, uniform in the unit sphere | K = 10 20 30 40 50 |
 | add_local | K points more, in C parts: Gaussians about points of the cloud, s ~ U(.075, .125) | K = 100 200 300 400 500 |
+| missing_parts | drop_local with 30 to 70 % of the points | K = 307.2 409.6 512 614.4 716.8 |
 
 C ~ U{1 .. 7}, and each of the K points is in any of the parts with equal chance. K counts for clouds of 1,024 points; with N
 points it is K N / 1024, rounded. All this is as the generator of the published files has it (ldkong1205/PointCloud-C,
-build/corrupt_utils.py); the page of the benchmark has r = .675 and C up to 8 instead.
+build/corrupt_utils.py); the page of the benchmark has r = .675 and C up to 8 instead. missing_parts is ours, for clouds of
+which much is not seen; it is never part of mCE, nor of the mean over corruptions.
 
 A corrupted cloud is a function of (seed, corruption, level, its place in the file): every run sees the same points, in
 whichever split or fold a shape is, and nothing needs to be stored.
@@ -100,6 +103,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "add_global": (add_global, (10, 20, 30, 40, 50)),
     "add_local": (add_local, (100, 200, 300, 400, 500)),
 }
+MISSING = "missing_parts"
+ALL = CORRUPTIONS | {MISSING: (drop_local, tuple(1024 * share for share in (0.3, 0.4, 0.5, 0.6, 0.7)))}
 LEVELS = 5
 
 
@@ -111,9 +116,9 @@ def corrupted(points: np.ndarray, places: np.ndarray, name: str, level: int, see
     Raises:
         ValueError: no such corruption or level; not clouds of at least 8 points; outside the unit sphere.
     """
-    if name not in CORRUPTIONS or level not in range(1, LEVELS + 1):
+    if name not in ALL or level not in range(1, LEVELS + 1):
         raise ValueError(
-            f"there is no corruption {name!r} of level {level}; there are {', '.join(CORRUPTIONS)}, levels 1 to {LEVELS}."
+            f"there is no corruption {name!r} of level {level}; there are {', '.join(ALL)}, levels 1 to {LEVELS}."
         )
     if points.ndim != 3 or points.shape[2] != 3 or points.shape[1] < 8:
         raise ValueError(f"points must be clouds [n, N, 3] with N of at least 8; got {list(points.shape)}.")
@@ -123,8 +128,8 @@ def corrupted(points: np.ndarray, places: np.ndarray, name: str, level: int, see
             f"a point lies {farthest:.3f} from the centre, and the corruptions are those of clouds in the unit sphere; "
             "scale the data set when it is made."
         )
-    apply, strengths = CORRUPTIONS[name]
-    which = list(CORRUPTIONS).index(name)
+    apply, strengths = ALL[name]
+    which = list(ALL).index(name)
     found = [
         apply(cloud, strengths[level - 1], np.random.default_rng((seed, which, level, int(place))))
         for cloud, place in zip(points.astype(np.float64), places, strict=True)

@@ -1,7 +1,8 @@
 """What runs got right, sample by sample; figures from it, and their differences between variants with bootstrap intervals.
 
-Figures: corrupted_accuracy is the mean of the accuracies under each corruption and level, drop_local_accuracy those of
-drop_local alone, and with e[c] the errors 1 - accuracy under corruption c, added over its levels and averaged over runs,
+Figures: corrupted_accuracy is the mean of the accuracies under each of the seven corruptions and level, missing_accuracy
+those of missing_parts, and with e[c] the errors 1 - accuracy under corruption c of the seven, added over its levels and
+averaged over runs,
 
     mCE = mean over c of e[c] / e[c] of the baseline   (Ren, Pan and Liu 2022; there the baseline is their DGCNN).
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.corruptions import CORRUPTIONS
+from train.corruptions import ALL, CORRUPTIONS, MISSING
 
 Key = tuple[str, int, int]  # variant, seed, fold (-1: the file's own split)
 RESAMPLES = 9_999
@@ -30,19 +31,18 @@ class Outcome:
     label: np.ndarray
     """Classes [n]."""
     right: np.ndarray
-    """[n] bool."""
+    """[n] bool; of shapes with parts, the IoU of each."""
     corrupted: np.ndarray | None = None
-    """[corruptions, levels, n] bool, where it was measured."""
+    """[corruptions of ALL, levels, n] bool, where it was measured."""
 
     def values(self) -> dict[str, np.ndarray]:
         """By figure, what each sample gives to it: [n, 1], of mce its errors under each corruption, [n, corruptions]."""
         found = {"score": self.right[:, None].astype(float)}
         if self.corrupted is not None:
-            found["corrupted_accuracy"] = self.corrupted.mean((0, 1))[:, None]
-            found["drop_local_accuracy"] = self.corrupted[list(CORRUPTIONS).index("drop_local")].mean(0)[
-                :, None
-            ]
-            found["mce"] = (~self.corrupted).mean(1).T
+            seven, missing = self.corrupted[: len(CORRUPTIONS)], self.corrupted[list(ALL).index(MISSING)]
+            found["corrupted_accuracy"] = seven.mean((0, 1))[:, None]
+            found["missing_accuracy"] = missing.mean(0)[:, None]
+            found["mce"] = (~seven).mean(1).T
         return found
 
 
@@ -50,8 +50,13 @@ Outcomes = dict[Key, Outcome]
 
 
 def of_predictions(path: Path) -> Outcome | None:
-    """The outcome of a run's predictions.npz; None where a sample has several labels, for then none is right as a whole."""
+    """The outcome of a run's predictions.npz; None where a sample has several labels, for then none is right as a whole, and
+    of rooms, whose figure is no mean over them."""
     with np.load(path) as found:
+        if "iou" in found:
+            return Outcome(found["index"], found["category"], found["iou"])
+        if "logits" not in found:
+            return None
         label = found["label"]
         if label.ndim > 1:
             return None
@@ -67,7 +72,7 @@ def of_corrupted(outcomes: Outcomes, baseline: str) -> dict[Key, dict[str, float
         return {
             key: {
                 "corrupted_accuracy": float(found["corrupted_accuracy"].mean()),
-                "drop_local_accuracy": float(found["drop_local_accuracy"].mean()),
+                "missing_accuracy": float(found["missing_accuracy"].mean()),
                 "mce": float((found["mce"].mean(0) / usual).mean()),
             }
             for key, found in values.items()

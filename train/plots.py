@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from train import checkpoint, table
 from train.config import Config
-from train.corruptions import CORRUPTIONS, LEVELS, corrupted
+from train.corruptions import ALL, LEVELS, corrupted
 from train.metrics import in_words
 
 INK, PALE, BLUE, ORANGE = "#333333", "#9aa3ab", "#1668a8", "#e8743b"
@@ -40,6 +40,7 @@ STRENGTH = {  # how a corruption's strength is written, and its factor
     "rotate": ("up to ± {:.0f}°", 180 / math.pi),
     "drop_global": ("− {:.1f} %", 100.0),
     "drop_local": ("− {:.0f} of 1,024", 1.0),
+    "missing_parts": ("− {:.0f} %", 100 / 1024),
     "add_global": ("+ {:.0f} to 1,024", 1.0),
     "add_local": ("+ {:.0f} to 1,024", 1.0),
 }
@@ -130,10 +131,10 @@ def difference(axes: Any, y: float, line: dict[str, Any], name: str) -> None:
 @rc_context(STYLE)
 def levels(path: Path, accuracies: dict[str, np.ndarray]) -> None:
     """Accuracy against level for each corruption: a line a variant, with Student's band where it has several seeds."""
-    picture = Figure(figsize=(11, 5.6), layout="constrained")
+    picture = Figure(figsize=(12.5, 5.6), layout="constrained")
     grid = picture.subplots(2, 4, sharex=True, sharey=True).flat
     lines: list[Any] = []
-    for c, (name, axes) in enumerate(zip(CORRUPTIONS, grid)):
+    for c, (name, axes) in enumerate(zip(ALL, grid)):
         for (variant, values), color in zip(accuracies.items(), np.resize(COLORS, len(accuracies)).tolist()):
             found = [table.mean((100 * values[:, c, level]).tolist()) for level in range(LEVELS + 1)]
             middle = np.array([at.mean for at in found])
@@ -148,17 +149,14 @@ def levels(path: Path, accuracies: dict[str, np.ndarray]) -> None:
         axes.grid()
         axes.tick_params(length=0)
         axes.set_xticks(range(LEVELS + 1), ["clean", *map(str, range(1, LEVELS + 1))])
-    last = picture.axes[-1]
-    last.set_axis_off()
     several = any(len(values) > 1 for values in accuracies.values())
-    last.legend(
+    picture.legend(
         handles=lines,
-        loc="upper left",
+        loc="outside right upper",
         frameon=False,
         title="Mean, and 95 % over seeds" if several else None,
         alignment="left",
     )
-    picture.axes[3].tick_params(labelbottom=True)
     picture.supylabel("Overall accuracy, %", fontsize=9, color=INK)
     picture.supxlabel("Level", fontsize=9, color=INK)
     save(picture, path)
@@ -172,9 +170,9 @@ def corruptions(path: Path, config: Config, seed: int = 0) -> None:
     task = task_of(config)
     data = task.load(config)
     points, place = task.inputs(data.test, config)[0][:1].numpy(), data.test.index[:1]
-    picture = Figure(figsize=(9, 11.5), layout="constrained")
-    grid = picture.subplots(len(CORRUPTIONS), 1 + LEVELS)
-    for row, (name, (_, strengths)) in zip(grid, CORRUPTIONS.items(), strict=True):
+    picture = Figure(figsize=(9, 13), layout="constrained")
+    grid = picture.subplots(len(ALL), 1 + LEVELS)
+    for row, (name, (_, strengths)) in zip(grid, ALL.items(), strict=True):
         for level, axes in enumerate(row):
             cloud = corrupted(points, place, name, level, seed)[0] if level else points[0]
             draw(axes, points[0], cloud)

@@ -1,4 +1,4 @@
-"""`python -m train.robustness RUN...`: trained runs under the seven corruptions of `train.corruptions`, five levels each.
+"""`python -m train.robustness RUN...`: trained runs under the corruptions of `train.corruptions`, five levels each.
 
 Accuracy by corruption and level, and the mean corruption error (mCE) beside a baseline. Runs that differ in seed (or
 held-out fold) alone are one variant. A folder of runs, as a comparison leaves it, stands for all of them.
@@ -18,11 +18,11 @@ import tyro
 
 from train import checkpoint, table
 from train.config import CloudConfig, Config
-from train.corruptions import CORRUPTIONS, LEVELS, corrupted
+from train.corruptions import ALL, LEVELS, corrupted
 from train.metrics import in_words
 from train.outcomes import Key, Outcome, Outcomes
 
-STEPS = 1 + len(CORRUPTIONS) * LEVELS
+STEPS = 1 + len(ALL) * LEVELS
 
 
 @dataclass
@@ -81,7 +81,7 @@ def measured(
         np.array(
             [
                 [right(corrupted(points, samples.index, name, level + 1, seed)) for level in range(LEVELS)]
-                for name in CORRUPTIONS
+                for name in ALL
             ]
         ),
     )
@@ -109,7 +109,7 @@ def kept_in(run: Path, split: str) -> Path:
 
 def definition(seed: int) -> str:
     """What the points of the corrupted clouds depend on, beside the clouds."""
-    return f"seed {seed}, {', '.join(f'{name} {levels}' for name, (_, levels) in CORRUPTIONS.items())}"
+    return f"seed {seed}, {', '.join(f'{name} {levels}' for name, (_, levels) in ALL.items())}"
 
 
 def accuracies(outcomes: Outcomes) -> dict[str, np.ndarray]:
@@ -140,7 +140,7 @@ def write(folder: Path, outcomes: Outcomes) -> str:
         }
         for (variant, seed, fold), outcome in outcomes.items()
         if outcome.corrupted is not None
-        for name, levels in zip(CORRUPTIONS, outcome.corrupted, strict=True)
+        for name, levels in zip(ALL, outcome.corrupted, strict=True)
         for level, right in enumerate(levels)
     ]
     found = accuracies(outcomes)
@@ -150,7 +150,7 @@ def write(folder: Path, outcomes: Outcomes) -> str:
             str(level),
             *(table.shown(*table.mean(values[:, c, level].tolist())[:2]) for values in found.values()),
         ]
-        for c, name in enumerate(CORRUPTIONS)
+        for c, name in enumerate(ALL)
         for level in range(0 if c == 0 else 1, LEVELS + 1)
     ]
     markdown = table.table(["corruption", "level", *found], lines, 1)

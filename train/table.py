@@ -45,8 +45,9 @@ class Figure:
 
 FIGURES = {
     "score": Figure("score", ", %", ", points", 100, 1),
+    "mean_class_accuracy": Figure("mean class accuracy", ", %", ", points", 100, 1),
     "corrupted_accuracy": Figure("mean accuracy under corruption", ", %", ", points", 100, 1),
-    "drop_local_accuracy": Figure("accuracy with parts missing", ", %", ", points", 100, 1),
+    "missing_accuracy": Figure("accuracy with parts missing", ", %", ", points", 100, 1),
     "mce": Figure("mCE", "", "", 1, 3),
 }
 

@@ -5,58 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import batch_norm, leaky_relu
 
-from benchmarks import cloud_operations, cloud_steps, gpu_clouds, limits, peers, point_clouds, semseg
+from benchmarks import cloud_operations, cloud_steps, gpu_clouds, limits, peers, point_clouds
 from benchmarks.cloud_steps import Setting
 from benchmarks.harness import Row
 from benchmarks.limits import Product
-from tests.models.test_networks import lived_in
-
-
-def scenes(model, x):
-    """The scene network as it is published, edges and all."""
-
-    def layer(y, layer):
-        norm = layer.norm
-        y = y @ layer.linear.weight.T
-        normed = batch_norm(y.flatten(0, -2), None, None, norm.weight, norm.bias, True, eps=norm.eps)
-        return leaky_relu(normed.view_as(y), 0.2)
-
-    def edges(x, coordinates):
-        idx = torch.cdist(coordinates, coordinates).topk(model.k, largest=False).indices
-        neighbours = torch.stack([cloud[i] for cloud, i in zip(x, idx)])
-        centre = x[:, :, None].expand_as(neighbours)
-        return torch.cat([neighbours - centre, centre], -1)
-
-    x1 = layer(layer(edges(x, x[..., 6:]), model.edge1.first), model.edge1.second).amax(2)
-    x2 = layer(layer(edges(x1, x1), model.edge2.first), model.edge2.second).amax(2)
-    x3 = layer(edges(x2, x2), model.edge3).amax(2)
-    local = torch.cat([x1, x2, x3], -1)
-    whole = layer(local, model.embed).amax(1, keepdim=True).expand(-1, x.shape[1], -1)
-    y = layer(layer(torch.cat([whole, local], -1), model.wide), model.narrow)
-    return y @ model.classes.weight.T
-
-
-def test_the_scene_network_is_the_published_one():
-    model = lived_in(semseg.SceneDGCNN(5, k=4, emb_dims=16, dropout=0.0)).double().train()
-    x = torch.rand(2, 20, 9, dtype=torch.float64)
-    found = []
-    for out in (model(x), scenes(model, x)):
-        found.append([out, *torch.autograd.grad(out.square().sum(), list(model.parameters()))])
-    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)  # float64, squares of sums over 160 edges
-
-
-def test_the_scene_network_takes_its_peers_weights():
-    model = semseg.SceneDGCNN(5, k=4, emb_dims=16)
-    theirs = {"conv9.weight": model.classes.weight[..., None]}
-    for name, ours in semseg.NAMES.items():
-        layer = model.get_submodule(ours)
-        theirs[f"{name}.0.weight"] = layer.linear.weight[..., None, None]
-        theirs |= {f"{name}.1.{key}": value + 1 for key, value in layer.norm.state_dict().items()}
-    loaded = semseg.load_antao97(theirs, k=4).state_dict()
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(loaded[key], value + 1 if ".norm." in key else value)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -146,8 +99,10 @@ def test_least_of_training_is_what_is_kept_and_the_weights():
 
 def test_every_group_runs_in_tiny_sizes(monkeypatch):
     tiny = point_clouds.Sizes(
-        steps=dict.fromkeys(point_clouds.QUICK.steps, (2, 40)), operation=(2, 40), sweep=((1, 40),),
-        base=(2, 40), clouds=(2,), points=(40,),
+        steps={"pointnet": (2, 40), "dgcnn": (2, 40), "pointnet2_ssg": (2, 512)},
+        segmentation={"pointnet_parts": (2, 40), "dgcnn_parts": (2, 40), "dgcnn_s3dis": (2, 40)},
+        operation=(2, 40), sweep=((1, 40),),
+        base=(2, 40), clouds=(2,), points=(40,), epochs=((126,), (16,)),
     )  # fmt: skip
     monkeypatch.setattr(point_clouds, "QUICK", tiny)
     operations = set()
@@ -155,12 +110,31 @@ def test_every_group_runs_in_tiny_sizes(monkeypatch):
     for cases in point_clouds.comparisons(options):
         operations.add(cases[0].operation)
         assert cases[0].provider == "dropfold"
-        if cases[0].operation != "dgcnn_scaling":
+        if cases[0].operation not in ("dgcnn_scaling", "pointnet_epoch", "dgcnn_epoch"):
             assert limits.BYTES in [case.provider for case in cases]
             assert cases[0].bytes_least > 0
         for case in cases[1:]:
             case.make()()
-    assert {"pointnet_step", "dgcnn_step", "dgcnn_s3dis_step", "knn", "dgcnn_scaling"} < operations
+    assert {
+        "pointnet2_ssg_step",
+        "dgcnn_step",
+        "dgcnn_s3dis_step",
+        "knn",
+        "dgcnn_scaling",
+        "dgcnn_epoch",
+    } < operations
+
+
+def test_every_network_has_the_data_that_it_takes():
+    for network, task in cloud_steps.TASKS.items():
+        setting = Setting(network, 2, task.least)
+        given, labels = cloud_steps.data(setting)
+        foreign = cloud_steps.inputs(
+            setting, cloud_steps.Side(nn.Identity(), lambda x: x, foreign=True), given
+        )
+        assert [x.shape[1:] for x in foreign] == [(task.channels, task.least), (1, 16)][: len(given)]
+        assert labels.shape == ((2, task.least) if task.pointwise else (2,))
+        assert str(setting) == f"B2-N{task.least}" + (f"-k{task.k}" if task.k else "")
 
 
 def test_scaling_changes_one_size_at_a_time():
@@ -183,7 +157,7 @@ def test_a_missing_checkout_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"pointnet_utils.py is not there; give the path of a checkout"
     ):
-        peers.yanx27_pointnet(tmp_path)
+        peers.yanx27(tmp_path)
     (tmp_path / "model.py").write_text("")
     with pytest.raises(ValueError, match="it is another version than the one measured here"):
         peers.antao97(tmp_path)

@@ -48,13 +48,17 @@ def test_all_pictures_are_drawn_and_shown(tmp_path, capsys):
         found += [row("knn", f"B8-N{n}-C3-k20", name, n, peak=50.0) for name in ("dropfold", "cdist + topk")]
     for shape in ("B4-N256-k20", "B8-N256-k20", "B8-N512-k20", "B8-N256-k40", "B8-N256-k20-threads1"):
         found.append(row("dgcnn_scaling", shape, "dropfold", 10))
+    for network in ("dgcnn", "pointnet"):
+        for shape in ("B16-N256", "B16-N512", "B8-N512"):
+            for name, ms in (("dropfold", 20), ("drawing alone", 1)):
+                found.append(row(f"{network}_epoch", shape, name, ms))
     found.append(row("lstm_forward_backward", "M57600-H256-B16-T6", "dropfold tt", 20))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{plots.START}\nstale\n{plots.END}\nafter\n")
     rows = plots.read([written(tmp_path / "rows.csv", found)])
     drawn = plots.draw(rows, tmp_path / "pictures")
     names = [picture.name for picture, _ in drawn]
-    assert names == ["steps", "operations", "knn", "scaling", "rnn"]
+    assert names == ["steps", "operations", "knn", "scaling", "epochs", "rnn"]
     for _ in range(2):  # the page is the same however often it is written
         plots.show(drawn, tmp_path / "pictures", page)
         text = page.read_text()

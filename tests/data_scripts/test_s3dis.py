@@ -1,6 +1,7 @@
 """S3DIS's layout with small rooms in it: whole, with its known faults, broken, archived, interrupted."""
 
 import json
+import signal
 import zipfile
 
 import numpy as np
@@ -111,21 +112,30 @@ def test_a_line_with_a_strange_byte_is_mended_and_said(tmp_path):
     source = layout(tmp_path / "raw")
     path = source / "Area_5/hallway_6/Annotations/ceiling_1.txt"
     lines = path.read_bytes().split(b"\n")
-    lines[7] = b"-18.374 31.211 2.649 185\x10187 182"
+    lines[7] = b"-18.374 31.211 2.6\x149 185\x00187 182"
     path.write_bytes(b"\n".join(lines))
     (path.parent / "ceiling").write_bytes(b"")
     (path.parent / "board_1.txt").write_bytes(b"")
+    (path.parent / "floor_1 (1).txt").write_bytes(
+        (path.parent / "floor_1.txt").read_bytes()
+    )  # as in Area_5/office_36
     scenes, notes = made(source, tmp_path)
     room = scenes.room(6)
     assert scenes.sizes[6] == 130
     assert [185, 187, 182] in room.colour.tolist()
     said = [note for note in notes if "Area_5/hallway_6" in note]
     assert (
-        f"{path}, line 8: '-18.374 31.211 2.649 185\\x10187 182' read as -18.374 31.211 2.649 185 187 182"
+        f"{path}, line 8: '-18.374 31.211 2.6\\x149 185\\x00187 182' read as -18.374 31.211 2.649 185 187 182"
         in said
     )
     assert f"{path.parent / 'ceiling'} is no .txt file, not read" in said
     assert f"{path.parent / 'board_1.txt'} holds no points" in said
+    assert f"{path.parent / 'floor_1 (1).txt'} is a copy of floor_1.txt, not read" in said
+    (path.parent / "floor_1 (1).txt").write_bytes(b"1 2 3 4 5 6\n")
+    with pytest.raises(
+        SchemaError, match=r"floor_1 \(1\)\.txt is another file than floor_1\.txt; remove one of them"
+    ):
+        made(source, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +144,7 @@ def test_a_line_with_a_strange_byte_is_mended_and_said(tmp_path):
         (b"1 2 3 4 5 6\n1 2 3 4 5\n", r"chair_1\.txt, line 2: '1 2 3 4 5' is not `x y z r g b`"),
         (b"1 2 3 4 5 6\n1 2 3 4 5 256", r"chair_1\.txt, line 2: '1 2 3 4 5 256'"),
         (b"1 2 3 4 5 6\n1 2 3 4 5 0.5", r"chair_1\.txt, line 2: '1 2 3 4 5 0.5'"),
-        (b"1 2 3 4 5 6\n1 2 3 18\x10599 5 6\n", r"chair_1\.txt, line 2: '1 2 3 18\\x10599 5 6'"),
+        (b"1 2 3 4 5 6\n1 2 3 18\x00599 5 6\n", r"chair_1\.txt, line 2: '1 2 3 18\\x00599 5 6'"),
         (b"\x89PNG\n" * 99, r"line 5:.*\n.*chair_1\.txt has more such lines; is it another kind of file"),
         (b"1000 2000 3000 1 2 3\n", r"Annotations spans .* is it mm .* Give --unit"),
     ],
@@ -215,6 +225,26 @@ def test_a_kill_while_writing_keeps_what_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_schema.Writer, "add", add)
     monkeypatch.setattr(s3dis, "read_room", None)  # nothing is read again
     assert len(made(source, tmp_path)[0]) == 9
+
+
+@pytest.mark.parametrize("moment", ["s3dis.read_room", "room_jobs.scene_schema.Writer.add"])
+def test_a_killed_conversion_goes_on(moment, tmp_path, run_python):
+    source = layout(tmp_path / "raw")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom data_scripts import room_jobs, s3dis\n"
+        f"whole, count = {moment}, []\n"
+        "def act(*a):\n    count.append(1)\n"
+        "    return whole(*a) if len(count) < 5 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{moment} = act\n"
+        "s3dis.convert(s3dis.Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), workers=1))\n"
+    )
+    done = run_python("-c", code, str(source), str(tmp_path / "a.h5"))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5.part", "raw"]
+    assert len(list((tmp_path / "a.h5.part").glob("*.npz"))) == (4 if moment == "s3dis.read_room" else 9)
+    scenes, _ = made(source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "raw"]
+    assert scenes.checksum == made(source, tmp_path / "fresh")[0].checksum
 
 
 def test_faults_of_a_source_are_named(tmp_path):

@@ -77,15 +77,19 @@ def test_pieces_change_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "row"),
     [
-        (b"1 2 3 185\x10187 4", [1, 2, 3, 185, 187, 4]),  # apart there: six numbers
-        (b"1 2 3 18\x105 187 4", [1, 2, 3, 185, 187, 4]),  # without it: six numbers
-        (b"1 2 3 \x00185 187 4\xff", [1, 2, 3, 185, 187, 4]),  # the same either way
-        (b"1 2 3 185\x10187 4 5", None),  # neither
+        (b"22.350 6.692 3.048 185\x00187 182", [22.35, 6.692, 3.048, 185, 187, 182]),  # Area_5/hallway_6
+        (b"19.302 -9.1\x160 1.785 146 137 106", [19.302, -9.16, 1.785, 146, 137, 106]),  # Area_3/hallway_2
+        (b"1 2 3 103.0\x100000 167.\x1000000 4.000000", [1, 2, 3, 103, 167, 4]),  # as users quote them
+        (b"1 2\x0e5 3 185 187 4\xb4", [1, 2.5, 3, 185, 187, 44]),
+        (b"1 2 3 18\x00599 187 4", None),  # a colour beyond 255
+        (b"1 2 3 18\x005 187 4", None),  # seven numbers
+        (b"1 2 3 1\x825 187 4", None),  # no bit away from what a row is written with
+        (b"1 2 1a5 3 187 4", None),  # 1e5 is not what it was
+        (b"1 2 3 \x10\x10\x10 187 4", None),  # more than chance
         (b"1 2 3 185 187", None),  # no strange byte: what is missing is not known
-        (b"1 2 3 18\x10599 187 4", None),  # a colour beyond 255
     ],
 )
-def test_a_line_is_mended_where_there_is_one_way(line, row):
+def test_a_line_is_mended_where_a_bit_was_lost(line, row):
     assert text_table.mended(line, 6, colour=3) == row
 
 

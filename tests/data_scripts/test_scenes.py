@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_scripts import scenes
+from data_scripts import s3dis, scenes
 from data_scripts.scene_file import write_scene
 from data_scripts.scene_schema import TEST, TRAIN, VALIDATION, SchemaError
 from data_scripts.scenes import GRAY, Options, convert
@@ -73,6 +73,17 @@ def test_what_folders_state(tmp_path):
     assert found.split[0] == TEST
     assert sorted(found.split[1:].tolist()) == [TRAIN, VALIDATION]
     assert found.class_names == ["ground", "building"]  # LAS says what its labels mean
+
+
+def test_rooms_of_the_peers_are_in_their_areas(tmp_path):
+    """stanford_indoor3d, what yanx27's collect_indoor3d_data writes: x y z r g b label, all in float64."""
+    (tmp_path / "own").mkdir()
+    for area, room in ((1, "office_1"), (5, "hallway_2"), (6, "office_1")):
+        np.save(tmp_path / f"own/Area_{area}_{room}.npy", np.column_stack(scene(area, labels=range(13))))
+    found, _ = made(tmp_path / "own", tmp_path, classes=s3dis.CLASSES)
+    assert found.area.tolist() == [1, 5, 6]
+    assert (found.split[1], found.class_names) == (TEST, list(s3dis.CLASSES))
+    np.testing.assert_array_equal(found.room(1).label, scene(5, labels=range(13))[2])
 
 
 def test_labels_beside_a_scan(tmp_path):

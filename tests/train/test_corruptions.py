@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from train import corruptions
-from train.corruptions import CORRUPTIONS, corrupted
+from train.corruptions import ALL, corrupted
 
 LEVELS = range(1, 6)
 
@@ -37,14 +37,15 @@ def test_counts_are_those_of_1024_points_in_proportion(furniture, N):
             "drop_local": N - many,
             "add_global": N + few,
             "add_local": N + many,
+            "missing_parts": N - round((20 + 10 * level) * N / 100),
         }
-        for name in CORRUPTIONS:
+        for name in ALL:
             found = corrupted(x, np.array([0, 1]), name, level)
             assert found.shape == (2, expected.get(name, N), 3), name
             assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", ALL)
 def test_chance_is_a_function_of_seed_level_and_place(points, places, name):
     """Whatever else is in the batch: a fold sees the points that the whole file sees."""
     found = corrupted(points, places, name, 3)
@@ -57,7 +58,7 @@ def test_chance_is_a_function_of_seed_level_and_place(points, places, name):
     )
 
 
-@pytest.mark.parametrize("name", ["drop_global", "drop_local"])
+@pytest.mark.parametrize("name", ["drop_global", "drop_local", "missing_parts"])
 def test_what_is_left_are_points_of_the_cloud_in_their_order(points, places, name):
     for level in LEVELS:
         for before, after in zip(points, corrupted(points, places, name, level)):

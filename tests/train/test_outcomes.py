@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from train import outcomes, plots, table
-from train.corruptions import CORRUPTIONS
+from train.corruptions import ALL
 from train.outcomes import Outcome
 
 
@@ -101,7 +101,7 @@ def test_nothing_to_resample_gives_no_interval():
 
 def test_mce_is_the_mean_ratio_of_errors():
     """Of 100 shapes the baseline errs on 40 at each level, b on 20 under jitter and on 40 under all else."""
-    errors = np.zeros((len(CORRUPTIONS), 5, 100), bool)
+    errors = np.zeros((len(ALL), 5, 100), bool)
     errors[:, :, :40] = True
     fewer = errors.copy()
     fewer[0, :, 20:] = False
@@ -112,7 +112,7 @@ def test_mce_is_the_mean_ratio_of_errors():
     }
     figures = outcomes.of_corrupted(found, "a")
     assert figures["a", 0, -1] == pytest.approx(
-        {"corrupted_accuracy": 0.6, "drop_local_accuracy": 0.6, "mce": 1}
+        {"corrupted_accuracy": 0.6, "missing_accuracy": 0.6, "mce": 1}
     )
     assert figures["b", 0, -1]["mce"] == pytest.approx((0.5 + 6) / 7)
     assert ("b", 1, -1) not in figures
@@ -123,7 +123,7 @@ def test_mce_is_the_mean_ratio_of_errors():
 
 
 def test_a_baseline_without_errors_has_no_mce():
-    right = np.ones((7, 5, 4), bool)
+    right = np.ones((8, 5, 4), bool)
     figures = outcomes.of_corrupted({("a", 0, -1): outcome(np.ones(4), corrupted=right)}, "a")
     assert math.isnan(figures["a", 0, -1]["mce"])
 

@@ -10,7 +10,7 @@ import torch
 from data_scripts import schema
 from train import outcomes, robustness
 from train.config import NoiseConfig
-from train.corruptions import CORRUPTIONS, corrupted
+from train.corruptions import ALL, corrupted
 from train.engine import Run
 from train.network import load_network
 from train.outcomes import Outcome
@@ -34,7 +34,7 @@ def runs(folder, tmp_path_factory):
 def test_a_measurement_is_that_of_the_saved_network(runs, folder, furniture):
     run, steps = runs / "none/seed-0", []
     found = robustness.measured(run, advance=steps.append)
-    assert sum(steps) == robustness.STEPS == 36
+    assert sum(steps) == robustness.STEPS == 41
     np.testing.assert_array_equal(found.right, outcomes.of_predictions(run / "predictions.npz").right)
     _, _, model = load_network(run)
     clouds = schema.read(folder / "small.h5")
@@ -43,8 +43,8 @@ def test_a_measurement_is_that_of_the_saved_network(runs, folder, furniture):
     with torch.no_grad():
         right = model(torch.from_numpy(x)).argmax(1).numpy() == clouds.label[test]
     np.testing.assert_array_equal(found.corrupted[4, 3], right)
-    assert found.corrupted.shape == (7, 5, 12)
-    assert robustness.measured(run, "validation").corrupted.shape == (7, 5, 6)
+    assert found.corrupted.shape == (8, 5, 12)
+    assert robustness.measured(run, "validation").corrupted.shape == (8, 5, 6)
 
 
 def test_a_measurement_is_kept_and_not_that_of_other_corruptions(runs):
@@ -67,7 +67,7 @@ def test_the_command_compares_variants_over_seeds(runs, tmp_path, monkeypatch, c
     assert "| DropPoint | 2 |" in said
     with (out / "levels.csv").open() as file:
         levels = list(csv.DictReader(file))
-    assert len(levels) == 4 * 7 * 5
+    assert len(levels) == 4 * 8 * 5
     with (out / "runs.csv").open() as file:
         by_run = {(row["variant"], row["seed"]): row for row in csv.DictReader(file)}
     for (variant, seed), row in by_run.items():
@@ -76,8 +76,8 @@ def test_the_command_compares_variants_over_seeds(runs, tmp_path, monkeypatch, c
             for level in levels
             if (level["variant"], level["seed"]) == (variant, seed)
         ]
-        assert float(row["corrupted_accuracy"]) == pytest.approx(np.mean(mine))
-        assert float(row["drop_local_accuracy"]) == pytest.approx(np.mean(mine[20:25]))
+        assert float(row["corrupted_accuracy"]) == pytest.approx(np.mean(mine[:35]))
+        assert float(row["missing_accuracy"]) == pytest.approx(np.mean(mine[35:]))
     with (out / "table.csv").open() as file:
         none, point = csv.DictReader(file)
     assert float(none["mce_mean"]) == pytest.approx(1)  # its own unit
@@ -85,7 +85,7 @@ def test_the_command_compares_variants_over_seeds(runs, tmp_path, monkeypatch, c
     error = {
         name: 1
         - np.array([float(level["accuracy"]) for level in levels if level["variant"] == name])
-        .reshape(2, 7, 5)
+        .reshape(2, 8, 5)[:, :7]
         .mean(0)
         for name in ("none", "DropPoint")
     }
@@ -96,7 +96,7 @@ def test_the_command_compares_variants_over_seeds(runs, tmp_path, monkeypatch, c
 
 
 def test_folds_of_a_seed_are_averaged():
-    right = np.ones((7, 5, 4), bool)
+    right = np.ones((8, 5, 4), bool)
     right[:, :, 2:] = False
     found = robustness.accuracies(
         {
@@ -104,7 +104,7 @@ def test_folds_of_a_seed_are_averaged():
             for fold in range(2)
         }
     )
-    assert found["a"].shape == (1, len(CORRUPTIONS), 6)
+    assert found["a"].shape == (1, len(ALL), 6)
     assert found["a"][0, 0].tolist() == [0.625, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 

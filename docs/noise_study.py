@@ -1,0 +1,138 @@
+"""`python docs/noise_study.py`: docs/noise_study.png and the tables of docs/noise_study.md, from the committed rows."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from data_scripts import schema
+from train import plots, table
+from train.corruptions import ALL, LEVELS, MISSING, corrupted
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks/results"
+PAGE = HERE / "noise_study.md"
+STUDIES = {
+    "noise_pointnet": "PointNet, furniture",
+    "noise_pointnet_meshes": "PointNet, labeled meshes",
+    "noise_dgcnn": "DGCNN, furniture",
+    "noise_dgcnn_meshes": "DGCNN, labeled meshes",
+}
+COLORS = {"none": plots.INK, "DropFeat": "#8e5bb5", "DropPoint": "#2a9d6f", "DropCluster": plots.ORANGE}
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """The lines of a committed file; none where the study has not been run."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def missing(study: str) -> dict[str, np.ndarray]:
+    """Of each variant its accuracy in per cent, [seeds, 1 + levels], whole clouds first; a seed's folds are averaged."""
+    found: dict[str, dict[int, list[list[float]]]] = {}
+    for row in rows(f"{study}_levels"):
+        if row["corruption"] == MISSING:
+            levels = found.setdefault(row["variant"], {}).setdefault(
+                int(row["seed"]), [[] for _ in range(1 + LEVELS)]
+            )
+            levels[int(row["level"])].append(100 * float(row["accuracy"]))
+    for row in rows(f"{study}_runs"):
+        found[row["variant"]][int(row["seed"])][0].append(100 * float(row["score"]))
+    return {
+        variant: np.array([[np.mean(level) for level in levels] for levels in seeds.values()])
+        for variant, seeds in found.items()
+    }
+
+
+def picture() -> None:
+    """A chair of which ever more is missing, and what the networks still make of such shapes."""
+    studies = {name: title for name, title in STUDIES.items() if rows(f"{name}_levels")}
+    with plt.rc_context(plots.STYLE):
+        figure = plt.figure(figsize=(3.3 * len(studies) + 0.4, 4.9), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=(1.0, 2.35))
+        data = schema.read(HERE.parent / "data/furniture.h5")
+        place = np.flatnonzero(data.label == data.class_names.index("chair"))[:1]
+        cloud = data.points[place, :512]
+        shares = [0, *(strength / 1024 for strength in ALL[MISSING][1])]
+        for level, axes in enumerate(above.subplots(1, 1 + LEVELS)):
+            plots.draw(axes, cloud[0], corrupted(cloud, place, MISSING, level)[0] if level else cloud[0])
+            axes.set_title(
+                f"{100 * shares[level]:.0f} % missing" if level else "whole", weight="normal", fontsize=9
+            )
+        lines: list[Any] = []
+        for i, (axes, (study, title)) in enumerate(
+            zip(below.subplots(1, len(studies), sharey=True, squeeze=False)[0], studies.items())
+        ):
+            for variant, values in missing(study).items():
+                means = [table.mean(values[:, level].tolist()) for level in range(1 + LEVELS)]
+                middle, half = np.array([m.mean for m in means]), np.array([m.half for m in means])
+                x = [100 * share for share in shares]
+                line = axes.plot(x, middle, color=COLORS[variant], marker="o", ms=3.5, lw=1.8, label=variant)
+                axes.fill_between(x, middle - half, middle + half, color=COLORS[variant], alpha=0.15, lw=0)
+                lines += line if i == 0 else []
+            axes.set_title(title, loc="left")
+            axes.set_xlabel("% of the points missing")
+            axes.grid()
+            axes.tick_params(length=0)
+        below.axes[0].set_ylabel("accuracy, %")
+        below.axes[0].legend(handles=lines, frameon=False, loc="lower left")
+        figure.savefig(HERE / "noise_study.png", dpi=130, metadata={"Software": None})
+    print(HERE / "noise_study.png")
+
+
+def as_number(text: str) -> Any:
+    """A cell of a CSV file as what it was before it was written."""
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return text
+
+
+def tables() -> str:
+    """A table a study: each figure, and its difference to no noise."""
+    parts = []
+    for study, title in STUDIES.items():
+        lines, runs = rows(f"{study}_table"), rows(f"{study}_runs")
+        if not lines:
+            continue
+        names = [name for name in table.FIGURES if f"{table.prefix(name)}mean" in lines[0]]
+        head = [
+            "variant",
+            *(
+                "accuracy, %" if n == "score" else table.FIGURES[n].title + table.FIGURES[n].unit
+                for n in names
+            ),
+        ]
+        body = []
+        for line in lines:
+            values = {name: as_number(value) for name, value in line.items()}
+            cells = ["<br>".join(filter(None, table.compared(values, name))) for name in names]
+            body.append([line["variant"], *cells])
+        commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
+        machines = ", ".join(dict.fromkeys(run["machine"] for run in runs))
+        parts.append(
+            f"### {title}\n\n{table.table(head, body, 1)}\n{lines[0]['seeds']} seeds, {lines[0]['runs']} runs a variant; "
+            f"commit {commits}, {machines}.\n"
+        )
+    return "\n".join(parts)
+
+
+def main() -> None:
+    picture()
+    start, end = "<!-- tables: python docs/noise_study.py -->\n", "<!-- end of tables -->"
+    before, rest = PAGE.read_text().split(start)
+    PAGE.write_text(before + start + "\n" + tables() + "\n" + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()
