@@ -19,6 +19,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,9 @@ def _check(options: Options) -> None:
 
 def _about(options: Options, furniture: schema.Clouds) -> str:
     """What the rooms of a folder are, and all that they depend on; a folder is only continued with the same."""
-    given = " ".join(f"--{name} {getattr(options, name):g}" for name in ("areas", "rooms", "density", "seed"))
+    given = (
+        f"--areas {options.areas} --rooms {options.rooms} --density {options.density:g} --seed {options.seed}"
+    )
     stated = {
         "source": f"furnished rooms composed by data_scripts.rooms, not scanned; {furniture.source}",
         "credits": furniture.credits,
@@ -210,9 +213,14 @@ def main() -> None:
         if options.sheet:
             from data_scripts.interiors import picture
 
-            picture.sheet(options.out, options.sheet)
+            picture.sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
     except SchemaError as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit(
+            "error: a process was killed, perhaps for want of memory. The same command goes on with what is missing; "
+            "--workers 1 takes less."
+        ) from None
     except OSError as error:
         raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
     rooms = sorted(options.out.glob("Area_*/*/"))

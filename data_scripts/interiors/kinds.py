@@ -13,6 +13,12 @@ from data_scripts.interiors.plan import FACING, Item, Plan
 
 ATTEMPTS = 6
 MUST = {"table", "chair", "bookcase", "clutter"}
+MAKES = {
+    "office": "desk",
+    "bedroom": "bed",
+    "lounge": "coffee table",
+    "pantry": "low cabinet",
+}  # the room that it is
 
 
 def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) -> Plan:
@@ -37,6 +43,7 @@ def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) 
         _lights(put)
         _radiators(put)
         missing = len(((set() if hall else MUST) | wanted) - {item.label for item in room.items})
+        missing += plan.kind in MAKES and MAKES[plan.kind] not in {item.role for item in room.items}
         if missing < lacks:
             best, lacks = room, missing
         if not missing:
@@ -194,7 +201,7 @@ def lounge(put: Furnisher, wanted: set[str]) -> None:
             put.on(low, _papers(put))
             chair = put.piece("armchair")
             for side in (-0.55, 0.55) if put.chance(0.5) else (0.0,):
-                put.before(low, chair, 0.4, side=side * 1.0, wobble=0.25)
+                put.before(low, chair, 0.4, side=side, wobble=0.25)
             if put.chance(0.6):
                 put.beside(sofa, "floor lamp", 1 if put.chance(0.5) else -1)
             opposite = (FACING.index(sofa.turn) + 2) % 4
