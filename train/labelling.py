@@ -57,7 +57,8 @@ def label_file(
         "points": len(label),
         "classes": {name: count for name, count in zip(signature.class_names, counts, strict=True) if count},
     }
-    if true is not None and true.min() >= 0 and true.max() < len(counts):
+    # A LAS file without labels says 0 of every point.
+    if true is not None and true.any() and true.min() >= 0 and true.max() < len(counts):
         found["against its labels"] = metrics.scene_scores(
             metrics.confusion(true, label, len(counts))
         ).figures

@@ -26,7 +26,7 @@ from train.config import SceneConfig
 from train.segmentation import groups
 
 PADDING = 0.001
-AT_ONCE = 16_384  # points in a call of the network, or one group
+AT_ONCE = {"cpu": 16_384, "cuda": 262_144}  # points in a call of the network, or one group
 
 
 def starts(low: float, high: float, block: float, stride: float) -> list[float]:
@@ -72,6 +72,7 @@ def label_points(
         np.zeros((0, classes), np.float32),
         0,
     )  # of the points from `begin` on, in the order of the columns
+    at_once = AT_ONCE[next(network.parameters()).device.type]
     network.eval()
 
     def settle(until: int) -> None:
@@ -97,7 +98,7 @@ def label_points(
                 held.append(found[cut])
                 centres += [corner + config.block / 2] * len(cut)
         places = np.concatenate(held) if held else np.empty((0, config.points), np.int64)
-        size = max(1, AT_ONCE // config.points)
+        size = max(1, at_once // config.points)
         for start in range(0, len(places), size):
             some = places[start : start + size]
             centre = np.array(centres[start : start + size], np.float32)[:, None]

@@ -222,7 +222,11 @@ def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str,
     ]
     share = np.round(100 * matrix / np.maximum(1, true[:, None])).astype(int)
     head = ["class", "points", "IoU", "recall", "precision"]
-    return {"confusion": share.tolist(), "classes": {"head": head, "rows": rows}}
+    return {
+        "confusion": share.tolist(),
+        "unit": "per cent of the points of a row",
+        "classes": {"head": head, "rows": rows},
+    }
 
 
 def galleries(config: SceneConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def test_other_networks_run(task, network, folder, tmp_path):
     else:
         config = replace(config, colour=False, class_weights=True, label_smoothing=0.0)
     assert 0 <= Run(config).train()[f"test/{FIGURES[task][0]}"] <= 1
+
+
+@pytest.mark.parametrize("task", FIGURES)
+def test_a_tracker_gets_coloured_clouds(task, finished):
+    config, _ = checkpoint.load_config(finished[task])
+    module = {"parts": parts, "scenes": scenes}[task]
+    with np.load(finished[task] / "predictions.npz") as answers:
+        wandb = types.SimpleNamespace(Object3D=lambda cloud: cloud)
+        sent = module.tracked(wandb, config, module.load(config), dict(answers))
+    assert sent
+    for cloud in sent.values():
+        assert cloud.shape[1] == 6
+        assert cloud[:, 3:].min() >= 0
+        assert cloud[:, 3:].max() <= 255
 
 
 def test_a_part_run_keeps_what_the_bootstrap_needs(finished):
