@@ -124,7 +124,9 @@ def _work_place(put: Furnisher) -> Item | None:
             desk, box("foot", "clutter", 0.2, 0.16, 0.1), back=True, side=put.random.uniform(-0.3, 0.3)
         )
         if foot:
-            put.plan.put(Item("screen", "clutter", -1, screen.size, foot.x, foot.y, foot.top, desk.turn), 0.0)
+            above = Item("screen", "clutter", -1, screen.size, foot.x, foot.y, foot.top, desk.turn)
+            if not put.plan.put(above, 0.0):  # before a window, say
+                put.without(foot)
         if put.chance(0.5):
             put.on(desk, "table lamp", back=True, side=put.random.choice([-1.0, 1.0]))
         for _ in range(put.random.integers(1, 4)):
