@@ -1,4 +1,4 @@
-# make train | make video | make test | make lint | make test-slow; everything is installed into .venv on first use.
+# make train | make video | make rooms | make test | make lint | make test-slow; everything is installed into .venv on first use.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: train video test test-slow lint format gates clean
+.PHONY: train video rooms test test-slow lint format gates clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m train furniture $(ARGS)
@@ -15,6 +15,18 @@ train: $(VENV)/.train
 # Data (minutes, once), training and report of the fully decomposed LSTM.
 video: $(VENV)/.train data/local/moving_furniture.h5
 	$(BIN)/python -m train fdht-lstm-video $(ARGS)
+
+# Furnished rooms (made once), a PointNet++ that labels their points, a room of the test area labelled, report.
+ROOM ?= data/local/rooms_raw/Area_5/office_1/office_1.txt
+ROOMS_RUN ?= runs/rooms-pointnet2-$(shell date +%Y%m%d-%H%M%S)
+rooms: $(VENV)/.train data/local/rooms.h5
+	$(BIN)/python -m train rooms-pointnet2 --out $(ROOMS_RUN) $(ARGS)
+	$(BIN)/python -m train.predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply
+
+# The rooms that are there already are kept.
+data/local/rooms.h5: | $(VENV)/.train
+	$(BIN)/python -m data_scripts.rooms --out data/local/rooms_raw
+	$(BIN)/python -m data_scripts.s3dis --source data/local/rooms_raw --out $@
 
 data/local/moving_furniture.h5: | $(VENV)/.train
 	$(BIN)/python -m data_scripts.moving_furniture

@@ -16,11 +16,14 @@ class ShapeError(ValueError):
     """A file is not a shape; the message names it, what is wrong and what is expected."""
 
 
-def read_shape(path: Path, points: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
+def read_shape(
+    path: Path, points: int, seed: int = 0, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere.
 
     Meshes (OFF, OBJ, STL, PLY) are sampled uniformly on their surface; clouds (PLY without faces, XYZ, TXT, CSV,
     NPY; columns x y z [nx ny nz]) are drawn from without replacement, or with it if they have too few points.
+    `whole`: a cloud keeps all its points, in their order.
     Three more columns are normals where their rows have length 1 (within 5 % in the median), not where they are colours.
     """
     path = Path(path)
@@ -43,7 +46,7 @@ def read_shape(path: Path, points: int, seed: int = 0) -> tuple[np.ndarray, np.n
         raise ShapeError(f"{path} holds coordinates that are not finite.")
     if normals is not None and not np.isfinite(normals).all():
         raise ShapeError(f"{path} holds normals that are not finite.")
-    if len(found) != points:
+    if len(found) != points and not whole:
         chosen = random.choice(len(found), points, replace=len(found) < points)
         found, normals = found[chosen], None if normals is None else normals[chosen]
     return normalised(found), None if normals is None else np.ascontiguousarray(normals, dtype=np.float32)

@@ -259,7 +259,7 @@ def needs_reestimation(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def reestimate_batch_norm(
-    model: nn.Module, batches: Iterable[Tensor], run: Callable[..., object] | None = None
+    model: nn.Module, batches: Iterable[Any], run: Callable[..., object] | None = None
 ) -> None:
     """Set every BatchNorm's running statistics to the plain mean over `batches`, with noise and dropout off.
 

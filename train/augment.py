@@ -22,7 +22,7 @@ def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Ten
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
     if config.rotate:
-        turn = upright_rotation(uniform(0, 2 * math.pi, B))
+        turn = upright_rotation(uniform(0, 2 * math.pi, B), config.up)
         points = points @ turn
         rest = rest @ turn if rest.shape[-1] else rest
     points = points * uniform(*config.scale, B, 1, 3 if config.scale_per_axis else 1)
@@ -38,8 +38,13 @@ def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Ten
     return torch.cat([points, rest], -1)
 
 
-def upright_rotation(angles: Tensor) -> Tensor:
-    """Matrices [B, 3, 3] that turn row vectors about the y axis."""
+def upright_rotation(angles: Tensor, up: str = "y") -> Tensor:
+    """Matrices [B, 3, 3] that turn row vectors about the y or the z axis."""
     c, s = angles.cos(), angles.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
-    return torch.stack([c, zero, -s, zero, one, zero, s, zero, c], -1).view(-1, 3, 3)
+    rows = (
+        [c, zero, -s, zero, one, zero, s, zero, c]
+        if up == "y"
+        else [c, s, zero, -s, c, zero, zero, zero, one]
+    )
+    return torch.stack(rows, -1).view(-1, 3, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from data_scripts import schema
 from kernels import Noise, knn
 from kernels._noise import point_factor
 from kernels._random import uniform
-from models import DGCNN, DropCluster, DropFeat, DropPoint, PointNet
+from models import DGCNN, PointNet, PointNet2
+from train import classification, points
 from train.augment import augment
 from train.config import CloudConfig, Signature
-from train.data import Data, Split, by_protocol, located, parts
+from train.data import Batch, Data, Split, by_protocol, located, parts
+from train.data import batches as data_batches
+from train.metrics import Answers, Scores
+from train.segmentation import enough_points
 
-NOUN = "shapes"
+NOUN = SAMPLES = "shapes"
+CLASSES = "classes"
+samples, scores = classification.samples, classification.scores
+penalty, describe, facts = points.penalty, points.describe, points.facts
 
 
 def load(config: CloudConfig) -> Data:
@@ -30,6 +37,7 @@ def load(config: CloudConfig) -> Data:
         raise ValueError(
             f"{path} has {clouds.points.shape[1]} points a shape and the config asks for {config.points}."
         )
+    enough_points(config, 512)
     if config.normals and clouds.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     x = clouds.points if not config.normals else np.concatenate([clouds.points, clouds.normals], -1)
@@ -46,15 +54,15 @@ def load(config: CloudConfig) -> Data:
     return Data(train, validation, test, signature, *stated)
 
 
-def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Training clouds (x [b, points, C],), resampled and augmented."""
+def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> Batch:
+    """Training clouds (x [b, points, C],), resampled and augmented, and their classes."""
     x = split.inputs[0][chosen]
     if config.resample:
         places = torch.rand(x.shape[:2], generator=generator).argsort(1)[:, : config.points]
         x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
     else:
         x = x[:, : config.points]
-    return (augment(x, config.augment, generator),)
+    return (augment(x, config.augment, generator),), split.label[chosen]
 
 
 def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:
@@ -62,13 +70,25 @@ def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:
     return (split.inputs[0][:, : config.points],)
 
 
+def batches(
+    split: Split, config: CloudConfig, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Of shapes in random order."""
+    return data_batches(draw, split, config, epoch, rank, processes)
+
+
+def answers(network: nn.Module, split: Split, config: CloudConfig, final: bool = False) -> Answers:
+    """Logits."""
+    return classification.answers(network, inputs(split, config), split, config)
+
+
+def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+    """Recall and precision."""
+    return classification.classes(found, answered, signature, NOUN)
+
+
 def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    noise = (
-        {layer: _noise(config, steps) for layer in config.noise.layers}
-        if config.noise.kind != "none"
-        else None
-    )
     classes, channels = len(signature.class_names), 6 if config.normals else 3
     if config.network == "pointnet":
         return PointNet(
@@ -77,7 +97,16 @@ def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Modul
             input_transform=config.transforms,
             feature_transform=config.transforms,
             dropout=config.dropout,
-            noise=noise,
+            noise=points.noises(config, steps),
+            sync_batch_norm=config.sync_batch_norm,
+        )
+    if config.network == "pointnet2":
+        return PointNet2(
+            classes,
+            channels,
+            grouping=config.grouping,
+            dropout=config.dropout,
+            noise=points.noises(config, steps),
             sync_batch_norm=config.sync_batch_norm,
         )
     return DGCNN(
@@ -86,46 +115,9 @@ def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Modul
         k=config.k,
         emb_dims=config.emb_dims,
         dropout=config.dropout,
-        noise=noise,
+        noise=points.noises(config, steps),
         sync_batch_norm=config.sync_batch_norm,
     )
-
-
-def _noise(config: CloudConfig, steps: int) -> nn.Module:
-    noise = config.noise
-    warmup = round(noise.warmup_epochs * steps)
-    options: dict[str, Any] = {"scaling": noise.scaling}
-    if warmup:
-        options |= {"schedule": "linear", "warmup_steps": warmup}
-    if noise.kind == "feat":
-        return DropFeat(noise.p, **options)
-    if noise.kind == "point":
-        return DropPoint(noise.p, **options)
-    return DropCluster(
-        noise.p, noise.k, reading=noise.reading, space=noise.space, radius=noise.radius, **options
-    )
-
-
-def penalty(network: Any, config: CloudConfig) -> Tensor | None:
-    """PointNet's, on its feature transform."""
-    if config.network != "pointnet" or not config.regularization:
-        return None
-    return config.regularization * network.regularization()
-
-
-def describe(config: CloudConfig) -> str:
-    """The network and its noise."""
-    noise = config.noise
-    kind = "no noise" if noise.kind == "none" else f"Drop{noise.kind.capitalize()} p {noise.p}"
-    if noise.kind == "cluster":
-        kind += f", clusters of {noise.k}"
-    name = "DGCNN" if config.network == "dgcnn" else "PointNet"
-    return f"{name} with {kind}, {config.points} points"
-
-
-def facts(network: nn.Module) -> dict[str, Any]:
-    """Nothing beside the parameters."""
-    return {}
 
 
 def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
@@ -141,7 +133,12 @@ def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> t
 
 def pictures(config: CloudConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
     """Test shapes to turn."""
-    return [{"points": packed(data.test.inputs[0][i, : config.points, :3].numpy())} for i in shown]
+    return [{"points": points.packed(data.test.inputs[0][i, : config.points, :3].numpy())} for i in shown]
+
+
+def galleries(config: CloudConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+    """Right ones and wrong ones."""
+    return classification.galleries(config, data, answered, pictures, NOUN)
 
 
 def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
@@ -158,10 +155,8 @@ def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[s
         {
             "title": f"Drop{level.capitalize()}, p {p}",
             "note": note,
-            "points": packed(cloud),
-            "fallen": base64.b64encode(
-                (255 * fallen(cloud, level, p, config.noise.k)).astype(np.uint8).tobytes()
-            ).decode(),
+            "points": points.packed(cloud),
+            "fallen": points.text((255 * fallen(cloud, level, p, config.noise.k)).astype(np.uint8)),
             "graded": level == "feat",
         }
         for level, note in notes.items()
@@ -172,10 +167,10 @@ def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[s
     return [{"title": "What the noise drops", "text": text, "items": items}]
 
 
-def fallen(points: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
+def fallen(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
     """What one draw drops of a cloud [N, 3]: the share of its features that falls at each point, [N] (0 or 1 but for
     DropFeat)."""
-    x, n = torch.from_numpy(points), len(points)
+    x, n = torch.from_numpy(cloud), len(cloud)
     seed, rate = torch.tensor(4), torch.tensor(p)
     if level == "feat":
         return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
@@ -183,12 +178,10 @@ def fallen(points: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
     return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
 
 
-def packed(points: np.ndarray) -> str:
-    """Coordinates in the unit sphere as base64 of int8."""
-    scale = max(1e-9, float(np.abs(points).max()))
-    return base64.b64encode(np.round(127 * points / max(1.0, scale)).astype(np.int8).tobytes()).decode()
+def tracked(wandb: Any, config: CloudConfig, data: Data, answered: Answers) -> dict[str, Any]:
+    """The confusion matrix and turnable test clouds."""
 
+    def picture(i: int) -> Any:
+        return wandb.Object3D(data.test.inputs[0][i, : config.points].numpy())
 
-def tracked(wandb: Any, config: CloudConfig, data: Data, i: int) -> Any:
-    """A turnable test cloud."""
-    return wandb.Object3D(data.test.inputs[0][i, : config.points].numpy())
+    return classification.tracked(wandb, data, answered, picture)

@@ -16,11 +16,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
+from data_scripts import scene_schema
 from data_scripts.schema import FOLDS
-from train import checkpoint, outcomes, robustness, table
-from train.config import CloudConfig, Config
+from train import checkpoint, outcomes, robustness, summed, table
+from train.config import CloudConfig, Config, SceneConfig
+from train.data import located
 from train.outcomes import Key, Outcome, Outcomes
 from train.recipes import RECIPES, recipe
 from train.studies import STUDIES
@@ -35,7 +38,8 @@ class Options:
     seeds: int = 5
     """Runs of each variant, with seeds 0, 1, ..."""
     folds: bool = False
-    """Run each variant and seed on all five folds, each held out once; of `--vary protocol group-fold` those of groups."""
+    """Run each variant and seed on all five folds, each held out once; of `--vary protocol group-fold` those of groups; of
+    rooms on all areas of the file (6-fold, where it is S3DIS)."""
     robustness: bool = False
     """Measure each run under the corruptions of `train.robustness` too (point clouds)."""
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
@@ -145,11 +149,14 @@ def compare(options: Options) -> str:
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
+    own = {label: folds(config) if options.folds else [-1] for label, config in configs.items()}
+    held_out = sorted({fold for found in own.values() for fold in found})
     runs = {
         (label, seed, fold): of_run(config, seed, fold, folder / named(label))
         for seed in range(options.seeds)
-        for fold in (range(FOLDS) if options.folds else (-1,))
+        for fold in held_out
         for label, config in configs.items()
+        if fold in own[label]
     }
     found: dict[Key, dict[str, Any]] = {}
 
@@ -191,7 +198,18 @@ def compare(options: Options) -> str:
     text = table.write(folder, [found[key] for key in runs], baseline, right)
     if options.robustness and right:
         robustness.write(folder, right)
+    ended_runs = {key: config.out for key, config in runs.items() if config.out and "score" in found[key]}
+    if options.folds and (pooled := summed.table_of(ended_runs)):
+        text += "\n" + pooled
+        checkpoint.write(folder / "summed.md", pooled.encode())
     return text
+
+
+def folds(config: Config) -> list[int]:
+    """What can be held out: five folds, or the areas of a file of rooms."""
+    if not isinstance(config, SceneConfig):
+        return list(range(FOLDS))
+    return np.unique(scene_schema.read(located(config)).area).tolist()
 
 
 def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
@@ -200,6 +218,8 @@ def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
     if fold < 0:
         return config
     protocol = "fold" if config.protocol == "split" else config.protocol
+    if isinstance(config, SceneConfig):
+        protocol = "area"
     return replace(config, protocol=protocol, held_out=fold, out=folder / f"seed-{seed}" / f"fold-{fold}")
 
 

@@ -45,12 +45,12 @@ class Config:
     """Dropout in the head."""
     select: Literal["validation", "test"] = "validation"
     """Split whose best epoch is reported beside the last one. "test" is how the peers choose; it flatters."""
-    protocol: Literal["split", "fold", "group-fold"] = "split"
+    protocol: Literal["split", "fold", "group-fold", "area"] = "split"
     """The file's own split, or a fold of five to test on. Shapes: stratified folds of all of them, made from the labels.
     Videos: the file's random folds of clips, as the papers did (a clip's scene and actor can then be in both training and
-    test, which flatters), or its folds of whole groups."""
+    test, which flatters), or its folds of whole groups. Rooms: an area, "area"."""
     held_out: int | None = None
-    """fold and group-fold: the fold to test on."""
+    """fold, group-fold and area: the one to test on."""
     train_on_validation: bool = False
     """Train on the validation split too (as the peers do); only the last epoch can be reported then."""
     amp: Literal["no", "bf16", "fp16"] = "no"
@@ -77,7 +77,7 @@ class NoiseConfig:
     """Share that falls, 0 <= p < 1."""
     layers: tuple[str, ...] = ("pool",)
     """Layers that carry it; "pool", inside the last max, is the recommended one.
-    PointNet has conv1 conv2 pool, DGCNN edge1 edge2 edge3 edge4 pool."""
+    A wrong name is refused with those that the network has."""
     k: int = 32
     """Cluster: points in a neighbourhood."""
     reading: Literal["gather", "scatter"] = "gather"
@@ -104,6 +104,8 @@ class AugmentConfig:
     """Half the range of the shift along each axis."""
     rotate: bool = False
     """Turn about the upright axis by any angle."""
+    up: Literal["y", "z"] = "y"
+    """The upright axis."""
     jitter: float = 0.0
     """Standard deviation of the noise on coordinates (clipped at 5 of them)."""
     point_dropout: float = 0.0
@@ -111,23 +113,19 @@ class AugmentConfig:
 
 
 @dataclass
-class CloudConfig(Config):
-    """A network that classifies point clouds (an HDF5 file of data_scripts.schema)."""
+class PointConfig(Config):
+    """What every network over points has, whatever it says of them."""
 
-    task: ClassVar[str] = "clouds"
-
-    network: Literal["dgcnn", "pointnet"] = "dgcnn"
+    network: Literal["dgcnn", "pointnet", "pointnet2"] = "dgcnn"
     """The network."""
     points: int = 1024
-    """Points of a cloud that the network sees."""
-    resample: bool = False
-    """Train on a fresh random choice of the shape's points each time, instead of the first ones."""
-    normals: bool = False
-    """Feed normals as three more channels."""
+    """Points of a sample that the network sees."""
     transforms: bool = True
     """PointNet: the input transform and the feature transform."""
     regularization: float = 0.001
     """Weight of PointNet's feature-transform penalty."""
+    grouping: Literal["ssg", "msg"] = "ssg"
+    """PointNet++: balls of one scale around a centre, or of several."""
     k: int = 20
     """DGCNN: neighbours of a point."""
     emb_dims: int = 1024
@@ -136,8 +134,67 @@ class CloudConfig(Config):
     """Noise on point features."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
+    norm_decay: float = 1.0
+    """Factor of BatchNorm's momentum every lr_epochs epochs, down to a tenth of it (yanx27's segmentation: 0.5)."""
     sync_batch_norm: bool = True
     """BatchNorm statistics over all processes."""
+
+
+@dataclass
+class CloudConfig(PointConfig):
+    """A network that classifies point clouds (an HDF5 file of data_scripts.schema)."""
+
+    task: ClassVar[str] = "clouds"
+
+    resample: bool = False
+    """Train on a fresh random choice of the shape's points each time, instead of the first ones."""
+    normals: bool = False
+    """Feed normals as three more channels."""
+
+
+@dataclass
+class PartConfig(PointConfig):
+    """A network that names the part each point of a shape belongs to (an HDF5 file of data_scripts.part_schema)."""
+
+    task: ClassVar[str] = "parts"
+
+    points: int = 2048
+    k: int = 40
+    normals: bool = False
+    """Feed normals as three more channels."""
+
+
+@dataclass
+class SceneConfig(PointConfig):
+    """A network that names the class of each point of a room (an HDF5 file of data_scripts.scene_schema)."""
+
+    task: ClassVar[str] = "scenes"
+
+    points: int = 4096
+    protocol: Literal["split", "fold", "group-fold", "area"] = "area"
+    held_out: int | None = 5
+    """area: the area to test on."""
+    colour: bool = True
+    """Feed colours, three of nine channels."""
+    class_weights: bool = False
+    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over the training rooms."""
+    blocks: int | None = None
+    """Blocks in an epoch; default: points of the training rooms x sample_rate / points."""
+    sample_rate: float = 1.0
+    """See blocks."""
+    block: float = 1.0
+    """Width of a block in metres, along x and y; a block is as high as the room."""
+    fewest: int = 1024
+    """A training block is centred on a random point whose block has more points than this; where 16 tries find none, the
+    fullest of them is taken."""
+    pool_points: int = 1 << 25
+    """Points of the rooms that blocks are drawn from at a time, which bounds the memory; an epoch goes pool by pool."""
+    validation_blocks: int = 64
+    """Blocks, always the same, that the epochs are compared on; at the end whole rooms are labelled."""
+    stride: float = 0.5
+    """Whole rooms: metres from a block to the next one."""
+    votes: int = 1
+    """Whole rooms: how often each block is cut into groups of points and labelled."""
 
 
 @dataclass
@@ -186,13 +243,20 @@ class VideoConfig(Config):
     """... which are then divided by this."""
 
 
-CONFIGS: dict[str, type[Config]] = {kind.task: kind for kind in (CloudConfig, VideoConfig)}
+CONFIGS: dict[str, type[Config]] = {
+    kind.task: kind for kind in (CloudConfig, PartConfig, SceneConfig, VideoConfig)
+}
 
 
 @dataclass
 class Signature:
-    """What a trained network maps: its input's shape, without the batch, to one of (or, multi-label, any of) the classes."""
+    """What a trained network maps: its input's shape, without the batch, to one of (or, multi-label, any of) the classes.
+
+    Where each point of a sample has a class, that of parts: `categories` are the kinds of shapes, `part_category` [classes]
+    the one that each part belongs to."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
     multi_label: bool = False
+    categories: list[str] = field(default_factory=list)
+    part_category: list[int] = field(default_factory=list)

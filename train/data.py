@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,20 +33,25 @@ class Split:
 
 @dataclass
 class Data:
-    """The three splits of a file, the name of each of its samples, and where they come from."""
+    """The three splits of a file, the name of each of its samples, and where they come from.
 
-    train: Split
-    validation: Split
-    test: Split
+    A split is what the functions of its task know; it has a length, its samples, and `index`, their places in the file."""
+
+    train: Any
+    validation: Any
+    test: Any
     signature: Signature
     name: list[str]
     source: str
     credits: str
     checksum: str
     """Of the whole file."""
+    weight: Tensor | None = None
+    """Of each class in the loss, where they are weighed."""
 
 
-Draw = Callable[[Split, Tensor, Config, torch.Generator], tuple[Tensor, ...]]
+Batch = tuple[tuple[Tensor, ...], Tensor]  # inputs, one entry a sample in each, and labels
+Draw = Callable[[Any, Tensor, Any, torch.Generator], Batch]
 
 
 def located(config: Config) -> Path:
@@ -84,22 +90,24 @@ def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np
     return train, validation, test
 
 
-def steps_per_epoch(split: Split, config: Config) -> int:
-    """Whole batches in an epoch; what is left over is another part of the set in each epoch."""
-    return len(split) // config.batch_size
-
-
 def batches(
-    draw: Draw, split: Split, config: Config, epoch: int, rank: int = 0, processes: int = 1
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it."""
+    draw: Draw, split: Any, config: Config, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it.
+
+    Whole batches; what is left over is another part of the set in each epoch."""
     order = torch.randperm(len(split), generator=generator(config.seed, epoch))
-    share = config.batch_size // processes
-    mine = slice(rank * share, (rank + 1) * share)
-    for step in range(steps_per_epoch(split, config)):
+    mine = share(config, rank, processes)
+    for step in range(len(split) // config.batch_size):
         chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-        inputs = draw(split, chosen, config, generator(config.seed, epoch, step))
-        yield tuple(value[mine] for value in inputs), split.label[chosen][mine]
+        inputs, label = draw(split, chosen, config, generator(config.seed, epoch, step))
+        yield tuple(value[mine] for value in inputs), label[mine]
+
+
+def share(config: Config, rank: int, processes: int) -> slice:
+    """The part of a batch that is this process's."""
+    size = config.batch_size // processes
+    return slice(rank * size, (rank + 1) * size)
 
 
 def generator(*numbers: int) -> torch.Generator:

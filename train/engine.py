@@ -27,96 +27,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from models import needs_reestimation, reestimate_batch_norm
 from train import checkpoint, memory
+from train.check import check
 from train.config import Config
-from train.data import Data, Split, batches, generator, steps_per_epoch
+from train.data import Data, generator
 from train.log import Tracker
-from train.metrics import Scores, in_words, scores
-from train.network import predict
+from train.metrics import Answers, Scores, in_words
+from train.objective import loss_function, share_right
 from train.provenance import commit, machine
+from train.schedule import learning_rate, set_momentum
 from train.tasks import task_of
-
-
-def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> float:
-    """The rate of a step of an epoch of `steps`, both counted from 0; only "one-cycle" moves within an epoch."""
-    if config.schedule == "one-cycle":
-        last = config.epochs * steps - 1
-        at, top = epoch * steps + step, 0.3 * config.epochs * steps - 1
-        low, end = config.lr / 25, config.lr / 250_000
-        if at <= top:
-            return low + (config.lr - low) * (1 - math.cos(math.pi * at / top)) / 2
-        return end + (config.lr - end) * (1 + math.cos(math.pi * (at - top) / max(1e-9, last - top))) / 2
-    if config.schedule == "step":
-        return config.lr * config.lr_factor ** (epoch // config.lr_epochs)
-    return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-
-
-def loss_function(logits: Tensor, label: Tensor, config: Config) -> Tensor:
-    """Cross-entropy, or the binary one where label [B, classes] says yes or no to each class.
-
-    label_smoothing spreads its share over the *other* classes, as antao97 has it. PyTorch spreads over all classes, so
-    its share is C / (C - 1) times ours.
-    """
-    if label.ndim == 2:
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), label)
-    classes = logits.shape[1]
-    smoothing = min(1.0, config.label_smoothing * classes / (classes - 1))
-    return nn.functional.cross_entropy(logits.float(), label, label_smoothing=smoothing)
-
-
-def share_right(logits: Tensor, label: Tensor) -> Tensor:
-    """Share of samples whose class is right; of many labels, the share of answers that are."""
-    found = logits > 0 if label.ndim == 2 else logits.argmax(1)
-    return (found == label).float().mean()
-
-
-def check(config: Config, data: Data, processes: int = 1) -> None:
-    """Refuse what cannot be trained, before anything is written."""
-    noun = task_of(config).NOUN
-    at_least_1 = (
-        "epochs",
-        "batch_size",
-        "lr_epochs",
-        "points",
-        "k",
-        "emb_dims",
-        "frames",
-        "hidden",
-        "layers",
-    )
-    for names, holds, expected in (
-        (at_least_1, lambda value: value >= 1, "at least 1"),
-        (("seed",), lambda value: value >= 0, "at least 0"),
-        (("lr", "clip", "std", "hidden_gain"), lambda value: value > 0, "above 0"),
-        (
-            ("dropout", "recurrent_dropout", "label_smoothing"),
-            lambda value: 0 <= value < 1,
-            "in 0 .. 1, below 1",
-        ),
-    ):
-        for name in names:
-            value = getattr(config, name, None)
-            if value is not None and not holds(value):
-                raise ValueError(f"{name} must be {expected}; got {value}.")
-    if config.batch_size % processes:
-        raise ValueError(
-            f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
-        )
-    if len(data.signature.class_names) < 2 and not data.signature.multi_label:
-        raise ValueError(
-            f"{config.data} has one class, {data.signature.class_names[0]}: nothing to tell apart."
-        )
-    if len(data.train) < config.batch_size:
-        raise ValueError(
-            f"{config.data} has {len(data.train)} training {noun}, less than one batch of {config.batch_size}."
-        )
-    if not len(data.test):
-        raise ValueError(f"{config.data} has no test {noun}, and a run ends with their scores.")
-    if data.signature.multi_label and config.label_smoothing:
-        raise ValueError(f"{config.data} has several labels a sample; label_smoothing must be 0 there.")
 
 
 class Run:
@@ -147,7 +70,7 @@ class Run:
         self.console = Console(stderr=True, quiet=self.rank != 0)
         self.data: Data = self.task.load(config)
         check(config, self.data, self.processes)
-        self.steps = steps_per_epoch(self.data.train, config)
+        self.steps = self.task.samples(self.data.train, config) // config.batch_size
         torch.manual_seed(config.seed)
         network: nn.Module = self.task.build(config, self.data.signature, self.steps)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -222,15 +145,17 @@ class Run:
                         self.console.print(f"epoch {self.epoch}/{config.epochs}: {note}, {left:.0f} s left")
         if not main:
             return {}
-        summary, logits = self._finish()
-        tracker.finish(summary, config, self.data, logits)
+        summary, answers = self._finish()
+        tracker.finish(summary, config, self.data, answers)
         return summary
 
     def _epoch(self, advance: Any) -> dict[str, Any]:
         """One pass over the training split, and the scores of the split that selects."""
         config, start, device = self.config, time.monotonic(), self.accelerator.device
         losses, hits, norms = [], [], []
-        drawn = batches(self.task.draw, self.data.train, config, self.epoch, self.rank, self.processes)
+        weight = self.data.weight.to(device) if self.data.weight is not None else None
+        set_momentum(self._plain(), config, self.epoch)
+        drawn = self.task.batches(self.data.train, config, self.epoch, self.rank, self.processes)
         for step, (inputs, label) in enumerate(drawn):
             rate = learning_rate(config, self.epoch, step, self.steps)
             for group in self.optimizer.param_groups:
@@ -241,7 +166,7 @@ class Run:
             label = label.to(device)
             with self.accelerator.autocast():
                 logits = self.network(*(value.to(device) for value in inputs))
-            loss = loss_function(logits, label, config)
+            loss = loss_function(logits, label, config, weight)
             if (penalty := self.task.penalty(self._plain(), config)) is not None:
                 loss = loss + penalty
             self.optimizer.zero_grad(set_to_none=True)
@@ -299,16 +224,14 @@ class Run:
                 module.sync = False  # one process evaluates alone
         device, config = self.accelerator.device, self.config
         clean = (
-            x.to(device) for (x, *_), _ in batches(self.task.draw, self.data.train, config, config.epochs)
+            tuple(value.to(device) for value in inputs)
+            for inputs, _ in self.task.batches(self.data.train, config, config.epochs)
         )
-        reestimate_batch_norm(model, clean)
+        reestimate_batch_norm(model, clean, lambda inputs: model(*inputs))
         return model
 
-    def _scores(self, model: nn.Module, split: Split) -> Scores:
-        return scores(self._logits(model, split), split.label)
-
-    def _logits(self, model: nn.Module, split: Split) -> Tensor:
-        return predict(model, self.task.inputs(split, self.config), self.config.batch_size)
+    def _scores(self, model: nn.Module, split: Any) -> Scores:
+        return self.task.scores(self.task.answers(model, split, self.config), self.data.signature)
 
     def _save(self) -> None:
         scaler = self.accelerator.scaler
@@ -333,15 +256,15 @@ class Run:
         write_report(self.folder, self.data)
         return json.loads((self.folder / "summary.json").read_text())
 
-    def _finish(self) -> tuple[dict[str, Any], Tensor]:
+    def _finish(self) -> tuple[dict[str, Any], Answers]:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
-        Returns the summary and the test split's logits."""
+        Returns the summary and what the network says of the test split."""
         config, test = self.config, self.data.test
         model = self._evaluated()
-        logits = self._logits(model, test)
-        last = scores(logits, test.label)
+        answers = self.task.answers(model, test, config, final=True)
+        last = self.task.scores(answers, self.data.signature)
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
-        save_predictions(self.folder / "predictions.npz", logits, test)
+        save_predictions(self.folder / "predictions.npz", answers)
         summary: dict[str, Any] = {f"test/{name}": value for name, value in last.figures.items()}
         if len(self.data.validation):
             validation = self._scores(model, self.data.validation).figures
@@ -351,7 +274,8 @@ class Run:
 
             chosen = copy.deepcopy(model)
             chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
-            best = {**self._scores(chosen, test).figures, "epoch": self.best[1] + 1}
+            there = self.task.answers(chosen, test, config, final=True)
+            best = {**self.task.scores(there, self.data.signature).figures, "epoch": self.best[1] + 1}
             summary |= {f"test_at_best_{config.select}/{name}": value for name, value in best.items()}
         summary |= {
             "epochs": config.epochs,
@@ -369,7 +293,7 @@ class Run:
         from train.report import write_report
 
         write_report(self.folder, self.data)
-        return summary, logits
+        return summary, answers
 
 
 def in_a_line(summary: dict[str, Any], digits: int = 1) -> str:
@@ -380,12 +304,12 @@ def in_a_line(summary: dict[str, Any], digits: int = 1) -> str:
     return ", ".join(f"{in_words(name)} {100 * value:.{digits}f} %" for name, value in figures.items())
 
 
-def save_predictions(path: Path, logits: Tensor, split: Split) -> None:
-    """Logits, labels and places in the data file of every sample of a split."""
+def save_predictions(path: Path, answers: Answers) -> None:
+    """What the network says of every sample of a split."""
     import io
 
     buffer = io.BytesIO()
-    np.savez(buffer, logits=logits.numpy(), label=split.label.numpy(), index=split.index)
+    np.savez_compressed(buffer, **answers)  # type: ignore[arg-type]
     checkpoint.write(path, buffer.getvalue())
 
 

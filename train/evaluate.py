@@ -27,8 +27,7 @@ def main() -> None:
     from rich.table import Table
 
     from train.engine import in_a_line
-    from train.metrics import scores
-    from train.network import load_network, predict
+    from train.network import load_network
     from train.tasks import task_of
 
     try:
@@ -51,14 +50,15 @@ def main() -> None:
     split = getattr(data, options.split)
     if not len(split):
         raise SystemExit(f"error: {config.data} has no {task.NOUN} in its {options.split} split.")
-    found = scores(predict(model, task.inputs(split, config), config.batch_size), split.label)
-    counts = split.label.sum(0) if split.label.ndim == 2 else split.label.bincount(minlength=len(found.each))
+    answers = task.answers(model, split, config, final=True)
+    found = task.scores(answers, signature)
+    stated = task.classes(found, answers, signature)["classes"]
     table = Table(title=f"{options.run}, {options.split} split")
-    what = "accuracy" if found.confusion is not None else "average precision"
-    for name in ("class", task.NOUN, what):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for name, count, value in zip(signature.class_names, counts.tolist(), found.each.tolist()):
-        table.add_row(name, f"{count:.0f}", f"{100 * value:.1f} %" if count else "")
+    for name in stated["head"]:
+        table.add_column(name, justify="left" if name == stated["head"][0] else "right")
+    for name, count, *values in stated["rows"]:
+        shown = (f"{100 * value:.1f} %" if count and value == value else "" for value in values)
+        table.add_row(name, f"{count:,}", *shown)
     Console().print(table)
     print(in_a_line({f"test/{name}": value for name, value in found.figures.items()}, 2))
 

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from train.config import Config
 from train.data import Data
+from train.metrics import Answers
 from train.tasks import task_of
 
 
@@ -42,21 +41,11 @@ class Tracker:
         """One line of metrics."""
         self._try(lambda: self.run.log(row))
 
-    def finish(self, summary: dict[str, Any], config: Config, data: Data, logits: Tensor) -> None:
-        """The summary, the confusion matrix where a sample has one class, and a few test samples."""
-        names, label = data.signature.class_names, data.test.label
+    def finish(self, summary: dict[str, Any], config: Config, data: Data, answers: Answers) -> None:
+        """The summary, and what the task shows of the test split."""
 
         def send() -> None:
-            sent = {}
-            if label.ndim == 1:
-                predicted = logits.argmax(1).tolist()
-                sent["test/confusion"] = self.wandb.plot.confusion_matrix(
-                    y_true=label.tolist(), preds=predicted, class_names=names
-                )
-                for i in range(min(4, len(label))):
-                    title = f"samples/{i}: {names[label[i]]} seen as {names[predicted[i]]}"
-                    sent[title] = task_of(config).tracked(self.wandb, config, data, i)
-            self.run.log(sent)
+            self.run.log(task_of(config).tracked(self.wandb, config, data, answers))
             self.run.summary.update(summary)
             self.run.finish()
 

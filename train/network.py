@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from train import checkpoint
 from train.config import Config, Signature
-from train.tasks import task_of
 
 
 def load_network(run: Path) -> tuple[Config, Signature, nn.Module]:
     """The config, the signature and the trained network of a run's folder."""
     from safetensors.torch import load_file
+
+    from train.tasks import task_of  # tasks use `predict`
 
     config, signature = checkpoint.load_config(run)
     path = run / "model.safetensors"

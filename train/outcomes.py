@@ -31,7 +31,7 @@ class Outcome:
     label: np.ndarray
     """Classes [n]."""
     right: np.ndarray
-    """[n] bool."""
+    """[n] bool; of shapes with parts, the IoU of each."""
     corrupted: np.ndarray | None = None
     """[corruptions of ALL, levels, n] bool, where it was measured."""
 
@@ -50,8 +50,13 @@ Outcomes = dict[Key, Outcome]
 
 
 def of_predictions(path: Path) -> Outcome | None:
-    """The outcome of a run's predictions.npz; None where a sample has several labels, for then none is right as a whole."""
+    """The outcome of a run's predictions.npz; None where a sample has several labels, for then none is right as a whole, and
+    of rooms, whose figure is no mean over them."""
     with np.load(path) as found:
+        if "iou" in found:
+            return Outcome(found["index"], found["category"], found["iou"])
+        if "logits" not in found:
+            return None
         label = found["label"]
         if label.ndim > 1:
             return None

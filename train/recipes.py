@@ -7,9 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.formats import FormatSpec
-from train.config import AugmentConfig, CloudConfig, Config, NoiseConfig, VideoConfig
+from train.config import (
+    AugmentConfig,
+    CloudConfig,
+    Config,
+    NoiseConfig,
+    PartConfig,
+    SceneConfig,
+    VideoConfig,
+)
 
 LABELED_MESHES = Path("data/local/labeled_meshes.h5")
+SHAPENET_PART = Path("data/local/shapenet_part.h5")
 
 
 def furniture() -> CloudConfig:
@@ -31,6 +40,11 @@ def furniture() -> CloudConfig:
 def furniture_pointnet() -> CloudConfig:
     """PointNet without transforms, with DropCluster, on furniture."""
     return replace(furniture(), network="pointnet", transforms=False, epochs=80, dropout=0.4)
+
+
+def furniture_pointnet2() -> CloudConfig:
+    """PointNet++ with DropCluster on furniture."""
+    return replace(furniture(), network="pointnet2")
 
 
 def labeled_meshes() -> CloudConfig:
@@ -62,6 +76,128 @@ def modelnet40_pointnet() -> CloudConfig:
         dropout=0.4,
         augment=AugmentConfig(scale=(0.8, 1.25), scale_per_axis=False, shift=0.1, point_dropout=0.875),
     )
+
+
+def components() -> PartConfig:
+    """DGCNN with DropCluster on the electronic components that ship with the project: minutes on a laptop."""
+    return PartConfig(
+        data=Path("data/components.h5"),
+        points=512,
+        k=20,
+        epochs=30,
+        batch_size=16,
+        optimizer="adam",
+        lr=1e-3,
+        lr_end=1e-5,
+        noise=NoiseConfig("cluster", p=0.3, k=32),
+        augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1),
+    )
+
+
+def components_pointnet() -> PartConfig:
+    """PointNet with DropCluster on components."""
+    return replace(components(), network="pointnet", dropout=0.0)
+
+
+def components_pointnet2() -> PartConfig:
+    """PointNet++ with DropCluster on components."""
+    return replace(components(), network="pointnet2", epochs=20)
+
+
+def shapenet_part_pointnet() -> PartConfig:
+    """yanx27's protocol: 2,048 points, Adam 1e-3, x 0.5 every 20 of 251 epochs, BatchNorm's momentum falling, no noise."""
+    return PartConfig(
+        data=SHAPENET_PART,
+        network="pointnet",
+        normals=True,
+        epochs=251,
+        batch_size=16,
+        optimizer="adam",
+        lr=1e-3,
+        schedule="step",
+        lr_factor=0.5,
+        norm_decay=0.5,
+        label_smoothing=0.0,
+        dropout=0.0,
+        augment=AugmentConfig(scale=(0.8, 1.25), scale_per_axis=False, shift=0.1),
+        train_on_validation=True,
+    )
+
+
+def shapenet_part_pointnet2() -> PartConfig:
+    """yanx27's protocol with PointNet++ (MSG)."""
+    return replace(shapenet_part_pointnet(), network="pointnet2", grouping="msg", dropout=0.5)
+
+
+def shapenet_part_dgcnn() -> PartConfig:
+    """antao97's protocol: 2,048 points, k 40, SGD 0.1, cosine to 1e-3 over 200 epochs, no augmentation, no noise."""
+    still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
+    return PartConfig(data=SHAPENET_PART, epochs=200, augment=still, train_on_validation=True)
+
+
+def s3dis_pointnet() -> SceneConfig:
+    """yanx27's protocol: blocks of 4,096 points, Adam 1e-3, x 0.7 every 10 of 32 epochs, class weights; tests on area 5."""
+    return SceneConfig(
+        data=Path("data/local/s3dis.h5"),
+        network="pointnet",
+        epochs=32,
+        batch_size=16,
+        optimizer="adam",
+        lr=1e-3,
+        schedule="step",
+        lr_epochs=10,
+        norm_decay=0.5,
+        label_smoothing=0.0,
+        dropout=0.0,
+        class_weights=True,
+        augment=AugmentConfig(scale=(1.0, 1.0), shift=0.0, rotate=True, up="z"),
+        train_on_validation=True,
+        votes=3,
+    )
+
+
+def s3dis_pointnet2() -> SceneConfig:
+    """yanx27's protocol with PointNet++."""
+    return replace(s3dis_pointnet(), network="pointnet2", dropout=0.5)
+
+
+def s3dis_dgcnn() -> SceneConfig:
+    """antao97's protocol: k 20, SGD 0.1, cosine to 1e-3 over 100 epochs; blocks are drawn as yanx27 does."""
+    still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
+    return SceneConfig(
+        data=Path("data/local/s3dis.h5"), epochs=100, augment=still, train_on_validation=True, votes=3
+    )
+
+
+def rooms() -> SceneConfig:
+    """DGCNN with DropCluster on the furnished rooms that `make rooms` makes: minutes on a laptop."""
+    return SceneConfig(
+        data=Path("data/local/rooms.h5"),
+        points=1024,
+        blocks=480,
+        epochs=15,
+        batch_size=8,
+        k=20,
+        emb_dims=512,
+        optimizer="adam",
+        lr=2e-3,
+        lr_end=1e-5,
+        fewest=512,
+        class_weights=True,
+        noise=NoiseConfig("cluster", p=0.3, k=32),
+        augment=AugmentConfig(scale=(0.9, 1.1), shift=0.0, rotate=True, up="z", jitter=0.005),
+        stride=1.0,
+    )
+
+
+def rooms_pointnet() -> SceneConfig:
+    """PointNet with DropCluster on the furnished rooms."""
+    return replace(rooms(), network="pointnet", dropout=0.0)
+
+
+def rooms_pointnet2() -> SceneConfig:
+    """PointNet++ with DropCluster on the furnished rooms."""
+    return replace(rooms(), network="pointnet2")
 
 
 def fdht_lstm_video() -> VideoConfig:
@@ -142,10 +278,23 @@ def tt_lstm(name: str, modes: tuple[int, ...], epochs: int, lr: float) -> VideoC
 RECIPES: dict[str, Callable[[], Config]] = {
     "furniture": furniture,
     "furniture-pointnet": furniture_pointnet,
+    "furniture-pointnet2": furniture_pointnet2,
     "labeled-meshes": labeled_meshes,
     "labeled-meshes-pointnet": labeled_meshes_pointnet,
     "modelnet40-dgcnn": modelnet40_dgcnn,
     "modelnet40-pointnet": modelnet40_pointnet,
+    "components": components,
+    "components-pointnet": components_pointnet,
+    "components-pointnet2": components_pointnet2,
+    "shapenet-part-pointnet": shapenet_part_pointnet,
+    "shapenet-part-pointnet2": shapenet_part_pointnet2,
+    "shapenet-part-dgcnn": shapenet_part_dgcnn,
+    "rooms": rooms,
+    "rooms-pointnet": rooms_pointnet,
+    "rooms-pointnet2": rooms_pointnet2,
+    "s3dis-pointnet": s3dis_pointnet,
+    "s3dis-pointnet2": s3dis_pointnet2,
+    "s3dis-dgcnn": s3dis_dgcnn,
     "fdht-lstm-video": fdht_lstm_video,
     "action-video": action_video,
     "ucf11-tt-lstm": ucf11_tt_lstm,

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from train import checkpoint
 from train.config import Config
 from train.data import Data
-from train.metrics import Scores, in_words, scores
+from train.metrics import in_words
 from train.network import load_network
 from train.recipes import RECIPES, recipe
 from train.tasks import task_of
 
 PAGE = Path(__file__).with_name("report_page.html")
-SHOWN = 6  # samples in each gallery
 
 
 def write_report(run: Path, data: Data) -> None:
@@ -38,76 +35,24 @@ def collect(run: Path, data: Data) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     with np.load(run / "predictions.npz") as found:
-        logits, label = torch.from_numpy(found["logits"]), torch.from_numpy(found["label"])
-    found_scores = scores(logits, label)
+        answers = dict(found)
+    found_scores = task.scores(answers, signature)
     name, leading = next(iter(found_scores.figures.items()))
     return {
-        "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(label)} test {task.NOUN}",
-        "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} classes. "
+        "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(data.test)} test {task.NOUN}",
+        "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} "
+        f"{task.CLASSES}. "
         f"{data.source}.",
         "tiles": tiles(config, summary, name),
         "epochs": [row["epoch"] + 1 for row in rows],
         "curves": curves(config, rows, name),
-        "sections": [*galleries(config, data, logits), *task.sections(config, data, network)],
+        "sections": [*task.galleries(config, data, answers), *task.sections(config, data, network)],
         "names": names,
-        **classes(found_scores, label, task.NOUN, names),
+        **task.classes(found_scores, answers, signature),
         "command": command(config),
         "machine": f"Measured: commit {summary['commit']}, {summary['machine']}, torch {summary['torch']}. "
         f"Data: {data.credits}.",
         "config": [[key, str(value)] for key, value in _flat(asdict(config)).items()],
-    }
-
-
-def galleries(config: Config, data: Data, logits: Tensor) -> list[dict[str, Any]]:
-    """The most certain test samples, right ones and wrong ones; certain of its worst answer where there are many labels."""
-    task, names, label = task_of(config), data.signature.class_names, data.test.label
-    if label.ndim == 2:
-        answers, truth = logits > 0, label > 0
-        right, sure = (answers == truth).all(1), logits.abs().sigmoid().amin(1)
-        said, true = ([_listed(names, row) for row in rows] for rows in (answers, truth))
-    else:
-        sure, predicted = logits.softmax(1).max(1)
-        right = predicted == label
-        said, true = ([names[c] for c in rows] for rows in (predicted.tolist(), label.tolist()))
-    found = []
-    for title, chosen, mark in (("right", right, "right"), ("wrong", ~right, "wrong")):
-        order = sorted(chosen.nonzero()[:, 0].tolist(), key=lambda i: -float(sure[i]))[:SHOWN]
-        items = [
-            {
-                "title": data.name[data.test.index[i]],
-                "note": f"{true[i]} → {said[i]} {100 * sure[i]:.0f} %",
-                "mark": mark,
-                **picture,
-            }
-            for i, picture in zip(order, task.pictures(config, data, order))
-        ]
-        none = "" if items else f"None of the test {task.NOUN} is {title}."
-        found.append({"title": f"Most certain, and {title}", "text": none, "items": items})
-    return found
-
-
-def _listed(names: list[str], chosen: Tensor) -> str:
-    return ", ".join(name for name, yes in zip(names, chosen.tolist()) if yes) or "none"
-
-
-def classes(found: Scores, label: Tensor, noun: str, names: list[str]) -> dict[str, Any]:
-    """The confusion matrix, and the table of the classes."""
-    if found.confusion is None:
-        rows = [[name, int(label[:, c].sum()), float(found.each[c])] for c, name in enumerate(names)]
-        return {"confusion": None, "classes": {"head": ["class", noun, "average precision"], "rows": rows}}
-    matrix = found.confusion.numpy()
-    rows = [
-        [
-            name,
-            int(matrix[c].sum()),
-            matrix[c, c] / max(1, matrix[c].sum()),
-            matrix[c, c] / max(1, matrix[:, c].sum()),
-        ]
-        for c, name in enumerate(names)
-    ]
-    return {
-        "confusion": matrix.tolist(),
-        "classes": {"head": ["class", noun, "recall", "precision"], "rows": rows},
     }
 
 
@@ -143,10 +88,15 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
 
     select = config.select
     chosen = {select: f"{select}/{name}"}
-    if name == "overall_accuracy":
-        figures = [{"title": "Accuracy", "lines": lines(training="train/accuracy", **chosen)}]
-    else:
-        figures = [{"title": in_words(name).capitalize(), "lines": lines(**chosen)}]
+    figures = []
+    if any("train/accuracy" in row for row in rows) and any(
+        f"{select}/overall_accuracy" in row for row in rows
+    ):
+        accuracy = {select: f"{select}/overall_accuracy"}
+        figures.append({"title": "Accuracy", "lines": lines(training="train/accuracy", **accuracy)})
+    if name != "overall_accuracy":
+        title = in_words(name)
+        figures.insert(0, {"title": title[:1].upper() + title[1:], "lines": lines(**chosen)})
     return [
         {"title": "Loss", "lines": lines(training="train/loss", **{select: f"{select}/loss"})},
         *figures,

@@ -8,17 +8,24 @@ from functools import partial
 from typing import Any
 
 from models.formats import FormatSpec
-from train.config import CloudConfig, Config, NoiseConfig, VideoConfig
+from train.config import Config, NoiseConfig, PointConfig, VideoConfig
 from train.recipes import recipe
 
 Shape = tuple[int, ...]
 
+NETWORKS = {"pointnet": "-pointnet", "pointnet2": "-pointnet2", "dgcnn": ""}
 # Which recipe a noise study begins with.
 NOISE_STUDIES = {
     "pointnet": "furniture-pointnet",
     "dgcnn": "furniture",
     "pointnet-meshes": "labeled-meshes-pointnet",
     "dgcnn-meshes": "labeled-meshes",
+    "pointnet2": "furniture-pointnet2",
+    **{
+        f"{network}-{data}": f"{data}{recipe}"
+        for data in ("components", "rooms")
+        for network, recipe in NETWORKS.items()
+    },
 }
 
 
@@ -33,11 +40,9 @@ def noises(feat: float, point: float, cluster: tuple[float, int]) -> dict[str, N
 
 # Of each noise study, the settings that it compares: of the noise-grid study on the same data that which has the largest sum
 # of accuracy and accuracy with parts missing on validation shapes, mCE deciding between equals.
-SETTINGS = {
+SETTINGS = {name: noises(feat=0.3, point=0.3, cluster=(0.5, 64)) for name in NOISE_STUDIES} | {
     "pointnet": noises(feat=0.2, point=0.3, cluster=(0.5, 32)),
-    "dgcnn": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
     "pointnet-meshes": noises(feat=0.5, point=0.7, cluster=(0.5, 32)),
-    "dgcnn-meshes": noises(feat=0.3, point=0.3, cluster=(0.5, 64)),
 }
 
 # What is tried of each noise: six settings, so that none has more chances than another.
@@ -51,8 +56,8 @@ POSITIONS = {"pointnet": ("conv1", "conv2", "pool"), "dgcnn": ("edge1", "edge4",
 def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
     """A noise study's recipe without noise, and with each of these. A DGCNN is one that a core trains in minutes."""
     base = recipe(NOISE_STUDIES[name])
-    assert isinstance(base, CloudConfig)
-    if base.network == "dgcnn":
+    assert isinstance(base, PointConfig)
+    if base.network == "dgcnn" and base.task == "clouds":
         base = replace(base, k=10, emb_dims=256, epochs=30)
     settings = {"none": NoiseConfig()} | noises
     return {label: replace(base, noise=noise) for label, noise in settings.items()}

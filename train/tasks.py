@@ -1,26 +1,34 @@
 """What a run learns from, by the name in its config: a module with these functions, and the noun for its samples.
 
 load(config) -> Data                            the file, cut into splits; what does not fit is said in a sentence
-draw(split, chosen, config, generator)          the inputs of a training batch, augmented
-inputs(split, config)                           the inputs of a whole split, as evaluation sees them
+samples(split, config) -> int                   training samples in an epoch, whole batches of which are steps
+batches(split, config, epoch, rank, processes)  this process's share (inputs, label) of each batch of an epoch
 build(config, signature, steps)                 the network
 penalty(network, config) -> Tensor | None       what the loss has beside the classes
 describe(config) -> str                         the network, in a few words
 facts(network) -> dict                          what the summary says of it beside its parameters
-read(file, config, signature, votes)            the inputs of one file, for predictions
-pictures(config, data, shown) -> list[dict]     samples of the test split for the report
+answers(network, split, config, final)          what the network says of a split: arrays, which predictions.npz keeps;
+                                                `final`: at the end of a run, where it may take its time
+scores(answers, signature) -> Scores            figures
+classes(scores, answers, signature)             the confusion matrix and the table of the classes
+galleries(config, data, answers) -> list[dict]  samples of the test split for the report
 sections(config, data, network) -> list[dict]   what else the report shows
-tracked(wandb, config, data, i)                 one test sample, for W&B
+tracked(wandb, config, data, answers) -> dict   what W&B shows of the test split
+
+NOUN is what the file holds, SAMPLES what an epoch counts. Where a sample has one answer, also:
+
+inputs(split, config)                           the inputs of a whole split, as evaluation sees them
+read(file, config, signature, votes)            the inputs of one file, for predictions
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from train import clouds, video
+from train import clouds, parts, scenes, video
 from train.config import Config
 
-TASKS: dict[str, ModuleType] = {"clouds": clouds, "video": video}
+TASKS: dict[str, ModuleType] = {"clouds": clouds, "parts": parts, "scenes": scenes, "video": video}
 
 
 def task_of(config: Config) -> ModuleType:

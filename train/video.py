@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from torch import Tensor, nn
 import models
 from data_scripts import video_schema
 from models.formats import FormatSpec
+from train import classification
 from train.config import Signature, VideoConfig
-from train.data import Data, Split, by_protocol, located, parts
+from train.data import Batch, Data, Split, by_protocol, located, parts
+from train.data import batches as data_batches
+from train.metrics import Answers, Scores
 
-NOUN = "clips"
+NOUN = SAMPLES = "clips"
+CLASSES = "classes"
+samples, scores = classification.samples, classification.scores
 SHOWN = 8  # frames in a strip
 
 
@@ -59,10 +65,11 @@ def chosen_frames(
     return frames[np.arange(len(frames))[:, None], places], np.minimum(length, wanted)
 
 
-def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Training clips, shifted."""
+def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> Batch:
+    """Training clips, shifted, and their classes."""
     frames, *length = (value[chosen] for value in split.inputs)
-    return (shifted(frames, config.shift, generator) if config.shift else frames, *length)
+    moved = shifted(frames, config.shift, generator) if config.shift else frames
+    return (moved, *length), split.label[chosen]
 
 
 def shifted(frames: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -77,6 +84,23 @@ def shifted(frames: Tensor, most: int, generator: torch.Generator) -> Tensor:
 def inputs(split: Split, config: VideoConfig) -> tuple[Tensor, ...]:
     """The clips of a split."""
     return split.inputs
+
+
+def batches(
+    split: Split, config: VideoConfig, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Of clips in random order."""
+    return data_batches(draw, split, config, epoch, rank, processes)
+
+
+def answers(network: nn.Module, split: Split, config: VideoConfig, final: bool = False) -> Answers:
+    """Logits."""
+    return classification.answers(network, inputs(split, config), split, config)
+
+
+def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+    """Recall and precision."""
+    return classification.classes(found, answered, signature, NOUN)
 
 
 def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Module:
@@ -172,6 +196,11 @@ def pictures(config: VideoConfig, data: Data, shown: list[int]) -> list[dict[str
     return [{"strip": png(strip(*(value[i].numpy() for value in data.test.inputs)))} for i in shown]
 
 
+def galleries(config: VideoConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+    """Right ones and wrong ones."""
+    return classification.galleries(config, data, answered, pictures, NOUN)
+
+
 def sections(config: VideoConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
     """Where the parameters are: each tensor beside the dense network's."""
     found = models.rnn_table(network)
@@ -217,6 +246,10 @@ def png(image: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def tracked(wandb: Any, config: VideoConfig, data: Data, i: int) -> Any:
-    """A test clip as a strip of frames."""
-    return wandb.Image(strip(*(value[i].numpy() for value in data.test.inputs)))
+def tracked(wandb: Any, config: VideoConfig, data: Data, answered: Answers) -> dict[str, Any]:
+    """The confusion matrix and test clips as strips of frames."""
+
+    def picture(i: int) -> Any:
+        return wandb.Image(strip(*(value[i].numpy() for value in data.test.inputs)))
+
+    return classification.tracked(wandb, data, answered, picture)

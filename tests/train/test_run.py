@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from data_scripts import schema
 from train import checkpoint, clouds
 from train.config import NoiseConfig, Signature
-from train.engine import Run, learning_rate, loss_function
+from train.engine import Run
 from train.network import load_network
+from train.objective import loss_function
 from train.recipes import RECIPES, recipe
 from train.report import command
+from train.schedule import learning_rate
 
 from .conftest import small
 

@@ -17,12 +17,14 @@ from data_scripts import video_schema
 from models.formats import FormatSpec
 from train import checkpoint, evaluate, predict, video
 from train.__main__ import main
+from train.check import check
 from train.config import Signature, VideoConfig
-from train.engine import Run, check, learning_rate
+from train.engine import Run
 from train.metrics import scores
 from train.network import load_network
 from train.recipes import RECIPES, recipe
 from train.report import command, curves
+from train.schedule import learning_rate
 
 from .conftest import small_video
 

@@ -1,0 +1,1 @@
+"""Furnished rooms, composed of the shipped furniture: catalogue, building, furnishing, surfaces, paint, scan, pictures."""

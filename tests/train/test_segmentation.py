@@ -1,0 +1,231 @@
+"""Runs on parts and scenes from config to report, and the labels of files."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_scripts.scene_file import read_scene, write_scene
+from train import checkpoint, compare, metrics, outcomes, parts, scenes, summed
+from train.config import Signature
+from train.engine import Run
+from train.labelling import label_file
+from train.network import load_network
+from train.report import curves
+
+from .small_segmentation import small_parts, small_scenes, write_rooms, write_shapes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("segmentation")
+    write_shapes(path / "parts.h5")
+    write_rooms(path / "rooms.h5")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """An uninterrupted run of each task."""
+    runs = {}
+    for name, small in (("parts", small_parts), ("scenes", small_scenes)):
+        runs[name] = folder / name
+        Run(small(folder, out=runs[name])).train()
+    return runs
+
+
+FIGURES = {
+    "parts": ("instance_mean_iou", "class_mean_iou", "overall_accuracy"),
+    "scenes": ("mean_iou", "overall_accuracy", "mean_class_accuracy"),
+}
+
+
+@pytest.mark.parametrize("task", FIGURES)
+def test_a_run_ends_with_figures_and_a_report(task, finished):
+    run = finished[task]
+    summary = json.loads((run / "summary.json").read_text())
+    for name in FIGURES[task]:
+        for key in (f"test/{name}", f"validation/{name}", f"test_at_best_validation/{name}"):
+            assert 0 <= summary[key] <= 1, key
+    page = (run / "report.html").read_text()
+    held = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
+    wide = [section for section in held["sections"] if section.get("wide")]
+    assert wide
+    assert all(len(section["items"]) % 3 == 0 and section["items"] for section in wide)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    config, signature = checkpoint.load_config(run)
+    assert config.task == task
+    assert [chart["title"] for chart in curves(config, rows, FIGURES[task][0])][2] == "Accuracy"
+    assert len(held["classes"]["rows"]) == len(signature.categories or signature.class_names)
+
+
+@pytest.mark.parametrize("task", FIGURES)
+def test_the_saved_network_gives_the_saved_answers(task, finished):
+    config, signature, network = load_network(finished[task])
+    module = {"parts": parts, "scenes": scenes}[task]
+    data = module.load(config)
+    found = module.answers(network, data.test, config, final=True)
+    with np.load(finished[task] / "predictions.npz") as kept:
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, kept[name], err_msg=name)
+    assert module.scores(found, signature).figures.keys() == set(FIGURES[task])
+
+
+@pytest.mark.parametrize("task", FIGURES)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(task, folder, finished, tmp_path):
+    """kill -9 in the middle of the second epoch."""
+    small = {"parts": small_parts, "scenes": small_scenes}[task]
+    out = tmp_path / "killed"
+    (tmp_path / "spec").mkdir()
+    checkpoint.save_config(tmp_path / "spec/config.json", small(folder, out=out), Signature([]))
+    script = (
+        "import os, signal, pathlib, train.engine as e\nfrom train import checkpoint\nf = e.loss_function; n = [0]\n"
+        "def g(*a):\n  n[0] += 1\n  if n[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n  return f(*a)\n"
+        f"e.loss_function = g\nconfig, _ = checkpoint.load_config(pathlib.Path({str(tmp_path / 'spec')!r}))\n"
+        "e.Run(config).train()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    Run(replace(small(folder), resume=out)).train()
+    ours, theirs = (load_file(run / "model.safetensors") for run in (out, finished[task]))
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
+
+
+@pytest.mark.parametrize("network", ["pointnet", "pointnet2"])
+@pytest.mark.parametrize("task", FIGURES)
+def test_other_networks_run(task, network, folder, tmp_path):
+    small = {"parts": small_parts, "scenes": small_scenes}[task]
+    points = {"parts": 512, "scenes": 1024}[task] if network == "pointnet2" else 32
+    options = {"blocks": 4, "stride": 1.0} if task == "scenes" else {}
+    config = small(
+        folder, out=tmp_path / "run", network=network, points=points, epochs=1, batch_size=2, **options
+    )
+    if task == "parts":
+        config = replace(config, norm_decay=0.5)
+    else:
+        config = replace(config, colour=False, class_weights=True, label_smoothing=0.0)
+    assert 0 <= Run(config).train()[f"test/{FIGURES[task][0]}"] <= 1
+
+
+@pytest.mark.parametrize("task", FIGURES)
+def test_a_tracker_gets_coloured_clouds(task, finished):
+    config, _ = checkpoint.load_config(finished[task])
+    module = {"parts": parts, "scenes": scenes}[task]
+    with np.load(finished[task] / "predictions.npz") as answers:
+        wandb = types.SimpleNamespace(Object3D=lambda cloud: cloud)
+        sent = module.tracked(wandb, config, module.load(config), dict(answers))
+    assert sent
+    for cloud in sent.values():
+        assert cloud.shape[1] == 6
+        assert cloud[:, 3:].min() >= 0
+        assert cloud[:, 3:].max() <= 255
+
+
+def test_a_part_run_keeps_what_the_bootstrap_needs(finished):
+    """A shape's IoU is what it gives to the instance mean IoU."""
+    found = outcomes.of_predictions(finished["parts"] / "predictions.npz")
+    summary = json.loads((finished["parts"] / "summary.json").read_text())
+    assert found.values()["score"].mean() == pytest.approx(summary["test/instance_mean_iou"])
+    assert outcomes.of_predictions(finished["scenes"] / "predictions.npz") is None
+
+
+def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path, folder):
+    config, signature, network = load_network(finished["scenes"])
+    data = scenes.load(config)
+    room = data.test.scenes.room(int(data.test.index[0]))
+    points = room.points + np.float32([10, 20, 5])
+    write_scene(tmp_path / "scene.ply", points, room.colour, room.label)
+    found = label_file(network, config, signature, tmp_path / "scene.ply", tmp_path / "labelled.ply")
+    back = read_scene(tmp_path / "labelled.ply")
+    np.testing.assert_array_equal(back.points, points)
+    np.testing.assert_array_equal(back.colour, room.colour)
+    assert sum(found["classes"].values()) == found["points"] == len(points)
+    with np.load(finished["scenes"] / "predictions.npz") as kept:
+        first = kept["predicted"][: kept["ptr"][1]]
+    # Coordinates moved by whole metres are rounded anew: a point at the edge of a column may change its group.
+    assert (back.label == first).mean() > 0.9
+    figures = metrics.scene_scores(metrics.confusion(room.label, back.label, 4)).figures
+    assert found["against its labels"] == pytest.approx(figures)
+    write_scene(tmp_path / "gray.xyz", points, None, None)
+    with pytest.raises(ValueError, match=r"gray.xyz has no colours, and the run was trained with them"):
+        label_file(network, config, signature, tmp_path / "gray.xyz", None)
+    assert not (tmp_path / "gray-labelled.ply").exists()
+
+
+def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
+    config, signature, network = load_network(finished["parts"])
+    np.savetxt(tmp_path / "pole.xyz", np.random.default_rng(0).uniform(0, 1, (75, 3)) * (0.1, 1, 0.1))
+    options = {"category": "pole", "votes": 2}
+    found = label_file(network, config, signature, tmp_path / "pole.xyz", tmp_path / "out.ply", **options)
+    label = read_scene(tmp_path / "out.ply").label
+    assert len(label) == found["points"] == 75
+    assert set(label.tolist()) <= {0, 1}  # the parts of a pole
+    with pytest.raises(ValueError, match="one of pole, plate; got none"):
+        label_file(network, config, signature, tmp_path / "pole.xyz", None)
+
+
+def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python):
+    write_scene(
+        tmp_path / "scene.ply",
+        *scenes.load(checkpoint.load_config(finished["scenes"])[0]).test.scenes.room(0),
+    )
+    run, scene, out = (
+        str(path) for path in (finished["scenes"], tmp_path / "scene.ply", tmp_path / "labelled.ply")
+    )
+    done = run_python("-m", "train.predict", run, scene, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["out"] == out
+    done = run_python("-m", "train.predict", run, str(tmp_path / "none.ply"))
+    assert done.returncode == 1
+    assert "none.ply is not there" in done.stderr
+    done = run_python("-m", "train.evaluate", run)
+    figure = json.loads((finished["scenes"] / "summary.json").read_text())["test/mean_iou"]
+    assert f"mean IoU {100 * figure:.2f} %" in done.stdout, done.stderr
+
+
+def test_bad_input_is_named(folder, tmp_path):
+    def refused(config, match):
+        with pytest.raises(ValueError, match=match):
+            Run(replace(config, out=tmp_path / "refused"))
+        assert not (tmp_path / "refused").exists()
+
+    refused(small_parts(folder, network="pointnet2"), "512 centres in its first level, .* asks for 32 points")
+    refused(small_parts(folder, normals=True), "has no normals")
+    refused(small_scenes(folder, held_out=9), r"--held-out, one of \[1, 2, 3\]; got 9")
+    refused(small_scenes(folder, stride=1.5), r"stride 1.5 leaves points between blocks of 1.0")
+    refused(small_scenes(folder, blocks=3), "3 training blocks, less than one batch of 4")
+    dropping = replace(small_scenes(folder).augment, point_dropout=0.5)
+    refused(small_scenes(folder, augment=dropping), "whose labels would no longer be theirs")
+
+
+def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finished, tmp_path):
+    config = small_scenes(folder)
+    assert compare.folds(config) == [1, 2, 3]
+    assert compare.folds(small_parts(folder)) == list(range(5))
+    run = compare.of_run(replace(config, protocol="split", held_out=None), 1, 2, tmp_path)
+    assert (run.protocol, run.held_out) == ("area", 2)
+    random, runs, total = np.random.default_rng(0), {}, np.zeros((4, 4), int)
+    for fold in (1, 2, 3):
+        matrix = random.integers(100, size=(4, 4))
+        (tmp_path / str(fold)).mkdir()
+        np.savez(tmp_path / str(fold) / "predictions.npz", confusion=matrix)
+        runs["DropPoint", 0, fold] = tmp_path / str(fold)
+        total += matrix
+    expected = metrics.scene_scores(total).figures
+    text = summed.table_of(runs)
+    cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
+    assert cells[1:6] == ["DropPoint", "1", *(f"{100 * value:.1f}" for value in expected.values())]
+    assert "3 folds" in text
+    assert summed.table_of({("", 0, 0): finished["parts"]}) == ""
