@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks import cloud_operations, cloud_steps, limits, peers
+from benchmarks import cloud_operations, cloud_steps, limits, peers, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import ROOT, Case, Row
 from data_scripts import schema
@@ -45,6 +45,7 @@ class Sizes:
     noise: tuple[int, int, int]
     sweep: tuple[tuple[int, int], ...]
     steps: dict[Network, tuple[int, int]]
+    scenes: tuple[scene_operations.Size, ...]
 
 
 FULL = Sizes(
@@ -54,9 +55,11 @@ FULL = Sizes(
         "pointnet2_ssg": (32, 1024), "pointnet2_msg": (32, 1024), "pointnet2_scenes": (4, 4096),
         "dgcnn_parts": (8, 2048),
     },
+    scenes=scene_operations.GPU,
 )  # fmt: skip
 SMALL = Sizes(
-    operation=(2, 8), k=3, channels=(3, 9), noise=(2, 8, 8), sweep=(), steps={}
+    operation=(2, 8), k=3, channels=(3, 9), noise=(2, 8, 8), sweep=(), steps={},
+    scenes=scene_operations.SMALL,
 )  # fmt: skip
 
 
@@ -80,6 +83,9 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
     for dtype in dtypes:
         build = partial(cloud_operations.linear_norm_max_cases, *size, sizes.channels[-1], dtype, device)
         yield Comparison(f"linear_norm_max {dtype}", build)
+    for operation, scene in itertools.product(scene_operations.OPERATIONS, sizes.scenes):
+        build = partial(scene_operations.cases, operation, scene, device, checkouts.get("yanx27"))
+        yield Comparison(f"{operation} {scene}", build)
 
 
 def launched_otherwise(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) -> Iterator[Comparison]:

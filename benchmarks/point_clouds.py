@@ -3,8 +3,10 @@
 Groups (`--only`): steps, training steps of PointNet, PointNet++ and DGCNN for classification, beside yanx27's and antao97's
 where their checkouts are given; segmentation, the same networks for parts and scenes; knn, edge_conv, linear_norm_max and
 noise, the operations beside eager PyTorch, PyG and, in 3-D, a k-d tree; knn_sweep, neighbours and their memory against the
-number of points; scaling, the DGCNN step against B, N, k and threads; epochs, whole epochs on furniture and what drawing
-their batches takes of them. All but those two hold two limits as well (benchmarks/limits.py).
+number of points; scene_ops, farthest points, balls and interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling,
+the DGCNN step against B, N, k and threads; epochs, whole epochs on furniture and what drawing their batches takes of them.
+All but those two hold two limits as well
+(benchmarks/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
 comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
@@ -19,13 +21,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import cloud_operations, cloud_steps, epochs, harness
+from benchmarks import cloud_operations, cloud_steps, epochs, harness, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from train.memory import keep
 
 Group = Literal[
-    "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
+    "steps",
+    "segmentation",
+    "knn",
+    "edge_conv",
+    "linear_norm_max",
+    "noise",
+    "knn_sweep",
+    "scene_ops",
+    "scaling",
+    "epochs",
 ]
 DType = Literal["float32", "bfloat16", "float16"]
 SAME = 1e-6  # of the spread of log-probabilities: rounding is 1e-16, and BatchNorm over a few clouds makes more of it
@@ -40,7 +51,8 @@ class Options:
     yanx27: Path | None = None
     """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet and PointNet++ beside ours."""
     only: tuple[Group, ...] = (
-        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scaling", "epochs"
+        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scene_ops",
+        "scaling", "epochs",
     )  # fmt: skip
     """Which groups to run."""
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")
@@ -121,6 +133,9 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
         elif group == "knn_sweep":
             for channels, size in itertools.product((3, 64), sizes.sweep):
                 yield cloud_operations.knn_cases(*size, channels, K, device)
+        elif group == "scene_ops":
+            scenes = scene_operations.QUICK if options.quick else scene_operations.CPU
+            yield from scene_operations.all_cases(scenes, device, options.yanx27)
         elif group == "epochs":
             yield from epochs.all_cases(*sizes.epochs)
         else:
@@ -162,6 +177,16 @@ def check(options: Options) -> None:
         )
         if not apart < SAME:
             raise SystemExit(f"that is more than {SAME:.0e}: what computes something else is not timed.")
+
+    if "scene_ops" in options.only and options.yanx27:
+        apart = scene_operations.distance(options.yanx27)
+        print(
+            f"scene_ops: ours and yanx27's choose the same points, and interpolate to {apart:.1e} in float32."
+        )
+        if not apart < scene_operations.SAME:
+            raise SystemExit(
+                f"that is more than {scene_operations.SAME:.0e}: what computes something else is not timed."
+            )
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels._numba import njit
+from kernels._numba import njit, shared
 
 if TYPE_CHECKING:
     from numba import prange
@@ -48,7 +48,9 @@ def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
     order, starts = (torch.empty(x.shape[0] + clouds, dtype=torch.int32) for _ in range(2))
     children = torch.empty(2 * (x.shape[0] + clouds), dtype=torch.int32)
     many = torch.empty(clouds, dtype=torch.int64)
-    _cut_cpu(x, ptr, order, starts, children, many)
+    work = 0 if clouds == 1 else 12 * x.shape[0]
+    with shared(work):
+        _cut_cpu(x, ptr, order, starts, children, many)
     leaves, nodes = torch.zeros((2, clouds + 1), dtype=torch.int64)
     torch.cumsum(many, 0, out=leaves[1:])
     torch.cumsum(2 * many - 1, 0, out=nodes[1:])
@@ -56,7 +58,8 @@ def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
     index = torch.empty((points.shape[0], LEAF), dtype=torch.int32)
     child = torch.empty(tree.shape[0], dtype=torch.int32)
     found = Boxes(points, index, leaves, nodes, child, tree)
-    _fill_cpu(x, ptr, order, starts, children, *found)
+    with shared(work):
+        _fill_cpu(x, ptr, order, starts, children, *found)
     return found
 
 

@@ -7,11 +7,36 @@ so that only the first run after an installation waits for the compiler. Loops o
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+
+SMALL = (
+    5e5  # nanoseconds of work that are not worth the wait for another thread, which comes when it has a core
+)
+
+
+class _Limit(threading.local):
+    """Threads that loops may share, of each Python thread."""
+
+    threads = 1 << 30
+
+
+_limit = _Limit()
+
+
+@contextlib.contextmanager
+def shared(work: float) -> Iterator[None]:
+    """Loops called inside share the cores if they take more than SMALL of about `work` nanoseconds on one."""
+    held, _limit.threads = _limit.threads, 1 if work < SMALL else _limit.threads
+    try:
+        yield
+    finally:
+        _limit.threads = held
 
 
 class NumbaFunction:
@@ -41,7 +66,8 @@ class NumbaFunction:
 
         # As many threads as torch has now; numba keeps the number for each Python thread.
         threads = torch.get_num_threads()
-        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+        most = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(max(1, most))
         try:
             return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
         finally:

@@ -22,7 +22,7 @@ from torch import Tensor
 from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of, leaf_distances, nearest
 from kernels._clouds import ptr_to_batch
 from kernels._groups import Groups
-from kernels._numba import njit
+from kernels._numba import njit, shared
 from kernels._operator import operator
 from kernels._positions import positions_of_both
 from kernels._triton import cdiv, jit
@@ -39,14 +39,14 @@ SEARCH = 24  # times a search takes for a point that the ball holds as a scan ta
 
 
 @njit
-def _scan(columns, x, y, z, limit, k, found):
+def _scan(cloud, x, y, z, limit, k, found):
     """The first k points within the limit, in index order, into found; returns how many, and how many points were seen."""
-    n = columns.shape[1]
+    n = cloud.shape[0]
     count = first = 0
     while first < n and count < k:
         stop = min(n, first + BLOCK)
         for j in range(first, stop):
-            a, b, c = columns[0, j] - x, columns[1, j] - y, columns[2, j] - z
+            a, b, c = cloud[j, 0] - x, cloud[j, 1] - y, cloud[j, 2] - z
             found[count] = j
             count += a * a + b * b + c * c <= limit
         first = stop
@@ -86,22 +86,25 @@ def _search(points, index, child, boxes, x, y, z, limit, stack, distances, found
 
 @njit(parallel=True)
 def _query_cpu(
-    columns, ptr, centres, batch, limit, k, points, index, leaves, nodes, child, boxes, most, lists, size
+    rows, ptr, centres, centres_ptr, limit, k, points, index, leaves, nodes, child, boxes, most, lists, size
 ):
     groups = centres.shape[0]
     for block in prange((groups + CHUNK - 1) // CHUNK):
-        found, distances = np.empty(most + LEAF + 1, np.int32), np.empty(LEAF, columns.dtype)
-        stack, far = np.empty(DEPTH, np.int32), np.empty(DEPTH, columns.dtype)
-        key, one = np.empty(1, columns.dtype), np.empty(1, np.int32)
+        found, distances = np.empty(most + LEAF + 1, np.int32), np.empty(LEAF, rows.dtype)
+        stack, far = np.empty(DEPTH, np.int32), np.empty(DEPTH, rows.dtype)
+        key, one = np.empty(1, rows.dtype), np.empty(1, np.int32)
+        b = 0  # the cloud
         held = 1.0  # points in a ball of this chunk, as the last one was
         for g in range(block * CHUNK, min(groups, (block + 1) * CHUNK)):
-            b, x, y, z = batch[g], centres[g, 0], centres[g, 1], centres[g, 2]
+            while centres_ptr[b + 1] <= g:
+                b += 1
+            x, y, z = centres[g, 0], centres[g, 1], centres[g, 2]
             start, stop = ptr[b], ptr[b + 1]
             own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
             to, tree = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]]
             # A scan sees points until it has k; a search orders all that the ball holds.
             if (stop - start) * min(1.0, k / held) < SEARCH * held:
-                count, seen = _scan(columns[:, start:stop], x, y, z, limit, k, found)
+                count, seen = _scan(rows[start:stop], x, y, z, limit, k, found)
                 held = max(1.0, count * (stop - start) / seen)
             else:
                 count = _search(own, numbers, to, tree, x, y, z, limit, stack, distances, found)
@@ -116,13 +119,16 @@ def _query_cpu(
 
 
 @njit(parallel=True)
-def _compact_cpu(lists, size, batch, ptr, offsets, k, idx, count):
-    for g in prange(size.shape[0]):
-        start, first = ptr[batch[g]], offsets[g]
-        for e in range(size[g]):
-            idx[first + e] = start + lists[g, e]
-            count[first + e] = 1
-        if size[g] > 0:
+def _compact_cpu(lists, size, ptr, centres_ptr, offsets, k, idx, count):
+    for block in prange((size.shape[0] + CHUNK - 1) // CHUNK):
+        b = 0
+        for g in range(block * CHUNK, min(size.shape[0], (block + 1) * CHUNK)):
+            while centres_ptr[b + 1] <= g:
+                b += 1
+            first = offsets[g]
+            for e in range(size[g]):
+                idx[first + e] = ptr[b] + lists[g, e]
+                count[first + e] = 1
             count[first] = k - size[g] + 1
 
 
@@ -135,16 +141,18 @@ def _cpu_query(
     x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups = centres.shape[0]
-    batch = ptr_to_batch(centres_ptr, groups)
     most = int((ptr[1:] - ptr[:-1]).max()) if ptr.shape[0] > 1 else 0
     limit = torch.tensor(_limit(radius, x.dtype), dtype=x.dtype).numpy()[()]
     lists = torch.empty((groups, min(k, most)), dtype=torch.int32)
     size = torch.empty(groups, dtype=torch.int64)
-    _query_cpu(x.T.contiguous(), ptr, centres, batch, limit, k, *boxes_of(x, ptr), most, lists, size)
+    boxes = boxes_of(x, ptr)
+    with shared(500 * groups):
+        _query_cpu(x, ptr, centres, centres_ptr, limit, k, *boxes, most, lists, size)
     offsets = torch.nn.functional.pad(size.cumsum(0), (1, 0))
     idx = torch.empty(int(offsets[-1]), dtype=torch.int64)
     count = torch.empty_like(idx)
-    _compact_cpu(lists, size, batch, ptr, offsets, k, idx, count)
+    with shared(2 * idx.numel()):
+        _compact_cpu(lists, size, ptr, centres_ptr, offsets, k, idx, count)
     return offsets, idx, count
 
 

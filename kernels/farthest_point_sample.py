@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernels._boxes import DEPTH, LEAF, NONE, box_distance, boxes_of
 from kernels._clouds import describe
-from kernels._numba import njit
+from kernels._numba import njit, shared
 from kernels._operator import operator
 from kernels._positions import positions
 from kernels._triton import cdiv, jit, next_power_of_2
@@ -94,7 +94,9 @@ def _sample_cpu(x, ptr, start, points, index, leaves, nodes, child, boxes, out):
 
 def _cpu_sample(x: Tensor, ptr: Tensor, start: Tensor, m: int, _: int) -> Tensor:
     out = torch.empty((start.shape[0], m), dtype=torch.int64)
-    _sample_cpu(x, ptr, start, *boxes_of(x, ptr), out)
+    boxes = boxes_of(x, ptr)
+    with shared(600 * out.numel() if len(out) > 1 else 0):
+        _sample_cpu(x, ptr, start, *boxes, out)
     return out
 
 

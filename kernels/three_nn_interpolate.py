@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels._boxes import DEPTH, LEAF, NONE, boxes_of, nearest
 from kernels._clouds import describe, ptr_to_batch, transposed
-from kernels._numba import njit
+from kernels._numba import njit, shared
 from kernels._operator import operator
 from kernels._positions import positions_of_both
 from kernels._triton import accumulator, cdiv, jit, next_power_of_2
@@ -40,12 +40,14 @@ EPS = 1e-8  # added to squared distances
 
 @njit(parallel=True)
 def _nearest_cpu(
-    pos, ptr, query, query_ptr, order, batch, points, index, leaves, nodes, child, boxes, idx, weight
+    pos, ptr, query, query_ptr, order, first_of, points, index, leaves, nodes, child, boxes, idx, weight
 ):
     k = idx.shape[1]
     number = query.dtype.type  # with a Python number float32 becomes float64
     for block in prange(order.shape[0]):
-        b = batch[block]
+        b = 0  # the cloud
+        while first_of[b + 1] <= block:
+            b += 1
         own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
         to, tree, first = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]], ptr[b]
         stack, far, distances = (
@@ -82,8 +84,9 @@ def _nearest_cpu(
 def _cpu_nearest(pos: Tensor, ptr: Tensor, query: Tensor, query_ptr: Tensor, k: int) -> tuple[Tensor, Tensor]:
     idx, weight = _fake_nearest(pos, ptr, query, query_ptr, k)
     near = boxes_of(query, query_ptr)  # for queries in an order in which each is close to the one before
-    batch = ptr_to_batch(near.leaves, near.index.shape[0])
-    _nearest_cpu(pos, ptr, query, query_ptr, near.index, batch, *boxes_of(pos, ptr), idx, weight)
+    boxes = boxes_of(pos, ptr)
+    with shared(500 * query.shape[0]):
+        _nearest_cpu(pos, ptr, query, query_ptr, near.index, near.leaves, *boxes, idx, weight)
     return idx, weight
 
 
@@ -117,14 +120,17 @@ def _backward_cpu(dout, weight, ptr, entries, df):
 def _cpu_interpolate(features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
     wide = features.to(accumulator(features.dtype))
     out = wide.new_empty((idx.shape[0], wide.shape[1]))
-    _interpolate_cpu(wide, idx, weight.to(wide.dtype), out)
+    with shared(0.2 * idx.numel() * wide.shape[1]):
+        _interpolate_cpu(wide, idx, weight.to(wide.dtype), out)
     return out.to(features.dtype)
 
 
 def _cpu_backward(dout: Tensor, idx: Tensor, weight: Tensor, rows: int) -> Tensor:
     wide = dout.to(accumulator(dout.dtype))
     df = wide.new_empty((rows, wide.shape[1]))
-    _backward_cpu(wide, weight.to(wide.dtype), *transposed(idx, rows), df)
+    turned = transposed(idx, rows)
+    with shared(0.2 * idx.numel() * wide.shape[1]):
+        _backward_cpu(wide, weight.to(wide.dtype), *turned, df)
     return df.to(dout.dtype)
 
 

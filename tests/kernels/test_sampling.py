@@ -158,6 +158,26 @@ def test_the_gradient_is_the_same_in_every_run():
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
+def test_small_work_stays_on_the_callers_thread(monkeypatch):
+    import numba
+
+    from kernels._numba import SMALL, njit, shared
+
+    loop, asked = njit(parallel=True)(lambda x: x), []
+    loop.__dict__["compiled"] = lambda x: x  # what is compiled does not matter here
+    monkeypatch.setattr(numba, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
+    with shared(SMALL - 1):
+        loop(1)
+        with shared(2 * SMALL):  # the outer work is known to be small
+            loop(1)
+    with shared(SMALL):
+        loop(1)
+    loop(1)
+    assert asked == [1, 1, 2, 2]
+
+
 def test_bad_input_is_named():
     x, batch = torch.rand(2, 8, 3), torch.tensor([0, 0, 1, 1, 1])
     rows, none = x[0, :5], torch.tensor([0, 0, 0, 0, 0])
