@@ -39,7 +39,7 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """The noises and edge_conv; the process must have TRITON_INTERPRET=1."""
+    """The noises, edge_conv and the passes over groups; the process must have TRITON_INTERPRET=1."""
     import kernels
     from kernels._clouds import global_idx
     from kernels._noise import draw
@@ -64,6 +64,42 @@ def entries() -> list[Entry]:
             lambda: edge._launch_backward(pq, top, total, where, rows, torch.ones(4, C)),
             *(pq, top, total, where),
             outputs=pq.numel() * 4 + csr,
+        ),
+        *of_groups(),
+    ]
+
+
+def of_groups() -> list[Entry]:
+    """The passes of group_mlp_max that gather, take the max, and sum over the entries of each row."""
+    from kernels._clouds import transposed
+    from kernels._group_kernels import OnGPU, _launch_spread
+    from kernels._group_pass import Entries, Tile
+    from kernels._noise import draw
+
+    points, groups, size = B * N, 32, 16
+    idx = torch.randint(points, (groups * size,))
+    ptr, owner = (
+        torch.arange(groups + 1) * size,
+        torch.arange(groups, dtype=torch.int32).repeat_interleave(size),
+    )
+    e = Entries(torch.randn(points, C), torch.randn(groups, C), ptr, idx, owner, torch.empty(0))
+    t, vectors, offset = Tile(0, groups, 0, groups * size), torch.randn(2, C), torch.zeros(C)
+    z = OnGPU.rows(e, t, vectors, 0.0, offset)
+    none = draw(None, torch.tensor([0, N, points]), 0)
+    top, where = torch.empty(groups, C), torch.empty(groups, C, dtype=torch.int32)
+    lists, total = transposed(idx, points), torch.zeros(points, C)
+    used = e.q[: len(idx.unique())]  # rows in no group are not read
+    return [
+        entry(
+            "groups, gather",
+            lambda: OnGPU.rows(e, t, vectors, 0.0, offset),
+            *(used, e.p, idx, owner, vectors, offset),
+        ),
+        entry("groups, max", lambda: (OnGPU.highest(z, e, t, none, top, where), top, where)[1:], z, ptr),
+        entry(
+            "groups, sums over entries",
+            lambda: _launch_spread(z, None, e.count, *lists, total),
+            *(z, *lists, total),
         ),
     ]
 

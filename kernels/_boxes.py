@@ -82,6 +82,19 @@ def leaf_distances(points, x, y, z, distances):
 
 
 @njit
+def reach(cloud, best, x, y, z):
+    """The largest squared distance from (x, y, z) to the points `best` of a cloud [n, 3]; infinite if one is missing."""
+    most = cloud.dtype.type(0)
+    for e in range(best.shape[0]):
+        if best[e] == NONE:
+            return cloud.dtype.type(np.inf)
+        near = cloud[best[e]]
+        a, b, c = near[0] - x, near[1] - y, near[2] - z
+        most = max(most, a * a + b * b + c * c)
+    return most
+
+
+@njit
 def nearest(points, index, child, boxes, x, y, z, bound, stack, far, distances, keys, best):
     """The k nearest points of one cloud by (distance, number), ascending, into keys and best [k]; NONE for what lacks.
 

@@ -349,7 +349,7 @@ def _launch_rows(
 
 def _launch_spread(
     x: Tensor, at: Tensor | None, count: Tensor, ptr: Tensor, entries: Tensor | None, out: Tensor
-) -> None:
+) -> Tensor:
     channels, block_c = x.shape[1], _width(x.shape[1])
     _group_spread_bwd_kernel[(out.shape[0], cdiv(channels, block_c))](
         *(x, ptr if at is None else at, count, ptr, ptr if entries is None else entries, out, channels),
@@ -359,3 +359,4 @@ def _launch_spread(
         BLOCK_C=block_c,
         num_warps=1,
     )
+    return out

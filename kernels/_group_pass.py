@@ -236,8 +236,8 @@ class OnCPU:
 
     @staticmethod
     def tile(channels: int) -> int:
-        """Entries of a tile: its rows of `channels` numbers fill about a MiB in float32."""
-        return max(1024, (1 << 18) // channels)
+        """Entries of a tile: its rows of `channels` numbers fill about two MiB in float32."""
+        return max(1024, (1 << 19) // channels)
 
     @staticmethod
     def rows(e: Entries, t: Tile, vectors: Tensor, slope: float, offset: Tensor) -> Tensor:

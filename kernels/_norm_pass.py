@@ -11,6 +11,7 @@ A y of -inf is a maximum over nothing: its out and its gradient are 0. NaN goes 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,7 @@ def _grad_cpu(
                 dy[m, c] = scale[c] * (d - mean_dz[c] - hat * mean_dz_hat[c])
 
 
+@functools.cache
 def scalar(value: float, dtype: torch.dtype) -> Any:
     """A Python float as the NumPy scalar of `dtype`, so that numba computes in that type."""
     return torch.tensor(value, dtype=dtype).numpy()[()]

@@ -61,7 +61,7 @@ class NumbaFunction:
 
     def __call__(self, *args: Any) -> Any:
         if not self.options["parallel"]:
-            return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
+            return self.compiled(*[_view(a) for a in args])
         import numba
 
         # As many threads as torch has now; numba keeps the number for each Python thread.
@@ -69,12 +69,18 @@ class NumbaFunction:
         most = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         numba.set_num_threads(max(1, most))
         try:
-            return self.compiled(*(a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in args))
+            return self.compiled(*[_view(a) for a in args])
         finally:
             if (
                 torch.get_num_threads() != threads
             ):  # numba's first launch sets OpenMP's number, which is torch's too
                 torch.set_num_threads(threads)
+
+
+def _view(a: Any) -> Any:
+    if not isinstance(a, torch.Tensor):
+        return a
+    return a.detach().numpy() if a.requires_grad else a.numpy()
 
 
 def njit(

@@ -105,7 +105,7 @@ def _query_cpu(
             # A scan sees points until it has k; a search orders all that the ball holds.
             if (stop - start) * min(1.0, k / held) < SEARCH * held:
                 count, seen = _scan(rows[start:stop], x, y, z, limit, k, found)
-                held = max(1.0, count * (stop - start) / seen)
+                held = max(1.0, count * (stop - start) / max(1, seen))
             else:
                 count = _search(own, numbers, to, tree, x, y, z, limit, stack, distances, found)
                 held = max(1.0, count)
@@ -143,7 +143,7 @@ def _cpu_query(
     groups = centres.shape[0]
     most = int((ptr[1:] - ptr[:-1]).max()) if ptr.shape[0] > 1 else 0
     limit = torch.tensor(_limit(radius, x.dtype), dtype=x.dtype).numpy()[()]
-    lists = torch.empty((groups, min(k, most)), dtype=torch.int32)
+    lists = torch.empty((groups, max(1, min(k, most))), dtype=torch.int32)
     size = torch.empty(groups, dtype=torch.int64)
     boxes = boxes_of(x, ptr)
     with shared(500 * groups):
@@ -231,9 +231,10 @@ def _launch_query(
     x: Tensor, ptr: Tensor, centres: Tensor, centres_ptr: Tensor, radius: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch = ptr_to_batch(centres_ptr, centres.shape[0])
-    lists, size = _launch_lists(x, ptr, centres, batch, radius, k)
+    width = max(1, min(k, x.shape[0]))
+    lists, size = _launch_lists(x, ptr, centres, batch, radius, width)
     offsets = torch.nn.functional.pad(size.cumsum(0), (1, 0))
-    held = torch.arange(k, device=x.device) < size[:, None]
+    held = torch.arange(width, device=x.device) < size[:, None]
     idx = (lists + ptr[batch, None])[held]
     count = torch.ones_like(idx)
     count[offsets[:-1]] = k + 1 - size

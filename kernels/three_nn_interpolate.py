@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._boxes import DEPTH, LEAF, NONE, boxes_of, nearest
+from kernels._boxes import DEPTH, LEAF, NONE, boxes_of, nearest, reach
 from kernels._clouds import describe, ptr_to_batch, transposed
 from kernels._numba import njit, shared
 from kernels._operator import operator
@@ -49,7 +49,8 @@ def _nearest_cpu(
         while first_of[b + 1] <= block:
             b += 1
         own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
-        to, tree, first = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]], ptr[b]
+        to, tree = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]]
+        cloud, first = pos[ptr[b] : ptr[b + 1]], ptr[b]
         stack, far, distances = (
             np.empty(DEPTH, np.int32),
             np.empty(DEPTH, pos.dtype),
@@ -61,14 +62,7 @@ def _nearest_cpu(
                 break
             i = query_ptr[b] + order[block, e]
             x, y, z = query[i, 0], query[i, 1], query[i, 2]
-            bound = number(0)  # the neighbours of the query before, which lies close by, are within it
-            for n in range(k):
-                if best[n] == NONE:
-                    bound = number(np.inf)
-                    break
-                near = pos[first + best[n]]
-                u, v, w = near[0] - x, near[1] - y, near[2] - z
-                bound = max(bound, u * u + v * v + w * w)
+            bound = reach(cloud, best, x, y, z)  # of the neighbours of the query before, which lies close by
             nearest(own, numbers, to, tree, x, y, z, bound, stack, far, distances, keys, best)
             total = number(0)
             for n in range(k):

@@ -8,6 +8,7 @@ import torch
 from kernels import Groups, group_mlp_max, knn
 from kernels._clouds import global_idx
 from kernels._group_pass import OnCPU
+from kernels._workers import each
 from models.grouped import EdgeConv2, GroupMLPMax
 from tests.oracle import groups as oracle
 
@@ -219,3 +220,17 @@ def test_bad_arguments_are_named():
         group_mlp_max(pos, centres, groups, [torch.randn(4, 5)], norms)
     with pytest.raises(ValueError, match="at least 0"):
         group_mlp_max(pos, centres, groups, [torch.randn(4, 3)], norms, negative_slope=-1)
+
+
+def test_workers_keep_to_one_thread_each_and_leave_the_callers_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = each(lambda i: (i, torch.get_num_threads(), torch.is_grad_enabled()), range(9))
+        assert found == [(i, 1, False) for i in range(9)]
+        assert torch.get_num_threads() == 2
+        assert torch.is_grad_enabled()
+        with pytest.raises(ZeroDivisionError):
+            each(lambda i: 1 // i, [1, 0, 2])
+    finally:
+        torch.set_num_threads(before)

@@ -22,6 +22,28 @@ def test_coordinates_are_exact_and_the_smaller_index_wins_ties(shape, k):
         assert torch.equal(idx, brute(cloud, k)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_clouds_have_the_same_neighbours(dtype):
+    from kernels.knn import SEARCH
+
+    sizes = [SEARCH + 100, 7, 300]
+    batch = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+    for x in (torch.randint(-9, 10, (sum(sizes), 3)).to(dtype), torch.rand(sum(sizes), 3, dtype=dtype) ** 4):
+        x[5] = torch.nan  # it is nobody's neighbour but its own
+        found = knn(x, 7, batch=batch)
+        assert (found[5] == 5).all()
+        apart = [knn(cloud, 7) for cloud in x[SEARCH + 100 :].split(sizes[1:])]
+        assert torch.equal(found[SEARCH + 100 : SEARCH + 107], apart[0] + SEARCH + 100)
+        assert torch.equal(found[SEARCH + 107 :], apart[1] + SEARCH + 107)
+        cloud, queries = x[: SEARCH + 100], torch.randperm(SEARCH + 100)[:300]
+        a = cloud[queries, None] - cloud
+        d = a[..., 0].square() + a[..., 1].square() + a[..., 2].square()  # rounded as the kernel's
+        d = d.nan_to_num(nan=torch.inf)
+        right = d.sort(dim=1, stable=True).indices[:, :7]
+        live = queries != 5
+        assert torch.equal(found[queries][live], right[live])
+
+
 @pytest.mark.parametrize("channels", [9, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_features_agree_in_distance(channels, dtype):
