@@ -23,10 +23,9 @@ rooms: $(VENV)/.train data/local/rooms.h5
 	$(BIN)/python -m train rooms-pointnet2 --out $(ROOMS_RUN) $(ARGS)
 	$(BIN)/python -m train.predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply
 
-data/local/rooms_raw/rooms.json: | $(VENV)/.train
-	$(BIN)/python -m data_scripts.rooms --out $(@D)
-
-data/local/rooms.h5: | data/local/rooms_raw/rooms.json
+# The rooms that are there already are kept.
+data/local/rooms.h5: | $(VENV)/.train
+	$(BIN)/python -m data_scripts.rooms --out data/local/rooms_raw
 	$(BIN)/python -m data_scripts.s3dis --source data/local/rooms_raw --out $@
 
 data/local/moving_furniture.h5: | $(VENV)/.train

@@ -7,7 +7,7 @@ scanner sees: data_scripts/interiors. Files are those of Stanford3dDataset_v1.2_
 
 The rooms of area 5 hold test furniture alone, those of the other areas training and validation furniture.
 
-An area is made in a hidden folder, room by room, each renamed when it is whole, and renamed when all are there: a second
+An area is made in a hidden folder, room by room, each renamed when it is whole, and the area when all are there: a second
 start goes on. What a room holds depends on the seed, its area and its number alone.
 """
 
@@ -19,6 +19,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Options:
     """Points a square metre near a scanner; a room of 25 square metres has about 100 times as many points."""
     seed: int = 0
     """Of everything that is drawn at random."""
-    jobs: int = 0
-    """Processes; 0: one for each core."""
+    workers: int = 0
+    """Rooms that are made at a time; 0: one a core."""
     sheet: Path | None = None
     """Also draw some of the rooms, opened, in true colours and by class."""
 
@@ -138,7 +139,9 @@ def _check(options: Options) -> None:
 
 def _about(options: Options, furniture: schema.Clouds) -> str:
     """What the rooms of a folder are, and all that they depend on; a folder is only continued with the same."""
-    given = " ".join(f"--{name} {getattr(options, name):g}" for name in ("areas", "rooms", "density", "seed"))
+    given = (
+        f"--areas {options.areas} --rooms {options.rooms} --density {options.density:g} --seed {options.seed}"
+    )
     stated = {
         "source": f"furnished rooms composed by data_scripts.rooms, not scanned; {furniture.source}",
         "credits": furniture.credits,
@@ -159,25 +162,34 @@ def convert(options: Options) -> None:
         raise SchemaError(
             f"{options.out} holds rooms made with other options ({stated}); remove it, or give another --out."
         )
-    if not stated.is_file() and options.out.is_dir() and any(options.out.iterdir()):
+    if (
+        not stated.is_file()
+        and options.out.is_dir()
+        and {p.name for p in options.out.iterdir()} - {f".{ABOUT}"}
+    ):
         raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
     options.out.mkdir(parents=True, exist_ok=True)
-    stated.write_text(text)
+    unfinished = stated.with_name(f".{ABOUT}")
+    unfinished.write_text(text)
+    os.replace(unfinished, stated)
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
-    jobs = options.jobs or len(os.sched_getaffinity(0))
+    workers = options.workers or len(os.sched_getaffinity(0))
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with bar, ProcessPoolExecutor(jobs, context, _end_with_parent) as pool:
+    with bar, ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
         work = {pool.submit(_job, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)
-        for done in as_completed(work):
-            done.result()
-            bar.advance(task)
-            area = work[done]
-            left[area] -= 1
-            if not left[area]:
-                os.replace(_part(options.out, area), options.out / f"Area_{area}")
+        try:
+            for done in as_completed(work):
+                done.result()
+                bar.advance(task)
+                left[work[done]] -= 1
+                if not left[work[done]]:
+                    os.replace(_part(options.out, work[done]), options.out / f"Area_{work[done]}")
+        except BaseException:  # an interruption, a full disk: the other rooms are for the next start
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:
@@ -201,9 +213,16 @@ def main() -> None:
         if options.sheet:
             from data_scripts.interiors import picture
 
-            picture.sheet(options.out, options.sheet)
+            picture.sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
     except SchemaError as error:
         raise SystemExit(f"error: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit(
+            "error: a process was killed, perhaps for want of memory. The same command goes on with what is missing; "
+            "--workers 1 takes less."
+        ) from None
+    except OSError as error:
+        raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
     rooms = sorted(options.out.glob("Area_*/*/"))
     print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
 

@@ -21,12 +21,12 @@ PROGRAMME = {
 }
 # Width and depth: lowest and highest.
 SIZES = {
-    "office": ((4.4, 5.6), (4.2, 5.2)),
-    "conferenceRoom": ((5.4, 6.8), (4.6, 5.6)),
-    "lounge": ((4.8, 6.0), (4.6, 5.6)),
-    "bedroom": ((4.4, 5.2), (4.2, 5.0)),
-    "pantry": ((4.6, 5.6), (4.2, 5.2)),
-    "storage": ((4.4, 5.6), (4.2, 5.2)),
+    "office": ((4.2, 5.2), (4.0, 4.8)),
+    "conferenceRoom": ((5.0, 6.4), (4.3, 5.2)),
+    "lounge": ((4.5, 5.6), (4.4, 5.2)),
+    "bedroom": ((4.2, 4.9), (4.0, 4.7)),
+    "pantry": ((4.2, 5.2), (4.0, 4.8)),
+    "storage": ((4.2, 5.2), (4.0, 4.8)),
 }
 HEIGHTS = {1: 2.9, 2: 2.6, 3: 2.75, 4: 3.2, 5: 2.85, 6: 3.0}
 
@@ -93,7 +93,7 @@ def _room(plan: Plan, hall: Plan, wall: int, shapes: _Doors, random: np.random.G
     hall.open(Opening(NORTH - wall, there - width / 2, there + width / 2, 0.0, 2.05, role))
     outside, sill = NORTH - wall, random.uniform(0.85, 0.95)
     top = min(sill + random.uniform(1.2, 1.4), plan.height - 0.45)
-    count = 2 if plan.width < 6 else 3
+    count = 2 if plan.width < 5.8 else 3
     bay = plan.width / count
     wide = float(np.clip(shapes.window * (top - sill) / 1.3, 0.8, min(1.5, bay - 0.5)))
     for i in range(count):

@@ -13,6 +13,12 @@ from data_scripts.interiors.plan import FACING, Item, Plan
 
 ATTEMPTS = 6
 MUST = {"table", "chair", "bookcase", "clutter"}
+MAKES = {
+    "office": "desk",
+    "bedroom": "bed",
+    "lounge": "coffee table",
+    "pantry": "low cabinet",
+}  # the room that it is
 
 
 def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) -> Plan:
@@ -37,6 +43,7 @@ def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) 
         _lights(put)
         _radiators(put)
         missing = len(((set() if hall else MUST) | wanted) - {item.label for item in room.items})
+        missing += plan.kind in MAKES and MAKES[plan.kind] not in {item.role for item in room.items}
         if missing < lacks:
             best, lacks = room, missing
         if not missing:
@@ -117,7 +124,9 @@ def _work_place(put: Furnisher) -> Item | None:
             desk, box("foot", "clutter", 0.2, 0.16, 0.1), back=True, side=put.random.uniform(-0.3, 0.3)
         )
         if foot:
-            put.plan.put(Item("screen", "clutter", -1, screen.size, foot.x, foot.y, foot.top, desk.turn), 0.0)
+            above = Item("screen", "clutter", -1, screen.size, foot.x, foot.y, foot.top, desk.turn)
+            if not put.plan.put(above, 0.0):  # before a window, say
+                put.without(foot)
         if put.chance(0.5):
             put.on(desk, "table lamp", back=True, side=put.random.choice([-1.0, 1.0]))
         for _ in range(put.random.integers(1, 4)):
@@ -153,8 +162,10 @@ def office(put: Furnisher, wanted: set[str]) -> None:
     """Work places, bookcases; a sofa for guests."""
     if "sofa" in wanted:
         put.against("sofa", widest=2.1)
-    for _ in range(2 + put.chance(0.4)):
-        _work_place(put)
+    for _ in range(3):
+        desk = _work_place(put)
+        if desk and put.chance(0.4):  # for a visitor, at the side
+            put.around(desk, put.piece("chair"), 0.3)
     for _ in range(2):
         put.against(_case(put))
     cabinet = put.against("low cabinet")
@@ -165,7 +176,7 @@ def office(put: Furnisher, wanted: set[str]) -> None:
 def conference(put: Furnisher, wanted: set[str]) -> None:
     """One long table, or two end to end, with chairs all round."""
     put.table_with_chairs(
-        "table", "office chair" if put.chance(0.4) else "chair", 5, 0.95, pair=put.plan.width > 5.8
+        "table", "office chair" if put.chance(0.4) else "chair", 5, 0.95, pair=put.plan.width > 5.5
     )
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(3):
@@ -192,7 +203,7 @@ def lounge(put: Furnisher, wanted: set[str]) -> None:
             put.on(low, _papers(put))
             chair = put.piece("armchair")
             for side in (-0.55, 0.55) if put.chance(0.5) else (0.0,):
-                put.before(low, chair, 0.4, side=side * 1.0, wobble=0.25)
+                put.before(low, chair, 0.4, side=side, wobble=0.25)
             if put.chance(0.6):
                 put.beside(sofa, "floor lamp", 1 if put.chance(0.5) else -1)
             opposite = (FACING.index(sofa.turn) + 2) % 4
@@ -201,7 +212,7 @@ def lounge(put: Furnisher, wanted: set[str]) -> None:
                 put.on(stand, box("screen", "clutter", min(1.1, stand.size[0] - 0.1), 0.06, 0.6), back=True)
             break
         put.plan.items[:] = before
-    put.table_with_chairs("round table" if put.chance(0.6) else "table", "chair", 2, 0.8)
+    put.table_with_chairs("round table" if put.chance(0.6) else "table", "chair", 2, 0.9)
     for table in [item for item in put.plan.items if item.role in ("round table", "table")]:
         put.on(table, "vessel")
     for _ in range(1 + put.chance(0.5)):
@@ -254,7 +265,7 @@ def pantry(put: Furnisher, wanted: set[str]) -> None:
             put.on(item, "vessel")
     if "sofa" in wanted:
         put.against("sofa", widest=1.9)
-    put.table_with_chairs("table" if put.chance(0.6) else "round table", "chair", 2, 0.9)
+    put.table_with_chairs("table" if put.chance(0.7) else "round table", "chair", 3, 0.95)
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(5):
             put.on(table, "vessel")
@@ -279,7 +290,7 @@ def storage(put: Furnisher, wanted: set[str]) -> None:
                 last = put.beside(last, put.piece("bookcase", 1.7), side, 0.02) if last else None
     if "sofa" in wanted:
         put.against("sofa", widest=2.1)
-    put.table_with_chairs("table", "chair", 2, 0.7)
+    put.table_with_chairs("table", "chair", 3, 0.85)
     for table in [item for item in put.plan.items if item.label == "table"]:
         for _ in range(4):
             put.on(table, _papers(put) if put.chance(0.7) else "vessel")

@@ -17,6 +17,7 @@ FACING = (math.pi, -math.pi / 2, 0.0, math.pi / 2)  # the turn of an item whose 
 SWING = 1.0  # metres before a door that stay free
 CLEARANCE = 0.3  # half the width of who walks through
 CELL = 0.05  # of the grid that walking is checked on
+OPEN = 0.18  # the share of the floor that one can stand on, at least
 BODY = 1.6  # what hangs above this is in nobody's way
 
 
@@ -152,9 +153,9 @@ class Plan:
         return free, parts == starts[0]
 
     def walkable(self, *more: Item) -> bool:
-        """Whether all doors are joined, and with them 97 % of the cells to stand on."""
+        """Whether all doors are joined, and with them 97 % of the cells to stand on and a share `OPEN` of the floor."""
         free, reached = self.reached(*more)
-        return bool(reached.sum() >= 0.97 * max(free.sum(), 1) and reached.any())
+        return bool(reached.sum() >= 0.97 * free.sum() and reached.mean() >= OPEN)
 
 
 def _apart(low: float, high: float, other_low: float, other_high: float) -> bool:

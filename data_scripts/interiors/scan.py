@@ -57,7 +57,7 @@ def positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.n
     cells = np.argwhere(reached)[:, ::-1] * CELL + CELL / 2
     if len(cells) == 0:
         cells = np.array([[plan.width / 2, plan.depth / 2]])
-    count = int(np.clip(round(plan.width * plan.depth / 9), 2, 4 if plan.kind == "hallway" else 3))
+    count = int(np.clip(round(plan.width * plan.depth / 7), 2, 4 if plan.kind == "hallway" else 3))
     tried = cells[random.choice(len(cells), min(len(cells), 3 * count), replace=False)]
     tried = np.column_stack([tried, random.uniform(1.4, 1.65, len(tried))])
     some = random.choice(len(surface.points), min(len(surface.points), SCOUTED), replace=False)
@@ -83,9 +83,8 @@ def _share(
     row = ((np.arcsin(ray[:, 2] / away) / math.pi + 0.5) * rows).astype(int).clip(0, rows - 1)
     column = ((np.arctan2(ray[:, 1], ray[:, 0]) / (2 * math.pi) + 0.5) * columns).astype(int) % columns
     slope = np.minimum(np.sqrt(1 / facing**2 - 1), 5)
-    within = (
-        0.03 + (radius + math.pi / rows * away) * slope
-    )  # how far a neighbour on the same plane may be nearer
+    # How much nearer a neighbour on the same plane may be.
+    within = 0.03 + (radius + math.pi / rows * away) * slope
     seen = away <= nearest[row, column] + within
     share = seen * np.minimum(1, (NEAR / away) ** 1.5) * np.sqrt(facing)
     behind = ndimage.maximum_filter(np.where(np.isfinite(nearest), nearest, 0), 3, mode=("nearest", "wrap"))

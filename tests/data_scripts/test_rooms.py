@@ -320,7 +320,7 @@ def test_a_plan_refuses_what_does_not_fit():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, furniture):
     out = tmp_path_factory.mktemp("rooms") / "raw"
-    convert(Options(out=out, areas=1, rooms=2, density=40, jobs=1))
+    convert(Options(out=out, areas=1, rooms=2, density=40, workers=1))
     return out
 
 
@@ -351,7 +351,7 @@ def test_an_interrupted_start_goes_on(folder):
     hidden = area.rename(folder / ".Area_1")
     half = (hidden / "office_1").rename(hidden / ".office_1")
     (half / "office_1.txt").write_text("1 2")
-    convert(Options(out=folder, areas=1, rooms=2, density=40, jobs=1))
+    convert(Options(out=folder, areas=1, rooms=2, density=40, workers=1))
     assert contents(folder) == before
     assert kept.stat().st_mtime_ns == stamp
 

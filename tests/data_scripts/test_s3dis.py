@@ -2,6 +2,7 @@
 
 import json
 import signal
+import tarfile
 import zipfile
 
 import numpy as np
@@ -102,7 +103,10 @@ def test_an_archive_gives_the_same(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for one in sorted(folder.rglob("*")):
             file.write(one, f"Stanford3d/{one.relative_to(folder)}")
+    with tarfile.open(tmp_path / "raw.tar.gz", "w:gz") as file:
+        file.add(folder, "Stanford3d")
     one, _ = made(folder, tmp_path)
+    assert made(tmp_path / "raw.tar.gz", tmp_path / "c")[0].digest == one.digest
     other, notes = made(path, tmp_path / "b")
     assert other.digest == one.digest
     assert "raw.zip: Stanford3d/Area_1/hallway_6/Annotations: 1 of stairs" in notes[0]
