@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 import kernels
+from kernels._gemm import gram, mm
 from kernels._norm import sum_over_processes
 from models.layers import LinearNormAct, LinearNormMax, add_to_points, one_hot
 from models.noise import draw, placed
@@ -138,11 +139,7 @@ def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor]:
     assert norm.running_var is not None
     with torch.autocast(x.device.type, enabled=False):
         if norm.training:
-            rows = x.flatten(0, -2).to(weight.dtype)
-            count = _SumOverProcesses.apply(rows.new_full((), float(len(rows))), layer.sync)
-            mean_x = _SumOverProcesses.apply(rows.sum(0), layer.sync) / count
-            centred = (rows - mean_x).T
-            covariance = _SumOverProcesses.apply(kernels.linear(centred, centred), layer.sync) / count
+            mean_x, covariance = _Covariance.apply(x.flatten(0, -2).to(weight.dtype), layer.sync)
             mean, var = weight @ mean_x, ((weight @ covariance) * weight).sum(1)
         else:
             mean, var = norm.running_mean - layer.linear.bias, norm.running_var
@@ -150,15 +147,24 @@ def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor]:
         return scale, norm.bias - scale * mean
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes, where there are several; each one's gradient is the sum of all."""
+class _Covariance(torch.autograd.Function):
+    """Mean [C] and biased covariance [C, C] of the rows of x [M, C] of all processes.
+
+    The centred rows add up to zero, so the covariance has no gradient through the mean:
+    dx_m = dmean / M + (x_m - mean) (dcov + dcov^T) / M, both gradients being sums over all processes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sync: bool) -> Tensor:
-        ctx.sync = sync
-        return sum_over_processes(x, sync).view_as(x)
+    def forward(ctx: Any, x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
+        sums = sum_over_processes(torch.cat([x.sum(0), x.new_full((1,), float(len(x)))]), sync)
+        mean, ctx.sync = sums[:-1] / sums[-1], sync
+        centred = x - mean
+        ctx.save_for_backward(x, mean, sums[-1])
+        return mean, sum_over_processes(gram(centred, centred), sync) / sums[-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
-        return sum_over_processes(dout, ctx.sync), None
+    def backward(ctx: Any, dmean: Tensor, dcovariance: Tensor) -> tuple[Tensor, None]:
+        x, mean, count = ctx.saved_tensors
+        both = sum_over_processes(torch.cat([dmean[None], dcovariance + dcovariance.T]), ctx.sync) / count
+        return mm(x, both[1:]).add_(both[0] - mean @ both[1:]), None
