@@ -18,7 +18,7 @@ video: $(VENV)/.train data/local/moving_furniture.h5
 
 # Furnished rooms (made once), a PointNet++ that labels their points, a room of the test area labelled, report.
 ROOM ?= data/local/rooms_raw/Area_5/office_1/office_1.txt
-ROOMS_RUN ?= runs/rooms-pointnet2-$(shell date +%Y%m%d-%H%M%S)
+ROOMS_RUN := runs/rooms-pointnet2-$(shell date +%Y%m%d-%H%M%S)
 rooms: $(VENV)/.train data/local/rooms.h5
 	$(BIN)/python -m train rooms-pointnet2 --out $(ROOMS_RUN) $(ARGS)
 	$(BIN)/python -m train.predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply

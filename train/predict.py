@@ -108,7 +108,8 @@ def label(options: Options, config: Config, signature: Signature, model: nn.Modu
             faults.append(str(error))
         except KeyboardInterrupt:
             raise SystemExit(f"\ninterrupted; nothing of {file} was written.") from None
-    print(json.dumps(found, indent=2) if options.json else "\n".join(map(in_words, found)))
+    if found or options.json:
+        print(json.dumps(found, indent=2) if options.json else "\n".join(map(in_words, found)))
     if faults:
         raise SystemExit("\n".join(f"error: {fault}" for fault in faults))
 

@@ -85,7 +85,7 @@ def components() -> PartConfig:
         points=512,
         k=20,
         epochs=30,
-        batch_size=16,
+        batch_size=8,
         optimizer="adam",
         lr=1e-3,
         lr_end=1e-5,

@@ -89,9 +89,7 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
     select = config.select
     chosen = {select: f"{select}/{name}"}
     figures = []
-    if any("train/accuracy" in row for row in rows) and any(
-        f"{select}/overall_accuracy" in row for row in rows
-    ):
+    if name == "overall_accuracy" or name.endswith("iou"):
         accuracy = {select: f"{select}/overall_accuracy"}
         figures.append({"title": "Accuracy", "lines": lines(training="train/accuracy", **accuracy)})
     if name != "overall_accuracy":
