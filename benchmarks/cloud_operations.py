@@ -91,6 +91,36 @@ def _pyg_edge_conv(weight: Tensor, device: str) -> tuple[Any, nn.Linear]:
     return conv, linear
 
 
+def group_mlp_max(
+    provider: str, clouds: int, points: int, channels: int, k: int, dtype: str, device: str
+) -> Step:
+    """An EdgeConv of two layers in training, C to 64 to 64 channels, forward and backward."""
+    x = _randn(clouds, points, channels, device=device).requires_grad_()
+    first, second = (_randn(64, c, device=device).requires_grad_() for c in (2 * channels, 64))
+    norms = [_batch_norm(64, device) for _ in range(2)]
+    start = points * torch.arange(clouds, device=device)[:, None, None]
+    rows = (kernels.knn(x.detach(), k) + start).flatten()
+    groups = kernels.Groups(torch.arange(clouds * points + 1, device=device) * k, rows)
+
+    def ours() -> Tensor:
+        near, central = first.split(channels, 1)
+        flat = x.flatten(0, 1)
+        q, p = kernels.linear(flat, near), kernels.linear(flat, central - near)
+        return kernels.group_mlp_max(q, p, groups, [second], norms, negative_slope=0.2)
+
+    def eager() -> Tensor:
+        flat = x.flatten(0, 1)
+        central = flat[:, None].expand(-1, k, -1)
+        z = torch.cat([flat[rows].view_as(central) - central, central], -1).flatten(0, 1)
+        for weight, norm in zip((first, second), norms, strict=True):
+            z = nn.functional.leaky_relu(_normalised(nn.functional.linear(z, weight), norm), 0.2)
+        return z.view(-1, k, 64).amax(1)
+
+    return _forward_backward(
+        ours if "dropfold" in provider else eager, provider, dtype, device, x, first, second
+    )
+
+
 def linear_norm_max(provider: str, clouds: int, points: int, channels: int, dtype: str, device: str) -> Step:
     """C to 1,024 channels, BatchNorm, ReLU and the max over points, in training, forward and backward."""
     x = _randn(clouds, points, channels, device=device).requires_grad_()
@@ -217,6 +247,18 @@ def edge_conv_cases(
     arguments = (clouds, points, channels, k, dtype, device)
     providers = ("dropfold", "pyg", "eager", *more)
     return compare(edge_conv, arguments, providers, "edge_conv_fwd_bwd", shape, dtype, least, device)
+
+
+def group_mlp_max_cases(
+    clouds: int, points: int, channels: int, k: int, dtype: str, device: str, more: tuple[str, ...] = ()
+) -> list[Case]:
+    """Bytes: x and idx in, the result out; then they and its gradient in, that of x out."""
+    shape = f"B{clouds}-N{points}-C{channels}-k{k}"
+    result = 64 * getattr(torch, dtype).itemsize
+    least = clouds * points * (2 * 8 * k + 3 * 4 * channels + 2 * result)
+    arguments = (clouds, points, channels, k, dtype, device)
+    providers = ("dropfold", "eager", *more)
+    return compare(group_mlp_max, arguments, providers, "group_mlp_max_fwd_bwd", shape, dtype, least, device)
 
 
 def linear_norm_max_cases(

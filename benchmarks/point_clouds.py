@@ -124,6 +124,8 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
         elif group == "edge_conv":
             for channels, dtype in itertools.product((3, 64, 128), options.dtypes):
                 yield cloud_operations.edge_conv_cases(clouds, points, channels, K, dtype, device)
+                if channels == 64:
+                    yield cloud_operations.group_mlp_max_cases(clouds, points, channels, K, dtype, device)
         elif group == "linear_norm_max":
             for dtype in options.dtypes:
                 yield cloud_operations.linear_norm_max_cases(clouds, points, 128, dtype, device)

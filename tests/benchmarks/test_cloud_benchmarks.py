@@ -24,6 +24,11 @@ def test_providers_of_an_operation_compute_the_same():
         cloud_operations.linear_norm_max(name, 2, 20, 5, "float32", "cpu")() for name in ("dropfold", "eager")
     ]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    arguments = (2, 20, 5, 4, "float32", "cpu")
+    found = [cloud_operations.group_mlp_max(name, *arguments)() for name in ("dropfold", "eager")]
+    torch.testing.assert_close(
+        *found, rtol=1e-3, atol=1e-3
+    )  # two BatchNorms, products with numbers of size 10
     ours, *others = (
         cloud_operations.knn(name, 2, 20, 3, 4, "cpu")() for name in ("dropfold", "cdist + topk", "kd-tree")
     )

@@ -1,6 +1,9 @@
 """group_mlp_max, through its two layers, equals padded groups with every member materialised, in float64."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from tests.oracle import groups as oracle
 
 from .cases import EXACT, batch_norm, kept, noise
 
+ROOT = Path(__file__).parents[2]
 LEVELS = [None, "feat", "point", "cluster"]
 B, N, G, K = 2, 60, 50, 7
 
@@ -234,3 +238,42 @@ def test_workers_keep_to_one_thread_each_and_leave_the_callers_alone():
             each(lambda i: 1 // i, [1, 0, 2])
     finally:
         torch.set_num_threads(before)
+
+
+SYNC = """
+import sys
+import torch
+from kernels import Groups
+from models.grouped import GroupMLPMax
+
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+pos, centres = torch.randn(80, 3).double(), torch.randn(20, 3).double()
+idx, count = torch.randint(0, 80, (100,)), torch.randint(1, 4, (100,))
+ptr = torch.arange(21) * 5
+layers = [GroupMLPMax(0, (6, 5, 4), sync=sync).double() for sync in (False, True)]
+layers[1].load_state_dict(layers[0].state_dict())
+weight = torch.randn(20, 4).double()
+layers[0](None, pos, centres, Groups(ptr, idx, count)).mul(weight).sum().backward()
+lo, hi = (0, 7) if rank == 0 else (7, 20)
+part = Groups(ptr[lo : hi + 1] - ptr[lo], idx[5 * lo : 5 * hi], count[5 * lo : 5 * hi])
+layers[1](None, pos, centres[lo:hi], part).mul(weight[lo:hi]).sum().backward()
+for (name, whole), mine in zip(layers[0].named_parameters(), layers[1].parameters()):
+    if whole.grad is not None:
+        torch.distributed.all_reduce(mine.grad)
+        torch.testing.assert_close(mine.grad, whole.grad, rtol=0, atol=1e-10, msg=name)
+for whole, mine in zip(layers[0].buffers(), layers[1].buffers()):
+    torch.testing.assert_close(mine, whole, rtol=0, atol=1e-11)
+"""
+
+
+def test_statistics_of_two_processes_are_those_of_one(tmp_path):
+    code = [sys.executable, "-c", SYNC]
+    running = [
+        subprocess.Popen([*code, str(rank), str(tmp_path / "meet")], cwd=ROOT, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
