@@ -89,6 +89,7 @@ def components() -> PartConfig:
         optimizer="adam",
         lr=1e-3,
         lr_end=1e-5,
+        label_smoothing=0.0,
         noise=NoiseConfig("cluster", p=0.3, k=32),
         augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1),
     )
@@ -183,6 +184,7 @@ def rooms() -> SceneConfig:
         lr=2e-3,
         lr_end=1e-5,
         fewest=512,
+        label_smoothing=0.0,
         class_weights=True,
         noise=NoiseConfig("cluster", p=0.3, k=32),
         augment=AugmentConfig(scale=(0.9, 1.1), shift=0.0, rotate=True, up="z", jitter=0.005),
