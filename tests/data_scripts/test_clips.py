@@ -188,12 +188,14 @@ def slow(path: Path, name: str, reading: Reading) -> np.ndarray:
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from data_scripts import clips, videos
 from data_scripts.videos import Options
 from tests.data_scripts.test_clips import STATED, slow
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     options = Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), frames=4, size="32x24", workers=1)
     found, _ = videos.listing(options.source)
     clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
