@@ -39,6 +39,9 @@ def shared(work: float) -> Iterator[None]:
         _limit.threads = held
 
 
+COMPILING = threading.RLock()
+
+
 class NumbaFunction:
     """A function that numba compiles at its first call. Torch tensors are passed as NumPy views, without a copy."""
 
@@ -52,12 +55,13 @@ class NumbaFunction:
         """The numba dispatcher. Functions called from this one, and `prange`, are bound in its module first."""
         import numba
 
-        scope = self.fn.__globals__
-        scope["prange"] = numba.prange
-        for name in self.fn.__code__.co_names:
-            if isinstance(scope.get(name), NumbaFunction):
-                scope[name] = scope[name].compiled
-        return numba.njit(cache=True, nogil=True, **self.options)(self.fn)
+        with COMPILING:
+            scope = self.fn.__globals__
+            scope["prange"] = numba.prange
+            for name in self.fn.__code__.co_names:
+                if isinstance(called := scope.get(name), NumbaFunction):
+                    scope[name] = called.compiled
+            return numba.njit(cache=True, nogil=True, **self.options)(self.fn)
 
     def __call__(self, *args: Any) -> Any:
         if not self.options["parallel"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,11 +17,17 @@ from typing import Any
 import torch
 
 
+def _begin() -> None:
+    torch.get_num_threads()  # a thread takes the process's number when it first asks, and not again
+    torch.set_num_threads(1)
+
+
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     # The number of threads is one of the calling thread, save for what threads that come later begin with.
-    pool = ThreadPoolExecutor(threads, "dropfold", initializer=lambda: torch.set_num_threads(1))
-    list(pool.map(lambda _: None, range(threads)))
+    pool = ThreadPoolExecutor(threads, "dropfold", initializer=_begin)
+    all_here = threading.Barrier(threads)  # so that each of them has begun before the number is set back
+    list(pool.map(lambda _: all_here.wait(), range(threads)))
     torch.set_num_threads(threads)
     return pool
 

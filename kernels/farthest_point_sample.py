@@ -246,5 +246,5 @@ def farthest_point_sample(
     most = x.shape[1] if x.dim() == 3 else x.shape[0]
     if batch is not None and clouds and not torch.compiler.is_compiling():
         most = int((ptr[1:] - ptr[:-1]).max())
-    idx = _sample(rows, ptr, start, m, most)
+    idx = _sample(rows, ptr, start.contiguous(), m, most)
     return idx - ptr[:-1, None] if x.dim() == 3 else idx.flatten()

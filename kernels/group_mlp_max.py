@@ -189,9 +189,11 @@ class _GroupMLPMax(torch.autograd.Function):
         last, mean, var = layers[-1], means[-1], variances[-1]
         offset = torch.zeros_like(vectors[-1][0])
         if last.training and layers[-2].training is None:
-            offset = _moments_of(*entries, [], [], [])[0]
+            mean_y, m2 = _moments_of(*entries, [], [], [])
+            offset = batch_statistics(mean_y, m2, total, last.sync).mean
         elif last.training:
-            offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(q.dtype)
+            # A number of the products' type: z of a unit at rest is then exactly -offset there, too.
+            offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
         top, where, sum_z, outer = _forward_of(
             *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
         )
@@ -313,9 +315,13 @@ def group_mlp_max(
     device, dtype = q.device.type, accumulator(q.dtype)
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
     entries, groups_n = groups.idx.shape[0], p.shape[0]
+    if batch is None and batch_size and len(q) % batch_size:
+        raise ValueError(
+            f"batch_size clouds of equal size make up q; got {len(q)} rows and batch_size {batch_size}."
+        )
     owner = torch.arange(groups_n, dtype=torch.int32, device=q.device)
     owner = owner.repeat_interleave(groups.ptr[1:] - groups.ptr[:-1], output_size=entries)
-    count = q.new_empty(0, dtype=dtype) if groups.count is None else groups.count.to(dtype)
+    count = q.new_empty(0, dtype=dtype) if groups.count is None else groups.count.to(dtype).contiguous()
     total = q.new_full((), entries, dtype=dtype) if groups.count is None else count.sum()
     clouds = dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
     if batch is not None:
@@ -326,6 +332,7 @@ def group_mlp_max(
     signs = torch.where(last.gamma.detach() < 0, -1, 1).to(dtype)
     with torch.autocast(device, enabled=False):
         folded = [*weights[:-1], signs.to(weights[-1].dtype)[:, None] * weights[-1]]
+        folded = [weight.to(half).contiguous() for weight in folded]
         nothing = q.new_empty(0, dtype=dtype)
         gammas, betas, means, variances, layers = [], [], [], [], []
         for norm, bias in zip(norms, biases, strict=True):
@@ -344,13 +351,13 @@ def group_mlp_max(
             *(
                 q.to(dtype).contiguous(),
                 p.to(dtype).contiguous(),
-                groups.ptr,
-                groups.idx,
+                groups.ptr.contiguous(),
+                groups.idx.contiguous(),
                 owner,
                 count,
                 total,
             ),
-            *(clouds, tuple(layers), noise, *(w.to(half) for w in folded)),
+            *(clouds, tuple(layers), noise, *folded),
             *(*gammas, *betas, *means, *variances),
         )
     for norm, bias in zip(norms, biases, strict=True):
@@ -392,8 +399,9 @@ def _check(
         check_rows(1 if count is None else int(count.sum()))
     if idx.is_cpu and not torch.compiler.is_compiling():
         check_row_numbers(idx, q.shape[0])
-        if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0]:
+        falling = bool((groups.ptr[1:] < groups.ptr[:-1]).any())
+        if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0] or falling:
             raise ValueError(
-                f"ptr must go from 0 to the {idx.shape[0]} entries of idx; got {describe(groups.ptr)} from "
+                f"ptr must go up from 0 to the {idx.shape[0]} entries of idx; got {describe(groups.ptr)} from "
                 f"{int(groups.ptr[0])} to {int(groups.ptr[-1])}."
             )

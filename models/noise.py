@@ -251,10 +251,12 @@ def draw(
 def needs_reestimation(model: nn.Module) -> bool:
     """Whether a BatchNorm of `model` has seen noisy points in training, so that its running statistics are theirs.
 
-    Noise inside the last pool is followed by none but the head's, on pooled features, which keep their size.
+    Noise inside a last pool over the cloud is followed by none but the head's, on pooled features, which keep their size. A
+    network whose "pool" is over parts of the cloud says so by `pool_is_global = False`.
     """
     noise = getattr(model, "noise", None) or {}
-    return any(name != "pool" and module.p > 0 for name, module in noise.items())
+    whole = getattr(model, "pool_is_global", True)
+    return any((name != "pool" or not whole) and module.p > 0 for name, module in noise.items())
 
 
 @torch.no_grad()

@@ -91,6 +91,7 @@ class PointNet2Segmentation(nn.Module):
     ) -> None:
         super().__init__()
         sync, self.categories = sync_batch_norm, categories
+        self.pool_is_global = categories is not None  # see `needs_reestimation`
         self.sa3: nn.Module
         widths, down = [in_channels], []
         for level in levels(SCENES if categories is None else PARTS, grouping):
