@@ -18,9 +18,12 @@ def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor 
         return nn.functional.binary_cross_entropy_with_logits(logits.float(), label)
     classes = logits.shape[-1]
     smoothing = min(1.0, config.label_smoothing * classes / (classes - 1))
-    return nn.functional.cross_entropy(
-        logits.float().reshape(-1, classes), label.reshape(-1), weight, label_smoothing=smoothing
-    )
+    logits, label = logits.float().reshape(-1, classes), label.reshape(-1)
+    if weight is None:
+        return nn.functional.cross_entropy(logits, label, label_smoothing=smoothing)
+    # PyTorch would weigh each class of a smoothed target by its own weight: rare ones would get most of what is spread.
+    each = nn.functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
+    return (weight[label] * each).sum() / weight[label].sum()
 
 
 def share_right(logits: Tensor, label: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def starts(low: float, high: float, block: float, stride: float) -> list[float]:
     return [min(low + i * stride + block, high) - block for i in range(count)]
 
 
+def occupied(y: np.ndarray, low: float, columns: int, block: float, stride: float) -> list[int]:
+    """Numbers of the columns along y that may hold one of the points at y: not those of the empty stretch before a point
+    that lies far away."""
+    reach = int(np.ceil((block + 2 * PADDING) / stride))
+    cells = np.unique(np.floor((y - low) / stride).astype(np.int64))
+    near = np.clip(cells[:, None] + np.arange(-reach, 2), 0, columns - 1)
+    return np.unique(near).tolist()
+
+
 def needed(colour: np.ndarray | None, config: SceneConfig, name: str) -> None:
     """Refuse a scene without the colours that a network was trained with."""
     if colour is None and config.colour:
@@ -79,6 +88,7 @@ def label_points(
         labels[columns.order[begin:until]] = votes[: until - begin].argmax(1)
         advance(until - begin)
 
+    along_y = starts(low[1], high[1], config.block, config.stride)
     for row, x in enumerate(starts(low[0], high[0], config.block, config.stride)):
         first, last = columns.run(x - PADDING, x + config.block + PADDING)
         first = max(first, begin)
@@ -87,8 +97,9 @@ def label_points(
         votes = np.concatenate([kept, np.zeros((last - first - len(kept), classes), np.float32)])
         begin = first
         held, centres = [], []
-        for column, y in enumerate(starts(low[1], high[1], config.block, config.stride)):
-            corner = np.array([x, y])
+        row_y = columns.xy[first:last, 1]
+        for column in occupied(row_y, low[1], len(along_y), config.block, config.stride):
+            corner = np.array([x, along_y[column]])
             found = columns.inside(corner - PADDING, corner + config.block + PADDING)
             if not len(found):
                 continue

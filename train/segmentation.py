@@ -31,6 +31,10 @@ def build(
         "sync_batch_norm": config.sync_batch_norm,
     }
     if config.network == "pointnet":
+        if not config.transforms:
+            raise ValueError(
+                "PointNet for parts and scenes has its transforms always; leave out --no-transforms."
+            )
         return PointNetSegmentation(classes, channels, **options)
     if config.network == "pointnet2":
         return PointNet2Segmentation(classes, channels, grouping=config.grouping, **options)

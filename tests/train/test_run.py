@@ -287,6 +287,19 @@ def test_the_loss_spreads_its_smoothing_over_the_other_classes():
     torch.testing.assert_close(loss_function(logits, label, config), expected)
 
 
+def test_weights_weigh_samples_and_not_what_smoothing_spreads():
+    logits, label, weight = torch.randn(6, 5), torch.arange(6) % 5, torch.tensor([1.0, 2, 3, 4, 9])
+    config = replace(recipe("furniture"), label_smoothing=0.2)
+    target = torch.full((6, 5), 0.2 / 4).scatter(1, label[:, None], 0.8)
+    each = -(target * logits.log_softmax(1)).sum(1)
+    expected = (weight[label] * each).sum() / weight[label].sum()
+    torch.testing.assert_close(loss_function(logits, label, config, weight), expected)
+    plain = torch.nn.functional.cross_entropy(logits, label, weight)
+    torch.testing.assert_close(
+        loss_function(logits, label, replace(config, label_smoothing=0.0), weight), plain
+    )
+
+
 def test_the_schedules_are_the_peers():
     dgcnn, pointnet = recipe("modelnet40-dgcnn"), recipe("modelnet40-pointnet")
     assert learning_rate(dgcnn, 0) == pytest.approx(0.1)

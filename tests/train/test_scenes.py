@@ -211,6 +211,22 @@ def test_more_votes_label_every_point_too(still):
         assert labels.max() < 4
 
 
+def test_a_point_far_away_costs_no_empty_columns(still, monkeypatch):
+    looked, inside = [], Columns.inside
+
+    def counted(self, low, high):
+        looked.append(1)
+        return inside(self, low, high)
+
+    monkeypatch.setattr(Columns, "inside", counted)
+    points = np.random.default_rng(0).uniform(0, 2, (300, 3)).astype(np.float32)
+    points[7] = 30, 3_000, 1
+    told = []
+    label_points(Pointwise(), points, np.zeros((300, 3), np.uint8), replace(still, points=8), 4, told.append)
+    assert sum(told) == 300
+    assert len(looked) < 300
+
+
 def test_a_scene_without_points_is_named(still):
     with pytest.raises(ValueError, match="a scene has no points"):
         label_points(Pointwise(), np.empty((0, 3), np.float32), None, still, 4)
