@@ -171,9 +171,6 @@ class SceneConfig(PointConfig):
     task: ClassVar[str] = "scenes"
 
     points: int = 4096
-    protocol: Literal["split", "fold", "group-fold", "area"] = "area"
-    held_out: int | None = 5
-    """area: the area to test on."""
     colour: bool = True
     """Feed colours, three of nine channels."""
     class_weights: bool = False

@@ -87,6 +87,7 @@ def small_scenes(folder, **options) -> SceneConfig:
     config = replace(
         recipe("rooms"),
         data=folder / "rooms.h5",
+        protocol="area",
         held_out=3,
         points=64,
         blocks=12,
