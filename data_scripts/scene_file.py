@@ -82,6 +82,14 @@ def read_scene(path: Path) -> Scene:
     return Scene(points, colour, None if label is None else _label(path, label))
 
 
+def check_target(path: Path) -> None:
+    """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
+    cannot be written to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        write_scene(Path(folder) / f"probe{path.suffix}", np.zeros((1, 3)), None, np.zeros(1, np.uint8))
+
+
 def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 

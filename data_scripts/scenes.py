@@ -79,9 +79,11 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
             (part for part in inner.parts[:-1] if part.lower() not in NAMES), named[1] if named else ""
         )
         areas += [area] if area not in areas else []
-        about = path.stat()
-        # What an archive unpacks is of now; of a folder's file the time says whether it has changed.
-        key = f"{options.unit} {options.ignore} {about.st_size} {about.st_mtime_ns if options.source.is_dir() else ''}"
+        about, beside = path.stat(), path.with_suffix(".labels")
+        key = f"{options.unit} {options.ignore}"
+        for part in (about, *([beside.stat()] if beside.exists() else [])):
+            # What an archive unpacks is of now; of a folder's file the time says whether it has changed.
+            key += f" {part.st_size} {part.st_mtime_ns if options.source.is_dir() else ''}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             return read_one(path, options.unit, options.ignore, advance)

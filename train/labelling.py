@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_scripts.scene_file import Unit, in_metres, read_scene, write_scene
+from data_scripts.scene_file import Unit, check_target, in_metres, read_scene, write_scene
 from train import metrics, parts
 from train.config import Config, PartConfig, SceneConfig, Signature
 from train.scene_prediction import label_points, needed, progress
@@ -33,6 +33,11 @@ def label_file(
         ValueError: what is wrong with the file, or missing.
     """
     out = file.with_name(f"{file.stem}-labelled.ply") if out is None else out
+    if out.exists() and out.samefile(file):
+        raise ValueError(
+            f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
+        )
+    check_target(out)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)

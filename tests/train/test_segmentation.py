@@ -187,6 +187,13 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
     done = run_python("-m", "train.predict", run, scene, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["out"] == out
+    for bad, said in (
+        (str(tmp_path / "a.pcd"), "has the suffix '.pcd'"),
+        (scene, "is the file to be labelled"),
+    ):
+        done = run_python("-m", "train.predict", run, scene, "--out", bad)
+        assert done.returncode == 1
+        assert said in done.stderr
     done = run_python("-m", "train.predict", run, str(tmp_path / "none.ply"))
     assert done.returncode == 1
     assert "none.ply is not there" in done.stderr
