@@ -123,7 +123,8 @@ def test_every_layer_carries_noise_and_evaluates_without_it(name):
         assert not torch.equal(first, noisy(x, *category))  # another draw
         noisy.load_state_dict(clean.state_dict(), strict=False)
         torch.testing.assert_close(noisy.eval()(x, *category), expected)
-        assert needs_reestimation(noisy) == (layer != "pool")
+        # The pool of PointNet++ for scenes is over balls, and BatchNorms of points follow.
+        assert needs_reestimation(noisy) == (layer != "pool" or name == "pointnet2 scenes")
     with pytest.raises(
         ValueError, match=f"has no layer 'conv9' for noise; its layers are {', '.join(layers)}"
     ):
