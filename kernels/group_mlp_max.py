@@ -27,7 +27,7 @@ Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,17 +37,12 @@ from torch.autograd.function import once_differentiable
 from kernels._clouds import check_rows as check_row_numbers
 from kernels._clouds import dense_ptr, describe, to_rows
 from kernels._gemm import gram, mm
-from kernels._group_kernels import OnGPU
-from kernels._group_pass import OnCPU
+from kernels._group_operators import forward_of, gradients_of, moments_of, sums_of
 from kernels._group_tiles import (
     first_gradient,
     first_sums,
-    forward,
     gaussian_mean,
-    gradients,
     identity,
-    moments,
-    sums,
     times,
 )
 from kernels._groups import Groups
@@ -66,89 +61,7 @@ from kernels._norm import (
     sum_over_processes,
     update_running,
 )
-from kernels._norm_pass import NOISE
-from kernels._operator import operator
 from kernels._triton import accumulator
-
-ENTRIES = (
-    "Tensor q, Tensor p, Tensor ptr, Tensor idx, Tensor owner, Tensor count, "
-    "Tensor[] weights, Tensor[] vectors, float[] slopes"
-)
-GRADIENT = f"{ENTRIES}, Tensor matrix, Tensor constant, Tensor offset, Tensor g, Tensor where"
-
-# --- operators, autograd, public function ------------------------------------------------------------------------
-
-
-def _on(passes: Any) -> list[Callable[..., Any]]:
-    """The four operators of one device: the same tiles, its passes."""
-
-    def _launch_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return moments(passes, *arguments)
-
-    def _launch_forward(*arguments: Any) -> tuple[Tensor, ...]:
-        outputs = _fake_forward(*arguments)
-        forward(passes, outputs, *arguments)
-        return outputs
-
-    def _launch_sums(*arguments: Any) -> Tensor:
-        return sums(passes, *arguments)
-
-    def _launch_gradients(*arguments: Any) -> Any:
-        outputs = _fake_gradients(*arguments)
-        gradients(passes, outputs, *arguments)
-        return outputs
-
-    return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]
-
-
-_CPU, _GPU = _on(OnCPU), _on(OnGPU)
-
-
-def _fake_moments(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    weights = arguments[5]
-    mean = q.new_empty(weights[-1].shape[0] if weights else q.shape[1])
-    return mean, torch.empty_like(mean)
-
-
-def _fake_forward(q: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    p, weights, wanted = arguments[0], arguments[5], arguments[9]
-    top = q.new_empty((p.shape[0], weights[-1].shape[0]))
-    channels = weights[-1].shape[1] if wanted else 0
-    where = torch.empty_like(top, dtype=torch.int32)
-    return top, where, q.new_empty(channels), q.new_empty((channels, channels))
-
-
-def _fake_gradients(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    p, weights = arguments[0], arguments[5]
-    of_rows, of_groups = (torch.empty_like(x) for x in (q, p))
-    dweights = [torch.empty_like(w, dtype=q.dtype) for w in weights]
-    return of_rows, torch.empty_like(q), of_groups, torch.empty_like(p), dweights
-
-
-_moments_of = operator(
-    f"group_mlp_max_moments({ENTRIES}) -> (Tensor, Tensor)",
-    cpu=_CPU[0],
-    triton=_GPU[0],
-    fake=_fake_moments,
-)
-_forward_of = operator(
-    f"group_mlp_max_fwd({ENTRIES}, Tensor offset, bool statistics, {NOISE}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_CPU[1],
-    triton=_GPU[1],
-    fake=_fake_forward,
-)
-_sums_of = operator(
-    f"group_mlp_max_sums({GRADIENT}, int layer) -> Tensor",
-    cpu=_CPU[2],
-    triton=_GPU[2],
-    fake=lambda *arguments: torch.empty_like(arguments[7][arguments[14]][:2]),
-)
-_gradients_of = operator(
-    f"group_mlp_max_bwd({GRADIENT}) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
-    cpu=_CPU[3],
-    triton=_GPU[3],
-    fake=_fake_gradients,
-)
 
 
 class _Layer(NamedTuple):
@@ -181,7 +94,7 @@ class _GroupMLPMax(torch.autograd.Function):
                 continue
             mean, var = means[i], variances[i]
             if layer.training:
-                mean, m2 = _moments_of(*entries, weights[:i], vectors, slopes[:i])
+                mean, m2 = moments_of(*entries, weights[:i], vectors, slopes[:i])
                 mean, var, rows = batch_statistics(mean, m2, total, layer.sync)
                 found += [mean, var, rows]
             scale, shift, rstd = affine(gammas[i], betas[i], mean, var, layer.eps)
@@ -189,12 +102,12 @@ class _GroupMLPMax(torch.autograd.Function):
         last, mean, var = layers[-1], means[-1], variances[-1]
         offset = torch.zeros_like(vectors[-1][0])
         if last.training and layers[-2].training is None:
-            mean_y, m2 = _moments_of(*entries, [], [], [])
+            mean_y, m2 = moments_of(*entries, [], [], [])
             offset = batch_statistics(mean_y, m2, total, last.sync).mean
         elif last.training:
             # A number of the products' type: z of a unit at rest is then exactly -offset there, too.
             offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
-        top, where, sum_z, outer = _forward_of(
+        top, where, sum_z, outer = forward_of(
             *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
         )
         mean_z, everyone = sum_z, torch.ones_like(total)
@@ -245,13 +158,13 @@ class _GroupMLPMax(torch.autograd.Function):
 
         vectors = [torch.cat([v, torch.zeros_like(v[:2])]) for v in vectors]
         for i in range(n - 1, 0, -1):
-            both = _sums_of(*entries, weights, vectors, slopes, *source, i)
+            both = sums_of(*entries, weights, vectors, slopes, *source, i)
             dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
             filled = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
             vectors = [*vectors[:i], filled, *vectors[i + 1 :]]
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-        gq, d, gp, s, dlower = _gradients_of(*entries, weights, vectors, slopes, *source)
+        gq, d, gp, s, dlower = gradients_of(*entries, weights, vectors, slopes, *source)
 
         # What the last weight has beside the winners: the dense part, and the offset that z is less by.
         *dweights, dlast = dlower

@@ -5,6 +5,7 @@ Every layer takes dense clouds [B, N, C], or rows [M, C] with PyG's `batch` [M],
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from kernels._clouds import describe
 
 class LinearNorm(nn.Module):
     """What the layers share: `linear`, `norm`, and the call of the kernel, `operation`, that each of them names."""
+
+    operation: Callable[..., Any]
 
     def __init__(
         self,
@@ -42,9 +45,6 @@ class LinearNorm(nn.Module):
     ) -> Any:
         options = {"batch": batch, "batch_size": batch_size, "noise": noise}
         return self.operation(*inputs, self._batch_norm(), negative_slope=self.negative_slope, **options)
-
-    def operation(self, *arguments: Any, **options: Any) -> Any:
-        raise NotImplementedError
 
     def _linear(self, x: Tensor) -> Tensor:
         return kernels.linear(x, self.linear.weight, self.linear.bias)

@@ -17,6 +17,7 @@ Yin et al. 2020 (2005.04366); both matrices in TT, Onu et al. 2020 (2010.04196);
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -45,6 +46,9 @@ class TensorRNN(nn.Module):
 
     gates: int
     plain: Any  # the module of PyTorch that it stands for
+    _sequence: Callable[
+        ..., Any
+    ]  # the call of the kernel: of a layer and direction k, gx, u and the first states
 
     def __init__(
         self,
@@ -234,9 +238,6 @@ class TensorRNN(nn.Module):
                 f"the first state must be {what} {list(shape)}; got {[list(s.shape) for s in found]}."
             )
         return found if batch else [s[:, None] for s in found]
-
-    def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
-        raise NotImplementedError
 
     def matrices(self, k: int) -> tuple[Tensor, Tensor]:
         """W [input, G H] and U [H, G H] of layer and direction k = layer directions + direction, reconstructed."""
