@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from data_scripts import scene_schema
+from data_scripts import block_schema, scene_schema
 from data_scripts.schema import FOLDS
 from train import checkpoint, outcomes, robustness, summed, table
-from train.config import CloudConfig, Config, SceneConfig
+from train.config import BlockConfig, CloudConfig, Config, SceneConfig
 from train.data import located
 from train.outcomes import Key, Outcome, Outcomes
 from train.recipes import RECIPES, recipe
@@ -207,9 +207,10 @@ def compare(options: Options) -> str:
 
 def folds(config: Config) -> list[int]:
     """What can be held out: five folds, or the areas of a file of rooms."""
-    if not isinstance(config, SceneConfig):
+    if not isinstance(config, BlockConfig):
         return list(range(FOLDS))
-    return np.unique(scene_schema.read(located(config)).area).tolist()
+    schema = scene_schema if isinstance(config, SceneConfig) else block_schema
+    return np.unique(schema.read(located(config)).area).tolist()
 
 
 def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
@@ -218,7 +219,7 @@ def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
     if fold < 0:
         return config
     protocol = "fold" if config.protocol == "split" else config.protocol
-    if isinstance(config, SceneConfig):
+    if isinstance(config, BlockConfig):
         protocol = "area"
     return replace(config, protocol=protocol, held_out=fold, out=folder / f"seed-{seed}" / f"fold-{fold}")
 

@@ -165,22 +165,35 @@ class PartConfig(PointConfig):
 
 
 @dataclass
-class SceneConfig(PointConfig):
-    """A network that names the class of each point of a room (an HDF5 file of data_scripts.scene_schema)."""
+class BlockConfig(PointConfig):
+    """A network that names the class of each point of a room, from blocks that lie ready (an HDF5 file of
+    data_scripts.block_schema)."""
 
-    task: ClassVar[str] = "scenes"
+    task: ClassVar[str] = "blocks"
 
     points: int = 4096
     colour: bool = True
     """Feed colours, three of nine channels."""
     class_weights: bool = False
-    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over the training rooms."""
+    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over what trains."""
+    block: float = 1.0
+    """Width of a block in metres, along x and y; a block is as high as the room."""
+    stride: float = 0.5
+    """Whole rooms: metres from a block to the next one."""
+    votes: int = 1
+    """Whole rooms: how often each block is cut into groups of points and labelled."""
+
+
+@dataclass
+class SceneConfig(BlockConfig):
+    """The same from whole rooms, of which blocks are drawn (an HDF5 file of data_scripts.scene_schema)."""
+
+    task: ClassVar[str] = "scenes"
+
     blocks: int | None = None
     """Blocks in an epoch; default: points of the training rooms x sample_rate / points."""
     sample_rate: float = 1.0
     """See blocks."""
-    block: float = 1.0
-    """Width of a block in metres, along x and y; a block is as high as the room."""
     fewest: int = 1024
     """A training block is centred on a random point whose block has more points than this; where 16 tries find none, the
     fullest of them is taken."""
@@ -188,10 +201,6 @@ class SceneConfig(PointConfig):
     """Points of the rooms that blocks are drawn from at a time, which bounds the memory; an epoch goes pool by pool."""
     validation_blocks: int = 64
     """Blocks, always the same, that the epochs are compared on; at the end whole rooms are labelled."""
-    stride: float = 0.5
-    """Whole rooms: metres from a block to the next one."""
-    votes: int = 1
-    """Whole rooms: how often each block is cut into groups of points and labelled."""
 
 
 @dataclass
@@ -241,7 +250,7 @@ class VideoConfig(Config):
 
 
 CONFIGS: dict[str, type[Config]] = {
-    kind.task: kind for kind in (CloudConfig, PartConfig, SceneConfig, VideoConfig)
+    kind.task: kind for kind in (CloudConfig, PartConfig, BlockConfig, SceneConfig, VideoConfig)
 }
 
 

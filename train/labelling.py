@@ -11,7 +11,7 @@ from torch import nn
 
 from data_scripts.scene_file import Unit, check_target, in_metres, read_scene, write_scene
 from train import metrics, parts
-from train.config import Config, PartConfig, SceneConfig, Signature
+from train.config import BlockConfig, Config, PartConfig, Signature
 from train.scene_prediction import label_points, needed, progress
 
 
@@ -45,7 +45,7 @@ def label_file(
         label = parts.labelled(network, cloud, kind, config, signature, votes or 1)
         points, colour, true = cloud[:, :3], None, None
     else:
-        assert isinstance(config, SceneConfig)
+        assert isinstance(config, BlockConfig)
         scene = read_scene(file)
         points, colour, true = scene
         needed(colour, config, str(file))

@@ -59,7 +59,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     names, found, faults = signature.class_names, [], []
-    if config.task in ("parts", "scenes"):
+    if config.task in ("parts", "blocks", "scenes"):
         return label(options, config, signature, model)
     if options.out is not None:
         raise SystemExit(f"error: --out is for runs that label points, and {options.run} names classes.")

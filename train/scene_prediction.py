@@ -22,7 +22,7 @@ from torch import nn
 
 from kernels._numba import njit
 from train.columns import Columns, channels
-from train.config import SceneConfig
+from train.config import BlockConfig
 from train.segmentation import groups
 
 PADDING = 0.001
@@ -44,7 +44,7 @@ def occupied(y: np.ndarray, low: float, columns: int, block: float, stride: floa
     return np.unique(near).tolist()
 
 
-def needed(colour: np.ndarray | None, config: SceneConfig, name: str) -> None:
+def needed(colour: np.ndarray | None, config: BlockConfig, name: str) -> None:
     """Refuse a scene without the colours that a network was trained with."""
     if colour is None and config.colour:
         raise ValueError(
@@ -56,7 +56,7 @@ def label_points(
     network: nn.Module,
     points: np.ndarray,
     colour: np.ndarray | None,
-    config: SceneConfig,
+    config: BlockConfig,
     classes: int,
     advance: Callable[[int], object] = lambda points: None,
     amp: torch.dtype | None = None,

@@ -7,7 +7,7 @@ go after its last one: once in an epoch. A block is a function of (seed, epoch, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,17 +95,16 @@ def load(config: SceneConfig) -> Data:
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
     signature = Signature(scenes.class_names, (config.points, 9 if config.colour else 6))
     stated = scenes.name, scenes.source, scenes.credits, scenes.checksum
-    weight = class_weights(train) if config.class_weights else None
+    weight = None
+    if config.class_weights:
+        each = (scenes.room(i).label for i in train.index.tolist())
+        weight = class_weights(each, len(scenes.class_names))
     return Data(train, validation, test, signature, *stated, weight=weight)
 
 
-def class_weights(split: Rooms) -> Tensor:
-    """[classes]: (most points of a class / the class's points)^(1/3) over a split; 1 for a class without a point."""
-    classes = len(split.scenes.class_names)
-    counts = sum(
-        (np.bincount(split.scenes.room(i).label, minlength=classes) for i in split.index.tolist()),
-        start=np.zeros(classes, np.int64),
-    )
+def class_weights(labels: Iterable[np.ndarray], classes: int) -> Tensor:
+    """[classes]: (most points of a class / the class's points)^(1/3) over some labels; 1 for a class without a point."""
+    counts = sum((np.bincount(some, minlength=classes) for some in labels), start=np.zeros(classes, np.int64))
     weight = np.where(counts > 0, (counts.max() / np.maximum(1, counts)) ** (1 / 3), 1.0)
     return torch.from_numpy(weight.astype(np.float32))
 

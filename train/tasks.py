@@ -25,10 +25,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from train import clouds, parts, scenes, video
+from train import blocks, clouds, parts, scenes, video
 from train.config import Config
 
-TASKS: dict[str, ModuleType] = {"clouds": clouds, "parts": parts, "scenes": scenes, "video": video}
+TASKS: dict[str, ModuleType] = {
+    "clouds": clouds,
+    "parts": parts,
+    "blocks": blocks,
+    "scenes": scenes,
+    "video": video,
+}
 
 
 def task_of(config: Config) -> ModuleType:

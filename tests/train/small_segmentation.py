@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_scripts import part_schema, scene_schema
-from train.config import AugmentConfig, NoiseConfig, PartConfig, SceneConfig
+from data_scripts import block_schema, part_schema, scene_schema
+from train.columns import channels
+from train.config import AugmentConfig, BlockConfig, NoiseConfig, PartConfig, SceneConfig
 from train.recipes import recipe
 
 CLASSES = ["ceiling", "floor", "wall", "table"]
@@ -66,6 +67,20 @@ def write_rooms(path, areas=3, rooms=3, points=1500):
             )
 
 
+def write_blocks(path, areas=3, rooms=2, blocks=4, points=80):
+    """Blocks of 80 points each of rooms of three areas."""
+    random = np.random.default_rng(0)
+    with block_schema.writer(path, CLASSES, "made for tests", "none", "run the tests") as writer:
+        for i in range(areas * rooms):
+            area, label, seen = i % areas + 1, [], []
+            for _ in range(blocks):
+                x, colour, part = room(random, points)
+                seen.append(channels(x, colour, x[:, :2].mean(0), x.max(0)))
+                label.append(part)
+            name = [f"Area_{area}/room_{i // areas}"] * blocks
+            writer.add("blocks", np.stack(seen), np.stack(label), name, [area] * blocks)
+
+
 def small_parts(folder, **options) -> PartConfig:
     """The components recipe in small."""
     config = replace(
@@ -93,6 +108,26 @@ def small_scenes(folder, **options) -> SceneConfig:
         blocks=12,
         fewest=48,
         validation_blocks=4,
+        epochs=2,
+        batch_size=4,
+        k=5,
+        emb_dims=16,
+        wandb="disabled",
+        noise=NoiseConfig("point", p=0.3),
+        augment=AugmentConfig(scale=(1.0, 1.0), shift=0.0, rotate=True, up="z"),
+    )
+    return replace(config, **options)
+
+
+def small_blocks(folder, **options) -> BlockConfig:
+    """The protocol on blocks in small: tests on area 3."""
+    config = replace(
+        recipe("s3dis-dgcnn"),
+        data=folder / "blocks.h5",
+        protocol="area",
+        held_out=3,
+        train_on_validation=False,
+        points=64,
         epochs=2,
         batch_size=4,
         k=5,

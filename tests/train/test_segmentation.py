@@ -15,22 +15,33 @@ import torch
 from safetensors.torch import load_file
 
 from data_scripts.scene_file import read_scene, write_scene
-from train import checkpoint, compare, metrics, outcomes, parts, scenes, summed
+from train import blocks, checkpoint, compare, metrics, outcomes, parts, scenes, summed
 from train.config import Signature
 from train.engine import Run
 from train.labelling import label_file
 from train.network import load_network
 from train.report import curves
 
-from .small_segmentation import small_parts, small_scenes, write_rooms, write_shapes
+from .small_segmentation import (
+    room,
+    small_blocks,
+    small_parts,
+    small_scenes,
+    write_blocks,
+    write_rooms,
+    write_shapes,
+)
 
 ROOT = Path(__file__).parents[2]
+SMALL = {"parts": small_parts, "blocks": small_blocks, "scenes": small_scenes}
+MODULES = {"parts": parts, "blocks": blocks, "scenes": scenes}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("segmentation")
     write_shapes(path / "parts.h5")
+    write_blocks(path / "blocks.h5")
     write_rooms(path / "rooms.h5")
     return path
 
@@ -39,7 +50,7 @@ def folder(tmp_path_factory):
 def finished(folder):
     """An uninterrupted run of each task."""
     runs = {}
-    for name, small in (("parts", small_parts), ("scenes", small_scenes)):
+    for name, small in SMALL.items():
         runs[name] = folder / name
         Run(small(folder, out=runs[name])).train()
     return runs
@@ -47,6 +58,7 @@ def finished(folder):
 
 FIGURES = {
     "parts": ("instance_mean_iou", "class_mean_iou", "overall_accuracy"),
+    "blocks": ("mean_iou", "overall_accuracy", "mean_class_accuracy"),
     "scenes": ("mean_iou", "overall_accuracy", "mean_class_accuracy"),
 }
 
@@ -73,7 +85,7 @@ def test_a_run_ends_with_figures_and_a_report(task, finished):
 @pytest.mark.parametrize("task", FIGURES)
 def test_the_saved_network_gives_the_saved_answers(task, finished):
     config, signature, network = load_network(finished[task])
-    module = {"parts": parts, "scenes": scenes}[task]
+    module = MODULES[task]
     data = module.load(config)
     found = module.answers(network, data.test, config, final=True)
     with np.load(finished[task] / "predictions.npz") as kept:
@@ -85,7 +97,7 @@ def test_the_saved_network_gives_the_saved_answers(task, finished):
 @pytest.mark.parametrize("task", FIGURES)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(task, folder, finished, tmp_path):
     """kill -9 in the middle of the second epoch."""
-    small = {"parts": small_parts, "scenes": small_scenes}[task]
+    small = SMALL[task]
     out = tmp_path / "killed"
     (tmp_path / "spec").mkdir()
     checkpoint.save_config(tmp_path / "spec/config.json", small(folder, out=out), Signature([]))
@@ -106,9 +118,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(task, folder, finished, tmp
 @pytest.mark.parametrize("network", ["pointnet", "pointnet2"])
 @pytest.mark.parametrize("task", FIGURES)
 def test_other_networks_run(task, network, folder, tmp_path):
-    small = {"parts": small_parts, "scenes": small_scenes}[task]
-    points = {"parts": 512, "scenes": 1024}[task] if network == "pointnet2" else 32
-    options = {"blocks": 4, "stride": 1.0} if task == "scenes" else {}
+    small = SMALL[task]
+    points = {"parts": 512, "blocks": 1024, "scenes": 1024}[task] if network == "pointnet2" else 32
+    options: dict = {"blocks": 4, "stride": 1.0} if task == "scenes" else {}
+    if task == "blocks":
+        write_blocks(tmp_path / "many.h5", blocks=2, points=points + 8)
+        options = {"data": tmp_path / "many.h5"}
     config = small(
         folder, out=tmp_path / "run", network=network, points=points, epochs=1, batch_size=2, **options
     )
@@ -122,7 +137,7 @@ def test_other_networks_run(task, network, folder, tmp_path):
 @pytest.mark.parametrize("task", FIGURES)
 def test_a_tracker_gets_coloured_clouds(task, finished):
     config, _ = checkpoint.load_config(finished[task])
-    module = {"parts": parts, "scenes": scenes}[task]
+    module = MODULES[task]
     with np.load(finished[task] / "predictions.npz") as answers:
         wandb = types.SimpleNamespace(Object3D=lambda cloud: cloud)
         sent = module.tracked(wandb, config, module.load(config), dict(answers))
@@ -138,10 +153,11 @@ def test_a_part_run_keeps_what_the_bootstrap_needs(finished):
     found = outcomes.of_predictions(finished["parts"] / "predictions.npz")
     summary = json.loads((finished["parts"] / "summary.json").read_text())
     assert found.values()["score"].mean() == pytest.approx(summary["test/instance_mean_iou"])
-    assert outcomes.of_predictions(finished["scenes"] / "predictions.npz") is None
+    for task in ("blocks", "scenes"):
+        assert outcomes.of_predictions(finished[task] / "predictions.npz") is None
 
 
-def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path, folder):
+def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path):
     config, signature, network = load_network(finished["scenes"])
     data = scenes.load(config)
     room = data.test.scenes.room(int(data.test.index[0]))
@@ -162,6 +178,14 @@ def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path, folder
     with pytest.raises(ValueError, match=r"gray.xyz has no colours, and the run was trained with them"):
         label_file(network, config, signature, tmp_path / "gray.xyz", None)
     assert not (tmp_path / "gray-labelled.ply").exists()
+
+
+def test_a_network_trained_on_blocks_labels_scenes(finished, tmp_path):
+    config, signature, network = load_network(finished["blocks"])
+    points, colour, label = room(np.random.default_rng(0), 500)
+    write_scene(tmp_path / "scene.ply", points, colour, label)
+    found = label_file(network, config, signature, tmp_path / "scene.ply", tmp_path / "labelled.ply", votes=2)
+    assert sum(found["classes"].values()) == 500
 
 
 def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
@@ -210,6 +234,9 @@ def test_bad_input_is_named(folder, tmp_path):
 
     refused(small_parts(folder, network="pointnet2"), "512 centres in its first level, .* asks for 32 points")
     refused(small_parts(folder, normals=True), "has no normals")
+    refused(
+        small_blocks(folder, points=81), r"have 80 points, and the config asks for 81; ask for 80 or fewer"
+    )
     refused(small_scenes(folder, held_out=9), r"--held-out, one of \[1, 2, 3\]; got 9")
     refused(small_scenes(folder, stride=1.5), r"stride 1.5 leaves points between blocks of 1.0")
     refused(small_scenes(folder, blocks=3), "3 training blocks, less than one batch of 4")
@@ -219,7 +246,7 @@ def test_bad_input_is_named(folder, tmp_path):
 
 def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finished, tmp_path):
     config = small_scenes(folder)
-    assert compare.folds(config) == [1, 2, 3]
+    assert compare.folds(config) == compare.folds(small_blocks(folder)) == [1, 2, 3]
     assert compare.folds(small_parts(folder)) == list(range(5))
     run = compare.of_run(replace(config, protocol="split", held_out=None), 1, 2, tmp_path)
     assert (run.protocol, run.held_out) == ("area", 2)
