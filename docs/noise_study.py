@@ -127,11 +127,41 @@ def tables() -> str:
     return "\n".join(parts)
 
 
+def choices() -> str:
+    """Of each network, what its noises reached on validation shapes, by setting inside the pool and by position."""
+    parts = []
+    for network, title in (("pointnet", "PointNet"), ("dgcnn", "DGCNN")):
+        found: dict[str, dict[str, str]] = {}
+        sets = {"furniture": f"{network}", "labeled meshes": f"{network}_meshes"}
+        for data, name in sets.items():
+            for line in rows(f"noise_grid_{name}_table") + rows(f"noise_where_{name}_table"):
+                accuracy, whole = float(line["missing_accuracy_mean"]), float(line["mean"])
+                shown = f"{100 * whole:.1f} | {100 * accuracy:.1f} | {float(line['mce_mean']):.2f}"
+                found.setdefault(line["variant"], {})[data] = shown
+        if not found:
+            continue
+        empty = "– | – | –"
+        lines = [
+            f"| {variant} | {' | '.join(by_data.get(data, empty) for data in sets)} |"
+            for variant, by_data in found.items()
+        ]
+        head = " | ".join(f"{data}: accuracy, % | parts missing, % | mCE" for data in sets)
+        parts.append(
+            "\n".join([f"**{title}**\n", f"| | {head} |", f"|---|{'---:|' * 3 * len(sets)}", *lines, ""])
+        )
+    return "\n".join(parts)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """`text` with what lies between two marks replaced."""
+    start, end = f"<!-- {name}: python docs/noise_study.py -->\n", f"<!-- end of {name} -->"
+    before, rest = text.split(start)
+    return before + start + "\n" + content + "\n" + end + rest.split(end)[1]
+
+
 def main() -> None:
     picture()
-    start, end = "<!-- tables: python docs/noise_study.py -->\n", "<!-- end of tables -->"
-    before, rest = PAGE.read_text().split(start)
-    PAGE.write_text(before + start + "\n" + tables() + "\n" + end + rest.split(end)[1])
+    PAGE.write_text(fill(fill(PAGE.read_text(), "tables", tables()), "choices", choices()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 CELLS = 1 << 22  # at most so many, whatever lies far away
+UP = 2  # the upright axis
 
 
 class Columns:
@@ -58,15 +59,24 @@ class Columns:
 
 
 def channels(
-    points: np.ndarray, colour: np.ndarray | None, centre: np.ndarray, highest: np.ndarray
+    points: np.ndarray,
+    colour: np.ndarray | None,
+    centre: np.ndarray,
+    highest: np.ndarray,
+    shape: np.ndarray | None = None,
 ) -> np.ndarray:
     """What a network sees of points [..., 3] (metres from the room's minimum): x and y from the block's `centre`, z; colours
-    [..., 3] / 255, where there are some; the place in the room, xyz / its maximum. float32 [..., 9 or 6]."""
-    seen = np.empty((*points.shape[:-1], 6 if colour is None else 9), np.float32)
+    [..., 3] / 255, where there are some; the place in the room, xyz / its maximum; and `shape` [..., S], where it is given.
+    float32 [..., 9 or 6, and S]."""
+    place = 3 if colour is None else 6
+    more = 0 if shape is None else shape.shape[-1]
+    seen = np.empty((*points.shape[:-1], place + 3 + more), np.float32)
     seen[..., :3] = points
     seen[..., :2] -= centre
     if colour is not None:
         seen[..., 3:6] = colour
         seen[..., 3:6] /= 255
-    seen[..., -3:] = points / np.where(highest > 0, highest, 1).astype(np.float32)
+    seen[..., place : place + 3] = points / np.where(highest > 0, highest, 1).astype(np.float32)
+    if shape is not None:
+        seen[..., place + 3 :] = shape
     return seen

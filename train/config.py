@@ -162,6 +162,8 @@ class PartConfig(PointConfig):
     k: int = 40
     normals: bool = False
     """Feed normals as three more channels."""
+    local_shape: bool = False
+    """Feed how the points around each point lie, all of the shape's, as 24 more channels (train.local_shape)."""
 
 
 @dataclass
@@ -190,6 +192,8 @@ class SceneConfig(BlockConfig):
 
     task: ClassVar[str] = "scenes"
 
+    local_shape: bool = False
+    """Feed how the points around each point lie, at the room's full density, as 24 more channels (train.local_shape)."""
     blocks: int | None = None
     """Blocks in an epoch; default: points of the training rooms x sample_rate / points."""
     sample_rate: float = 1.0

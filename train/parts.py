@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from train.augment import augment
 from train.config import PartConfig, Signature
 from train.data import Batch, Data, by_protocol, generator, located, parts
 from train.data import batches as data_batches
+from train.local_shape import local_shape
 from train.metrics import Answers, Scores
 from train.segmentation import PALETTE, compared, drawn
 
@@ -62,6 +64,9 @@ def load(config: PartConfig) -> Data:
     if config.normals and read.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     columns = [read.points, read.normals] if config.normals else [read.points]
+    if config.local_shape:
+        shapes = (read.points[start:end] for start, end in pairwise(read.ptr))
+        columns.append(np.concatenate([around(points, config) for points in shapes]))
     x = np.concatenate([values for values in columns if values is not None], 1)
     signature = Signature(
         read.part_names,
@@ -100,7 +105,14 @@ def batches(
 def draw(split: Shapes, chosen: Tensor, config: PartConfig, generator: torch.Generator) -> Batch:
     """Training shapes, a fresh choice of their points, augmented."""
     (x, category), part = split.stacked(chosen.tolist(), config.points, [generator] * len(chosen))
-    return (augment(x, config.augment, generator), category), part
+    moved = 6 if config.normals else 3
+    x = torch.cat([augment(x[..., :moved], config.augment, generator), x[..., moved:]], -1)
+    return (x, category), part
+
+
+def around(points: np.ndarray, config: PartConfig) -> np.ndarray:
+    """How the points around each point of a shape lie: float32 [n, CHANNELS]."""
+    return local_shape(points, "xyz".index(config.augment.up)).astype(np.float32)
 
 
 def fixed(split: Shapes, chosen: list[int], config: PartConfig) -> Batch:
@@ -111,7 +123,7 @@ def fixed(split: Shapes, chosen: list[int], config: PartConfig) -> Batch:
 def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config."""
     return segmentation.build(
-        config, len(signature.class_names), 6 if config.normals else 3, len(signature.categories), steps
+        config, len(signature.class_names), signature.shape[1], len(signature.categories), steps
     )
 
 
@@ -239,11 +251,14 @@ def read(file: Path, config: PartConfig, signature: Signature) -> np.ndarray:
     from data_scripts.shapes import read_shape
 
     cloud, normals = read_shape(file, config.points, whole=True)
-    if not config.normals:
-        return cloud
-    if normals is None:
-        raise ValueError(f"{file} has no normals, and the run was trained with them.")
-    return np.concatenate([cloud, normals], 1)
+    columns = [cloud]
+    if config.normals:
+        if normals is None:
+            raise ValueError(f"{file} has no normals, and the run was trained with them.")
+        columns.append(normals)
+    if config.local_shape:
+        columns.append(around(cloud, config))
+    return np.concatenate(columns, 1)
 
 
 @torch.no_grad()

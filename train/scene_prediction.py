@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from kernels._numba import njit
-from train.columns import Columns, channels
-from train.config import BlockConfig
+from train.columns import UP, Columns, channels
+from train.config import BlockConfig, SceneConfig
+from train.local_shape import local_shape
 from train.segmentation import groups
 
 PADDING = 0.001
@@ -73,6 +74,9 @@ def label_points(
         raise ValueError("a scene has no points; expected 1 or more.")
     points = np.ascontiguousarray(points - points.min(0), dtype=np.float32)
     highest, columns = points.max(0), Columns(points[:, :2], config.stride)
+    shape = None
+    if isinstance(config, SceneConfig) and config.local_shape:
+        shape = local_shape(points, UP)[columns.order]
     points = points[columns.order]
     colour = colour[columns.order] if colour is not None and config.colour else None
     low, high = columns.low, columns.high
@@ -113,7 +117,13 @@ def label_points(
         for start in range(0, len(places), size):
             some = places[start : start + size]
             centre = np.array(centres[start : start + size], np.float32)[:, None]
-            seen = channels(points[some], None if colour is None else colour[some], centre, highest)
+            seen = channels(
+                points[some],
+                None if colour is None else colour[some],
+                centre,
+                highest,
+                None if shape is None else shape[some],
+            )
             _add(votes, some.ravel() - begin, _probabilities(network, seen, amp))
     settle(len(points))
     return labels

@@ -19,9 +19,10 @@ from data_scripts import scene_schema
 from data_scripts.scene_schema import Room, Scenes
 from train import metrics, points, segmentation
 from train.augment import augment
-from train.columns import Columns, channels
+from train.columns import UP, Columns, channels
 from train.config import AugmentConfig, SceneConfig, Signature
 from train.data import Batch, Data, by_protocol, generator, located, parts, share
+from train.local_shape import CHANNELS, local_shape
 from train.metrics import Answers, Scores
 from train.segmentation import PALETTE
 
@@ -40,6 +41,8 @@ class Rooms:
     index: np.ndarray
     kept: dict[int, Batch] = field(default_factory=dict, repr=False)
     """Fixed blocks, by how many."""
+    shapes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    """`local_shape` of rooms, by their numbers."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -49,12 +52,22 @@ class Rooms:
         """Points of each room."""
         return self.scenes.sizes[self.index]
 
+    def open(self, i: int, config: SceneConfig) -> OpenRoom:
+        """Room i of the split. The shape around its points is kept for the next epoch, if those of all rooms have room in
+        a pool."""
+        room, shape = self.scenes.room(int(self.index[i])), self.shapes.get(i)
+        if config.local_shape and shape is None:
+            shape = local_shape(room.points, UP)
+            if self.sizes.sum() <= config.pool_points:
+                self.shapes[i] = shape
+        return OpenRoom(room, config, shape if config.local_shape else None)
+
 
 class OpenRoom:
     """A room in memory, ready for blocks."""
 
-    def __init__(self, room: Room, config: SceneConfig) -> None:
-        self.room, self.config = room, config
+    def __init__(self, room: Room, config: SceneConfig, shape: np.ndarray | None = None) -> None:
+        self.room, self.config, self.shape = room, config, shape
         self.columns = Columns(room.points[:, :2], config.block / 2)
         self.highest = room.points.max(0)
 
@@ -75,7 +88,8 @@ class OpenRoom:
             order = torch.cat([order, more])
         rows = self.columns.order[best[order[: config.points].numpy()]]
         colour = self.room.colour[rows] if config.colour else None
-        x = torch.from_numpy(channels(self.room.points[rows], colour, centre, self.highest))
+        shape = None if self.shape is None else self.shape[rows]
+        x = torch.from_numpy(channels(self.room.points[rows], colour, centre, self.highest, shape))
         turned = augment(x[None, :, :3], config.augment, generator)[0]
         return torch.cat([turned, x[:, 3:]], 1), torch.from_numpy(self.room.label[rows]).long()
 
@@ -93,7 +107,8 @@ def load(config: SceneConfig) -> Data:
     if config.protocol == "area":
         split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
-    signature = Signature(scenes.class_names, (config.points, 9 if config.colour else 6))
+    seen = (9 if config.colour else 6) + (CHANNELS if config.local_shape else 0)
+    signature = Signature(scenes.class_names, (config.points, seen))
     stated = scenes.name, scenes.source, scenes.credits, scenes.checksum
     weight = None
     if config.class_weights:
@@ -142,7 +157,7 @@ def batches(
         for slot in step.tolist():
             room = int(order[slot])
             if room not in rooms:
-                rooms[room] = OpenRoom(split.scenes.room(int(split.index[room])), config)
+                rooms[room] = split.open(room, config)
             blocks.append(rooms[room].block(generator(config.seed, epoch, slot)))
             if last[room] == slot:
                 del rooms[room]

@@ -11,6 +11,7 @@ from data_scripts import scene_schema
 from train import scenes
 from train.columns import Columns, channels
 from train.config import AugmentConfig
+from train.local_shape import CHANNELS, local_shape
 from train.scene_prediction import PADDING, label_points, starts
 from train.segmentation import groups
 
@@ -65,6 +66,27 @@ def test_a_block_is_a_column_of_its_room(still):
     np.testing.assert_allclose(x[:, 3:6], colour[nearest] / 255, atol=1e-6)
     np.testing.assert_array_equal(held, label[nearest])
     assert len(set(nearest.tolist())) == 64  # no point twice where there are enough
+
+
+def test_a_block_has_the_shape_around_its_points_in_the_whole_room(still):
+    config = replace(still, local_shape=True)
+    data = scenes.load(config)
+    assert data.signature.shape == (64, 9 + CHANNELS)
+    (x,), _ = next(scenes.batches(data.train, config, 0))
+    (plain,), _ = next(scenes.batches(data.train, still, 0))
+    assert torch.equal(x[..., :9], plain)
+    whole = np.concatenate([local_shape(data.train.scenes.room(i).points, 2) for i in data.train.index])
+    rows = {row.tobytes() for row in whole}
+    assert all(row.tobytes() in rows for row in x[..., 9:].half().flatten(0, 1).numpy())
+
+
+def test_the_shape_around_points_is_kept_where_the_rooms_are_few(still):
+    few = replace(still, local_shape=True, pool_points=1)
+    for config, kept in ((replace(few, pool_points=1 << 25), True), (few, False)):
+        split = scenes.load(config).train
+        first, again = (list(scenes.batches(split, config, 0)) for _ in range(2))
+        assert all(torch.equal(a[0][0], b[0][0]) for a, b in zip(first, again, strict=True))
+        assert split.shapes.keys() == (set(range(len(split))) if kept else set())
 
 
 def test_a_block_with_fewer_points_than_asked_repeats_them(still):
@@ -164,25 +186,29 @@ class Pointwise(nn.Module):
         return torch.sin(5 * x) @ self.weight
 
 
-@pytest.mark.parametrize("colours", [True, False])
+@pytest.mark.parametrize(
+    ("colours", "shaped"), [(True, False), (False, False), (True, True)], ids=["colour", "gray", "shape"]
+)
 @pytest.mark.parametrize(
     "size", [(2.3, 1.7, 2.0), (0.6, 3.1, 2.0), (0.3, 0.3, 0.0)], ids=["room", "hallway", "spot"]
 )
-def test_votes_are_those_of_plain_loops(size, colours, still):
+def test_votes_are_those_of_plain_loops(size, colours, shaped, still):
     """Groups of one point, so that no copy votes: a point's votes are those of the columns that hold it."""
     random = np.random.default_rng(4)
     points = (random.uniform(0, 1, (400, 3)) * size).astype(np.float32)
     colour = random.integers(256, size=(400, 3)).astype(np.uint8) if colours else None
     points -= points.min(0)
-    config = replace(still, points=1, colour=colours, stride=0.5)
-    network = Pointwise(9 if colours else 6)
+    config = replace(still, points=1, colour=colours, stride=0.5, local_shape=shaped)
+    shape = local_shape(points, 2) if shaped else None
+    network = Pointwise((9 if colours else 6) + (CHANNELS if shaped else 0))
     votes, times = np.zeros((400, 4)), np.zeros(400, int)
     for x in starts(0.0, float(points[:, 0].max()), 1.0, 0.5):
         for y in starts(0.0, float(points[:, 1].max()), 1.0, 0.5):
             for i, point in enumerate(points):
                 if x - PADDING <= point[0] <= x + 1 + PADDING and y - PADDING <= point[1] <= y + 1 + PADDING:
-                    own = None if colour is None else colour[i]
-                    seen = channels(point, own, np.array([x + 0.5, y + 0.5], np.float32), points.max(0))
+                    own = [None if values is None else values[i] for values in (colour, shape)]
+                    centre = np.array([x + 0.5, y + 0.5], np.float32)
+                    seen = channels(point, own[0], centre, points.max(0), own[1])
                     votes[i] += network(torch.from_numpy(seen)).softmax(-1).detach().numpy()
                     times[i] += 1
     assert times.min() >= 1

@@ -19,6 +19,7 @@ from train import blocks, checkpoint, compare, metrics, outcomes, parts, scenes,
 from train.config import Signature
 from train.engine import Run
 from train.labelling import label_file
+from train.local_shape import CHANNELS, local_shape
 from train.network import load_network
 from train.report import curves
 
@@ -128,9 +129,11 @@ def test_other_networks_run(task, network, folder, tmp_path):
         folder, out=tmp_path / "run", network=network, points=points, epochs=1, batch_size=2, **options
     )
     if task == "parts":
-        config = replace(config, norm_decay=0.5)
+        config = replace(config, norm_decay=0.5, local_shape=True)
     else:
         config = replace(config, colour=False, class_weights=True, label_smoothing=0.0)
+    if task == "scenes":
+        config = replace(config, local_shape=True)
     assert 0 <= Run(config).train()[f"test/{FIGURES[task][0]}"] <= 1
 
 
@@ -198,6 +201,22 @@ def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
     assert set(label.tolist()) <= {0, 1}  # the parts of a pole
     with pytest.raises(ValueError, match="one of pole, plate; got none"):
         label_file(network, config, signature, tmp_path / "pole.xyz", None)
+
+
+def test_the_shape_around_points_is_that_of_the_whole_shape(folder, tmp_path):
+    """Read from a file as from the data set, whatever points are drawn and however they are augmented."""
+    config = small_parts(folder, local_shape=True, points=8)
+    data = parts.load(config)
+    assert data.signature.shape == (8, 3 + CHANNELS)
+    start, end = data.train.ptr[:2]
+    cloud = data.train.x[start:end, :3].numpy()
+    whole = {row.tobytes() for row in local_shape(cloud, 1).astype(np.float32)}
+    (x, _), _ = parts.draw(data.train, torch.tensor([0]), config, torch.Generator().manual_seed(0))
+    assert all(row.tobytes() in whole for row in x[0, :, 3:].numpy())
+    assert not {row.tobytes() for row in x[0, :, :3].numpy()} & {row.tobytes() for row in cloud}
+    np.savetxt(tmp_path / "pole.xyz", cloud)
+    seen = parts.read(tmp_path / "pole.xyz", config, data.signature)
+    np.testing.assert_array_equal(seen[:, 3:], local_shape(seen[:, :3], 1).astype(np.float32))
 
 
 def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python):
