@@ -219,6 +219,7 @@ class PointNet2(nn.Module):
         num_classes: outputs.
         in_channels: 3, or more: the first three are coordinates, the rest features.
         grouping: "ssg", one radius a level, or "msg", three.
+        radius: factor of all radii.
         dropout: after fc1 and fc2.
         noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
             (sa1, sa2: what falls is left out of the max over a ball, in all scales alike; pool) to module.
@@ -235,6 +236,7 @@ class PointNet2(nn.Module):
         num_classes: int = 40,
         in_channels: int = 3,
         grouping: Grouping = "ssg",
+        radius: float = 1.0,
         dropout: float = 0.4,
         noise: nn.Module | Mapping[str, nn.Module] | None = None,
         sync_batch_norm: bool = False,
@@ -242,7 +244,7 @@ class PointNet2(nn.Module):
     ) -> None:
         super().__init__()
         sync = sync_batch_norm
-        first, second = levels(CLASSIFICATION, grouping)
+        first, second = levels(CLASSIFICATION, grouping, radius)
         self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start)
         self.sa2 = SetAbstraction(self.sa1.out_channels, second, sync, random_start)
         self.sa3 = GlobalAbstraction(self.sa2.out_channels, sync=sync)
@@ -262,11 +264,16 @@ class PointNet2(nn.Module):
         return self.fc3(self.dropout2(self.fc2(self.dropout1(self.fc1(x)))))
 
 
-def levels(of: Mapping[str, tuple[Level, ...]], grouping: str) -> tuple[Level, ...]:
-    """The levels of a grouping."""
+def levels(of: Mapping[str, tuple[Level, ...]], grouping: str, radius: float = 1.0) -> tuple[Level, ...]:
+    """The levels of a grouping, their radii times `radius`."""
     if grouping not in of:
         raise ValueError(f"grouping must be one of {', '.join(map(repr, of))}; got {grouping!r}.")
-    return of[grouping]
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius must be a positive factor; got {radius}.")
+    return tuple(
+        Level(centres, tuple(scale._replace(radius=radius * scale.radius) for scale in scales))
+        for centres, scales in of[grouping]
+    )
 
 
 def drawn(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None:

@@ -64,6 +64,7 @@ class PointNet2Segmentation(nn.Module):
         in_channels: 3, or more: the first three are coordinates.
         categories: None for scenes; for parts, how many categories there are, the category being an input.
         grouping: "ssg", one radius a level, or "msg", several.
+        radius: factor of all radii; larger for points that lie farther apart.
         dropout: before the last layer.
         noise: a Drop module for the recommended position, inside the max of the last level ("pool": for parts over all
             points, for scenes over balls), or a mapping of layer name (sa1, sa2 and for scenes sa3: what falls is left
@@ -84,6 +85,7 @@ class PointNet2Segmentation(nn.Module):
         in_channels: int = 9,
         categories: int | None = None,
         grouping: Grouping = "ssg",
+        radius: float = 1.0,
         dropout: float = 0.5,
         noise: nn.Module | Mapping[str, nn.Module] | None = None,
         sync_batch_norm: bool = False,
@@ -94,7 +96,7 @@ class PointNet2Segmentation(nn.Module):
         self.pool_is_global = categories is not None  # see `needs_reestimation`
         self.sa3: nn.Module
         widths, down = [in_channels], []
-        for level in levels(SCENES if categories is None else PARTS, grouping):
+        for level in levels(SCENES if categories is None else PARTS, grouping, radius):
             down.append(SetAbstraction(widths[-1], level, sync, random_start))
             widths.append(down[-1].out_channels)
         if categories is None:

@@ -105,6 +105,7 @@ def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Modul
             classes,
             channels,
             grouping=config.grouping,
+            radius=config.radius,
             dropout=config.dropout,
             noise=points.noises(config, steps),
             sync_batch_norm=config.sync_batch_norm,

@@ -126,6 +126,8 @@ class PointConfig(Config):
     """Weight of PointNet's feature-transform penalty."""
     grouping: Literal["ssg", "msg"] = "ssg"
     """PointNet++: balls of one scale around a centre, or of several."""
+    radius: float = 1.0
+    """PointNet++: factor of the published radii; larger for blocks with fewer points."""
     k: int = 20
     """DGCNN: neighbours of a point."""
     emb_dims: int = 1024

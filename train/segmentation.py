@@ -37,7 +37,9 @@ def build(
             )
         return PointNetSegmentation(classes, channels, **options)
     if config.network == "pointnet2":
-        return PointNet2Segmentation(classes, channels, grouping=config.grouping, **options)
+        return PointNet2Segmentation(
+            classes, channels, grouping=config.grouping, radius=config.radius, **options
+        )
     return DGCNNSegmentation(classes, channels, k=config.k, emb_dims=config.emb_dims, **options)
 
 

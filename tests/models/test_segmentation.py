@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
+import kernels
 from models import (
     DGCNNSegmentation,
     DropCluster,
@@ -179,6 +180,24 @@ def test_categories_are_checked(name):
 def test_a_grouping_is_one_of_two():
     with pytest.raises(ValueError, match="grouping must be one of 'ssg', 'msg'; got 'mrg'"):
         PointNet2(5, grouping="mrg")
+
+
+@pytest.mark.parametrize(
+    ("network", "options"), [(PointNet2, {}), (PointNet2Segmentation, {"in_channels": 3})]
+)
+def test_balls_of_larger_radius_see_a_larger_cloud_alike(network, options):
+    """The first level's groups are of a cloud twice as large, its balls twice as large, the same."""
+    seen = []
+    for factor in (1.0, 2.0):
+        model = network(5, radius=factor, **options)
+        level = model.sa1.level
+        points = factor * torch.rand(1, 1200, 3, generator=torch.Generator().manual_seed(0))
+        centres = points[:, : level.centres].contiguous()
+        scale = level.scales[0]
+        seen.append(kernels.ball_query(points, centres, scale.radius, scale.k).idx)
+    assert torch.equal(*seen)
+    with pytest.raises(ValueError, match=r"radius must be a positive factor; got 0"):
+        network(5, radius=0.0, **options)
     with pytest.raises(ValueError, match="m must be at least 1 and at most the points of a cloud"):
         PointNet2(5)(torch.rand(2, 100, 3))
 
