@@ -58,7 +58,7 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, int], ...]]] = {
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.7),
         ((0.2, 32), (0.35, 32), (0.5, 32), (0.2, 64), (0.35, 64), (0.5, 64)),
     ),
-    "dgcnn": ((0.2, 0.4, 0.7), ((0.2, 32), (0.5, 32), (0.5, 64))),
+    "dgcnn": ((0.1, 0.3, 0.5), ((0.2, 32), (0.5, 32), (0.5, 64))),
 }
 
 # Where each noise is tried, at the setting that is best inside the pool.

@@ -105,6 +105,8 @@ def small_scenes(folder, **options) -> SceneConfig:
         protocol="area",
         held_out=3,
         points=64,
+        block=1.0,
+        local_shape=False,
         blocks=12,
         fewest=48,
         validation_blocks=4,

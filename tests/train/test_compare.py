@@ -104,17 +104,25 @@ def test_each_video_study_has_its_variants(name):
 
 
 @pytest.mark.parametrize("name", studies.NOISE_STUDIES)
-def test_noise_studies_differ_in_noise_alone_and_give_each_the_same_chances(name):
-    study, grid = studies.STUDIES[f"noise-{name}"](), studies.STUDIES[f"noise-grid-{name}"]()
+def test_noise_studies_differ_in_noise_alone(name):
+    study = studies.STUDIES[f"noise-{name}"]()
     assert list(study) == ["none", "DropFeat", "DropPoint", "DropCluster"]
-    for config in [*study.values(), *grid.values()]:
-        assert config.noise.layers == ("pool",)
-        assert replace(config, noise=study["none"].noise) == study["none"]
-    kinds = [config.noise.kind for config in grid.values()]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"none": 1, "feat": 6, "point": 6, "cluster": 6}
-    chosen = [config.noise for config in grid.values()]
-    assert all(config.noise in chosen for config in study.values())
+    assert all(replace(config, noise=study["none"].noise) == study["none"] for config in study.values())
     assert recipe(studies.NOISE_STUDIES[name]).data == study["none"].data
+
+
+@pytest.mark.parametrize("name", studies.CHOSEN)
+def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
+    """Of the rates inside the pool, and then of the positions."""
+    study, grid, where = (studies.STUDIES[f"noise-{kind}{name}"]() for kind in ("", "grid-", "where-"))
+    for tried in (grid, where):
+        kinds = [config.noise.kind for config in tried.values()]
+        assert kinds.count("none") == 1
+        assert kinds.count("feat") == kinds.count("point") == kinds.count("cluster") > 1
+        assert all(replace(config, noise=study["none"].noise) == study["none"] for config in tried.values())
+    for config in study.values():
+        assert replace(config.noise, layers=("pool",)) in [config.noise for config in grid.values()]
+        assert config.noise in [config.noise for config in where.values()]
 
 
 class Inline:
