@@ -131,24 +131,27 @@ def choices() -> str:
     """Of each network, what its noises reached on validation shapes, by setting inside the pool and by position."""
     parts = []
     for network, title in (("pointnet", "PointNet"), ("dgcnn", "DGCNN")):
-        found: dict[str, dict[str, str]] = {}
+        found: dict[str, dict[str, list[str]]] = {}
         sets = {"furniture": f"{network}", "labeled meshes": f"{network}_meshes"}
         for data, name in sets.items():
             for line in rows(f"noise_grid_{name}_table") + rows(f"noise_where_{name}_table"):
-                accuracy, whole = float(line["missing_accuracy_mean"]), float(line["mean"])
-                shown = f"{100 * whole:.1f} | {100 * accuracy:.1f} | {float(line['mce_mean']):.2f}"
-                found.setdefault(line["variant"], {})[data] = shown
+                whole, parted, mce = (
+                    float(line[name]) for name in ("mean", "missing_accuracy_mean", "mce_mean")
+                )
+                found.setdefault(line["variant"], {})[data] = [
+                    f"{100 * whole:.1f}",
+                    f"{100 * parted:.1f}",
+                    f"{mce:.2f}",
+                ]
         if not found:
             continue
-        empty = "– | – | –"
+        figures = ["accuracy, %", "parts missing, %", "mCE"]
+        head = [title, *(f"{data}: {figure}" for data in sets for figure in figures)]
         lines = [
-            f"| {variant} | {' | '.join(by_data.get(data, empty) for data in sets)} |"
+            [variant, *(cell for data in sets for cell in by_data.get(data, ["–"] * len(figures)))]
             for variant, by_data in found.items()
         ]
-        head = " | ".join(f"{data}: accuracy, % | parts missing, % | mCE" for data in sets)
-        parts.append(
-            "\n".join([f"**{title}**\n", f"| | {head} |", f"|---|{'---:|' * 3 * len(sets)}", *lines, ""])
-        )
+        parts.append(table.table(head, lines, 1))
     return "\n".join(parts)
 
 

@@ -68,7 +68,8 @@ def load(config: BlockConfig) -> Data:
     stated = file.room, file.source, file.credits, file.checksum
     weight = None
     if config.class_weights:
-        each = (train.read(np.array([i]))[1].numpy().ravel() for i in range(len(train)))
+        some = np.array_split(np.arange(len(train)), max(1, len(train) // config.batch_size))
+        each = (train.read(chosen)[1].numpy().ravel() for chosen in some)
         weight = scenes.class_weights(each, len(file.class_names))
     return Data(train, validation, test, signature, *stated, weight=weight)
 

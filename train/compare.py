@@ -10,7 +10,9 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -131,6 +133,18 @@ def share_cores(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """What processes that begin in the meantime find in their environment."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def compare(options: Options) -> str:
     """All runs, then the table as Markdown; tables are written anew after each run."""
     from rich.console import Console
@@ -180,12 +194,11 @@ def compare(options: Options) -> str:
     for key, summary in ended.items():
         note(key, summary)
     threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
-    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
     # A fresh process for each run: its peak memory and its generators are its own.
     pool = ProcessPoolExecutor(
         options.jobs, get_context("spawn"), share_cores, (threads,), max_tasks_per_child=1
     )
-    with pool:
+    with environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)), pool:
         waiting = {
             pool.submit(one, config, corrupt_split): key for key, config in runs.items() if key not in ended
         }

@@ -7,9 +7,11 @@ l1 >= l2 >= l3 and the eigenvector e3 of the smallest, with their mean m and the
     linearity (l1 - l2) / l1    planarity (l2 - l3) / l1    sphericity l3 / l1    size 10 sqrt(l1)    uprightness |e3 . u|
     height 5 (max - min of p . u)    beside |(m - p) x u| / sqrt(l1)    above (m - p) . u / sqrt(l1)
 
-None of them changes when the cloud is turned about u. Sources: Weinmann et al. 2015, "Semantic point cloud interpretation
-based on optimal neighborhoods, relevant features and efficient classifiers" (the ratios); Hackel et al. 2016, "Fast semantic
-segmentation of 3D point clouds with strongly varying density" (scales by thinning, so that all cost the same).
+None of the finest scale's changes when the cloud is turned about u; the grid of the coarser ones does not turn.
+
+Sources: Weinmann et al. 2015, "Semantic point cloud interpretation based on optimal neighborhoods, relevant features and
+efficient classifiers" (the ratios); Hackel et al. 2016, "Fast semantic segmentation of 3D point clouds with strongly varying
+density" (scales by thinning, so that all cost the same).
 """
 
 from __future__ import annotations
@@ -41,10 +43,9 @@ def local_shape(points: np.ndarray, up: int) -> np.ndarray:
         if cell:
             cells = grid_subsample(points, cell)
             seen, of = points[cells.index], cells.cell
-        idx = kernels.knn(torch.from_numpy(np.ascontiguousarray(seen, np.float32))[None], min(K, len(seen)))[
-            0
-        ]
-        covariance, mean, height = _moments(seen.astype(np.float64), idx.numpy(), up)
+        cloud = torch.from_numpy(np.ascontiguousarray(seen, np.float32))
+        idx = kernels.knn(cloud[None], min(K, len(cloud)))[0].numpy()
+        covariance, mean, height = _moments(seen.astype(np.float64), idx, up)
         values, vectors = np.linalg.eigh(covariance)
         small, middle, large = np.clip(values, SMALLEST, None).T
         size = np.sqrt(large)

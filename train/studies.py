@@ -44,6 +44,12 @@ SETTINGS = dict.fromkeys(NOISE_STUDIES, USUAL) | {
         "DropPoint": NoiseConfig("point", 0.3, layers=("conv1",)),
         "DropCluster": NoiseConfig("cluster", 0.5, k=32),
     },
+    # PointNet++'s pools are over 128 centres, and over 64 of rooms.
+    **{
+        name: USUAL | {"DropCluster": NoiseConfig("cluster", 0.5, k=8)}
+        for name in NOISE_STUDIES
+        if name.startswith("pointnet2")
+    },
     "pointnet-meshes": {
         "DropFeat": NoiseConfig("feat", 0.5),
         "DropPoint": NoiseConfig("point", 0.7),

@@ -1,6 +1,5 @@
 """A training small enough for tests: real shapes, few of them, few points, one small network."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -127,12 +126,3 @@ def video_folder(tmp_path_factory, clips):
     labels[::4, 2] = 1
     video_schema.write(path / "labels.h5", replace(clips, labels=labels))
     return path
-
-
-@pytest.fixture(autouse=True)
-def _environment():
-    """What a comparison says to its processes in the environment is not said to those of other tests."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)

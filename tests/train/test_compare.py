@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from concurrent.futures import Future
 from dataclasses import replace
@@ -157,7 +158,9 @@ def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypa
     monkeypatch.setitem(compare.STUDIES, "small", lambda: study)
     monkeypatch.setattr(compare, "ProcessPoolExecutor", Inline)
     options = compare.Options("small", seeds=1, folds=True, out=tmp_path / "out")
+    before = dict(os.environ)
     text = compare.compare(options)
+    assert dict(os.environ) == before  # what its processes are told is told to no other
     assert "| none | 1 | 5 |" in text
     tested = [np.load(path)["index"] for path in sorted((tmp_path / "out/none").rglob("predictions.npz"))]
     assert sorted(np.concatenate(tested)) == list(range(48))
