@@ -44,6 +44,16 @@ SETTINGS = dict.fromkeys(NOISE_STUDIES, USUAL) | {
         "DropPoint": NoiseConfig("point", 0.3, layers=("conv1",)),
         "DropCluster": NoiseConfig("cluster", 0.5, k=32),
     },
+    "dgcnn": {
+        "DropFeat": NoiseConfig("feat", 0.1),
+        "DropPoint": NoiseConfig("point", 0.3),
+        "DropCluster": NoiseConfig("cluster", 0.5, k=64),
+    },
+    "dgcnn-meshes": {
+        "DropFeat": NoiseConfig("feat", 0.1),
+        "DropPoint": NoiseConfig("point", 0.3),
+        "DropCluster": NoiseConfig("cluster", 0.2, k=32),
+    },
     # PointNet++'s pools are over 128 centres, and over 64 of rooms.
     **{
         name: USUAL | {"DropCluster": NoiseConfig("cluster", 0.5, k=8)}
