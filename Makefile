@@ -7,7 +7,7 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: train video rooms test test-slow lint format gates clean
+.PHONY: train video rooms test test-slow lint format clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m train furniture $(ARGS)
@@ -17,10 +17,13 @@ video: $(VENV)/.train data/local/moving_furniture.h5
 	$(BIN)/python -m train fdht-lstm-video $(ARGS)
 
 # Furnished rooms (made once), a PointNet++ that labels their points, a room of the test area labelled, report.
+# A run that was interrupted goes on: make rooms ROOMS_RUN=runs/rooms-pointnet2-DATE
 ROOM ?= data/local/rooms_raw/Area_5/office_1/office_1.txt
+ifndef ROOMS_RUN
 ROOMS_RUN := runs/rooms-pointnet2-$(shell date +%Y%m%d-%H%M%S)
+endif
 rooms: $(VENV)/.train data/local/rooms.h5
-	$(BIN)/python -m train rooms-pointnet2 --out $(ROOMS_RUN) $(ARGS)
+	$(BIN)/python -m train rooms-pointnet2 $(if $(wildcard $(ROOMS_RUN)/config.json),--resume,--out) $(ROOMS_RUN) $(ARGS)
 	$(BIN)/python -m train.predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply
 
 # The rooms that are there already are kept.
@@ -56,4 +59,4 @@ $(VENV)/.dev: $(VENV)/.train
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -89,6 +89,16 @@ def verify(path: Path, sha256: str | None) -> str:
     return found
 
 
+def obtained(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
+    """`source`, or where there is none what `url` gives, in `folder`. SHA-256 is checked where it is given."""
+    if source is None:
+        source = download(url, folder / Path(url).name, sha256)
+        print(f"{source}: SHA-256 {verify(source, sha256)}")
+    elif sha256:
+        verify(source, sha256)
+    return source
+
+
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[Path]:
     """`source` as a folder: itself, or a zip, tar or rar archive unpacked into a temporary one."""

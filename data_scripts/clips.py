@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shlex
 import shutil
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,8 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from data_scripts import video_schema
 from data_scripts.archive import ArchiveError
-from data_scripts.decode import Reading, Sampling, VideoError, read_clip
+from data_scripts.decode import Reading, Sampling, VideoError, pyav, read_clip
+from data_scripts.processes import cores, end_with_parent
 from data_scripts.video_schema import TRAIN, VALIDATION, SchemaError, Videos
 
 Decode = Callable[[Path, str, Reading], np.ndarray]
@@ -82,6 +82,8 @@ def make(
     `stated` gives the file's source, credits and rebuild.
     """
     reading.checked()
+    if decode is read_clip:
+        pyav()
     if not clips:
         raise SchemaError(f"no videos were found for {out}; is it another folder?")
     path_of: dict[str, Path] = {}
@@ -126,7 +128,7 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
     """The command line of a script: convert, say what was made and what was left out; faults are sentences."""
     try:
         videos, faults = convert(options)
-    except (ArchiveError, SchemaError) as error:
+    except (ArchiveError, SchemaError, VideoError) as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:  # no room, no permission
         raise SystemExit(
@@ -186,7 +188,7 @@ def _file_of(part: Path, clip: Clip) -> Path:
 
 def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode) -> list[str]:
     todo = [clip for clip in clips if not _file_of(part, clip).exists()]
-    workers = reading.workers or os.cpu_count() or 1
+    workers = reading.workers or cores()
     faults: dict[str, str] = {}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -196,7 +198,7 @@ def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode)
             """Decode `some`; returns those that a dead process left undone."""
             undone = []
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-            with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
+            with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
                 jobs: dict[Future[str], Clip] = {
                     pool.submit(_decode_one, decode, clip, _file_of(part, clip), reading): clip
                     for clip in some
@@ -237,18 +239,6 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
     np.save(buffer, frames)
     _write(target, buffer.getbuffer())
     return ""
-
-
-def _end_with_parent() -> None:
-    """A process of a pool whose parent was killed would wait for its next video for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:

@@ -57,6 +57,17 @@ def sample(count: int, frames: int, sampling: Sampling, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), frames))
 
 
+def pyav() -> Any:
+    """The library that decodes videos."""
+    try:
+        import av
+    except ImportError:
+        raise VideoError(
+            "decoding videos needs PyAV, which is not installed: pip install -e '.[video]'."
+        ) from None
+    return av
+
+
 def read_clip(path: Path, name: str, reading: Reading) -> np.ndarray:
     """`[L, H, W, 3]` uint8 with 1 <= L <= reading.frames.
 
@@ -103,8 +114,7 @@ def _picture(frame: Any, width: int, height: int, channels: int = 3) -> np.ndarr
 
 def _decoded(path: Path, every: int) -> Iterator[Any]:
     """Every so many frames; an error if the file is no video, or stops well before the end that it states."""
-    import av
-
+    av = pyav()
     if not path.is_file():
         raise VideoError(f"{path} is not there.")
     if path.stat().st_size == 0:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_scripts import clips, videos
+from data_scripts import clips
 from data_scripts.archive import extract, opened
 from data_scripts.clips import Clip, Published
+from data_scripts.decode import SUFFIXES
+from data_scripts.folders import files
 from data_scripts.video_schema import TEST, TRAIN, SchemaError, Videos
 
 
@@ -39,7 +41,7 @@ class Options(Published):
 def unpacked(source: Path) -> Iterator[Path]:
     """A folder of class folders: the source's, or where it holds no videos that of the archives, one a class, inside it."""
     with opened(source) as folder, tempfile.TemporaryDirectory() as inner:
-        archives = [] if videos.video_files(folder) else sorted(folder.rglob("*.rar"))
+        archives = [] if files(folder, SUFFIXES) else sorted(folder.rglob("*.rar"))
         for archive in archives:
             extract(archive, Path(inner))
         yield Path(inner) if archives else folder
@@ -65,7 +67,7 @@ def stated_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
 def listing(folder: Path, stated: dict[tuple[str, str], int] | None) -> tuple[list[Clip], list[str]]:
     """The clips that the split uses, and a sentence for each that its lists name and the folder lacks."""
     found, seen = [], set()
-    for path in videos.video_files(folder):
+    for path in files(folder, SUFFIXES):
         name = path.parent.name
         use = 1 if stated is None else stated.get((name, path.name), 0)
         seen.add((name, path.name))

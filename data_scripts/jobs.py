@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from data_scripts.archive import ArchiveError
+from data_scripts.processes import cores
 from data_scripts.schema import SchemaError
 from data_scripts.shapes import ShapeError
 
@@ -76,7 +77,7 @@ def read_all(
             _save(file_of(part, job), job.read(advance))
 
         # Threads: parsing, unpacking and writing all run without the interpreter's lock.
-        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(workers or cores()) as pool:
             running = {pool.submit(run, job): job for job in sorted(todo, key=lambda job: -job.size)}
             try:
                 for future in as_completed(running):

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from data_scripts import archive
 from data_scripts.archive import ArchiveError
+from data_scripts.folders import hidden
 
 
 class File(NamedTuple):
@@ -32,7 +33,7 @@ class Members:
         self.source, self._zip = source, file
         self._lock = threading.Lock()
         found = self._of_folder() if file is None else self._of_zip(file)
-        self.files = {one.name: one for one in sorted(found) if not _hidden(one.name)}
+        self.files = {one.name: one for one in sorted(found) if not hidden(one.name.split("/"))}
 
     def _of_folder(self) -> Iterator[File]:
         for path in self.source.rglob("*"):
@@ -87,7 +88,3 @@ def members(source: Path) -> Iterator[Members]:
         return
     with archive.opened(source) as folder:
         yield Members(folder)
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

@@ -16,10 +16,9 @@ from rich.progress import track
 
 from data_scripts import schema
 from data_scripts.archive import ArchiveError, opened
+from data_scripts.folders import SPLIT_OF, files
 from data_scripts.schema import TEST, TRAIN, VALIDATION, Clouds, SchemaError
 from data_scripts.shapes import SUFFIXES, ShapeError, read_shape
-
-NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "valid": VALIDATION, "test": TEST}
 
 
 @dataclass
@@ -39,14 +38,10 @@ class Options:
 def listing(folder: Path) -> list[tuple[Path, str, int | None]]:
     """(file, class, split or None) of every shape under `folder`, sorted."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        if any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts):
-            continue  # what file managers and their archives leave behind
+    for path in files(folder, SUFFIXES):
         parents = list(path.relative_to(folder).parts[:-1])
-        split = next((NAMES[part.lower()] for part in parents if part.lower() in NAMES), None)
-        classes = [part for part in parents if part.lower() not in NAMES]
+        split = next((SPLIT_OF[part.lower()] for part in parents if part.lower() in SPLIT_OF), None)
+        classes = [part for part in parents if part.lower() not in SPLIT_OF]
         if classes:
             found.append((path, classes[-1], split))
     return found
@@ -58,15 +53,15 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
     `origin` is the name that the file states as its source: the archive's where `folder` is what it was unpacked to.
     """
     origin = origin or folder.resolve().name
-    files = listing(folder)
-    if not files:
+    found = listing(folder)
+    if not found:
         raise SchemaError(
             f"{folder} holds no class folders with shapes; expected one folder a class with files "
             f"{', '.join(SUFFIXES)}."
         )
-    names = sorted({name for _, name, _ in files})
+    names = sorted({name for _, name, _ in found})
     shapes, kept, faults = [], [], []
-    for i, file in enumerate(track(files, "reading", console=Console(stderr=True))):
+    for i, file in enumerate(track(found, "reading", console=Console(stderr=True))):
         try:
             shapes.append(read_shape(file[0], points, seed + i))
             kept.append(file)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_scripts import distribution, schema
-from data_scripts.archive import ArchiveError, download, opened, verify
+from data_scripts.archive import ArchiveError, obtained, opened
 from data_scripts.distribution import h5, lines
 from data_scripts.schema import TEST, TRAIN, Clouds, SchemaError
 from data_scripts.shapes import ShapeError, normalised, read_numbers, read_off, sample_surface
@@ -204,13 +204,7 @@ def main() -> None:
 
     options = tyro.cli(Options, description=__doc__)
     try:
-        source = options.source
-        if source is None:
-            url = URLS[options.form]
-            source = download(url, options.out.parent / Path(url).name, options.sha256)
-            print(f"{source}: SHA-256 {verify(source, options.sha256)}")
-        elif options.sha256:
-            verify(source, options.sha256)
+        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
         with opened(source) as folder:
             clouds = convert(folder, options.form, options.points, options.validation)
         schema.write(options.out, clouds)

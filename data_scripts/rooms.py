@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from data_scripts.interiors.catalogue import Stock
 from data_scripts.interiors.plan import Plan
 from data_scripts.interiors.scan import positions, scan
 from data_scripts.interiors.surface import surface
+from data_scripts.processes import cores, end_with_parent
 from data_scripts.schema import TEST, TRAIN, VALIDATION, SchemaError
 
 TEST_AREA = 5
@@ -173,10 +173,10 @@ def convert(options: Options) -> None:
     unfinished.write_text(text)
     os.replace(unfinished, stated)
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or cores()
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with bar, ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+    with bar, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
         work = {pool.submit(_job, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)
@@ -190,18 +190,6 @@ def convert(options: Options) -> None:
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """A process of a pool whose parent was killed would wait for its next room for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:
@@ -225,6 +213,10 @@ def main() -> None:
         raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
     rooms = sorted(options.out.glob("Area_*/*/"))
     print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
+    if options.areas < TEST_AREA:
+        print(
+            f"All areas below {TEST_AREA} share their furniture: no room that tests has furniture never seen."
+        )
 
 
 if __name__ == "__main__":

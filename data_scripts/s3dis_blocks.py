@@ -15,14 +15,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from data_scripts import block_schema, distribution
-from data_scripts.archive import ArchiveError, download, opened, verify
+from data_scripts.archive import ArchiveError, obtained, opened
 from data_scripts.block_schema import CHANNELS, Blocks, SchemaError
 from data_scripts.distribution import h5, lines
 from data_scripts.s3dis import CLASSES
+from data_scripts.scene_schema import split_by_area
 
 URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
 
@@ -70,6 +72,7 @@ def convert(folder: Path, options: Options) -> Blocks:
             )
     area = [int(match[1]) for match in found if match]
     name = [f"Area_{match[1]}/{match[2]}" for match in found if match]
+    split_by_area(np.array(area), options.test_area, options.validation)  # says what is wrong before the work
     part = options.out.with_name(options.out.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     for left in part.glob("*.tmp"):  # of a start that was killed
@@ -123,16 +126,13 @@ def main() -> None:
 
     options = tyro.cli(Options, description=__doc__)
     try:
-        source = options.source
-        if source is None:
-            source = download(URL, options.out.parent / Path(URL).name, options.sha256)
-            print(f"{source}: SHA-256 {verify(source, options.sha256)}")
-        elif options.sha256:
-            verify(source, options.sha256)
+        source = obtained(options.source, URL, options.out.parent, options.sha256)
         with opened(source) as folder:
             blocks = convert(folder, options)
-    except (ArchiveError, SchemaError) as error:
+    except (ArchiveError, SchemaError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; {options.out} was not written.") from None
     print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
 
 

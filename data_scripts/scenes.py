@@ -21,13 +21,13 @@ import numpy as np
 
 from data_scripts import room_jobs, scene_schema
 from data_scripts.archive import opened
+from data_scripts.folders import SPLIT_OF, files
 from data_scripts.jobs import Advance, load
 from data_scripts.room_jobs import RoomJob
 from data_scripts.scene_file import SUFFIXES, Unit, in_metres, read_scene
-from data_scripts.scene_schema import TEST, TRAIN, VALIDATION, Scenes, SchemaError
+from data_scripts.scene_schema import TRAIN, VALIDATION, Scenes, SchemaError
 from data_scripts.shapes import ShapeError
 
-NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "valid": VALIDATION, "test": TEST}
 GRAY = 127
 LAS = {
     0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation", 4: "medium vegetation",
@@ -60,23 +60,17 @@ class Options:
 
 def listing(folder: Path, options: Options) -> list[RoomJob]:
     """The scenes, in the order of their paths."""
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    ]
+    found = files(folder, SUFFIXES)
     if not found:
         raise SchemaError(f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}.")
     areas: list[str] = []
     jobs = []
     for path in found:
         inner = path.relative_to(folder)
-        split = next((NAMES[part.lower()] for part in inner.parts[:-1] if part.lower() in NAMES), None)
+        split = next((SPLIT_OF[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF), None)
         named = re.match(r"(Area_\d+)_", path.name)
         area = next(
-            (part for part in inner.parts[:-1] if part.lower() not in NAMES), named[1] if named else ""
+            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF), named[1] if named else ""
         )
         areas += [area] if area not in areas else []
         about, beside = path.stat(), path.with_suffix(".labels")
@@ -117,7 +111,7 @@ def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Adva
             size = " x ".join(f"{e:.3g}" for e in np.ptp(points, axis=0))
             notes.append(f"{path} is {size} m with --unit {unit}: is it in another unit than the others?")
     if colour is None:
-        notes.append(f"{path} has no colours, now gray")
+        notes.append(f"{path} has no colours, now gray; train with --no-colour to label more of the kind")
         colour = np.full((len(points), 3), GRAY, dtype=np.uint8)
     advance(path.stat().st_size)
     low = points.min(0)

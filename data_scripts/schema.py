@@ -21,7 +21,18 @@ from typing import Any
 import numpy as np
 
 from data_scripts import _file
-from data_scripts._file import FOLDS, SCHEMA, SPLITS, TEST, TRAIN, VALIDATION, Layout, SchemaError, Wrong
+from data_scripts._file import (
+    FOLDS,
+    SCHEMA,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Layout,
+    SchemaError,
+    Wrong,
+    stated_checksum,
+)
 
 __all__ = [
     "FOLDS",
@@ -34,6 +45,7 @@ __all__ = [
     "SchemaError",
     "carve_validation",
     "read",
+    "stated_checksum",
     "stratified_folds",
     "write",
 ]

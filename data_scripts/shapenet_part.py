@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_scripts import distribution, jobs, part_schema
-from data_scripts.archive import ArchiveError, download, opened, verify
+from data_scripts.archive import ArchiveError, obtained, opened
 from data_scripts.distribution import h5, lines
 from data_scripts.jobs import Advance, Job
 from data_scripts.members import File, Members, members
@@ -294,13 +294,7 @@ def main() -> None:
 
     options = tyro.cli(Options, description=__doc__)
     try:
-        source = options.source
-        if source is None:
-            url = URLS[options.form]
-            source = download(url, options.out.parent / Path(url).name, options.sha256)
-            print(f"{source}: SHA-256 {verify(source, options.sha256)}")
-        elif options.sha256:
-            verify(source, options.sha256)
+        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
         parts, notes = convert(source, options.form, options.out, options.workers)
     except (ArchiveError, SchemaError, ShapeError) as error:
         raise SystemExit(f"error: {error}") from None

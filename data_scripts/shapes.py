@@ -19,7 +19,16 @@ class ShapeError(ValueError):
 def read_shape(
     path: Path, points: int, seed: int = 0, whole: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere.
+    """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere; see
+    `read_points`."""
+    found, normals = read_points(path, points, seed, whole)
+    return normalised(found), normals
+
+
+def read_points(
+    path: Path, points: int, seed: int = 0, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`(points [points, 3] float64, normals [points, 3] float32 or None)` of a file, where and as large as it has them.
 
     Meshes (OFF, OBJ, STL, PLY) are sampled uniformly on their surface; clouds (PLY without faces, XYZ, TXT, CSV,
     NPY; columns x y z [nx ny nz]) are drawn from without replacement, or with it if they have too few points.
@@ -49,7 +58,7 @@ def read_shape(
     if len(found) != points and not whole:
         chosen = random.choice(len(found), points, replace=len(found) < points)
         found, normals = found[chosen], None if normals is None else normals[chosen]
-    return normalised(found), None if normals is None else np.ascontiguousarray(normals, dtype=np.float32)
+    return found, None if normals is None else np.ascontiguousarray(normals, dtype=np.float32)
 
 
 def normalised(points: np.ndarray) -> np.ndarray:

@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_scripts import clips, videos
+from data_scripts import clips
 from data_scripts.archive import opened
 from data_scripts.clips import Clip, Published
+from data_scripts.decode import SUFFIXES
+from data_scripts.folders import files
 from data_scripts.video_schema import SchemaError, Videos
 
 CLASSES = (
@@ -35,7 +37,7 @@ class Options(Published):
 def listing(folder: Path) -> list[Clip]:
     """Every clip, its class and its recording: .../CLASS/RECORDING/CLIP."""
     found = []
-    for path in videos.video_files(folder):
+    for path in files(folder, SUFFIXES):
         parts = path.relative_to(folder).parts
         if len(parts) >= 3 and parts[-3] in CLASSES:
             found.append(Clip(path, "/".join(parts[-3:]), (parts[-3],), "/".join(parts[-3:-1])))

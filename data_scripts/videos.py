@@ -15,11 +15,10 @@ from data_scripts import clips
 from data_scripts.archive import opened
 from data_scripts.clips import Clip, Sourced
 from data_scripts.decode import SUFFIXES, decode
-from data_scripts.video_schema import TEST, TRAIN, VALIDATION, SchemaError, Videos
+from data_scripts.folders import SPLIT_OF, files, hidden
+from data_scripts.video_schema import SchemaError, Videos
 
-__all__ = ["Options", "convert", "decode", "listing", "main", "video_files"]
-
-NAMES = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "valid": VALIDATION, "test": TEST}
+__all__ = ["Options", "convert", "decode", "listing", "main"]
 
 
 @dataclass(kw_only=True)
@@ -27,25 +26,14 @@ class Options(Sourced):
     """Make a data set from a folder (or archive) of videos, one folder a class."""
 
 
-def video_files(folder: Path) -> list[Path]:
-    """All videos under `folder`, sorted, without what file managers leave behind."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    ]
-
-
 def listing(folder: Path) -> tuple[list[Clip], list[str]]:
     """The clips of a folder; a sentence for each video outside of a class folder, and for each class without videos."""
     found, faults, used = [], [], set()
-    for path in video_files(folder):
+    for path in files(folder, SUFFIXES):
         name = str(path.relative_to(folder))
         *parents, file = path.relative_to(folder).parts
         # train/wave or wave/train; farther down a recording may be called test
-        stated = [part for part in parents[:2] if part.lower() in NAMES][:1]
+        stated = [part for part in parents[:2] if part.lower() in SPLIT_OF][:1]
         inner = [part for part in parents if part not in stated]
         if not inner:
             faults.append(f"{name} lies in no class folder")
@@ -53,11 +41,13 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
             faults.append(f"{name} has a name that is not UTF-8")
         else:
             group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{file}"
-            found.append(Clip(path, name, (inner[0],), group, NAMES[stated[0].lower()] if stated else None))
+            found.append(
+                Clip(path, name, (inner[0],), group, SPLIT_OF[stated[0].lower()] if stated else None)
+            )
         used.update(inner[:1])
-    tops = [folder, *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in NAMES)]
+    tops = [folder, *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in SPLIT_OF)]
     classes = {f for top in tops for f in sorted(top.iterdir()) if f.is_dir() and f not in tops}
-    empty = sorted(str(f) for f in classes if f.name not in used and not f.name.startswith((".", "__MACOSX")))
+    empty = sorted(str(f) for f in classes if f.name not in used and not hidden([f.name]))
     return found, faults + [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]
 
 

@@ -11,9 +11,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_scripts import clips, videos
+from data_scripts import clips
 from data_scripts.archive import opened
 from data_scripts.clips import Clip, Published
+from data_scripts.decode import SUFFIXES
+from data_scripts.folders import files
 from data_scripts.video_schema import SchemaError, Videos
 
 PATTERN = re.compile(r"\d+_(?P<video>\d+)_\d+_(?P<person>[a-z_]+)", re.IGNORECASE)
@@ -30,7 +32,7 @@ class Options(Published):
 def listing(folder: Path) -> tuple[list[Clip], list[str]]:
     """Every clip, its person and its video; a sentence for each file of another name."""
     found, faults = [], []
-    for path in videos.video_files(folder):
+    for path in files(folder, SUFFIXES):
         match = PATTERN.fullmatch(path.stem)
         if match is None:
             faults.append(f"{path.name} is not named NUMBER_VIDEO_CLIP_NAME")

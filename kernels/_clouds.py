@@ -68,6 +68,27 @@ def global_idx(idx: Tensor) -> Tensor:
     return (idx + dense_ptr(clouds, points, idx.device)[:-1, None, None]).reshape(-1, k)
 
 
+def check_neighbours(idx: Tensor, x: Tensor) -> None:
+    """Refuse neighbour lists that do not fit x, dense or rows (see `to_rows`); on a CPU, numbers out of range too."""
+    if (
+        idx.shape[:-1] != x.shape[:-1]
+        or idx.dim() != x.dim()
+        or idx.dtype != torch.int64
+        or idx.shape[-1] < 1
+    ):
+        raise ValueError(
+            "neighbours must be int64 [B, N, k] for dense x, or [M, k] for rows, with k of 1 or more; got "
+            f"{describe(idx)} for x {describe(x)}."
+        )
+    if x.is_cpu and idx.numel() and not torch.compiler.is_compiling():
+        least, most = (int(i) for i in idx.aminmax())
+        if least < 0 or most >= x.shape[-2]:
+            raise ValueError(
+                f"neighbours must be from 0 to {x.shape[-2] - 1} for x {describe(x)}; got {least} to {most}. Dense lists "
+                "count within their cloud."
+            )
+
+
 def check_rows(idx: Tensor, rows: int) -> None:
     """Refuse row numbers that a CPU kernel would read other memory by."""
     if idx.numel():

@@ -19,6 +19,14 @@ IMAGES = 16  # a convolution splits its sum over these; with fewer, torch may no
 SMALL = 1 << 21  # multiply-adds below which a call costs more than it saves
 PIECE = 1 << 20  # numbers of x of which the sum over the rows is taken at a time: 4 MiB stay in the cache
 FEW = 1024  # rows below which the sum over them is as fast in ATen
+COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type of matrix products with x: its own, or autocast's, which leaves float64 as it is (torch's does, too)."""
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 @functools.cache

@@ -84,6 +84,9 @@ def moments(passes: Any, *source: Any) -> tuple[Tensor, Tensor]:
         return passes.moments(y, chain.entries, t)
 
     found = passes.each(work, chain.tiles)
+    if not found:  # as one of several processes may have
+        channels = len(chain.weights[-1]) if n else chain.entries.q.shape[1]
+        return chain.entries.q.new_zeros(channels), chain.entries.q.new_zeros(channels)
     return merge_moments(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -100,7 +103,10 @@ def forward(passes: Any, outputs: tuple[Tensor, ...], *arguments: Any) -> None:
         return _weighted_gram(z, chain.entries.count[t.start : t.stop]) if wanted else None
 
     found = passes.each(work, chain.tiles)
-    if wanted:
+    if wanted and not found:
+        total.zero_()
+        outer.zero_()
+    elif wanted:
         for held, parts in zip((total, outer), zip(*found, strict=True), strict=True):
             held.copy_(torch.stack(parts).sum(0, dtype=torch.float64))
 
@@ -206,7 +212,7 @@ def times(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
 
 def first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
     """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
-    middle = p.mean(0)
+    middle = p.mean(0) if len(p) else vectors[2]
     hats = (gq * (q - (vectors[2] - middle))).sum(0, dtype=torch.float64)
     hats += (gp * (p - middle)).sum(0, dtype=torch.float64)
     return torch.stack([gq.sum(0, dtype=torch.float64), hats * vectors[3]]).to(q.dtype)

@@ -59,9 +59,14 @@ class Statistics(NamedTuple):
     count: Tensor  # type: ignore[assignment]
 
 
+def several_processes(sync: bool) -> bool:
+    """Whether statistics are taken over more than this process."""
+    return sync and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def sum_over_processes(x: Tensor, sync: bool) -> Tensor:
     """`x` summed over the processes if `sync` is set and there are several; `x` itself otherwise."""
-    if not _several_processes(sync):
+    if not several_processes(sync):
         return x
     x = x.clone()
     torch.distributed.all_reduce(x)
@@ -75,7 +80,7 @@ def batch_statistics(mean: Tensor, m2: Tensor, count: int | Tensor, sync: bool) 
         total = count.to(mean.dtype)
     else:
         total = torch.full((), float(count), dtype=mean.dtype, device=mean.device)
-    if _several_processes(sync):
+    if several_processes(sync):
         sums = sum_over_processes(torch.cat([total[None], mean * count]), sync)
         total, local_mean, mean = sums[0], mean, sums[1:] / sums[0]
         m2 = sum_over_processes(m2 + count * (local_mean - mean) ** 2, sync)
@@ -168,7 +173,9 @@ def norm_gradients(
 def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [C] and centred sum of squares [C] from those of P blocks [P, C] with counts [P] (Chan et al. 1979)."""
     n, block_means = counts.double()[:, None], means.double()
-    mean = (n * block_means).sum(0) / n.sum()
+    mean = (n * block_means).sum(0) / n.sum().clamp(
+        min=1
+    )  # of no rows, as one of several processes may have, 0
     m2 = (m2s.double() + n * (block_means - mean) ** 2).sum(0)
     return mean.to(means.dtype), m2.to(means.dtype)
 
@@ -243,7 +250,3 @@ def _fake_moments(y: Tensor) -> tuple[Tensor, Tensor]:
 _moments = operator(
     "moments(Tensor y) -> (Tensor, Tensor)", cpu=_cpu_moments, triton=_launch_moments, fake=_fake_moments
 )
-
-
-def _several_processes(sync: bool) -> bool:
-    return sync and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1

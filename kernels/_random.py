@@ -31,6 +31,16 @@ def draw_seed(device: torch.device | str = "cpu") -> Tensor:
     return torch.randint(2**62, (), device=device)
 
 
+def as_seed(seed: Tensor | None, device: torch.device) -> Tensor:
+    """A seed on the device of what it is drawn for; a fresh one where none is given."""
+    if seed is None:
+        return draw_seed(device)
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.dim():
+        given = f"{seed.dtype} {list(seed.shape)}" if isinstance(seed, Tensor) else repr(seed)
+        raise ValueError(f"seed must be a 0-dim int64 tensor, torch.tensor(7) say; got {given}.")
+    return seed.to(device)
+
+
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 

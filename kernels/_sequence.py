@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels._clouds import describe
 from kernels._kron import check_kron, tiles
-from kernels._random import draw_seed, uniform
+from kernels._random import as_seed, uniform
 from kernels._triton import all_registers, jit, precision
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def recurrent_factor(
         raise ValueError(f"recurrent dropout must be at least 0 and below 1; got {rate}.")
     if rate == 0:
         return None
-    u = uniform(draw_seed(like.device) if seed is None else seed, batch * hidden)
+    u = uniform(as_seed(seed, like.device), batch * hidden)
     return (u >= rate).view(batch, hidden) / (1 - rate)
 
 

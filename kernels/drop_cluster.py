@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels._clouds import describe, global_idx, to_rows
+from kernels._clouds import check_neighbours, global_idx, to_rows
 from kernels._noise import Noise, Reading, Scaling, as_rate, check
 from kernels._norm_pass import drop
-from kernels._random import draw_seed
+from kernels._random import as_seed
 
 
 def drop_cluster(
@@ -48,13 +48,10 @@ def drop_cluster(
         ValueError: p outside [0, 1), an unknown reading or scaling, neighbours that do not fit x.
     """
     check("cluster", p, scaling, reading)
-    if neighbours.shape[:-1] != x.shape[:-1] or neighbours.dim() != x.dim():
-        raise ValueError(
-            f"neighbours must be [B, N, k] for dense x, or [M, k] for rows; got {describe(neighbours)} for x {describe(x)}."
-        )
+    check_neighbours(neighbours, x)
     if not training or (isinstance(p, float | int) and p == 0):
         return x
     rows, ptr = to_rows(x, batch, batch_size)
-    seed = draw_seed(x.device) if seed is None else seed
+    seed = as_seed(seed, x.device)
     noise = Noise("cluster", as_rate(p, x.device), seed, global_idx(neighbours), reading, scaling)
     return drop(rows, ptr, noise).view_as(x)

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels._clouds import ptr_to_batch, to_rows
 from kernels._noise import Noise, Scaling, as_rate, check
 from kernels._norm_pass import drop
-from kernels._random import draw_seed, uniform
+from kernels._random import as_seed, uniform
 
 
 def drop_feat(
@@ -42,7 +42,7 @@ def drop_feat(
         return x
     rows, ptr = to_rows(x, batch, batch_size)
     rate = as_rate(p, x.device)
-    seed = draw_seed(x.device) if seed is None else seed
+    seed = as_seed(seed, x.device)
     if per == "element":
         return drop(rows, ptr, Noise("feat", rate, seed, scaling=scaling)).view_as(x)
     if per != "channel":

@@ -19,7 +19,7 @@ from torch import Tensor
 from kernels._clouds import to_rows
 from kernels._noise import Noise, Scaling, as_rate, check
 from kernels._norm_pass import drop
-from kernels._random import draw_seed
+from kernels._random import as_seed
 
 
 def drop_point(
@@ -41,5 +41,5 @@ def drop_point(
     if not training or (isinstance(p, float | int) and p == 0):
         return x
     rows, ptr = to_rows(x, batch, batch_size)
-    seed = draw_seed(x.device) if seed is None else seed
+    seed = as_seed(seed, x.device)
     return drop(rows, ptr, Noise("point", as_rate(p, x.device), seed, scaling=scaling)).view_as(x)

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels._clouds import check_rows, describe, global_idx, to_rows, transposed
+from kernels._clouds import check_neighbours, check_rows, describe, global_idx, to_rows, transposed
 from kernels._edge_conv_kernels import _edge_conv_bwd_kernel, _edge_conv_fwd_kernel
-from kernels._gemm import gram, mm
+from kernels._gemm import COORDINATES, gram, mm, product_dtype
 from kernels._noise import Drawn, Noise, draw, noise_row, numba_noise
 from kernels._norm import (
     BatchNorm,
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from numba import prange
 
 BLOCK = 32  # points whose edges are summed in float32 before the sums are merged in float64
-COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
 
 
 # --- CPU ---------------------------------------------------------------------------------------------------------
@@ -291,29 +290,18 @@ def edge_conv(
         ValueError: shapes do not fit, a decreasing activation, or training with a single edge.
     """
     rows, ptr = to_rows(x, batch, batch_size)
-    if idx.shape[:-1] != x.shape[:-1] or idx.dim() != x.dim() or idx.dtype != torch.int64:
-        raise ValueError(
-            f"idx must be int64 [B, N, k] for dense x, or [M, k] for rows; got {describe(idx)} for x {describe(x)}."
-        )
+    check_neighbours(idx, x)
     if weight.dim() != 2 or weight.shape[1] != 2 * rows.shape[1]:
         raise ValueError(
             f"weight must be [C_out, {2 * rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
         )
-    if x.is_cpu and idx.numel() and not torch.compiler.is_compiling():
-        least, most = (int(i) for i in idx.aminmax())
-        if least < 0 or most >= x.shape[-2]:
-            raise ValueError(
-                f"idx must be from 0 to {x.shape[-2] - 1} for x {describe(x)}; got {least} to {most}. Dense lists "
-                "count within their cloud."
-            )
     check_increasing(negative_slope)
     check_channels(weight.shape[0], norm)
     channels = rows.shape[1]
     sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
     nearby, central = weight[:, :channels], weight[:, channels:]
     folded = torch.cat([sign * (central - nearby), sign * nearby])
-    autocast = channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else rows.dtype
+    dtype = product_dtype(rows) if channels > COORDINATES else rows.dtype
     running = running_statistics(norm, dtype)
     signs = sign[:, 0].to(running.mean.dtype)
     with torch.autocast(x.device.type, enabled=False):

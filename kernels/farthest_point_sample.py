@@ -82,7 +82,8 @@ def _sample_cpu(x, ptr, start, points, index, leaves, nodes, child, boxes, out):
                 for node in range(to, to + 2):
                     # No point of a box that is at least as far as its points are from others comes nearer.
                     stack[height] = node
-                    height += box_distance(tree[node], px, py, pz) < top[node]
+                    # (A box not seen yet is entered also where its distance overflows.)
+                    height += box_distance(tree[node], px, py, pz) < top[node] or arg[node] == NONE
             for e in range(seen - 1, -1, -1):  # children before parents
                 left = of_child[visited[e]]
                 right = left + 1

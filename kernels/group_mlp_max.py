@@ -36,7 +36,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels._clouds import check_rows as check_row_numbers
 from kernels._clouds import dense_ptr, describe, to_rows
-from kernels._gemm import gram, mm
+from kernels._gemm import gram, mm, product_dtype
 from kernels._group_operators import forward_of, gradients_of, moments_of, sums_of
 from kernels._group_tiles import (
     first_gradient,
@@ -58,6 +58,7 @@ from kernels._norm import (
     fold_bias,
     norm_gradients,
     running_statistics,
+    several_processes,
     sum_over_processes,
     update_running,
 )
@@ -226,7 +227,7 @@ def group_mlp_max(
     _check(q, p, groups, weights, norms, biases)
     check_increasing(negative_slope)
     device, dtype = q.device.type, accumulator(q.dtype)
-    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    half = product_dtype(q)
     entries, groups_n = groups.idx.shape[0], p.shape[0]
     if batch is None and batch_size and len(q) % batch_size:
         raise ValueError(
@@ -308,10 +309,14 @@ def _check(
     if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
         given = "" if count is None else f", count {describe(count)}"
         raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{given}.")
-    if idx.shape[0] < 2 and any(norm is not None and norm.training and not norm.sync for norm in norms):
-        check_rows(1 if count is None else int(count.sum()))
+    if idx.shape[0] < 2 and any(
+        norm is not None and norm.training and not several_processes(norm.sync) for norm in norms
+    ):
+        check_rows(idx.shape[0] if count is None else int(count.sum()))
     if idx.is_cpu and not torch.compiler.is_compiling():
         check_row_numbers(idx, q.shape[0])
+        if count is not None and count.numel() and int(count.min()) < 1:
+            raise ValueError(f"counts must be 1 or more; got {int(count.min())}.")
         falling = bool((groups.ptr[1:] < groups.ptr[:-1]).any())
         if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0] or falling:
             raise ValueError(

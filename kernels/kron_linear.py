@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe
-from kernels._gemm import linear
+from kernels._gemm import linear, product_dtype
 from kernels._kron import (
     Order,
     check_input,
@@ -247,8 +247,7 @@ def kron_linear(
     check_input(x, rows)
     if bias is not None and bias.shape != (columns,):
         raise ValueError(f"bias must be [{columns}]; got {describe(bias)}.")
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else a.dtype
+    dtype = product_dtype(a)
     flat = x.reshape(-1, rows).contiguous()
     flat = flat if flat.dtype == torch.uint8 else flat.to(dtype)
     bias = None if bias is None else bias.to(dtype).contiguous()

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, to_rows, transposed
-from kernels._gemm import gram, mm
+from kernels._gemm import gram, mm, product_dtype
 from kernels._noise import ELEMENTS, Drawn, Noise, draw, noise_span, noise_tile, numba_noise
 from kernels._norm import (
     BatchNorm,
@@ -47,6 +47,7 @@ from kernels._norm import (
     fold_bias,
     norm_gradients,
     running_statistics,
+    several_processes,
     sum_over_processes,
     update_running,
 )
@@ -379,12 +380,10 @@ def linear_norm_max(
             f"weight must be [C_out, {rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
         )
     check_increasing(negative_slope)
-    if norm.training and not norm.sync:
+    if norm.training and not several_processes(norm.sync):
         check_rows(rows.shape[0])
     check_channels(weight.shape[0], norm)
-    dtype = (
-        torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else rows.dtype
-    )
+    dtype = product_dtype(rows)
     sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)
     rows, folded = rows.to(dtype).contiguous(), (sign[:, None] * weight).to(dtype)
     running = running_statistics(norm, rows.dtype)

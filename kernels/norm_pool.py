@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels._clouds import describe, ptr_to_batch, to_rows
-from kernels._gemm import mm
+from kernels._gemm import mm, product_dtype
 from kernels._noise import Drawn, Noise, draw, noise_row, noise_tile, numba_noise
 from kernels._norm import BatchNorm, affine, check_channels, fold_bias, norm_gradients, statistics
 from kernels._norm_pass import NOISE, scalar
@@ -389,7 +389,7 @@ def linear_norm_pool(
         )
     check_channels(weight.shape[0], norm)
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+    dtype = product_dtype(rows)
     rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)
     with torch.autocast(device, enabled=False):
         y = mm(rows.detach(), weight.detach().T)

@@ -8,12 +8,14 @@ Which network a checkpoint is of, its widths and its classes are read off its we
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
@@ -36,6 +38,15 @@ from models.pointnet2_segmentation import PointNet2Segmentation
 from models.pointnet_segmentation import PointNetSegmentation
 
 Network = TypeVar("Network", bound=nn.Module)
+
+# A NumPy number, which yanx27's training saves beside the weights, and the name that NumPy 1 has for it.
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+NUMBERS: list[Any] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
+]
 
 
 def load_antao97(
@@ -159,7 +170,7 @@ def from_pyg(conv: nn.Module) -> EdgeConv:
     slope = 1.0 if len(parts) == 2 else getattr(parts[2], "negative_slope", 0.0)
     weight: Tensor = linear.weight.detach()
     channels = weight.shape[1] // 2
-    ours = EdgeConv(channels, weight.shape[0], bias=linear.bias is not None, negative_slope=slope)
+    ours = EdgeConv(channels, weight.shape[0], bias=linear.bias is not None, negative_slope=slope).to(weight)
     state = {"linear.weight": torch.cat([weight[:, channels:], weight[:, :channels]], 1)}
     if linear.bias is not None:
         state["linear.bias"] = linear.bias.detach()
@@ -172,7 +183,13 @@ def from_pyg(conv: nn.Module) -> EdgeConv:
 def _state(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
     loaded: object = source
     if isinstance(source, str | Path):
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        try:
+            with torch.serialization.safe_globals(NUMBERS):
+                loaded = torch.load(source, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{source} holds more than tensors and numbers, and what else it holds is not read: {error}"
+            ) from None
     if isinstance(loaded, Mapping) and "model_state_dict" in loaded:
         loaded = loaded["model_state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -216,8 +233,8 @@ def main() -> None:
     options = tyro.cli(Options)
     try:
         model = load(options.source)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
+        raise SystemExit(f"error: {error}") from None
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.out}: {type(model).__name__}, {numbers:,} parameters.")

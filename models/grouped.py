@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 import kernels
 from kernels import BatchNorm, Groups, Noise
-from kernels._clouds import global_idx
+from kernels._clouds import check_neighbours, global_idx
 from kernels._groups import neighbourhoods
-from models.layers import LinearNorm
-
-COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
+from models.layers import LinearNorm, linear
 
 
 class _SharedPerceptron(nn.Module):
@@ -115,7 +113,7 @@ class GroupMLPMax(_SharedPerceptron):
             with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
                 q, p = pos @ of_pos.T, -centres @ of_pos.T
             if features is not None:
-                q = q + kernels.linear(features, of_features)
+                q = q + linear(features, of_features)
         return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size)
 
 
@@ -147,6 +145,7 @@ class EdgeConv2(_SharedPerceptron):
     ) -> Tensor:
         """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and row numbers [M, k], to
         [.., widths[-1]]."""
+        check_neighbours(idx, x)
         rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
         channels = rows.shape[1]
         if len(self.layers) == 1:
@@ -155,8 +154,6 @@ class EdgeConv2(_SharedPerceptron):
         else:
             weight = self._first()
             near, central = weight[:, :channels], weight[:, channels:]
-            autocast = channels > COORDINATES and torch.is_autocast_enabled(x.device.type)
-            with torch.autocast(x.device.type, enabled=autocast):
-                q, p = kernels.linear(rows, near), kernels.linear(rows, central - near)
+            q, p = linear(rows, near), linear(rows, central - near)
         batch_size = x.shape[0] if x.dim() == 3 else batch_size
         return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size).view(*x.shape[:-1], -1)

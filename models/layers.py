@@ -14,6 +14,14 @@ from torch import Tensor, nn
 import kernels
 from kernels import BatchNorm, Noise
 from kernels._clouds import describe
+from kernels._gemm import COORDINATES
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`kernels.linear` of features or of coordinates, which autocast must not round: bfloat16 has three digits."""
+    features = x.shape[-1] > COORDINATES
+    with torch.autocast(x.device.type, enabled=features and torch.is_autocast_enabled(x.device.type)):
+        return kernels.linear(x, weight, bias)
 
 
 class LinearNorm(nn.Module):
@@ -47,7 +55,7 @@ class LinearNorm(nn.Module):
         return self.operation(*inputs, self._batch_norm(), negative_slope=self.negative_slope, **options)
 
     def _linear(self, x: Tensor) -> Tensor:
-        return kernels.linear(x, self.linear.weight, self.linear.bias)
+        return linear(x, self.linear.weight, self.linear.bias)
 
     def _batch_norm(self) -> BatchNorm:
         norm = self.norm
@@ -79,9 +87,7 @@ class LinearNormAct(LinearNorm):
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
         of_cloud, of_point = self.linear.weight.split([g.shape[-1], x.shape[-1]], 1)
-        return add_to_points(
-            kernels.linear(x, of_point), kernels.linear(g, of_cloud, self.linear.bias), batch
-        )
+        return add_to_points(linear(x, of_point), kernels.linear(g, of_cloud, self.linear.bias), batch)
 
 
 class LinearNormMax(LinearNorm):

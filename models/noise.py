@@ -114,6 +114,8 @@ class DropFeat(Drop):
         self, p: float, *, per: Literal["element", "channel"] = "element", **options: object
     ) -> None:
         super().__init__(p, **options)  # type: ignore[arg-type]
+        if per not in ("element", "channel"):
+            raise ValueError(f"per must be 'element' or 'channel'; got {per!r}.")
         self.per = per
 
     def draw(
@@ -209,7 +211,12 @@ def smallest_cloud(points: Tensor, batch: Tensor | None) -> int:
     """Points in the smallest cloud of a batch."""
     if batch is None:
         return points.shape[-2]
-    return int(torch.bincount(batch).min())
+    sizes = torch.bincount(batch)
+    if not (least := int(sizes.min())):
+        raise ValueError(
+            f"cloud {int(sizes.argmin())} of the batch has no points; clusters need some in each."
+        )
+    return least
 
 
 def placed(

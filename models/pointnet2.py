@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import kernels
 from kernels import Noise
 from models.grouped import GroupMLPMax
-from models.layers import LinearNorm, LinearNormAct, LinearNormMax, add_to_points
+from models.layers import LinearNorm, LinearNormAct, LinearNormMax, add_to_points, linear
 from models.noise import draw, placed
 
 LAYERS = ("sa1", "sa2", "pool")
@@ -176,7 +176,7 @@ class Interpolated(LinearNorm):
             y = add_to_points(y, kernels.linear(g, of_cloud), points.batch)
         y = y.reshape(-1, y.shape[-1])
         if skip is not None:
-            y = kernels.linear(skip, of_skip).add_(y)
+            y = linear(skip, of_skip).add_(y)
         return kernels.norm_act(y, norm, **options)
 
 

@@ -44,7 +44,7 @@ def test_an_operation_never_imports_another():
 
 @pytest.mark.parametrize("package", ["kernels", "models", "train"])
 def test_optional_libraries_are_imported_where_they_are_used(package, run_python):
-    heavy = ("triton", "numba", "wandb", "torch_geometric", "plotly", "matplotlib", "trimesh")
+    heavy = ("triton", "numba", "wandb", "torch_geometric", "matplotlib", "trimesh")
     done = run_python("-c", f"import sys, {package}; print(sorted(set({heavy}) & set(sys.modules)))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

@@ -32,6 +32,13 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a kill left of files that were being written."""
+    for left in folder.glob(".*"):
+        if left.is_file():
+            left.unlink()
+
+
 def save_json(path: Path, value: Any) -> None:
     """`value` as indented JSON."""
     write(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
@@ -73,6 +80,16 @@ def load_config(run: Path) -> tuple[Config, Signature]:
     signature = {field.name: values[field.name] for field in fields(Signature) if field.name in values}
     signature["shape"] = tuple(signature.get("shape", ()))
     return _dataclass(kind, values), Signature(**signature)
+
+
+def same_data(run: Path, config: Config, checksum: str) -> None:
+    """Refuse a data file that is not the one which a finished run was trained on; `checksum` is the file's."""
+    began = json.loads((run / "summary.json").read_text()).get("data", checksum)
+    if began != checksum:
+        raise ValueError(
+            f"{config.data} is not the file that {run} was trained on: its checksum is {checksum}, it was {began}. Put that "
+            "file back, or train anew."
+        )
 
 
 def resumed(config: Config) -> Config:

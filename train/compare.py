@@ -9,12 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +25,8 @@ import numpy as np
 import tyro
 
 from data_scripts import block_schema, scene_schema
-from data_scripts.schema import FOLDS
+from data_scripts.processes import cores, end_with_parent
+from data_scripts.schema import FOLDS, stated_checksum
 from train import checkpoint, outcomes, robustness, summed, table
 from train.config import BlockConfig, CloudConfig, Config, SceneConfig
 from train.data import located
@@ -101,7 +105,11 @@ def finished(config: Config) -> dict[str, Any] | None:
             f"{config.out} holds a run with another {', '.join(other) or 'task'}; give another --out, or remove it."
         )
     summary = config.out / "summary.json"
-    return json.loads(summary.read_text()) if summary.exists() else None
+    if not summary.exists():
+        return None
+    if checksum := stated_checksum(located(config)):
+        checkpoint.same_data(config.out, config, checksum)
+    return json.loads(summary.read_text())
 
 
 def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | str:
@@ -120,17 +128,43 @@ def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | st
             if corrupt_split:
                 robustness.measured(folder, corrupt_split)
             return summary
-        except (ValueError, OSError, ArithmeticError) as error:
+        except (
+            ValueError,
+            OSError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:  # torch: no memory is a RuntimeError
+            traceback.print_exc(file=log)
             return str(error)
         finally:
             sys.stderr = sys.__stderr__
 
 
-def share_cores(threads: int) -> None:
-    """Begin a process that runs with this many threads."""
+def apart(config: Config, corrupt_split: str | None, threads: int) -> dict[str, Any] | str:
+    """`one` in a fresh process with so many threads: its peak memory and its generators are its own, and if it is killed the
+    other runs go on."""
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, config, corrupt_split, threads), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        return (
+            f"killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with code {code}"
+        )
+
+
+def _work(sender: Connection, config: Config, corrupt_split: str | None, threads: int) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    end_with_parent()
     torch.set_num_threads(threads)
+    sender.send(one(config, corrupt_split))
 
 
 @contextmanager
@@ -160,6 +194,11 @@ def compare(options: Options) -> str:
         if options.robustness and (not isinstance(config, CloudConfig) or config.normals):
             raise ValueError(
                 f"--robustness corrupts the coordinates of point clouds, and {label} is not of those alone."
+            )
+        if options.split == "validation" and config.train_on_validation:
+            raise ValueError(
+                f"{label} trains on the validation samples too, so none are left to judge by; add --vary "
+                "train_on_validation False."
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,17 +232,21 @@ def compare(options: Options) -> str:
             ended[key] = summary
     for key, summary in ended.items():
         note(key, summary)
-    threads = max(1, len(os.sched_getaffinity(0)) // options.jobs)
-    # A fresh process for each run: its peak memory and its generators are its own.
-    pool = ProcessPoolExecutor(
-        options.jobs, get_context("spawn"), share_cores, (threads,), max_tasks_per_child=1
-    )
-    with environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)), pool:
-        waiting = {
-            pool.submit(one, config, corrupt_split): key for key, config in runs.items() if key not in ended
-        }
-        for done in as_completed(waiting):
-            note(waiting[done], done.result())
+    threads = max(1, cores() // options.jobs)
+    with environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)):
+        pool = ThreadPoolExecutor(options.jobs)
+        try:
+            waiting = {
+                pool.submit(apart, config, corrupt_split, threads): key
+                for key, config in runs.items()
+                if key not in ended
+            }
+            for done in as_completed(waiting):
+                note(waiting[done], done.result())
+        finally:  # after an interruption nothing is left to run
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
     right: Outcomes = {}
     for key in runs:
         if "score" in found[key] and (known := outcome(runs[key], options.split, options.robustness)):
@@ -212,7 +255,7 @@ def compare(options: Options) -> str:
     if options.robustness and right:
         robustness.write(folder, right)
     ended_runs = {key: config.out for key, config in runs.items() if config.out and "score" in found[key]}
-    if options.folds and (pooled := summed.table_of(ended_runs)):
+    if options.folds and options.split == "test" and (pooled := summed.table_of(ended_runs)):
         text += "\n" + pooled
         checkpoint.write(folder / "summed.md", pooled.encode())
     return text
@@ -273,7 +316,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     try:
         print(compare(options))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("\ninterrupted; the same command goes on.") from None

@@ -12,6 +12,7 @@ import datetime
 import json
 import math
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ class Run:
             return self._ended()
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.tidy(self.folder)
             checkpoint.save_config(self.folder / "config.json", config, self.data.signature)
             metrics = checkpoint.Metrics(self.folder / "metrics.jsonl", self.epoch)
             tracker = Tracker(config, self.folder, self.console.print)
@@ -317,4 +319,5 @@ def peak_memory(device: torch.device) -> int:
     """Largest memory so far in bytes: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest  # macOS counts bytes, Linux kilobytes

@@ -26,6 +26,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from train import checkpoint
     from train.engine import in_a_line
     from train.network import load_network
     from train.tasks import task_of
@@ -36,6 +37,8 @@ def main() -> None:
         config.train_on_validation = False
         task = task_of(config)
         data = task.load(config)
+        if options.data is None:
+            checkpoint.same_data(options.run, config, data.checksum)
         if data.signature.class_names != signature.class_names:
             raise ValueError(
                 f"{config.data} has the classes {data.signature.class_names}, the run was trained on "
@@ -45,12 +48,12 @@ def main() -> None:
             raise ValueError(
                 f"{config.data} has samples {list(data.signature.shape)}, the run was trained on {list(signature.shape)}."
             )
-    except (ValueError, FileNotFoundError) as error:
+        split = getattr(data, options.split)
+        if not len(split):
+            raise ValueError(f"{config.data} has no {task.NOUN} in its {options.split} split.")
+        answers = task.answers(model, split, config, final=True)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    split = getattr(data, options.split)
-    if not len(split):
-        raise SystemExit(f"error: {config.data} has no {task.NOUN} in its {options.split} split.")
-    answers = task.answers(model, split, config, final=True)
     found = task.scores(answers, signature)
     stated = task.classes(found, answers, signature)["classes"]
     table = Table(title=f"{options.run}, {options.split} split")

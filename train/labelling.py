@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from data_scripts.scene_file import Unit, check_target, in_metres, read_scene, write_scene
@@ -38,12 +37,11 @@ def label_file(
             f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
         )
     check_target(out)
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)
-        cloud = parts.read(file, config, signature)
+        points, cloud = parts.read(file, config, signature)
         label = parts.labelled(network, cloud, kind, config, signature, votes or 1)
-        points, colour, true = cloud[:, :3], None, None
+        colour, true = None, None
     else:
         assert isinstance(config, BlockConfig)
         scene = read_scene(file)

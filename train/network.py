@@ -12,7 +12,7 @@ from train.config import Config, Signature
 
 
 def load_network(run: Path) -> tuple[Config, Signature, nn.Module]:
-    """The config, the signature and the trained network of a run's folder."""
+    """The config, the signature and the trained network of a run's folder, on the GPU if there is one."""
     from safetensors.torch import load_file
 
     from train.tasks import task_of  # tasks use `predict`
@@ -25,7 +25,7 @@ def load_network(run: Path) -> tuple[Config, Signature, nn.Module]:
         )
     model = task_of(config).build(config, signature)
     model.load_state_dict(load_file(path))
-    return config, signature, model.eval()
+    return config, signature, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 @torch.no_grad()

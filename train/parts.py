@@ -246,11 +246,13 @@ def tracked(wandb: Any, config: PartConfig, data: Data, answered: Answers) -> di
     return sent
 
 
-def read(file: Path, config: PartConfig, signature: Signature) -> np.ndarray:
-    """All points of a cloud in a file, [N, C], centred into the unit sphere; a mesh gives `points` of its surface."""
-    from data_scripts.shapes import read_shape
+def read(file: Path, config: PartConfig, signature: Signature) -> tuple[np.ndarray, np.ndarray]:
+    """All points of a cloud in a file: coordinates [N, 3] as the file has them, and what the network sees, [N, C], centred
+    into the unit sphere. A mesh gives `points` of its surface."""
+    from data_scripts.shapes import normalised, read_points
 
-    cloud, normals = read_shape(file, config.points, whole=True)
+    points, normals = read_points(file, config.points, whole=True)
+    cloud = normalised(points)
     columns = [cloud]
     if config.normals:
         if normals is None:
@@ -258,7 +260,7 @@ def read(file: Path, config: PartConfig, signature: Signature) -> np.ndarray:
         columns.append(normals)
     if config.local_shape:
         columns.append(around(cloud, config))
-    return np.concatenate(columns, 1)
+    return points, np.concatenate(columns, 1)
 
 
 @torch.no_grad()

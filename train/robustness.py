@@ -47,7 +47,8 @@ def measured(
     """What a finished run gets right of a split, clean and corrupted; kept in its folder, and read from there.
 
     Raises:
-        ValueError: not a run on point clouds without normals; no shapes in the split.
+        ValueError: not a run on point clouds without normals; another data file than it was trained on; no shapes in the
+            split.
     """
     import torch
 
@@ -63,11 +64,12 @@ def measured(
             f"{run} is not a run on the coordinates of point clouds alone, and the corruptions are of those."
         )
     task = task_of(config)
-    samples = getattr(task.load(config), split)
+    data = task.load(config)
+    checkpoint.same_data(run, config, data.checksum)
+    samples = getattr(data, split)
     if not len(samples):
         raise ValueError(f"{config.data} has no {task.NOUN} in its {split} split.")
     points = task.inputs(samples, config)[0].numpy()
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def right(clouds: np.ndarray) -> np.ndarray:
         logits = predict(model, (torch.from_numpy(clouds),), config.batch_size)

@@ -227,7 +227,8 @@ class Format(nn.Module):
                         [self.cores[j] for j in others], [self.layout[j] for j in others], bonds + rest
                     ).reshape(self._size(bonds), -1)
                     seen = target.permute([names.index(i) for i in own + rest]).reshape(self._size(own), -1)
-                    solved = torch.linalg.lstsq(around.T, seen.T, driver="gelsd").solution
+                    # The one driver for matrices without full rank is LAPACK's, on the CPU.
+                    solved = torch.linalg.lstsq(around.T.cpu(), seen.T.cpu(), driver="gelsd").solution
                     shaped = solved.T.reshape([self.sizes[i] for i in own + bonds])
                     core.copy_(shaped.permute([(own + bonds).index(i) for i in self.layout[k]]))
                 error = self._distance(weight)

@@ -238,6 +238,10 @@ def test_bad_arguments_are_named():
         plain(None, pos, centres, groups, batch_size=5)
     with pytest.raises(ValueError, match=r"count \[E\] or None"):
         plain(None, pos, centres, groups._replace(count=torch.ones(3)))
+    with pytest.raises(ValueError, match="counts must be 1 or more; got 0"):
+        plain(None, pos, centres, groups._replace(count=torch.arange(12)))
+    with pytest.raises(ValueError, match="neighbours must be from 0 to 11"):
+        EdgeConv2(3, (6, 5))(pos[None], torch.full((1, 12, 4), 12))
     with pytest.raises(ValueError, match="more than one value"):
         plain(None, pos, centres[:1], Groups(torch.tensor([0, 1]), torch.tensor([0])))
     norms = [batch_norm(c, dtype=torch.float32) for c in (3, 4)]
@@ -274,10 +278,10 @@ pos, centres = torch.randn(80, 3).double(), torch.randn(20, 3).double()
 idx, count = torch.randint(0, 80, (100,)), torch.randint(1, 4, (100,))
 ptr = torch.arange(21) * 5
 weight = torch.randn(20, 4).double()
-lo, hi = (0, 7) if rank == 0 else (7, 20)
-part = Groups(ptr[lo : hi + 1] - ptr[lo], idx[5 * lo : 5 * hi], count[5 * lo : 5 * hi])
 for widths in ((6, 5, 4), (4,)):
     layers = [GroupMLPMax(0, widths, sync=sync).double() for sync in (False, True)]
+    lo, hi = ((0, 7), (7, 20))[rank] if len(widths) > 1 else ((0, 0), (0, 20))[rank]  # also all in one process
+    part = Groups(ptr[lo : hi + 1] - ptr[lo], idx[5 * lo : 5 * hi], count[5 * lo : 5 * hi])
     layers[1].load_state_dict(layers[0].state_dict())
     layers[0](None, pos, centres, Groups(ptr, idx, count)).mul(weight).sum().backward()
     layers[1](None, pos, centres[lo:hi], part).mul(weight[lo:hi]).sum().backward()

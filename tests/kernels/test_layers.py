@@ -5,7 +5,18 @@ import sys
 import pytest
 import torch
 
-from kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
+from kernels import (
+    Groups,
+    edge_conv,
+    group_mlp_max,
+    knn,
+    kron_linear,
+    linear_norm_max,
+    linear_norm_pool,
+    norm_act,
+    norm_pool,
+)
+from kernels._norm import moments
 from tests.oracle import norm as oracle
 
 from .cases import EXACT, batch_norm, kept, noise
@@ -199,6 +210,25 @@ def test_coordinates_are_never_rounded_by_autocast():
     torch.testing.assert_close(rounded, edge_conv(x, idx, weight, None, batch_norm(8, dtype=torch.float32)))
 
 
+def test_autocast_leaves_float64_alone():
+    x, norm = torch.randn(2, 8, 16).double(), batch_norm(5)
+    weight, groups = torch.randn(5, 16).double(), Groups(torch.arange(9), torch.arange(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        for found in (
+            edge_conv(x, knn(x, 4), torch.cat([weight, weight], 1), None, norm),
+            linear_norm_max(x, weight, None, norm),
+            linear_norm_pool(x, weight, None, norm)[0],
+            group_mlp_max(x[0], x[0], groups, [weight], [None, norm]),
+            kron_linear(x, torch.randn(1, 4, 2).double(), torch.randn(1, 4, 3).double()),
+        ):
+            assert found.dtype == torch.float64
+
+
+def test_the_moments_of_no_rows_are_nothing():
+    """As one of several processes may have none."""
+    assert all(torch.equal(found, torch.zeros(5)) for found in moments(torch.empty(0, 5)))
+
+
 def test_autocast_rounds_no_distance_and_no_statistic():
     x, weight = torch.randn(2, 64, 16) + 3, torch.randn(8, 16)
     idx = knn(x, 5)
@@ -217,16 +247,18 @@ def test_bad_arguments_are_named():
     idx = knn(x, 4)
     with pytest.raises(ValueError, match=r"weight must be \[C_out, 6\]"):
         edge_conv(x, idx, torch.randn(5, 3), None, norm)
-    with pytest.raises(ValueError, match="idx must be int64"):
-        edge_conv(x, idx.int(), torch.randn(5, 6), None, norm)
+    for wrong in (idx.int(), idx[..., :0]):
+        with pytest.raises(ValueError, match=r"neighbours must be int64 .* with k of 1 or more"):
+            edge_conv(x, wrong, torch.randn(5, 6), None, norm)
     with pytest.raises(ValueError, match="one entry for each of the 4 channels"):
         edge_conv(x, idx, torch.randn(4, 6), None, norm)
     with pytest.raises(ValueError, match=r"weight must be \[C_out, 3\]"):
         linear_norm_pool(x, torch.randn(5, 6), None, norm)
-    with pytest.raises(ValueError, match="more than one value a channel"):
-        linear_norm_max(x[:1, :1], torch.randn(5, 3), None, norm)
+    for alone in (norm, norm._replace(sync=True)):  # the only process
+        with pytest.raises(ValueError, match="more than one value a channel"):
+            linear_norm_max(x[:1, :1], torch.randn(5, 3), None, alone)
     for wrong in (-1, 8):
-        with pytest.raises(ValueError, match="idx must be from 0 to 7"):
+        with pytest.raises(ValueError, match="neighbours must be from 0 to 7"):
             edge_conv(x, idx.where(idx != 3, wrong), torch.randn(5, 6), None, norm)
 
 

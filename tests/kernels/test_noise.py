@@ -183,8 +183,13 @@ def test_bad_neighbours_are_named():
     x, seed = torch.randn(2, 8, 3), torch.tensor(1)
     lists = torch.arange(16)[:, None].expand(16, 4).contiguous()
     for wrong in (-1, 10**9):
-        with pytest.raises(ValueError, match="row numbers from 0 to 15"):
+        with pytest.raises(ValueError, match="neighbours must be from 0 to 15"):
             drop_cluster(x.flatten(0, 1), 0.3, lists.where(lists != 3, wrong), seed=seed)
+    with pytest.raises(ValueError, match="with k of 1 or more"):
+        drop_cluster(x, 0.3, lists[:, :0].view(2, 8, 0), seed=seed)
+    for wrong in (7, torch.tensor(1.9), torch.tensor([1])):
+        with pytest.raises(ValueError, match="seed must be a 0-dim int64 tensor"):
+            drop_point(x, 0.3, seed=wrong)
     with pytest.raises(ValueError, match="got level 'cluster' and no neighbours"):
         point_factor(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
     with pytest.raises(ValueError, match="floating-point type"):

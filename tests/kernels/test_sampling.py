@@ -45,6 +45,12 @@ def test_farthest_points_are_those_of_the_textbook_loop(cloud, points):
         assert torch.equal(idx, oracle.farthest_point_sample(own, m, first))
 
 
+def test_the_farthest_point_is_found_where_squared_distances_overflow():
+    x = torch.rand(1, 128, 3)
+    x[0, 64:] = 1e20
+    assert torch.equal(farthest_point_sample(x, 2), torch.tensor([[0, 64]]))
+
+
 def test_float32_points_are_the_farthest_to_rounding():
     x = torch.randn(1, 2000, 3)
     idx = farthest_point_sample(x, 500)[0]

@@ -1,5 +1,6 @@
 """Weights of peers' layouts load safely and give the textbook form's logits."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,7 +44,9 @@ def test_antao97(tmp_path):
 
 def test_yanx27(tmp_path):
     model, x = lived_in(PointNet(7)), torch.rand(2, 40, 3)
-    torch.save({"model_state_dict": foreign(model, YANX27, 1), "epoch": 3}, tmp_path / "best.pth")
+    # As yanx27's training saves it: with two NumPy numbers.
+    beside = {"epoch": 3, "instance_acc": np.mean([0.5, 1.0]), "class_acc": np.float32(0.5)}
+    torch.save({"model_state_dict": foreign(model, YANX27, 1), **beside}, tmp_path / "best.pth")
     loaded = load_yanx27(tmp_path / "best.pth").double().eval()
     state = {k: v.double() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     torch.testing.assert_close(loaded(x.double()), oracle.pointnet(state, x.double()), rtol=1e-9, atol=1e-9)
@@ -69,6 +72,7 @@ def test_pyg_edge_conv():
     idx = torch.stack([torch.randperm(12)[:k] for _ in range(12)])
     edges = torch.stack([idx.flatten(), torch.arange(12).repeat_interleave(k)])
     torch.testing.assert_close(ours(x, idx), theirs(x, edges), rtol=1e-5, atol=1e-5)
+    assert from_pyg(theirs.double())(x.double(), idx).dtype == torch.float64
     for other in (
         (nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8)),
         (nn.Linear(10, 8), nn.ReLU(), nn.BatchNorm1d(8)),

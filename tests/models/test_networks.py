@@ -15,6 +15,7 @@ from models import (
     reestimate_batch_norm,
 )
 from models.dgcnn import LAYERS as DGCNN_LAYERS
+from models.layers import LinearNormAct
 from models.pointnet import LAYERS as POINTNET_LAYERS
 from tests.oracle import networks as oracle
 
@@ -205,6 +206,10 @@ def test_bad_options_are_named():
         DropPoint(0.1, schedule="cosine")
     with pytest.raises(ValueError, match="warmup_steps of at least 1"):
         DropPoint(0.1, schedule="linear")
+    with pytest.raises(ValueError, match="per must be 'element' or 'channel'"):
+        DropFeat(0.1, per="chanel")
+    with pytest.raises(ValueError, match="cloud 1 of the batch has no points"):
+        DropCluster(0.1).draw(torch.rand(4, 3), torch.rand(4, 3), torch.tensor([0, 0, 2, 2]))
     with pytest.raises(ValueError, match="cannot be fused"):
         DropFeat(0.1, per="channel").draw(torch.rand(1, 4, 3), torch.rand(1, 4, 3))
 
@@ -215,3 +220,11 @@ def test_the_feature_transform_is_drawn_to_the_orthogonal():
     a = model._transform
     expected = torch.stack([torch.linalg.norm(torch.eye(64) - m @ m.T) for m in a]).mean()
     torch.testing.assert_close(model.regularization(), expected)
+
+
+def test_autocast_rounds_no_coordinates():
+    """PointNet's first layer sees them before any feature is made of them."""
+    layer, x = LinearNormAct(3, 64).eval(), torch.rand(2, 40, 3) + 100
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    torch.testing.assert_close(found, layer(x))

@@ -5,7 +5,9 @@ import json
 import math
 import os
 import shutil
-from concurrent.futures import Future
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 from scipy import stats
 
+from data_scripts import schema
 from models.formats import FormatSpec
 from train import compare, studies, table
 from train.config import NoiseConfig
@@ -126,25 +129,13 @@ def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
         assert config.noise in [config.noise for config in where.values()]
 
 
-class Inline:
-    """A pool that runs what is submitted at once, in this process."""
-
-    def __init__(self, *_, **__):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, run, *given):
-        future = Future()
-        future.set_result(run(*given))
-        return future
+@pytest.fixture
+def inline(monkeypatch):
+    """Runs in this process, one after the other."""
+    monkeypatch.setattr(compare, "apart", lambda config, split, threads: compare.one(config, split))
 
 
-def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch):
+def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch, inline):
     """Every shape is tested once by each variant and seed; what was trained without --robustness is measured later."""
     plain = small(
         folder,
@@ -156,7 +147,6 @@ def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypa
     )
     study = {"none": plain, "DropPoint": replace(plain, noise=NoiseConfig("point"))}
     monkeypatch.setitem(compare.STUDIES, "small", lambda: study)
-    monkeypatch.setattr(compare, "ProcessPoolExecutor", Inline)
     options = compare.Options("small", seeds=1, folds=True, out=tmp_path / "out")
     before = dict(os.environ)
     text = compare.compare(options)
@@ -205,6 +195,44 @@ def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monke
         compare.compare(options)
 
 
+def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
+    """Ctrl-C after the first of four runs; the same command goes on."""
+    vary = {"data": folder / "small.h5", "points": 32, "epochs": 1, "batch_size": 8, "k": 5, "emb_dims": 32}
+    words = [word for option, value in vary.items() for word in ("--vary", option, str(value))]
+    command = [
+        sys.executable,
+        "-m",
+        "train.compare",
+        "furniture",
+        "--seeds",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr
+    assert process.stderr.readline().startswith("1 of 4")
+    os.killpg(process.pid, signal.SIGINT)
+    assert "interrupted; the same command goes on." in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert not (tmp_path / "out/furniture/seed-2").exists()
+
+
+def test_a_run_on_another_file_is_not_taken_for_one_on_this(folder, furniture, tmp_path, monkeypatch, inline):
+    data = tmp_path / "small.h5"
+    shutil.copy(folder / "small.h5", data)
+    study = {"none": small(folder, data=data, epochs=1)}
+    monkeypatch.setitem(compare.STUDIES, "small", lambda: study)
+    options = compare.Options("small", seeds=1, out=tmp_path / "out")
+    compare.compare(options)
+    schema.write(data, replace(schema.read(data), source="another"))
+    compare.compare(options)  # what it says of itself is not in its checksum
+    whole = schema.read(data)
+    schema.write(data, replace(whole, points=whole.points[:, ::-1].copy()))
+    with pytest.raises(ValueError, match=r"small.h5 is not the file that .*seed-0 was trained on"):
+        compare.compare(options)
+
+
 def test_bad_input_is_named(tmp_path):
     def refused(match, *given, **options):
         with pytest.raises(ValueError, match=match):
@@ -218,3 +246,4 @@ def test_bad_input_is_named(tmp_path):
     refused(r"there is no variant \['nothing'\]", "action-video", only=("nothing",))
     refused("at least 1", "action-video", seeds=0)
     refused("--vary lr needs one or more values", "action-video", vary=(("lr",),))
+    refused("dense trains on the validation samples too", "action-video", split="validation")

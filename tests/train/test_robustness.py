@@ -12,7 +12,7 @@ from train import outcomes, robustness
 from train.config import NoiseConfig
 from train.corruptions import ALL, corrupted
 from train.engine import Run
-from train.network import load_network
+from train.network import load_network, predict
 from train.outcomes import Outcome
 
 from .conftest import small, small_video
@@ -40,8 +40,7 @@ def test_a_measurement_is_that_of_the_saved_network(runs, folder, furniture):
     clouds = schema.read(folder / "small.h5")
     test = clouds.of(schema.TEST)
     x = corrupted(clouds.points[test, :32], test, "drop_local", 4)
-    with torch.no_grad():
-        right = model(torch.from_numpy(x)).argmax(1).numpy() == clouds.label[test]
+    right = predict(model, (torch.from_numpy(x),)).argmax(1).numpy() == clouds.label[test]
     np.testing.assert_array_equal(found.corrupted[4, 3], right)
     assert found.corrupted.shape == (8, 5, 12)
     assert robustness.measured(run, "validation").corrupted.shape == (8, 5, 6)

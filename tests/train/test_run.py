@@ -121,6 +121,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment, folder, finished, t
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert not (out / "summary.json").exists()
     Run(replace(small(folder), resume=out)).train()
+    assert not list(out.glob(".*"))  # of what the kill left half-written
     assert_same(weights(out), weights(finished))
     same = [
         [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (out, finished)

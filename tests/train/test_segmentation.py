@@ -193,10 +193,13 @@ def test_a_network_trained_on_blocks_labels_scenes(finished, tmp_path):
 
 def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
     config, signature, network = load_network(finished["parts"])
-    np.savetxt(tmp_path / "pole.xyz", np.random.default_rng(0).uniform(0, 1, (75, 3)) * (0.1, 1, 0.1))
+    cloud = np.random.default_rng(0).uniform(0, 1, (75, 3)) * (2, 20, 2) + 100  # in its own place and size
+    np.savetxt(tmp_path / "pole.xyz", cloud)
     options = {"category": "pole", "votes": 2}
     found = label_file(network, config, signature, tmp_path / "pole.xyz", tmp_path / "out.ply", **options)
-    label = read_scene(tmp_path / "out.ply").label
+    back = read_scene(tmp_path / "out.ply")
+    np.testing.assert_allclose(back.points, cloud, rtol=1e-6)
+    label = back.label
     assert len(label) == found["points"] == 75
     assert set(label.tolist()) <= {0, 1}  # the parts of a pole
     with pytest.raises(ValueError, match="one of pole, plate; got none"):
@@ -215,7 +218,7 @@ def test_the_shape_around_points_is_that_of_the_whole_shape(folder, tmp_path):
     assert all(row.tobytes() in whole for row in x[0, :, 3:].numpy())
     assert not {row.tobytes() for row in x[0, :, :3].numpy()} & {row.tobytes() for row in cloud}
     np.savetxt(tmp_path / "pole.xyz", cloud)
-    seen = parts.read(tmp_path / "pole.xyz", config, data.signature)
+    _, seen = parts.read(tmp_path / "pole.xyz", config, data.signature)
     np.testing.assert_array_equal(seen[:, 3:], local_shape(seen[:, :3], 1).astype(np.float32))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from data_scripts import video_schema
 from models.formats import FormatSpec
-from train import checkpoint, evaluate, predict, video
+from train import checkpoint, evaluate, network, predict, video
 from train.__main__ import main
 from train.check import check
 from train.config import Signature, VideoConfig
@@ -203,8 +203,7 @@ def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch,
         predict.main()
     (found,) = json.loads(capsys.readouterr().out)
     *_, model = load_network(finished)
-    with torch.no_grad():
-        logits = model(torch.from_numpy(clips.frames[:1]), torch.from_numpy(clips.length[:1]))
+    logits = network.predict(model, (torch.from_numpy(clips.frames[:1]), torch.from_numpy(clips.length[:1])))
     expected = dict(zip(clips.class_names, logits.softmax(1)[0].tolist()))
     assert found["probabilities"] == pytest.approx(expected, abs=1e-4)
     said = str(stopped.value)

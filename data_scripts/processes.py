@@ -1,0 +1,26 @@
+"""Processes that work beside this one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Begin a process of a pool: one whose parent was killed would otherwise work on, or wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
