@@ -8,6 +8,7 @@ that the rows name.
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -266,6 +267,8 @@ class Picture:
     draw: Callable[[Sequence[list[Row]]], Any]
 
 
+SCENE_OPERATIONS = ("farthest_point_sample", "ball_query", "three_nn_interpolate_fwd_bwd")
+
 PICTURES = (
     Picture(
         "steps",
@@ -277,8 +280,15 @@ PICTURES = (
     Picture(
         "operations",
         "Operations beside eager PyTorch and PyG. × is times ours.",
-        lambda row: row["operation"].endswith("_fwd_bwd") or (row["operation"] == "knn" and "-N1024-" in row["shape"]),
+        lambda row: row["operation"] not in SCENE_OPERATIONS
+        and (row["operation"].endswith("_fwd_bwd") or (row["operation"] == "knn" and "-N1024-" in row["shape"])),
         lambda found: grid(found, 2),
+    ),
+    Picture(
+        "scene_operations",
+        "Operations of PointNet++ beside scipy's k-d tree, eager PyTorch and yanx27's functions. × is times ours.",
+        lambda row: row["operation"] in SCENE_OPERATIONS,
+        lambda found: grid(found, 3),
     ),
     Picture(
         "knn",
@@ -348,13 +358,15 @@ def show(drawn: Sequence[tuple[Picture, list[list[Row]]]], out: Path, page: Path
     after = rest.split(END)[1]
     parts = []
     for picture, found in drawn:
-        sources = dict.fromkeys(
-            f"commit {row['commit']}, {row['machine']}, {row['date']}, medians of {row['repetitions']}"
-            for rows in found
-            for row in rows
-        )
+        commits: dict[str, dict[str, None]] = {}
+        for row in itertools.chain(*found):
+            on = f"{row['machine']}, {row['date']}, medians of {row['repetitions']}"
+            commits.setdefault(on, {})[row["commit"]] = None
+        sources = [f"{', '.join(some)} on {on}" for on, some in commits.items()]
         where = os.path.relpath(out / f"{picture.name}.png", page.parent)
-        parts.append(f"![{picture.name}]({where})\n\n{picture.caption} Measured: {'; '.join(sources)}.")
+        parts.append(
+            f"![{picture.name}]({where})\n\n{picture.caption} Measured at commits {'; '.join(sources)}."
+        )
     page.write_text(before + "\n\n".join([START, *parts, END]) + after)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks import scene_prediction, segmentation_baselines
+from benchmarks import baselines, scene_prediction
 
 
 def test_our_side_labels_every_point():
@@ -17,7 +17,7 @@ def test_local_features_tell_a_floor_from_a_pole():
     random = np.random.default_rng(0)
     floor = random.uniform(0, 1, (400, 3)) * (1, 1, 0)
     pole = random.uniform(0, 1, (400, 3)) * (0, 0, 1) + (5, 5, 0)
-    found = segmentation_baselines.local_features(np.concatenate([floor, pole]), np.arange(800), up=2)
+    found = baselines.local_features(np.concatenate([floor, pole]), np.arange(800), up=2)
     linearity, planarity = found[:, 3], found[:, 4]
     upright = found[:, 7]
     assert planarity[:400].mean() > 0.5 > planarity[400:].mean()

@@ -1,0 +1,246 @@
+"""`python -m benchmarks.baselines`: what the obvious baselines reach on the data of the recipes.
+
+Shapes (furniture, labeled-meshes): a random forest on hand features of the whole cloud. Videos (action-video,
+moving-furniture): a random forest on frames averaged to 15 x 20 pixels, some of them, all, or the differences of neighbours.
+
+Parts and rooms: majority, of parts each category's most frequent part in training, of rooms the most frequent class; and a
+random forest on local features of each point: where it lies, its colour (rooms), and of its 16 and its 64 nearest
+neighbours the eigenvalues of their covariance (how like a line, a plane or a ball they lie), the upright part of their
+normal, their height and where their mean lies. Of parts there is a forest for each category. Metrics are those of
+training; of rooms they are taken on a random choice of points.
+
+Trained and tested on the recipe's splits, points and frames. scikit-learn: pip install -e '.[baselines]'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from data_scripts.scene_schema import Scenes
+from train import clouds, metrics, parts, scenes, video
+from train.recipes import recipe
+
+NEIGHBOURS = (16, 64)
+BINS = 16  # of a histogram
+HEIGHT, WIDTH = 15, 20  # to which frames are averaged
+
+Figures = dict[str, dict[str, float]]
+
+
+@dataclass
+class Options:
+    """Measure the baselines."""
+
+    only: tuple[str, ...] = ("furniture", "components", "rooms")
+    """Recipes; also labeled-meshes, action-video and moving-furniture, whose data are made locally."""
+    data: Path | None = None
+    """Another file than the recipe's."""
+    trees: int = 100
+    """Of a forest."""
+    train_points: int = 4_000
+    """Rooms: points of each training room."""
+    test_points: int = 20_000
+    """Rooms: points of each test room."""
+    seed: int = 0
+    """Of everything."""
+
+
+def of_shapes(name: str, options: Options) -> Figures:
+    """The forest's figures on the test shapes."""
+    config = _config(name, options)
+    data = clouds.load(config)
+    x = [shape_features(clouds.inputs(split, config)[0].numpy()) for split in (data.train, data.test)]
+    return {"forest": _forest_figures(x, data, options)}
+
+
+def shape_features(points: np.ndarray) -> np.ndarray:
+    """[n, F] of clouds [n, N, 3], y upwards: spread along the axes and of the covariance, and histograms of the height, the
+    distance from the centre and from the upright axis, and the distance of two points (D2, Osada et al. 2002)."""
+    centred = points - points.mean(1, keepdims=True)
+    spread = np.ptp(points, axis=1)
+    values = np.linalg.eigvalsh(np.einsum("nki,nkj->nij", centred, centred) / points.shape[1])
+    pairs = np.random.default_rng(0).integers(points.shape[1], size=(2, 4 * points.shape[1]))
+    measured = (
+        (centred[..., 1], 1.0),
+        (np.linalg.norm(centred, axis=2), 1.5),
+        (np.linalg.norm(centred[..., [0, 2]], axis=2), 1.5),
+        (np.linalg.norm(centred[:, pairs[0]] - centred[:, pairs[1]], axis=2), 2.0),
+    )
+    histograms = [
+        np.stack([np.histogram(row, BINS, (-most if k == 0 else 0, most))[0] for row in found])
+        / found.shape[1]
+        for k, (found, most) in enumerate(measured)
+    ]
+    return np.concatenate([spread, np.sqrt(values), *histograms], 1)
+
+
+def of_videos(name: str, options: Options) -> Figures:
+    """The forest's figures on the test clips, by what it sees of them."""
+    config = _config(name, options)
+    data = video.load(config)
+    small = [_averaged(split.inputs[0].numpy()) for split in (data.train, data.test)]
+    random = np.random.default_rng(options.seed)
+    places = [random.integers(clips.shape[1], size=len(clips)) for clips in small]
+    views: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        "one random frame": lambda clips, place: clips[np.arange(len(clips)), place],
+        "the first frame": lambda clips, _: clips[:, 0],
+        "the last frame": lambda clips, _: clips[:, -1],
+        "all frames": lambda clips, _: clips,
+        "differences of frames": lambda clips, _: np.diff(clips, axis=1),
+    }
+    return {
+        f"forest on {seen}": _forest_figures(
+            [view(clips, place).reshape(len(clips), -1) for clips, place in zip(small, places)], data, options
+        )
+        for seen, view in views.items()
+    }
+
+
+def _averaged(frames: np.ndarray) -> np.ndarray:
+    """Frames [n, T, H, W, C] as [n, T, HEIGHT, WIDTH, C], each pixel the mean of those that it covers."""
+    n, t, height, width, channels = frames.shape
+    if height % HEIGHT or width % WIDTH:
+        raise SystemExit(f"error: frames of {height} x {width} do not average to {HEIGHT} x {WIDTH}.")
+    tiles = (n, t, HEIGHT, height // HEIGHT, WIDTH, width // WIDTH, channels)
+    return frames.reshape(tiles).mean((3, 5), dtype=np.float32)
+
+
+def _forest_figures(x: list[np.ndarray], data: Any, options: Options) -> dict[str, float]:
+    made = forest(x[0], data.train.label.numpy(), options)
+    right = made.predict(x[1]) == data.test.label.numpy()
+    each = [right[data.test.label.numpy() == c].mean() for c in np.unique(data.test.label.numpy())]
+    return {"overall_accuracy": float(right.mean()), "mean_class_accuracy": float(np.mean(each))}
+
+
+def _config(name: str, options: Options) -> Any:
+    config = recipe(name)
+    config.data = options.data or config.data
+    return config
+
+
+def local_features(cloud: np.ndarray, rows: np.ndarray, up: int) -> np.ndarray:
+    """Features [rows, F] of some points of a cloud [N, 3]; `up` is the upright axis."""
+    from scipy.spatial import cKDTree
+
+    tree, found = cKDTree(cloud), [cloud[rows]]
+    for k in NEIGHBOURS:
+        _, idx = tree.query(cloud[rows], min(k, len(cloud)))
+        near = cloud[idx]
+        mean = near.mean(1)
+        centred = (near - mean[:, None]).astype(np.float64)
+        values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", centred, centred) / near.shape[1])
+        small, middle, large = np.clip(values, 1e-12, None).T
+        found += [
+            np.stack([(large - middle) / large, (middle - small) / large, small / large, np.sqrt(large)], 1),
+            np.abs(vectors[:, up, :1]),
+            np.ptp(near[..., up], axis=1)[:, None],
+            mean - cloud[rows],
+        ]
+    return np.concatenate(found, 1).astype(np.float32)
+
+
+def forest(x: np.ndarray, y: np.ndarray, options: Options) -> Any:
+    """A trained random forest."""
+    try:
+        from sklearn.ensemble import RandomForestClassifier
+    except ImportError:
+        raise SystemExit("error: the forest needs scikit-learn: pip install -e '.[baselines]'") from None
+    made = RandomForestClassifier(options.trees, min_samples_leaf=2, random_state=options.seed, n_jobs=-1)
+    return made.fit(x, y)
+
+
+def of_components(options: Options) -> Figures:
+    """By baseline, the figures on the test shapes of components, all their points."""
+    data = parts.load(_config("components", options))
+    signature, classes = data.signature, len(data.signature.class_names)
+    train, test = data.train, data.test
+
+    def rows(split: parts.Shapes, c: int) -> list[slice]:
+        chosen = np.flatnonzero(split.category.numpy() == c).tolist()
+        return [slice(int(split.ptr[i]), int(split.ptr[i + 1])) for i in chosen]
+
+    label = test.part.numpy().astype(np.int64)
+    said = {name: np.zeros(len(label), np.int64) for name in ("majority", "forest")}
+    for c in track(range(len(signature.categories)), "components", console=Console(stderr=True)):
+        known = np.concatenate([train.part[r].numpy() for r in rows(train, c)])
+        x = np.concatenate([_whole(train.x[r].numpy()) for r in rows(train, c)])
+        made = forest(x, known, options)
+        for r in rows(test, c):
+            said["majority"][r] = np.bincount(known, minlength=classes).argmax()
+            said["forest"][r] = made.predict(_whole(test.x[r].numpy()))
+    category, own = test.category.numpy(), np.array(signature.part_category)
+
+    def scored(found: np.ndarray) -> dict[str, float]:
+        ious = metrics.shape_ious(label, found, test.ptr, category, own)
+        return metrics.part_scores(ious, category, label, found, len(signature.categories)).figures
+
+    return {name: scored(found) for name, found in said.items()}
+
+
+def _whole(cloud: np.ndarray) -> np.ndarray:
+    return local_features(cloud, np.arange(len(cloud)), up=1)
+
+
+def of_rooms(options: Options) -> Figures:
+    """By baseline, the figures on the test area of rooms, on a random choice of its points."""
+    data = scenes.load(_config("rooms", options))
+    classes = len(data.signature.class_names)
+    x, y = _rooms(data.train.scenes, data.train.index, options.train_points, options.seed)
+    made = forest(x, y, options)
+    x, label = _rooms(data.test.scenes, data.test.index, options.test_points, options.seed)
+    said = {"majority": np.full(len(label), np.bincount(y).argmax()), "forest": made.predict(x)}
+    return {
+        name: metrics.scene_scores(metrics.confusion(label, found, classes)).figures
+        for name, found in said.items()
+    }
+
+
+def _rooms(held: Scenes, index: np.ndarray, points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = [], []
+    for i in track(index.tolist(), "rooms", console=Console(stderr=True)):
+        room, random = held.room(i), np.random.default_rng((seed, i))
+        rows = np.sort(random.permutation(len(room.points))[:points])
+        place = room.points[rows] / room.points.max(0)
+        local = local_features(room.points, rows, up=2)
+        features.append(np.concatenate([local, room.colour[rows] / 255, place], 1).astype(np.float32))
+        labels.append(room.label[rows])
+    return np.concatenate(features), np.concatenate(labels)
+
+
+MEASURES: dict[str, Callable[[Options], Figures]] = {
+    "furniture": partial(of_shapes, "furniture"),
+    "labeled-meshes": partial(of_shapes, "labeled-meshes"),
+    "components": of_components,
+    "rooms": of_rooms,
+    "action-video": partial(of_videos, "action-video"),
+    "moving-furniture": partial(of_videos, "fdht-lstm-video"),
+}
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    if unknown := set(options.only) - set(MEASURES):
+        raise SystemExit(
+            f"error: there are no baselines of {sorted(unknown)}; there are {', '.join(MEASURES)}."
+        )
+    for name in options.only:
+        try:
+            found = MEASURES[name](options)
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+        for baseline, figures in found.items():
+            shown = ", ".join(f"{metrics.in_words(k)} {100 * v:.1f} %" for k, v in figures.items())
+            print(f"{name}, {baseline}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
