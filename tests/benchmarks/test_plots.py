@@ -46,6 +46,7 @@ def test_all_pictures_are_drawn_and_shown(tmp_path, capsys):
     ]
     for n in (1024, 2048):
         found += [row("knn", f"B8-N{n}-C3-k20", name, n, peak=50.0) for name in ("dropfold", "cdist + topk")]
+    found.append(row("ball_query", "B8-N1024-S512-r0.2-k32", "dropfold", 2))
     for shape in ("B4-N256-k20", "B8-N256-k20", "B8-N512-k20", "B8-N256-k40", "B8-N256-k20-threads1"):
         found.append(row("dgcnn_scaling", shape, "dropfold", 10))
     for network in ("dgcnn", "pointnet"):
@@ -58,7 +59,7 @@ def test_all_pictures_are_drawn_and_shown(tmp_path, capsys):
     rows = plots.read([written(tmp_path / "rows.csv", found)])
     drawn = plots.draw(rows, tmp_path / "pictures")
     names = [picture.name for picture, _ in drawn]
-    assert names == ["steps", "operations", "knn", "scaling", "epochs", "rnn"]
+    assert names == ["steps", "operations", "scene_operations", "knn", "scaling", "epochs", "rnn"]
     for _ in range(2):  # the page is the same however often it is written
         plots.show(drawn, tmp_path / "pictures", page)
         text = page.read_text()
@@ -68,7 +69,7 @@ def test_all_pictures_are_drawn_and_shown(tmp_path, capsys):
         for name in names:
             assert text.count(f"![{name}](pictures/{name}.png)") == 1
             assert (tmp_path / f"pictures/{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "commit new, a machine, 2026-01-01, medians of 3" in text
+    assert "commits new on a machine, 2026-01-01, medians of 3" in text
     assert plots.draw([], tmp_path / "pictures") == []
     assert "not drawn, no rows: knn" in capsys.readouterr().out
 
