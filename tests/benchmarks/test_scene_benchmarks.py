@@ -28,3 +28,21 @@ def test_local_features_tell_a_floor_from_a_pole():
 
 def test_without_a_checkout_there_is_our_side_alone():
     assert list(scene_prediction.steps(scene_prediction.Options())) == ["ours", "ours, no network"]
+
+
+def test_hand_features_tell_a_tall_shape_from_a_flat_one():
+    cube = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 300, 3)).repeat(2, 0)
+    cube[0] *= (0.1, 1, 0.1)
+    cube[1] *= (1, 0.1, 1)
+    tall, flat = baselines.shape_features(cube)
+    np.testing.assert_allclose(tall[:3], flat[:3] * (0.1, 10, 0.1), rtol=1e-6)  # extents
+    assert tall[6:].sum() == flat[6:].sum() == 4  # histograms
+    heights = slice(6, 6 + baselines.BINS)
+    assert np.count_nonzero(tall[heights]) > np.count_nonzero(flat[heights])
+
+
+def test_frames_are_averaged():
+    frames = np.random.default_rng(0).integers(256, size=(2, 3, 30, 60, 1), dtype=np.uint8)
+    found = baselines._averaged(frames)
+    assert found.shape == (2, 3, 15, 20, 1)
+    assert found[1, 2, 14, 19, 0] == np.float32(frames[1, 2, 28:, 57:, 0].mean())
