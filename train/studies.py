@@ -50,8 +50,8 @@ SETTINGS = dict.fromkeys(NOISE_STUDIES, USUAL) | {
         "DropCluster": NoiseConfig("cluster", 0.5, k=64),
     },
     "dgcnn-meshes": {
-        "DropFeat": NoiseConfig("feat", 0.1),
-        "DropPoint": NoiseConfig("point", 0.3),
+        "DropFeat": NoiseConfig("feat", 0.1, layers=("edge4",)),
+        "DropPoint": NoiseConfig("point", 0.3, layers=("edge1",)),
         "DropCluster": NoiseConfig("cluster", 0.2, k=32),
     },
     # PointNet++'s pools are over 128 centres, and over 64 of rooms.
