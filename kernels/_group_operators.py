@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels._group_kernels import OnGPU
-from kernels._group_pass import OnCPU
-from kernels._group_tiles import forward, gradients, moments, sums
+from kernels._group_pass import Entries, OnCPU
+from kernels._group_tiles import Given, Source, forward, gradients, moments, sums
+from kernels._noise import Drawn
 from kernels._norm_pass import NOISE
 from kernels._operator import operator
 
@@ -21,23 +22,31 @@ ENTRIES = (
 GRADIENT = f"{ENTRIES}, Tensor matrix, Tensor constant, Tensor offset, Tensor g, Tensor where"
 
 
+def _source(arguments: tuple[Any, ...]) -> tuple[Source, tuple[Any, ...]]:
+    """The arguments that `ENTRIES` names, and the others."""
+    return Source(Entries(*arguments[:6]), *arguments[6:9]), arguments[9:]
+
+
 def _on(passes: Any) -> list[Callable[..., Any]]:
     """The four operators of one device: the same tiles, its passes."""
 
     def _launch_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return moments(passes, *arguments)
+        return moments(passes, _source(arguments)[0])
 
     def _launch_forward(*arguments: Any) -> tuple[Tensor, ...]:
+        source, (offset, wanted, *drawn) = _source(arguments)
         outputs = _fake_forward(*arguments)
-        forward(passes, outputs, *arguments)
+        forward(passes, outputs, source, offset, wanted, Drawn(*drawn))
         return outputs
 
     def _launch_sums(*arguments: Any) -> Tensor:
-        return sums(passes, *arguments)
+        source, (*given, layer) = _source(arguments)
+        return sums(passes, source, Given(*given), layer)
 
     def _launch_gradients(*arguments: Any) -> Any:
+        source, given = _source(arguments)
         outputs = _fake_gradients(*arguments)
-        gradients(passes, outputs, *arguments)
+        gradients(passes, outputs, source, Given(*given))
         return outputs
 
     return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]
@@ -46,25 +55,30 @@ def _on(passes: Any) -> list[Callable[..., Any]]:
 _CPU, _GPU = _on(OnCPU), _on(OnGPU)
 
 
-def _fake_moments(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    weights = arguments[5]
-    mean = q.new_empty(weights[-1].shape[0] if weights else q.shape[1])
+def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
+    (entries, weights, *_), _ = _source(arguments)
+    mean = entries.q.new_empty(weights[-1].shape[0] if weights else entries.q.shape[1])
     return mean, torch.empty_like(mean)
 
 
-def _fake_forward(q: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    p, weights, wanted = arguments[0], arguments[5], arguments[9]
-    top = q.new_empty((p.shape[0], weights[-1].shape[0]))
+def _fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
+    (entries, weights, *_), (_, wanted, *_) = _source(arguments)
+    top = entries.q.new_empty((entries.p.shape[0], weights[-1].shape[0]))
     channels = weights[-1].shape[1] if wanted else 0
     where = torch.empty_like(top, dtype=torch.int32)
-    return top, where, q.new_empty(channels), q.new_empty((channels, channels))
+    return top, where, top.new_empty(channels), top.new_empty((channels, channels))
 
 
-def _fake_gradients(q: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    p, weights = arguments[0], arguments[5]
-    of_rows, of_groups = (torch.empty_like(x) for x in (q, p))
-    dweights = [torch.empty_like(w, dtype=q.dtype) for w in weights]
-    return of_rows, torch.empty_like(q), of_groups, torch.empty_like(p), dweights
+def _fake_sums(*arguments: Any) -> Tensor:
+    source, (*_, layer) = _source(arguments)
+    return torch.empty_like(source.vectors[layer][:2])
+
+
+def _fake_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    (entries, weights, *_), _ = _source(arguments)
+    gq, d = (torch.empty_like(entries.q) for _ in range(2))
+    gp, s = (torch.empty_like(entries.p) for _ in range(2))
+    return gq, d, gp, s, [torch.empty_like(w, dtype=gq.dtype) for w in weights]
 
 
 moments_of = operator(
@@ -83,7 +97,7 @@ sums_of = operator(
     f"group_mlp_max_sums({GRADIENT}, int layer) -> Tensor",
     cpu=_CPU[2],
     triton=_GPU[2],
-    fake=lambda *arguments: torch.empty_like(arguments[7][arguments[14]][:2]),
+    fake=_fake_sums,
 )
 gradients_of = operator(
     f"group_mlp_max_bwd({GRADIENT}) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",

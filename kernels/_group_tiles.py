@@ -1,15 +1,13 @@
 """A shared perceptron on groups, tile by tile: what kernels/group_mlp_max.py makes of the passes of one device.
 
-`passes` is `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py). The `source` of a pass is the six
-fields of `Entries`, then the lists `weights`, `vectors` and `slopes`: weight i takes z of layer i to y of layer i + 1,
-counted from 0.
+`passes` is `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py).
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +16,27 @@ from kernels._gemm import gram, mm
 from kernels._group_pass import Entries, Tile
 from kernels._noise import Drawn
 from kernels._norm import merge_moments
+
+
+class Source(NamedTuple):
+    """The entries and the layers up to the last activation, counted from 0: `weights[i]` takes z of layer i to y of layer
+    i + 1, `vectors[i]` and `slopes[i]` are of its BatchNorm and activation."""
+
+    entries: Entries
+    weights: list[Tensor]
+    vectors: list[Tensor]
+    slopes: list[float]
+
+
+class Given(NamedTuple):
+    """The gradient that backward begins with, at the last z less `offset`: z `matrix` + `constant` of every entry, and g of
+    each maximum at its entry `where`."""
+
+    matrix: Tensor
+    constant: Tensor
+    offset: Tensor
+    g: Tensor
+    where: Tensor
 
 
 def tiles(entries: Entries, size: int) -> list[Tile]:
@@ -37,9 +56,9 @@ def tiles(entries: Entries, size: int) -> list[Tile]:
 class Chain:
     """The layers up to the last activation; its z is less by `offset`."""
 
-    def __init__(self, passes: Any, source: Any, offset: Tensor | None = None) -> None:
-        *entries, self.weights, self.vectors, self.slopes = source
-        self.passes, self.entries, self.offset = passes, Entries(*entries), offset
+    def __init__(self, passes: Any, source: Source, offset: Tensor | None = None) -> None:
+        self.entries, self.weights, self.vectors, self.slopes = source
+        self.passes, self.offset = passes, offset
         self.nothing = [torch.zeros_like(v[0]) for v in self.vectors]
         self.turned = [w.T for w in self.weights]
         width = max([self.entries.q.shape[1], *(w.shape[0] for w in self.weights)])
@@ -70,7 +89,7 @@ class Chain:
         return ys, zs
 
 
-def moments(passes: Any, *source: Any) -> tuple[Tensor, Tensor]:
+def moments(passes: Any, source: Source) -> tuple[Tensor, Tensor]:
     """Mean and centred sum of squares of the y that comes after the layers given."""
     chain = Chain(passes, source)
     n, q = len(chain.weights), chain.entries.q
@@ -90,10 +109,11 @@ def moments(passes: Any, *source: Any) -> tuple[Tensor, Tensor]:
     return merge_moments(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def forward(passes: Any, outputs: tuple[Tensor, ...], *arguments: Any) -> None:
+def forward(
+    passes: Any, outputs: tuple[Tensor, ...], source: Source, offset: Tensor, wanted: bool, drawn: Drawn
+) -> None:
     """Fills the max and its entry [G, C_out], and (if wanted) the sum and the Gram matrix of the last z less `offset`."""
-    (offset, wanted), drawn = arguments[9:11], Drawn(*arguments[11:])
-    chain, (top, where, total, outer) = Chain(passes, arguments[:9], offset), outputs
+    chain, (top, where, total, outer) = Chain(passes, source, offset), outputs
     top.fill_(-torch.inf)
     where.fill_(-1)
 
@@ -126,21 +146,21 @@ def _weighted_gram(z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 class Backward:
     """The gradient at the u of a layer, for any tile."""
 
-    def __init__(self, passes: Any, source: Any) -> None:
-        self.passes, (self.matrix, self.constant, self.offset, self.g, self.where) = passes, source[9:14]
-        self.chain = Chain(passes, source[:9], self.offset)
-        self.last = self.chain.weights[-1].to(self.offset.dtype)
+    def __init__(self, passes: Any, source: Source, given: Given) -> None:
+        self.passes, self.given = passes, given
+        self.chain = Chain(passes, source, given.offset)
+        self.last = source.weights[-1].to(given.offset.dtype)
 
     def gradient(self, t: Tile, layer: int, dweights: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """`(y, g)` of `layer`; adds to the gradients of the weights, of the last the winners' part."""
-        passes, chain, entries = self.passes, self.chain, self.chain.entries
+        passes, chain, entries, given = self.passes, self.chain, self.chain.entries, self.given
         weights, n = chain.weights, len(chain.weights)
         ys, zs = chain.last(t)
-        dense = mm(zs[-1], self.matrix) if self.matrix.numel() else torch.zeros_like(zs[-1])
-        at = (self.constant, chain.slopes[-1], self.offset, self.g, self.where, self.last)
+        dense = mm(zs[-1], given.matrix) if given.matrix.numel() else torch.zeros_like(zs[-1])
+        at = (given.constant, chain.slopes[-1], given.offset, given.g, given.where, self.last)
         g = passes.last_back(dense, zs[-1], entries, t, *at)
         if dweights is not None:
-            passes.collect(zs[-1], entries, t, self.g, self.where, dweights[-1])
+            passes.collect(zs[-1], entries, t, given.g, given.where, dweights[-1])
         for i in range(n - 1, layer, -1):
             dy = passes.norm_back(g, ys[i], chain.vectors[i], entries, t)
             half = dy.to(weights[i - 1].dtype)
@@ -150,22 +170,21 @@ class Backward:
         return ys[layer], g
 
 
-def sums(passes: Any, *arguments: Any) -> Tensor:
-    """Sums [2, C] of g and g y_hat of layer `arguments[14]`, not the first one."""
-    back, layer = Backward(passes, arguments), arguments[14]
-    vectors = back.chain.vectors[layer]
+def sums(passes: Any, source: Source, given: Given, layer: int) -> Tensor:
+    """Sums [2, C] of g and g y_hat of a layer, not the first one."""
+    back, vectors = Backward(passes, source, given), source.vectors[layer]
 
     def work(t: Tile) -> Tensor:
         y, g = back.gradient(t, layer)
         return passes.sums(g, y, t, vectors)
 
     found = passes.each(work, back.chain.tiles)
-    return torch.stack(found).sum(0).to(vectors.dtype)
+    return torch.stack(found).sum(0).to(vectors.dtype) if found else torch.zeros_like(vectors[:2])
 
 
-def gradients(passes: Any, outputs: tuple[Any, ...], *arguments: Any) -> None:
+def gradients(passes: Any, outputs: tuple[Any, ...], source: Source, given: Given) -> None:
     """Fills the sums over each row's entries of g and p, over each group's of g and q, and the weights' gradients."""
-    back, (gq, d, gp, s, dweights) = Backward(passes, arguments), outputs
+    back, (gq, d, gp, s, dweights) = Backward(passes, source, given), outputs
     for x in (*outputs[:4], *dweights):
         x.zero_()
     found, parts = back.chain.tiles, passes.parts()

@@ -155,17 +155,17 @@ class _GroupMLPMax(torch.autograd.Function):
         if last.training:  # the dense part is matrix z + constant
             matrix = -gram(wide, slope_c[:, None] * wide)
             constant = -(matrix @ mean_z + wide.T @ (scale * c1))
-        source = (matrix, constant, offset, g, where)
+        given = (matrix, constant, offset, g, where)
 
         vectors = [torch.cat([v, torch.zeros_like(v[:2])]) for v in vectors]
         for i in range(n - 1, 0, -1):
-            both = sums_of(*entries, weights, vectors, slopes, *source, i)
+            both = sums_of(*entries, weights, vectors, slopes, *given, i)
             dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
             filled = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
             vectors = [*vectors[:i], filled, *vectors[i + 1 :]]
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-        gq, d, gp, s, dlower = gradients_of(*entries, weights, vectors, slopes, *source)
+        gq, d, gp, s, dlower = gradients_of(*entries, weights, vectors, slopes, *given)
 
         # What the last weight has beside the winners: the dense part, and the offset that z is less by.
         *dweights, dlast = dlower

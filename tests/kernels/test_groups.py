@@ -266,6 +266,7 @@ def test_workers_keep_to_one_thread_each_and_leave_the_callers_alone():
 
 
 SYNC = """
+import itertools
 import sys
 import torch
 from kernels import Groups
@@ -278,9 +279,9 @@ pos, centres = torch.randn(80, 3).double(), torch.randn(20, 3).double()
 idx, count = torch.randint(0, 80, (100,)), torch.randint(1, 4, (100,))
 ptr = torch.arange(21) * 5
 weight = torch.randn(20, 4).double()
-for widths in ((6, 5, 4), (4,)):
+# Shared out, and all entries in one process.
+for widths, (lo, hi) in itertools.product(((6, 5, 4), (4,)), (((0, 7), (7, 20))[rank], ((0, 0), (0, 20))[rank])):
     layers = [GroupMLPMax(0, widths, sync=sync).double() for sync in (False, True)]
-    lo, hi = ((0, 7), (7, 20))[rank] if len(widths) > 1 else ((0, 0), (0, 20))[rank]  # also all in one process
     part = Groups(ptr[lo : hi + 1] - ptr[lo], idx[5 * lo : 5 * hi], count[5 * lo : 5 * hi])
     layers[1].load_state_dict(layers[0].state_dict())
     layers[0](None, pos, centres, Groups(ptr, idx, count)).mul(weight).sum().backward()
