@@ -1,13 +1,14 @@
 """Videos of several codecs and containers, encoded here and read back; broken ones named."""
 
 import struct
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_scripts import decode
+from data_scripts import clips, decode, videos
 from data_scripts.decode import Reading, VideoError, read_clip, sample
 from data_scripts.schema import SchemaError
 
@@ -210,3 +211,13 @@ def test_wrong_wishes_are_said():
     ):
         with pytest.raises(SchemaError, match=message):
             all_frames(**wish).checked()
+
+
+def test_without_pyav_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match=r"pip install -e '\.\[video\]'"):
+        decode.decode(tmp_path / "clip.mp4", (4, 4))
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave/1.mp4").write_bytes(b"frames")
+    with pytest.raises(VideoError, match="decoding videos needs PyAV"):  # once, and not of every video
+        videos.convert(clips.Sourced(source=tmp_path, out=tmp_path / "out.h5"))
