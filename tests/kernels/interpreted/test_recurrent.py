@@ -134,7 +134,9 @@ def test_inputs_need_not_be_contiguous(name, device):
             out = out if isinstance(out, tuple) else (out,)
             found.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
         for mine, right in zip(*found, strict=True):
-            assert torch.equal(mine, right)
+            torch.testing.assert_close(
+                mine, right
+            )  # products of other memory round otherwise on some processors
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="loads are seen in the interpreter")
