@@ -128,13 +128,8 @@ def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | st
             if corrupt_split:
                 robustness.measured(folder, corrupt_split)
             return summary
-        except (
-            ValueError,
-            OSError,
-            ArithmeticError,
-            RuntimeError,
-        ) as error:  # torch: no memory is a RuntimeError
-            traceback.print_exc(file=log)
+        except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+            traceback.print_exc(file=log)  # a RuntimeError may be a want of memory, or a fault of ours
             return str(error)
         finally:
             sys.stderr = sys.__stderr__

@@ -195,6 +195,18 @@ def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monke
         compare.compare(options)
 
 
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_run_is_one_failure(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_work", killed)
+    monkeypatch.setitem(compare.STUDIES, "small", lambda: {"none": small(folder)})
+    text = compare.compare(compare.Options("small", seeds=2, out=tmp_path / "out"))
+    assert "| none | 0 (2 failed) |" in text
+    assert (tmp_path / "out/runs.csv").read_text().count("killed by signal 9") == 2
+
+
 def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
     """Ctrl-C after the first of four runs; the same command goes on."""
     vary = {"data": folder / "small.h5", "points": 32, "epochs": 1, "batch_size": 8, "k": 5, "emb_dims": 32}

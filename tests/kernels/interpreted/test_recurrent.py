@@ -134,9 +134,8 @@ def test_inputs_need_not_be_contiguous(name, device):
             out = out if isinstance(out, tuple) else (out,)
             found.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
         for mine, right in zip(*found, strict=True):
-            torch.testing.assert_close(
-                mine, right
-            )  # products of other memory round otherwise on some processors
+            # On some processors products of memory that is aligned otherwise round otherwise.
+            torch.testing.assert_close(mine, right)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="loads are seen in the interpreter")
