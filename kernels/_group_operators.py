@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels._group_kernels import OnGPU
 from kernels._group_pass import Entries, OnCPU
-from kernels._group_tiles import Given, Source, forward, gradients, moments, sums
+from kernels._group_tiles import LastGradient, Source, forward, gradients, moments, sums
 from kernels._noise import Drawn
 from kernels._norm_pass import NOISE
 from kernels._operator import operator
@@ -41,12 +41,12 @@ def _on(passes: Any) -> list[Callable[..., Any]]:
 
     def _launch_sums(*arguments: Any) -> Tensor:
         source, (*given, layer) = _source(arguments)
-        return sums(passes, source, Given(*given), layer)
+        return sums(passes, source, LastGradient(*given), layer)
 
     def _launch_gradients(*arguments: Any) -> Any:
         source, given = _source(arguments)
         outputs = _fake_gradients(*arguments)
-        gradients(passes, outputs, source, Given(*given))
+        gradients(passes, outputs, source, LastGradient(*given))
         return outputs
 
     return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]

@@ -28,7 +28,7 @@ class Source(NamedTuple):
     slopes: list[float]
 
 
-class Given(NamedTuple):
+class LastGradient(NamedTuple):
     """The gradient that backward begins with, at the last z less `offset`: z `matrix` + `constant` of every entry, and g of
     each maximum at its entry `where`."""
 
@@ -146,7 +146,7 @@ def _weighted_gram(z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 class Backward:
     """The gradient at the u of a layer, for any tile."""
 
-    def __init__(self, passes: Any, source: Source, given: Given) -> None:
+    def __init__(self, passes: Any, source: Source, given: LastGradient) -> None:
         self.passes, self.given = passes, given
         self.chain = Chain(passes, source, given.offset)
         self.last = source.weights[-1].to(given.offset.dtype)
@@ -170,7 +170,7 @@ class Backward:
         return ys[layer], g
 
 
-def sums(passes: Any, source: Source, given: Given, layer: int) -> Tensor:
+def sums(passes: Any, source: Source, given: LastGradient, layer: int) -> Tensor:
     """Sums [2, C] of g and g y_hat of a layer, not the first one."""
     back, vectors = Backward(passes, source, given), source.vectors[layer]
 
@@ -182,7 +182,7 @@ def sums(passes: Any, source: Source, given: Given, layer: int) -> Tensor:
     return torch.stack(found).sum(0).to(vectors.dtype) if found else torch.zeros_like(vectors[:2])
 
 
-def gradients(passes: Any, outputs: tuple[Any, ...], source: Source, given: Given) -> None:
+def gradients(passes: Any, outputs: tuple[Any, ...], source: Source, given: LastGradient) -> None:
     """Fills the sums over each row's entries of g and p, over each group's of g and q, and the weights' gradients."""
     back, (gq, d, gp, s, dweights) = Backward(passes, source, given), outputs
     for x in (*outputs[:4], *dweights):

@@ -173,9 +173,8 @@ def norm_gradients(
 def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [C] and centred sum of squares [C] from those of P blocks [P, C] with counts [P] (Chan et al. 1979)."""
     n, block_means = counts.double()[:, None], means.double()
-    mean = (n * block_means).sum(0) / n.sum().clamp(
-        min=1
-    )  # of no rows, as one of several processes may have, 0
+    # One of several processes may have no rows: their mean is 0.
+    mean = (n * block_means).sum(0) / n.sum().clamp(min=1)
     m2 = (m2s.double() + n * (block_means - mean) ** 2).sum(0)
     return mean.to(means.dtype), m2.to(means.dtype)
 
