@@ -207,6 +207,11 @@ def test_a_killed_run_is_one_failure(folder, tmp_path, monkeypatch):
     assert (tmp_path / "out/runs.csv").read_text().count("killed by signal 9") == 2
 
 
+def hear_ctrl_c():
+    """Where the tests run in the background of a shell, they ignore it, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
     """Ctrl-C after the first of four runs; the same command goes on."""
     vary = {"data": folder / "small.h5", "points": 32, "epochs": 1, "batch_size": 8, "k": 5, "emb_dims": 32}
@@ -221,7 +226,13 @@ def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
         "--out",
         str(tmp_path / "out"),
     ]
-    process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
     assert process.stderr
     assert process.stderr.readline().startswith("1 of 4")
     os.killpg(process.pid, signal.SIGINT)
