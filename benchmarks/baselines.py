@@ -160,7 +160,8 @@ def forest(x: np.ndarray, y: np.ndarray, options: Options) -> Any:
 
 def of_components(options: Options) -> Figures:
     """By baseline, the figures on the test shapes of components, all their points."""
-    data = parts.load(_config("components", options))
+    config = _config("components", options)
+    data = parts.load(config)
     signature, classes = data.signature, len(data.signature.class_names)
     train, test = data.train, data.test
 
@@ -168,15 +169,19 @@ def of_components(options: Options) -> Figures:
         chosen = np.flatnonzero(split.category.numpy() == c).tolist()
         return [slice(int(split.ptr[i]), int(split.ptr[i + 1])) for i in chosen]
 
+    def features(split: parts.Shapes, r: slice) -> np.ndarray:
+        cloud = split.x[r].numpy()
+        return local_features(cloud, np.arange(len(cloud)), "xyz".index(config.augment.up))
+
     label = test.part.numpy().astype(np.int64)
     said = {name: np.zeros(len(label), np.int64) for name in ("majority", "forest")}
     for c in track(range(len(signature.categories)), "components", console=Console(stderr=True)):
         known = np.concatenate([train.part[r].numpy() for r in rows(train, c)])
-        x = np.concatenate([_whole(train.x[r].numpy()) for r in rows(train, c)])
+        x = np.concatenate([features(train, r) for r in rows(train, c)])
         made = forest(x, known, options)
         for r in rows(test, c):
             said["majority"][r] = np.bincount(known, minlength=classes).argmax()
-            said["forest"][r] = made.predict(_whole(test.x[r].numpy()))
+            said["forest"][r] = made.predict(features(test, r))
     category, own = test.category.numpy(), np.array(signature.part_category)
 
     def scored(found: np.ndarray) -> dict[str, float]:
@@ -184,10 +189,6 @@ def of_components(options: Options) -> Figures:
         return metrics.part_scores(ious, category, label, found, len(signature.categories)).figures
 
     return {name: scored(found) for name, found in said.items()}
-
-
-def _whole(cloud: np.ndarray) -> np.ndarray:
-    return local_features(cloud, np.arange(len(cloud)), up=1)
 
 
 def of_rooms(options: Options) -> Figures:

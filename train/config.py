@@ -164,6 +164,9 @@ class PartConfig(PointConfig):
     k: int = 40
     normals: bool = False
     """Feed normals as three more channels."""
+    own_parts: bool = False
+    """Train on the choice among the parts of the shape's own category, which is all that the metrics ask; the peers train on
+    that among the parts of all categories."""
     local_shape: bool = False
     """Feed how the points around each point lie, all of the shape's, as 24 more channels (train.local_shape)."""
 

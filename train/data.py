@@ -48,6 +48,8 @@ class Data:
     """Of the whole file."""
     weight: Tensor | None = None
     """Of each class in the loss, where they are weighed."""
+    family: Tensor | None = None
+    """Of each class, where the loss is over the classes of the true one's family alone."""
 
 
 Batch = tuple[tuple[Tensor, ...], Tensor]  # inputs, one entry a sample in each, and labels

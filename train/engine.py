@@ -37,7 +37,7 @@ from train.config import Config
 from train.data import Data, generator
 from train.log import Tracker
 from train.metrics import Answers, Scores, in_words
-from train.objective import loss_function, share_right
+from train.objective import loss_function, restricted, share_right
 from train.provenance import commit, machine
 from train.schedule import learning_rate, set_momentum
 from train.tasks import task_of
@@ -155,7 +155,9 @@ class Run:
         """One pass over the training split, and the scores of the split that selects."""
         config, start, device = self.config, time.monotonic(), self.accelerator.device
         losses, hits, norms = [], [], []
-        weight = self.data.weight.to(device) if self.data.weight is not None else None
+        weight, family = (
+            None if each is None else each.to(device) for each in (self.data.weight, self.data.family)
+        )
         set_momentum(self._plain(), config, self.epoch)
         drawn = self.task.batches(self.data.train, config, self.epoch, self.rank, self.processes)
         for step, (inputs, label) in enumerate(drawn):
@@ -168,6 +170,8 @@ class Run:
             label = label.to(device)
             with self.accelerator.autocast():
                 logits = self.network(*(value.to(device) for value in inputs))
+            if family is not None:
+                logits = restricted(logits, family, family[label])
             loss = loss_function(logits, label, config, weight)
             if (penalty := self.task.penalty(self._plain(), config)) is not None:
                 loss = loss + penalty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from train.config import Config
@@ -24,6 +25,11 @@ def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor 
     # PyTorch would weigh each class of a smoothed target by its own weight: rare ones would get most of what is spread.
     each = nn.functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
     return (weight[label] * each).sum() / weight[label].sum()
+
+
+def restricted(logits: Tensor, family: Tensor, to: Tensor) -> Tensor:
+    """Logits [..., classes], minus infinity for the classes whose family, `family` [classes], is not `to` [...]."""
+    return logits.masked_fill(family != to[..., None], -torch.inf)
 
 
 def share_right(logits: Tensor, label: Tensor) -> Tensor:

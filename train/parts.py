@@ -20,6 +20,7 @@ from train.data import Batch, Data, by_protocol, generator, located, parts
 from train.data import batches as data_batches
 from train.local_shape import local_shape
 from train.metrics import Answers, Scores
+from train.objective import restricted
 from train.segmentation import PALETTE, compared, drawn
 
 NOUN = SAMPLES = "shapes"
@@ -31,14 +32,14 @@ penalty, describe, facts = points.penalty, points.describe, points.facts
 @dataclass
 class Shapes:
     """Shapes of any number of points: shape i is rows ptr[i] .. ptr[i + 1] of x [M, C] and part [M], and of a category
-    [n]; `index`, their places in the file; `own` [categories, parts], which parts a category has."""
+    [n]; `index`, their places in the file; `part_category` [parts], the category that each part is of."""
 
     x: Tensor
     part: Tensor
     ptr: np.ndarray
     category: Tensor
     index: np.ndarray
-    own: Tensor
+    part_category: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,6 +62,11 @@ def load(config: PartConfig) -> Data:
     path = located(config)
     read = part_schema.read(path)
     segmentation.enough_points(config, 512)
+    if config.own_parts and config.label_smoothing:
+        raise ValueError(
+            f"label smoothing ({config.label_smoothing:g}) spreads over the parts of all categories, and own_parts leaves a "
+            "shape its own; give --label-smoothing 0 or --no-own-parts."
+        )
     if config.normals and read.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     columns = [read.points, read.normals] if config.normals else [read.points]
@@ -74,20 +80,23 @@ def load(config: PartConfig) -> Data:
         categories=read.class_names,
         part_category=read.part_category.tolist(),
     )
-    own = own_parts(signature)
+    part_category = torch.from_numpy(read.part_category)
 
     def cut(index: np.ndarray) -> Shapes:
         rows = np.concatenate([np.arange(read.ptr[i], read.ptr[i + 1]) for i in index] or [index])
         ptr = np.concatenate([[0], np.cumsum(np.diff(read.ptr)[index])])
         category = torch.from_numpy(read.category[index])
-        return Shapes(torch.from_numpy(x[rows]), torch.from_numpy(read.part[rows]), ptr, category, index, own)
+        rows_of = torch.from_numpy(x[rows]), torch.from_numpy(read.part[rows])
+        return Shapes(*rows_of, ptr, category, index, part_category)
 
     split = by_protocol(config, read.split, {"fold": schema.stratified_folds(read.category)})
     if config.protocol == "fold":
         split = schema.carve_validation(read.category, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
     stated = read.name, read.source, read.credits, read.checksum
-    return Data(train, validation, test, signature, *stated)
+    return Data(
+        train, validation, test, signature, *stated, family=part_category if config.own_parts else None
+    )
 
 
 def samples(split: Shapes, config: PartConfig) -> int:
@@ -127,12 +136,6 @@ def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module
     )
 
 
-def own_parts(signature: Signature) -> Tensor:
-    """[categories, parts] bool: which parts a category has."""
-    category = torch.arange(len(signature.categories))[:, None]
-    return torch.tensor(signature.part_category)[None] == category
-
-
 @torch.no_grad()
 def answers(network: nn.Module, split: Shapes, config: PartConfig, final: bool = False) -> Answers:
     """The part of each point, of those that its shape's category has."""
@@ -143,12 +146,14 @@ def answers(network: nn.Module, split: Shapes, config: PartConfig, final: bool =
         chosen = list(range(start, min(start + config.batch_size, len(split))))
         (x, category), part = fixed(split, chosen, config)
         logits = network(x.to(device), category.to(device)).float().cpu()
-        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), part.flatten(), reduction="none"))
-        said.append(restricted(logits, split.own[category]).argmax(-1))
+        own = restricted(logits, split.part_category, category[:, None])
+        asked = own if config.own_parts else logits
+        losses.append(nn.functional.cross_entropy(asked.flatten(0, 1), part.flatten(), reduction="none"))
+        said.append(own.argmax(-1))
         true.append(part)
     predicted, label = (torch.cat(values).numpy().astype(np.uint8) for values in (said, true))
     kinds, ptr = split.category.numpy(), np.arange(len(split) + 1) * label.shape[1]
-    part_category = split.own.int().argmax(0).numpy()
+    part_category = split.part_category.numpy()
     return {
         "predicted": predicted,
         "label": label,
@@ -157,11 +162,6 @@ def answers(network: nn.Module, split: Shapes, config: PartConfig, final: bool =
         "iou": metrics.shape_ious(label.ravel(), predicted.ravel(), ptr, kinds, part_category),
         "loss": np.array(float(torch.cat(losses).mean())),
     }
-
-
-def restricted(logits: Tensor, own: Tensor) -> Tensor:
-    """Logits [B, N, parts], minus infinity for parts that are not of the shape's category, `own` [B, parts]."""
-    return logits.masked_fill(~own[:, None], -torch.inf)
 
 
 def scores(found: Answers, signature: Signature) -> Scores:
@@ -271,10 +271,10 @@ def labelled(
     added."""
     device = next(network.parameters()).device
     total = torch.zeros(len(cloud), len(signature.class_names))
-    own = own_parts(signature)[[category]]
+    part_category, to = torch.tensor(signature.part_category), torch.tensor([category])
     x = torch.from_numpy(cloud)
     for vote in range(votes):
         for group in segmentation.groups(len(cloud), config.points, np.random.default_rng((0, vote))):
             logits = network(x[group][None].to(device), torch.tensor([category], device=device)).float().cpu()
-            total.index_add_(0, torch.from_numpy(group), restricted(logits, own)[0].softmax(-1))
+            total.index_add_(0, torch.from_numpy(group), restricted(logits[0], part_category, to).softmax(-1))
     return total.argmax(1).numpy().astype(np.uint8)

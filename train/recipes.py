@@ -91,8 +91,9 @@ def components() -> PartConfig:
         lr=1e-3,
         lr_end=1e-5,
         label_smoothing=0.0,
+        own_parts=True,
         noise=NoiseConfig("cluster", p=0.3, k=32),
-        augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1),
+        augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1, up="z"),
     )
 
 

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from data_scripts.scene_file import read_scene, write_scene
-from train import blocks, checkpoint, compare, metrics, outcomes, parts, scenes, summed
+from train import blocks, checkpoint, compare, engine, metrics, outcomes, parts, scenes, summed
 from train.config import Signature
 from train.engine import Run
 from train.labelling import label_file
 from train.local_shape import CHANNELS, local_shape
 from train.network import load_network
+from train.objective import loss_function, restricted
 from train.report import curves
 
 from .small_segmentation import (
@@ -206,6 +207,34 @@ def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
         label_file(network, config, signature, tmp_path / "pole.xyz", None)
 
 
+def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
+    """The loss is that over these logits alone, and so is its gradient; without own_parts it is over all."""
+    seen = []
+
+    def kept(logits, label, *rest):
+        seen.append((logits.detach(), label))
+        return loss_function(logits, label, *rest)
+
+    monkeypatch.setattr(engine, "loss_function", kept)
+    config = small_parts(folder, epochs=1)
+    part_category = parts.load(config).train.part_category
+    for own_parts in (True, False):
+        seen.clear()
+        run = Run(replace(config, own_parts=own_parts, out=tmp_path / str(own_parts)))
+        run.train()
+        for logits, label in seen:
+            others = part_category != part_category[label][..., None]
+            assert others.any()
+            assert torch.equal(logits == -torch.inf, others & own_parts)
+    logits = torch.randn(7, 4, requires_grad=True)
+    family, label = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 2, 0, 2, 0, 0])
+    loss = loss_function(restricted(logits, family, family[label]), label, config)
+    expected = torch.nn.functional.cross_entropy(logits[:, [0, 2]], label // 2)
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+
+
 def test_the_shape_around_points_is_that_of_the_whole_shape(folder, tmp_path):
     """Read from a file as from the data set, whatever points are drawn and however they are augmented."""
     config = small_parts(folder, local_shape=True, points=8)
@@ -213,13 +242,14 @@ def test_the_shape_around_points_is_that_of_the_whole_shape(folder, tmp_path):
     assert data.signature.shape == (8, 3 + CHANNELS)
     start, end = data.train.ptr[:2]
     cloud = data.train.x[start:end, :3].numpy()
-    whole = {row.tobytes() for row in local_shape(cloud, 1).astype(np.float32)}
+    up = "xyz".index(config.augment.up)
+    whole = {row.tobytes() for row in local_shape(cloud, up).astype(np.float32)}
     (x, _), _ = parts.draw(data.train, torch.tensor([0]), config, torch.Generator().manual_seed(0))
     assert all(row.tobytes() in whole for row in x[0, :, 3:].numpy())
     assert not {row.tobytes() for row in x[0, :, :3].numpy()} & {row.tobytes() for row in cloud}
     np.savetxt(tmp_path / "pole.xyz", cloud)
     _, seen = parts.read(tmp_path / "pole.xyz", config, data.signature)
-    np.testing.assert_array_equal(seen[:, 3:], local_shape(seen[:, :3], 1).astype(np.float32))
+    np.testing.assert_array_equal(seen[:, 3:], local_shape(seen[:, :3], up).astype(np.float32))
 
 
 def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python):
@@ -256,6 +286,7 @@ def test_bad_input_is_named(folder, tmp_path):
 
     refused(small_parts(folder, network="pointnet2"), "512 centres in its first level, .* asks for 32 points")
     refused(small_parts(folder, normals=True), "has no normals")
+    refused(small_parts(folder, label_smoothing=0.1), r"smoothing \(0.1\) spreads over .* or --no-own-parts")
     refused(
         small_blocks(folder, points=81), r"have 80 points, and the config asks for 81; ask for 80 or fewer"
     )
