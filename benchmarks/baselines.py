@@ -9,13 +9,13 @@ neighbours the eigenvalues of their covariance (how like a line, a plane or a ba
 normal, their height and where their mean lies. Of parts there is a forest for each category. Metrics are those of
 training; of rooms they are taken on a random choice of points.
 
-Trained and tested on the recipe's splits, points and frames. scikit-learn: pip install -e '.[baselines]'.
+Trained and tested on the recipe's splits (or on folds), points and frames. scikit-learn: pip install -e '.[baselines]'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_scripts.scene_schema import Scenes
+from data_scripts.schema import FOLDS
 from train import clouds, metrics, parts, scenes, video
 from train.recipes import recipe
 
@@ -44,6 +45,10 @@ class Options:
     """Recipes; also labeled-meshes, action-video and moving-furniture, whose data are made locally."""
     data: Path | None = None
     """Another file than the recipe's."""
+    held_out: int | None = None
+    """Shapes and components: test on this fold, instead of the file's own test split."""
+    folds: bool = False
+    """Shapes and components: the means over all folds, each held out once."""
     trees: int = 100
     """Of a forest."""
     train_points: int = 4_000
@@ -124,6 +129,8 @@ def _forest_figures(x: list[np.ndarray], data: Any, options: Options) -> dict[st
 def _config(name: str, options: Options) -> Any:
     config = recipe(name)
     config.data = options.data or config.data
+    if options.held_out is not None:
+        config.protocol, config.held_out = "fold", options.held_out
     return config
 
 
@@ -235,11 +242,15 @@ def main() -> None:
         )
     for name in options.only:
         try:
-            found = MEASURES[name](options)
+            each = range(FOLDS) if options.folds else [options.held_out]
+            found = [MEASURES[name](replace(options, held_out=held_out)) for held_out in each]
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
-        for baseline, figures in found.items():
-            shown = ", ".join(f"{metrics.in_words(k)} {100 * v:.1f} %" for k, v in figures.items())
+        for baseline in found[0]:
+            shown = ", ".join(
+                f"{metrics.in_words(k)} {100 * np.mean([one[baseline][k] for one in found]):.1f} %"
+                for k in found[0][baseline]
+            )
             print(f"{name}, {baseline}: {shown}", flush=True)
 
 

@@ -23,7 +23,7 @@ SHAPENET_PART = Path("data/local/shapenet_part.h5")
 
 
 def furniture() -> CloudConfig:
-    """DGCNN with DropCluster on the furniture that ships with the project: minutes on a laptop."""
+    """DGCNN with a little DropFeat on the furniture that ships with the project: minutes on a laptop."""
     return CloudConfig(
         data=Path("data/furniture.h5"),
         points=512,
@@ -33,23 +33,24 @@ def furniture() -> CloudConfig:
         optimizer="adam",
         lr=1e-3,
         lr_end=1e-5,
-        noise=NoiseConfig("cluster", p=0.3, k=32),
+        noise=NoiseConfig("feat", p=0.1),
         augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1),
     )
 
 
 def furniture_pointnet() -> CloudConfig:
     """PointNet without transforms, with DropCluster, on furniture."""
-    return replace(furniture(), network="pointnet", transforms=False, epochs=80, dropout=0.4)
+    cluster = NoiseConfig("cluster", p=0.5, k=32)
+    return replace(furniture(), network="pointnet", transforms=False, epochs=80, dropout=0.4, noise=cluster)
 
 
 def furniture_pointnet2() -> CloudConfig:
-    """PointNet++ with DropCluster on furniture."""
+    """PointNet++ with a little DropFeat on furniture."""
     return replace(furniture(), network="pointnet2")
 
 
 def labeled_meshes() -> CloudConfig:
-    """DGCNN with DropCluster on the labeled meshes (data_scripts.labeled_meshes)."""
+    """DGCNN with a little DropFeat on the labeled meshes (data_scripts.labeled_meshes)."""
     return replace(furniture(), data=LABELED_MESHES)
 
 
@@ -84,7 +85,8 @@ def components() -> PartConfig:
     return PartConfig(
         data=Path("data/components.h5"),
         points=512,
-        k=20,
+        k=10,
+        emb_dims=256,
         epochs=30,
         batch_size=8,
         optimizer="adam",
