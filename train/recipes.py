@@ -81,7 +81,7 @@ def modelnet40_pointnet() -> CloudConfig:
 
 
 def components() -> PartConfig:
-    """DGCNN with DropCluster on the electronic components that ship with the project: minutes on a laptop."""
+    """DGCNN with a little DropFeat on the electronic components that ship with the project: minutes on a laptop."""
     return PartConfig(
         data=Path("data/components.h5"),
         points=512,
@@ -94,19 +94,20 @@ def components() -> PartConfig:
         lr_end=1e-5,
         label_smoothing=0.0,
         own_parts=True,
-        noise=NoiseConfig("cluster", p=0.3, k=32),
+        noise=NoiseConfig("feat", p=0.1),
         augment=AugmentConfig(scale=(0.8, 1.25), shift=0.1, up="z"),
     )
 
 
 def components_pointnet() -> PartConfig:
     """PointNet with DropCluster on components."""
-    return replace(components(), network="pointnet", dropout=0.0)
+    cluster = NoiseConfig("cluster", p=0.3, k=32)
+    return replace(components(), network="pointnet", dropout=0.0, noise=cluster)
 
 
 def components_pointnet2() -> PartConfig:
     """PointNet++ with DropCluster on components."""
-    return replace(components(), network="pointnet2", epochs=20)
+    return replace(components_pointnet(), network="pointnet2", dropout=0.5, epochs=20)
 
 
 def shapenet_part_pointnet() -> PartConfig:
