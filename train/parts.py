@@ -86,8 +86,8 @@ def load(config: PartConfig) -> Data:
         rows = np.concatenate([np.arange(read.ptr[i], read.ptr[i + 1]) for i in index] or [index])
         ptr = np.concatenate([[0], np.cumsum(np.diff(read.ptr)[index])])
         category = torch.from_numpy(read.category[index])
-        rows_of = torch.from_numpy(x[rows]), torch.from_numpy(read.part[rows])
-        return Shapes(*rows_of, ptr, category, index, part_category)
+        points_and_parts = torch.from_numpy(x[rows]), torch.from_numpy(read.part[rows])
+        return Shapes(*points_and_parts, ptr, category, index, part_category)
 
     split = by_protocol(config, read.split, {"fold": schema.stratified_folds(read.category)})
     if config.protocol == "fold":

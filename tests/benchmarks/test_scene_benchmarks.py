@@ -3,6 +3,8 @@
 import numpy as np
 
 from benchmarks import baselines, scene_prediction
+from train import parts
+from train.recipes import recipe
 
 
 def test_our_side_labels_every_point():
@@ -46,3 +48,27 @@ def test_frames_are_averaged():
     found = baselines._averaged(frames)
     assert found.shape == (2, 3, 15, 20, 1)
     assert found[1, 2, 14, 19, 0] == np.float32(frames[1, 2, 28:, 57:, 0].mean())
+
+
+def test_the_forest_of_components_knows_which_axis_is_upright(monkeypatch):
+    """Quad flat packages lie flat; the features were once made with another axis than that."""
+    seen = set()
+
+    class Forest:
+        def predict(self, x):
+            return np.zeros(len(x), np.int64)
+
+    def features(cloud, rows, up):
+        seen.add(up)
+        return cloud[rows]
+
+    monkeypatch.setattr(baselines, "local_features", features)
+    monkeypatch.setattr(baselines, "forest", lambda *_: Forest())
+    baselines.of_components(baselines.Options())
+    data = parts.load(recipe("components"))
+    flat = data.signature.categories.index("Package_QFP")
+    extents = [
+        np.ptp(data.test.x[data.test.ptr[i] : data.test.ptr[i + 1]].numpy(), axis=0)
+        for i in np.flatnonzero(data.test.category.numpy() == flat)
+    ]
+    assert seen == {int(np.mean(extents, 0).argmin())}

@@ -222,6 +222,7 @@ def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
         seen.clear()
         run = Run(replace(config, own_parts=own_parts, out=tmp_path / str(own_parts)))
         run.train()
+        assert seen
         for logits, label in seen:
             others = part_category != part_category[label][..., None]
             assert others.any()
