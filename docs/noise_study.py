@@ -1,10 +1,10 @@
-"""`python docs/noise_study.py`: docs/noise_study.png and the tables of docs/noise_study.md, from the committed rows."""
+"""`python docs/noise_study.py`: the pictures and the tables of docs/noise_study.md, from the committed rows."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,16 +15,57 @@ import numpy as np
 from data_scripts import schema
 from train import plots, table
 from train.corruptions import ALL, LEVELS, MISSING, corrupted
+from train.metrics import in_words
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks/results"
 PAGE = HERE / "noise_study.md"
-STUDIES = {
-    "noise_pointnet": "PointNet, furniture",
-    "noise_pointnet_meshes": "PointNet, labeled meshes",
-    "noise_dgcnn": "DGCNN, furniture",
-    "noise_dgcnn_meshes": "DGCNN, labeled meshes",
-}
+
+
+class Group(NamedTuple):
+    """Studies of one task; the data that the paper states a gain of DropCluster on, and that gain in points by network."""
+
+    title: str
+    where: str
+    published: dict[str, float]
+    studies: dict[str, str]
+
+
+GROUPS = (
+    Group(
+        "Classes of shapes: accuracy",
+        "ModelNet40",
+        {"PointNet": 1.5, "PointNet++": 1.3, "DGCNN": 0.8},
+        {
+            "noise_pointnet": "PointNet, furniture",
+            "noise_pointnet_meshes": "PointNet, labeled meshes",
+            "noise_dgcnn": "DGCNN, furniture",
+            "noise_dgcnn_meshes": "DGCNN, labeled meshes",
+            "noise_pointnet2": "PointNet++, furniture",
+        },
+    ),
+    Group(
+        "Parts: instance mean IoU",
+        "ShapeNetPart",
+        {"PointNet": 0.5, "PointNet++": 0.5, "DGCNN": 0.2},
+        {
+            "noise_pointnet_components": "PointNet, components",
+            "noise_dgcnn_components": "DGCNN, components",
+            "noise_pointnet2_components": "PointNet++, components",
+        },
+    ),
+    Group(
+        "Scenes: mean IoU",
+        "S3DIS",
+        {"PointNet": 3.2, "PointNet++": 2.9, "DGCNN": 3.7},
+        {
+            "noise_pointnet_rooms": "PointNet, rooms",
+            "noise_dgcnn_rooms": "DGCNN, rooms",
+            "noise_pointnet2_rooms": "PointNet++, rooms",
+        },
+    ),
+)
+STUDIES = {name: title for group in GROUPS for name, title in group.studies.items()}
 COLORS = {"none": plots.INK, "DropFeat": "#8e5bb5", "DropPoint": "#2a9d6f", "DropCluster": plots.ORANGE}
 
 
@@ -90,6 +131,42 @@ def picture() -> None:
     print(HERE / "noise_study.png")
 
 
+def gains() -> None:
+    """What each noise adds to the figure of whole, clean data, beside what was published of DropCluster."""
+    groups = [(group, [name for name in group.studies if rows(f"{name}_table")]) for group in GROUPS]
+    groups = [(group, studies) for group, studies in groups if studies]
+    heights = [len(studies) for _, studies in groups]
+    with plt.rc_context(plots.STYLE):
+        size = 8.6, 0.62 * sum(heights) + 0.55 * len(heights) + 0.8
+        figure = plt.figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (group, studies) in zip(panels, groups):
+            for y, study in enumerate(studies):
+                for at, line in zip((y - 0.22, y, y + 0.22), rows(f"{study}_table")[1:]):
+                    ends = ("", "_half_width", "_low", "_high")
+                    middle, half, low, high = (100 * as_number(line[f"difference{end}"]) for end in ends)
+                    color = COLORS[line["variant"]]
+                    axes.plot([middle - half, middle + half], [at, at], color=color, lw=1.2)
+                    axes.plot([low, high], [at, at], color=color, lw=4, alpha=0.35, solid_capstyle="butt")
+                    axes.plot(middle, at, "o", color=color, ms=5, label=line["variant"])
+                gain = group.published[STUDIES[study].split(", ")[0]]
+                label = f"{line['variant']} on {group.where}, published"
+                axes.plot(gain, at, "D", color=color, mfc="white", ms=5.5, label=label)
+            axes.set_title(group.title, loc="left")
+            axes.set_yticks(range(len(studies)), [STUDIES[study] for study in studies])
+            axes.set_ylim(len(studies) - 0.5, -0.5)
+            axes.axvline(0, color=plots.INK, lw=1)
+            axes.grid(axis="x")
+            axes.tick_params(length=0)
+            legend = dict(zip(*axes.get_legend_handles_labels()[::-1]))
+            shown = list(legend) if axes is panels[0] else list(legend)[-1:]
+            place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+            axes.legend([legend[name] for name in shown], shown, frameon=False, fontsize=8, **place)
+        panels[-1].set_xlabel("difference to no noise, points")
+        figure.savefig(HERE / "noise_gains.png", dpi=130, metadata={"Software": None})
+    print(HERE / "noise_gains.png")
+
+
 def as_number(text: str) -> Any:
     """A cell of a CSV file as what it was before it was written."""
     try:
@@ -106,12 +183,10 @@ def tables() -> str:
         if not lines:
             continue
         names = [name for name in table.FIGURES if f"{table.prefix(name)}mean" in lines[0]]
+        score = in_words(runs[0]["figure"]).removeprefix("overall ") + ", %"
         head = [
             "variant",
-            *(
-                "accuracy, %" if n == "score" else table.FIGURES[n].title + table.FIGURES[n].unit
-                for n in names
-            ),
+            *(score if n == "score" else table.FIGURES[n].title + table.FIGURES[n].unit for n in names),
         ]
         body = []
         for line in lines:
@@ -164,6 +239,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     picture()
+    gains()
     PAGE.write_text(fill(fill(PAGE.read_text(), "tables", tables()), "choices", choices()))
 
 

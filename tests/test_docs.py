@@ -38,8 +38,15 @@ def test_commands_and_links_exist(page):
 
 
 def shell(text):
-    """The shell examples of a page."""
-    return "\n".join(re.findall(r"```(?:sh)?\n(.*?)```", text, re.S))
+    """The shell examples of a page: its blocks that are marked sh, or not at all."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return "\n".join(content for kind, content in blocks if kind in ("sh", ""))
+
+
+def test_shell_examples_after_python_ones_are_found():
+    assert (
+        shell("```python\nx = 1\n```\nprose\n```sh\nmake a\n```\n```\nmake b\n```\n") == "make a\n\nmake b\n"
+    )
 
 
 def accepted(program, words):

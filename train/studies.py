@@ -96,7 +96,9 @@ def smaller(config: PointConfig) -> PointConfig:
     if isinstance(config, SceneConfig):
         return replace(config, blocks=240, epochs=10, train_on_validation=True)
     if isinstance(config, PartConfig):
-        return replace(config, points=256, epochs=20, train_on_validation=True)
+        config = replace(config, epochs=20, train_on_validation=True)
+        # PointNet++ has 512 centres.
+        return replace(config, epochs=12) if config.network == "pointnet2" else replace(config, points=256)
     if config.network == "dgcnn":
         return replace(config, k=10, emb_dims=256, epochs=30)
     return replace(config, epochs=20) if config.network == "pointnet2" else config

@@ -18,8 +18,10 @@ from scipy import stats
 from data_scripts import schema
 from models.formats import FormatSpec
 from train import compare, studies, table
+from train.check import check
 from train.config import NoiseConfig
 from train.recipes import recipe
+from train.tasks import task_of
 
 from .conftest import small, small_video
 
@@ -113,6 +115,18 @@ def test_noise_studies_differ_in_noise_alone(name):
     assert list(study) == ["none", "DropFeat", "DropPoint", "DropCluster"]
     assert all(replace(config, noise=study["none"].noise) == study["none"] for config in study.values())
     assert recipe(studies.NOISE_STUDIES[name]).data == study["none"].data
+
+
+@pytest.mark.parametrize("name", studies.NOISE_STUDIES)
+def test_each_variant_of_a_noise_study_is_a_network_that_can_be_trained(name):
+    """Of the data that ship: their points are enough for it, and its layers are those that the noise names."""
+    study = studies.STUDIES[f"noise-{name}"]()
+    if not study["none"].data.exists():
+        pytest.skip(f"{study['none'].data} is made locally.")
+    data = task_of(study["none"]).load(study["none"])
+    for config in study.values():
+        check(config, data)
+        task_of(config).build(config, data.signature, 1)
 
 
 @pytest.mark.parametrize("name", studies.CHOSEN)
