@@ -53,7 +53,8 @@ FULL = Sizes(
     steps={
         "pointnet": (32, 1024), "dgcnn": (32, 1024), "dgcnn_s3dis": (4, 4096),
         "pointnet2_ssg": (32, 1024), "pointnet2_msg": (32, 1024), "pointnet2_scenes": (4, 4096),
-        "dgcnn_parts": (8, 2048),
+        "dgcnn_parts": (8, 2048), "pointnet_parts": (16, 2048), "pointnet2_parts": (16, 2048),
+        "pointnet_scenes": (16, 4096),
     },
     scenes=scene_operations.GPU,
 )  # fmt: skip

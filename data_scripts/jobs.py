@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def read_all(
     part.mkdir(parents=True, exist_ok=True)
     for left in part.glob("*.tmp"):  # of a start that was killed
         left.unlink()
-    todo = [job for job in jobs if not file_of(part, job).exists()]
+    todo = [job for job in jobs if not zipfile.is_zipfile(file_of(part, job))]  # not there, or cut
     faults: dict[str, str] = {}
     columns = (
         *Progress.get_default_columns()[:2],
@@ -117,4 +118,6 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before it has its name
     os.replace(temporary, path)

@@ -106,6 +106,10 @@ def _header(path: Path, file: BinaryIO) -> tuple[str, list[Element], int]:
             ) from None
     if order is None:
         raise ShapeError(f"{path} has no line 'format' in its header.")
+    for element, _, properties in elements:
+        names = [name for name, _ in properties]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ShapeError(f"{path}: element {element!r} has the property {min(twice)!r} twice.")
     return order, elements, line + 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 
 
@@ -15,7 +16,10 @@ def cores() -> int:
 
 
 def end_with_parent() -> None:
-    """Begin a process of a pool: one whose parent was killed would otherwise work on, or wait for work for ever."""
+    """Begin a process of a pool: one whose parent was killed would otherwise work on, or wait for work for ever. Ctrl-C is
+    the parent's affair, which ends its pool."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

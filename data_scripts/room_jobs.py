@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,19 @@ def room(
     """A room as a job gives it: points [m, 3] float32 in metres from `origin`; what was odd, a sentence each."""
     odd = np.array(notes, dtype=str)
     return {"points": points, "origin": origin, "colour": colour, "label": label, "notes": odd}
+
+
+def without(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJob]:
+    """The jobs but those that --leave-out names."""
+    strangers = sorted(set(leave_out) - {job.name for job in jobs})
+    if strangers:
+        raise SchemaError(
+            f"--leave-out names {strangers[0]!r}, which is not there; there is e.g. {jobs[0].name}."
+        )
+    left = [job for job in jobs if job.name not in leave_out]
+    if not left:
+        raise SchemaError("--leave-out names all there are; none is left.")
+    return left
 
 
 def read_all(out: Path, jobs: list[RoomJob], workers: int) -> Path:

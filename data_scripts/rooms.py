@@ -211,6 +211,8 @@ def main() -> None:
         ) from None
     except OSError as error:
         raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\ninterrupted; the same command goes on with what is missing.") from None
     rooms = sorted(options.out.glob("Area_*/*/"))
     print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
     if options.areas < TEST_AREA:

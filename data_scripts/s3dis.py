@@ -157,6 +157,11 @@ def _rows(
     with source.open(file.name) as opened:
         before = bad_lines = 0
         for rows, bad in text_table.pieces(opened, 6, colour=3):
+            if len(bad) == text_table.MOST:  # more of them may not have been told
+                faults.append(
+                    f"{where} has {len(bad)} bad lines or more, the first is line {bad[0].line}; is it another kind of file?"
+                )
+                return
             for row, line, text in bad:
                 said = text.strip().decode("latin-1").encode("unicode_escape").decode()[:60]
                 mended = text_table.mended(text, 6, colour=3)
@@ -206,15 +211,7 @@ def _given(path: Path) -> str:
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
     with members(options.source) as source:
-        jobs = listing(source, options.unit)
-        strangers = sorted(set(options.leave_out) - {job.name for job in jobs})
-        if strangers:
-            raise SchemaError(
-                f"--leave-out names {strangers[0]!r}, which is no room; there is e.g. {jobs[0].name}."
-            )
-        jobs = [job for job in jobs if job.name not in options.leave_out]
-        if not jobs:
-            raise SchemaError("--leave-out names all rooms; none is left.")
+        jobs = room_jobs.without(listing(source, options.unit), options.leave_out)
         areas = np.array([job.area for job in jobs])
         split = scene_schema.split_by_area(areas, options.test_area, options.validation)
         given = [f"--source {_given(options.source)}"]

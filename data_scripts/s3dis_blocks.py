@@ -49,6 +49,8 @@ class Options:
 
 def convert(folder: Path, options: Options) -> Blocks:
     """Make `options.out` of the unpacked distribution, a file of it at a time."""
+    if options.points < 1:
+        raise SchemaError(f"--points must be at least 1; got {options.points}.")
     root = distribution.root(folder, "room_filelist.txt")
     rooms = lines(root / "room_filelist.txt")
     files, first = [], 0

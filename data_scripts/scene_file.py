@@ -31,6 +31,7 @@ SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
 COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 LABELS = ("label", "labels", "class", "classification", "semantic", "semantic_label", "segment", "gt")
 TALLEST, NARROWEST = 100.0, 0.5  # metres: beyond these a scene is asked for its unit
+WIDEST = 10_000.0  # metres: float32, which the networks see, still tells a millimetre
 
 
 class Scene(NamedTuple):
@@ -64,6 +65,10 @@ def read_scene(path: Path) -> Scene:
     missing = [name for name in "xyz" if name not in columns]
     if missing:
         raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns)}.")
+    wanted = {"x", "y", "z", *LABELS, *(name for names in COLOURS for name in names)} & set(columns)
+    for name in wanted:
+        if columns[name].dtype.kind not in "fiu":
+            raise ShapeError(f"{path}: column {name} is of type {columns[name].dtype}; expected numbers.")
     kind = np.float32 if all(columns[name].dtype == np.float32 for name in "xyz") else np.float64
     points = np.stack([columns[name].astype(kind, copy=False) for name in "xyz"], axis=1)
     if len(points) == 0:
@@ -93,7 +98,8 @@ def check_target(path: Path) -> None:
 def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
-    LAS and LAZ round coordinates to 0.1 mm and take labels 0 .. 255, text rounds them to 0.001 mm.
+    LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
+    text rounds them to 0.001 mm.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -129,11 +135,16 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
 
 def in_metres(path: Path | str, points: np.ndarray, unit: Unit | None = None) -> np.ndarray:
     """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for."""
-    if unit is not None:
-        return points if unit == "m" else points * points.dtype.type(METRES[unit])
     extent = points.max(0).astype(np.float64) - points.min(0)
-    if extent[2] <= TALLEST and extent.max() >= NARROWEST:
-        return points
+    if unit is not None or (extent[2] <= TALLEST and extent.max() >= NARROWEST):
+        factor = METRES[unit or "m"]
+        if (factor * extent).max() > WIDEST:
+            spans = " x ".join(f"{factor * e:.4g}" for e in extent)
+            raise ShapeError(
+                f"{path} spans {spans} m, and {WIDEST:,.0f} m is the most; cut off what lies far away (a point at 0, 0 in a "
+                "scan of large coordinates?), or cut the scene into pieces."
+            )
+        return points if factor == 1 else points * points.dtype.type(factor)
     spans = " x ".join(f"{e:.4g}" for e in extent)
     likely = next(
         (u for u in ("cm", "mm") if 1.5 <= extent[2] * METRES[u] < 25), "mm" if extent[2] > TALLEST else "m"
@@ -301,7 +312,10 @@ def _write_las(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> N
     if "label" in columns and columns["label"].dtype != np.uint8:
         raise ShapeError(f"{path}: labels go beyond 0 .. 255, which LAS cannot hold; write a .ply.")
     header = laspy.LasHeader(point_format=7 if "red" in columns else 6, version="1.4")
-    header.scales = np.full(3, 1e-4)
+    extent = max(np.ptp(columns[name].astype(np.float64)) for name in "xyz")
+    header.scales = np.full(
+        3, max(1e-4, 10.0 ** np.ceil(np.log10(max(extent, 1e-9) / 2**31)))
+    )  # LAS counts to 2^31
     header.offsets = np.array([np.floor(columns[name].min()) for name in "xyz"])
     las = laspy.LasData(header)
     for name in "xyz":

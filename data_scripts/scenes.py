@@ -11,6 +11,7 @@ are read in parallel, and one that is finished is not read again: a conversion t
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -73,21 +74,28 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
             (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF), named[1] if named else ""
         )
         areas += [area] if area not in areas else []
-        about, beside = path.stat(), path.with_suffix(".labels")
+        beside = path.with_suffix(".labels")
         key = f"{options.unit} {options.ignore}"
-        for part in (about, *([beside.stat()] if beside.exists() else [])):
-            # What an archive unpacks is of now; of a folder's file the time says whether it has changed.
-            key += f" {part.st_size} {part.st_mtime_ns if options.source.is_dir() else ''}"
+        for part in (path, *([beside] if beside.exists() else [])):
+            key += f" {_stamp(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             return read_one(path, options.unit, options.ignore, advance)
 
-        jobs.append(RoomJob(inner.as_posix(), key, about.st_size, read, areas.index(area) + 1, split))
+        jobs.append(RoomJob(inner.as_posix(), key, path.stat().st_size, read, areas.index(area) + 1, split))
     numbered = [re.fullmatch(r"[Aa]rea_?([1-9]\d*)", area) for area in areas]
     if all(numbered):
         numbers = [int(match[1]) for match in numbered if match]
         jobs = [replace(job, area=numbers[job.area - 1]) for job in jobs]
     return jobs
+
+
+def _stamp(path: Path, unpacked: bool) -> str:
+    """Changes with the file's content: its size and time, or where an archive was unpacked, which is now, a checksum."""
+    if unpacked:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
 
 
 def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance) -> dict[str, np.ndarray]:
@@ -142,15 +150,7 @@ def classes(
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
     with opened(options.source) as folder:
-        jobs = listing(folder, options)
-        strangers = sorted(set(options.leave_out) - {job.name for job in jobs})
-        if strangers:
-            raise SchemaError(
-                f"--leave-out names {strangers[0]!r}, which is no scene; there is e.g. {jobs[0].name}."
-            )
-        jobs = [job for job in jobs if job.name not in options.leave_out]
-        if not jobs:
-            raise SchemaError("--leave-out names all scenes; none is left.")
+        jobs = room_jobs.without(listing(folder, options), options.leave_out)
         split = _split(jobs, options.test_area)
         part = room_jobs.read_all(options.out, jobs, options.workers)
     found = [np.unique(load(part, job)["label"]) for job in jobs]

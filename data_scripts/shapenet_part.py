@@ -1,11 +1,12 @@
-"""`python -m data_scripts.shapenet_part --form normal`: makes data/local/shapenet_part.h5 from either of its distributions.
+"""`python -m data_scripts.shapenet_part --form normal`: ShapeNetPart from either of its distributions, in data/local.
 
-    normal  shapenetcore_partanno_segmentation_benchmark_v0_normal: a text a shape, about 2,600 lines x y z nx ny nz part
-    hdf5    shapenet_part_seg_hdf5_data: 2,048 points a shape, without normals
+    normal  shapenet_part.h5 of shapenetcore_partanno_segmentation_benchmark_v0_normal: a text a shape, about 2,600 lines
+            x y z nx ny nz part
+    hdf5    shapenet_part_2048.h5 of shapenet_part_seg_hdf5_data: 2,048 points a shape, without normals
 
 16 categories, 50 parts. The splits are the distribution's own: train, validation and test. Shapes of the first are centred
 and scaled to the unit sphere, those of the second are as they are. An archive of texts is not unpacked; texts are read in
-parallel, and what is read is kept: a conversion that was stopped goes on.
+parallel, and what is read is kept: a conversion that was stopped goes on. That of the second begins anew.
 
 Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where --sha256
 gives it.
@@ -35,6 +36,7 @@ from data_scripts.shapes import ShapeError, normalised
 from data_scripts.stack import Stack
 
 Form = Literal["normal", "hdf5"]
+OUT = {"normal": Path("data/local/shapenet_part.h5"), "hdf5": Path("data/local/shapenet_part_2048.h5")}
 URLS = {
     "normal": "https://shapenet.cs.stanford.edu/media/shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
     "hdf5": "https://shapenet.cs.stanford.edu/media/shapenet_part_seg_hdf5_data.zip",
@@ -57,8 +59,8 @@ class Options:
     """Which distribution."""
     source: Path | None = None
     """The archive or its unpacked folder; None: download it."""
-    out: Path = Path("data/local/shapenet_part.h5")
-    """The file to write."""
+    out: Path | None = None
+    """The file to write; None: data/local/shapenet_part.h5, of hdf5 data/local/shapenet_part_2048.h5."""
     workers: int = 0
     """Texts that are read at a time; 0: one a core."""
     sha256: str | None = None
@@ -72,8 +74,12 @@ def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Part
         with members(source) as found:
             arrays, category, split, name, notes = _normal(found, out, workers)
     else:
-        with opened(source) as folder:
-            arrays, category, split, name, notes = _hdf5(folder, part)
+        try:
+            with opened(source) as folder:
+                arrays, category, split, name, notes = _hdf5(folder, part)
+        except BaseException:  # of these no finished piece is kept
+            shutil.rmtree(part, ignore_errors=True)
+            raise
     owner = np.searchsorted(list(FIRST.values()), np.arange(PARTS), "right") - 1
     names = list(FIRST)
     parts = Parts(
@@ -293,18 +299,18 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
+    out = options.out or OUT[options.form]
+    again = "goes on from here" if options.form == "normal" else "begins anew"
     try:
-        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
-        parts, notes = convert(source, options.form, options.out, options.workers)
+        source = obtained(options.source, URLS[options.form], out.parent, options.sha256)
+        parts, notes = convert(source, options.form, out, options.workers)
     except (ArchiveError, SchemaError, ShapeError) as error:
         raise SystemExit(f"error: {error}") from None
     except OSError as error:  # no room, no permission
-        raise SystemExit(
-            f"error: {error}; once that is mended, the same command goes on from here."
-        ) from None
+        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
     except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on from here.") from None
-    print(f"{options.out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
+        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
+    print(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:
         print(f"note: {note}")
 

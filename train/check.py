@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.config import Config, PointConfig
+from train.config import BlockConfig, Config, PointConfig
 from train.data import Data
 from train.tasks import task_of
 
@@ -47,6 +47,8 @@ def check(config: Config, data: Data, processes: int = 1) -> None:
             "point_dropout puts other points in the place of some, whose labels would no longer be theirs; it must be 0 "
             f"where each point has a label. Got {config.augment.point_dropout}."
         )
+    if isinstance(config, BlockConfig) and config.augment.up != "z":
+        raise ValueError(f"augment.up must be z for rooms, which stand along it; got {config.augment.up}.")
     if len(data.signature.class_names) < 2 and not data.signature.multi_label:
         raise ValueError(
             f"{config.data} has one class, {data.signature.class_names[0]}: nothing to tell apart."

@@ -71,8 +71,10 @@ def channels(
     place = 3 if colour is None else 6
     more = 0 if shape is None else shape.shape[-1]
     seen = np.empty((*points.shape[:-1], place + 3 + more), np.float32)
-    seen[..., :3] = points
-    seen[..., :2] -= centre
+    seen[..., :2] = (
+        points[..., :2] - centre
+    )  # float64 where the centre is: points lie far from the room's minimum
+    seen[..., 2] = points[..., 2]
     if colour is not None:
         seen[..., 3:6] = colour
         seen[..., 3:6] /= 255

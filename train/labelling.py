@@ -19,7 +19,7 @@ def label_file(
     config: Config,
     signature: Signature,
     file: Path,
-    out: Path | None,
+    out: Path,
     *,
     votes: int | None = None,
     category: str = "",
@@ -31,7 +31,6 @@ def label_file(
     Raises:
         ValueError: what is wrong with the file, or missing.
     """
-    out = file.with_name(f"{file.stem}-labelled.ply") if out is None else out
     if out.exists() and out.samefile(file):
         raise ValueError(
             f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
@@ -66,6 +65,11 @@ def label_file(
             metrics.confusion(true, label, len(counts))
         ).figures
     return found
+
+
+def target(file: Path, out: Path | None) -> Path:
+    """Where the labelled points of a file go: `out`, or NAME-labelled.ply beside it."""
+    return file.with_name(f"{file.stem}-labelled.ply") if out is None else out
 
 
 def category_of(name: str, signature: Signature) -> int:

@@ -4,8 +4,9 @@ For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surf
 taken as they are. Each file is read as the training data were: centred, in the unit sphere; it should stand as they do,
 the same axis up. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 
-A run on parts or scenes labels every point: `python -m train.predict RUN scene.ply --out labelled.ply` (PLY, LAS, LAZ, XYZ,
-TXT, NPY, in and out). Scenes stand with z upwards; colours are 0 .. 255.
+A run on parts or scenes labels every point: `python -m train.predict RUN scene.ply --out labelled.ply`. Scenes are read from
+PLY, LAS, LAZ, XYZ, TXT, NPY, shapes with parts from what is named above; either is written as any of these. Scenes stand
+with z upwards; colours are 0 .. 255.
 """
 
 from __future__ import annotations
@@ -91,19 +92,25 @@ def main() -> None:
 
 def label(options: Options, config: Config, signature: Signature, model: nn.Module) -> None:
     """Label the points of the files."""
-    from train.labelling import in_words, label_file
+    from train.labelling import in_words, label_file, target
 
     if options.out is not None and len(options.files) > 1:
         raise SystemExit(f"error: --out names one file, and {len(options.files)} are to be labelled.")
+    targets = [target(file, options.out) for file in options.files]
+    for file, out in zip(options.files, targets):
+        if targets.count(out) > 1:
+            raise SystemExit(
+                f"error: {file} and another file would both be labelled in {out}; label them one by one, with --out."
+            )
     found, faults = [], []
-    for file in options.files:
+    for file, out in zip(options.files, targets):
         try:
             asked: dict[str, Any] = {
                 "votes": options.votes,
                 "category": options.category,
                 "unit": options.unit,
             }
-            found.append(label_file(model, config, signature, file, options.out, **asked))
+            found.append(label_file(model, config, signature, file, out, **asked))
         except (ValueError, OSError) as error:
             faults.append(str(error))
         except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from train.config import (
 
 LABELED_MESHES = Path("data/local/labeled_meshes.h5")
 SHAPENET_PART = Path("data/local/shapenet_part.h5")
+SHAPENET_PART_2048 = Path("data/local/shapenet_part_2048.h5")
 
 
 def furniture() -> CloudConfig:
@@ -138,7 +139,7 @@ def shapenet_part_pointnet2() -> PartConfig:
 def shapenet_part_dgcnn() -> PartConfig:
     """antao97's protocol: 2,048 points, k 40, SGD 0.1, cosine to 1e-3 over 200 epochs, no augmentation, no noise."""
     still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
-    return PartConfig(data=SHAPENET_PART, epochs=200, augment=still, train_on_validation=True)
+    return PartConfig(data=SHAPENET_PART_2048, epochs=200, augment=still, train_on_validation=True)
 
 
 def s3dis_pointnet() -> SceneConfig:
@@ -169,7 +170,7 @@ def s3dis_pointnet2() -> SceneConfig:
 
 def s3dis_dgcnn() -> BlockConfig:
     """antao97's protocol: the blocks of indoor3d_sem_seg_hdf5_data, k 20, SGD 0.1, cosine to 1e-3 over 100 epochs."""
-    still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
+    still = AugmentConfig(scale=(1.0, 1.0), shift=0.0, up="z")
     return BlockConfig(
         data=Path("data/local/s3dis_blocks.h5"), epochs=100, augment=still, train_on_validation=True
     )

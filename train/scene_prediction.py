@@ -36,11 +36,11 @@ def starts(low: float, high: float, block: float, stride: float) -> list[float]:
     return [min(low + i * stride + block, high) - block for i in range(count)]
 
 
-def occupied(y: np.ndarray, low: float, columns: int, block: float, stride: float) -> list[int]:
-    """Numbers of the columns along y that may hold one of the points at y: not those of the empty stretch before a point
-    that lies far away."""
+def occupied(places: np.ndarray, low: float, columns: int, block: float, stride: float) -> list[int]:
+    """Numbers of the columns along an axis that may hold one of the points at these places on it: not those of the empty
+    stretch before a point that lies far away."""
     reach = int(np.ceil((block + 2 * PADDING) / stride))
-    cells = np.unique(np.floor((y - low) / stride).astype(np.int64))
+    cells = np.unique(np.floor((places - low) / stride).astype(np.int64))
     near = np.clip(cells[:, None] + np.arange(-reach, 2), 0, columns - 1)
     return np.unique(near).tolist()
 
@@ -92,8 +92,9 @@ def label_points(
         labels[columns.order[begin:until]] = votes[: until - begin].argmax(1)
         advance(until - begin)
 
-    along_y = starts(low[1], high[1], config.block, config.stride)
-    for row, x in enumerate(starts(low[0], high[0], config.block, config.stride)):
+    along_x, along_y = (starts(low[a], high[a], config.block, config.stride) for a in range(2))
+    for row in occupied(columns.xy[:, 0], low[0], len(along_x), config.block, config.stride):
+        x = along_x[row]
         first, last = columns.run(x - PADDING, x + config.block + PADDING)
         first = max(first, begin)
         settle(min(first, begin + len(votes)))
@@ -116,7 +117,7 @@ def label_points(
         size = max(1, at_once // config.points)
         for start in range(0, len(places), size):
             some = places[start : start + size]
-            centre = np.array(centres[start : start + size], np.float32)[:, None]
+            centre = np.array(centres[start : start + size])[:, None]
             seen = channels(
                 points[some],
                 None if colour is None else colour[some],

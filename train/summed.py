@@ -1,4 +1,4 @@
-"""Figures of rooms over all folds: the confusion of all points, each tested once, as "6-fold" figures are published."""
+"""Figures of rooms over all folds, of the confusion summed over them, as "6-fold" figures are published."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def table_of(runs: dict[Key, Path]) -> str:
         for variant, seeds in figures.items()
     ]
     head = ["variant", "seeds", *(f"{metrics.in_words(name)}, %" for name in names)]
-    note = f"Over the confusion of all points of {most} folds, each point tested once; ±: Student's 95 % over seeds."
+    note = f"Of the confusion summed over all points that {most} folds test; ±: Student's 95 % over seeds."
     return f"{table.table(head, rows, 1)}\n{note}\n"

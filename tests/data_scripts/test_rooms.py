@@ -20,6 +20,7 @@ from data_scripts.schema import TEST, SchemaError
 
 AREAS = range(1, 7)
 CLEARANCE = 0.3
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +355,25 @@ def test_an_interrupted_start_goes_on(folder):
     convert(Options(out=folder, areas=1, rooms=2, density=40, workers=1))
     assert contents(folder) == before
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_ctrl_c_ends_in_a_sentence(tmp_path, run_python):
+    """In a terminal, where every process of the group hears it."""
+    code = (
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\nfrom data_scripts import rooms\n"
+        "os.setpgrp()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def interrupt():\n"
+        "    while not list(Path(sys.argv[2]).rglob('*.txt')):\n        time.sleep(0.02)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=interrupt, daemon=True).start()\n    rooms.main()\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    done = run_python(str(program), "--out", str(tmp_path / "a"), "--workers", "1", PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert "interrupted; the same command goes on with what is missing" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_wishes_are_said(folder, tmp_path, furniture):

@@ -117,6 +117,13 @@ def test_a_fault_is_named_and_nothing_is_written(act, message, source, tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_blocks_of_no_points_are_refused(source, tmp_path):
+    for points in (0, -5):
+        with pytest.raises(SchemaError, match=f"--points must be at least 1; got {points}"):
+            convert(source, Options(out=tmp_path / "a.h5", points=points))
+    assert not (tmp_path / "a.h5").exists()
+
+
 def test_a_changed_block_is_named(source, tmp_path):
     convert(source, Options(out=tmp_path / "a.h5", points=32))
     with h5py.File(tmp_path / "a.h5", "r+") as file:

@@ -231,6 +231,11 @@ def test_a_room_of_the_peers_as_array(tmp_path):
             b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n",
             "no column y; it has x",
         ),
+        (
+            "a.ply",
+            b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty int x\nend_header\n1 1\n",
+            "element 'vertex' has the property 'x' twice",
+        ),
     ],
 )
 def test_a_broken_file_is_named(name, content, message, tmp_path):
@@ -257,6 +262,32 @@ def test_not_finite_points_are_named(tmp_path):
     write_scene(tmp_path / "a.ply", points, colour, label)
     with pytest.raises(ShapeError, match="point 7 has coordinates that are not finite"):
         read_scene(tmp_path / "a.ply")
+
+
+def test_a_column_of_text_is_named(tmp_path):
+    table = np.array([("a", 1.0, 2.0)], [("x", "U1"), ("y", "f4"), ("z", "f4")])
+    np.save(tmp_path / "a.npy", table)
+    with pytest.raises(ShapeError, match=r"a\.npy: column x is of type <U1; expected numbers"):
+        read_scene(tmp_path / "a.npy")
+
+
+def test_a_point_that_lies_far_away_is_refused():
+    """At 0, 0 of a scan whose coordinates are large."""
+    points = np.random.default_rng(0).uniform(0, 1, (100, 3)) * [6, 4, 2.7] + [300_000, 4_000_000, 50]
+    points[7] = 0, 0, 50
+    for unit in (None, "m"):
+        with pytest.raises(
+            ShapeError, match=r"a\.ply spans 3e\+05 x 4e\+06 x \S+ m, and 10,000 m is the most"
+        ):
+            in_metres("a.ply", points, unit)
+
+
+def test_las_holds_a_scene_of_any_extent(tmp_path):
+    """It counts to 2^31: of 10,000 km a hundredth of a metre is what it can tell."""
+    points, colour, label = scene()
+    points[7] = 1e7, 0, 0
+    write_scene(tmp_path / "a.las", points, colour, label)
+    np.testing.assert_allclose(read_scene(tmp_path / "a.las").points, points, rtol=0, atol=1e-2)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

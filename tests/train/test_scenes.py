@@ -111,7 +111,8 @@ def test_a_step_is_a_function_of_seed_epoch_and_step(still):
     for i, ((x,), label) in enumerate(scenes.batches(data.train, still, 0)):
         assert torch.equal(x, torch.cat([shares[rank][i][0][0] for rank in range(2)]))
         assert torch.equal(label, torch.cat([shares[rank][i][1] for rank in range(2)]))
-    assert not torch.equal(next(scenes.batches(data.train, still, 1))[0][0], one[0][0][0][:0])
+    first, second = (next(scenes.batches(data.train, still, epoch))[0][0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("pool", [1, 4000, 1 << 25], ids=["room-by-room", "pools", "one-pool"])
@@ -229,28 +230,64 @@ def test_a_label_does_not_depend_on_the_order_of_the_points(still):
     assert (a[order] == b).mean() > 0.99  # moved by 8 m, coordinates are rounded anew
 
 
-def test_more_votes_label_every_point_too(still):
-    points, colour, _ = room(np.random.default_rng(7), 700)
+def test_each_vote_cuts_a_column_anew_and_all_are_added(still):
+    """In one column, with a network whose answer depends on the group that a point is in."""
+    random = np.random.default_rng(7)
+    points = random.uniform(0, 0.9, (200, 3)).astype(np.float32)
+    points -= points.min(0)
+    colour = random.integers(256, size=(200, 3)).astype(np.uint8)
+    pointwise = Pointwise()
+
+    class Grouped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pointwise = pointwise
+
+        def forward(self, x):
+            return self.pointwise(x) + 5 * self.pointwise(x).mean(-2, keepdim=True)
+
+    network, found = Grouped(), {}
+    columns = Columns(points[:, :2], 0.5)
+    corner = columns.high - 1
     for votes in (1, 3):
-        labels = label_points(Pointwise(), points, colour, replace(still, votes=votes), 4)
-        assert labels.shape == (700,)
-        assert labels.max() < 4
+        total = np.zeros((200, 4))
+        for vote in range(votes):
+            for group in groups(200, 16, np.random.default_rng((vote, 0, 0))):
+                rows = columns.order[group]
+                seen = channels(points[rows], colour[rows], corner + 0.5, points.max(0))
+                answer = network(torch.from_numpy(seen)[None])[0].softmax(-1).detach().numpy()
+                np.add.at(total, rows, answer)
+        config = replace(still, points=16, stride=0.5, votes=votes)
+        found[votes] = label_points(network, points, colour, config, 4)
+        sure = np.sort(total)[:, -1] - np.sort(total)[:, -2] > 1e-4
+        assert sure.mean() > 0.95
+        np.testing.assert_array_equal(found[votes][sure], total.argmax(1)[sure])
+    assert (found[1] != found[3]).any()
 
 
-def test_a_point_far_away_costs_no_empty_columns(still, monkeypatch):
-    looked, inside = [], Columns.inside
+@pytest.mark.parametrize("far", [(30, 3_000, 1), (3_000, 30, 1)], ids=["y", "x"])
+def test_a_point_far_away_costs_no_empty_columns(far, still, monkeypatch):
+    looked, inside, run = [], Columns.inside, Columns.run
 
-    def counted(self, low, high):
-        looked.append(1)
-        return inside(self, low, high)
+    def counted(whole):
+        return lambda self, *bounds: looked.append(1) or whole(self, *bounds)
 
-    monkeypatch.setattr(Columns, "inside", counted)
+    monkeypatch.setattr(Columns, "inside", counted(inside))
+    monkeypatch.setattr(Columns, "run", counted(run))
     points = np.random.default_rng(0).uniform(0, 2, (300, 3)).astype(np.float32)
-    points[7] = 30, 3_000, 1
+    points[7] = far
     told = []
     label_points(Pointwise(), points, np.zeros((300, 3), np.uint8), replace(still, points=8), 4, told.append)
     assert sum(told) == 300
     assert len(looked) < 300
+
+
+def test_far_from_the_minimum_a_block_is_as_fine(still):
+    """What the network sees from a block's centre is rounded once, not twice."""
+    points = np.random.default_rng(0).uniform(0, 1, (50, 3)).astype(np.float32) + np.float32([8_000, 0, 0])
+    centre = np.array([8_000.37, 0.4])
+    seen = channels(points, None, centre, points.max(0))
+    np.testing.assert_array_equal(seen[:, :2], (points[:, :2].astype(np.float64) - centre).astype(np.float32))
 
 
 def test_a_scene_without_points_is_named(still):

@@ -180,8 +180,8 @@ def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path):
     assert found["against its labels"] == pytest.approx(figures)
     write_scene(tmp_path / "gray.xyz", points, None, None)
     with pytest.raises(ValueError, match=r"gray.xyz has no colours, and the run was trained with them"):
-        label_file(network, config, signature, tmp_path / "gray.xyz", None)
-    assert not (tmp_path / "gray-labelled.ply").exists()
+        label_file(network, config, signature, tmp_path / "gray.xyz", tmp_path / "gray.ply")
+    assert not (tmp_path / "gray.ply").exists()
 
 
 def test_a_network_trained_on_blocks_labels_scenes(finished, tmp_path):
@@ -204,7 +204,7 @@ def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
     assert len(label) == found["points"] == 75
     assert set(label.tolist()) <= {0, 1}  # the parts of a pole
     with pytest.raises(ValueError, match="one of pole, plate; got none"):
-        label_file(network, config, signature, tmp_path / "pole.xyz", None)
+        label_file(network, config, signature, tmp_path / "pole.xyz", tmp_path / "out.ply")
 
 
 def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
@@ -271,6 +271,10 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
         done = run_python("-m", "train.predict", run, scene, "--out", bad)
         assert done.returncode == 1
         assert said in done.stderr
+    done = run_python("-m", "train.predict", run, scene, str(tmp_path / "scene.xyz"))
+    assert done.returncode == 1
+    assert "would both be labelled in" in done.stderr
+    assert not (tmp_path / "scene-labelled.ply").exists()
     done = run_python("-m", "train.predict", run, str(tmp_path / "none.ply"))
     assert done.returncode == 1
     assert "none.ply is not there" in done.stderr
@@ -296,6 +300,9 @@ def test_bad_input_is_named(folder, tmp_path):
     refused(small_scenes(folder, blocks=3), "3 training blocks, less than one batch of 4")
     dropping = replace(small_scenes(folder).augment, point_dropout=0.5)
     refused(small_scenes(folder, augment=dropping), "whose labels would no longer be theirs")
+    for small in (small_blocks, small_scenes):
+        lying = replace(small(folder).augment, up="y")
+        refused(small(folder, augment=lying), "augment.up must be z for rooms, which stand along it; got y")
 
 
 def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finished, tmp_path):
