@@ -131,9 +131,7 @@ def galleries(config: BlockConfig, data: Data, answered: Answers) -> list[dict[s
 def picture(config: BlockConfig, data: Data, answered: Answers, i: int) -> list[dict[str, Any]]:
     """Test block i, for the report: z upwards."""
     x, _ = data.test.read(np.array([i]))
-    cloud = x[0, : config.points, :3].numpy()[:, [0, 2, 1]] * np.array([1, 1, -1], np.float32)
-    low, high = cloud.min(0), cloud.max(0)
-    cloud = (cloud - (low + high) / 2) / max(1e-6, float(np.linalg.norm(high - low) / 2))
+    cloud = segmentation.standing(x[0, : config.points, :3].numpy())
     names = data.signature.class_names
     shown = answered["label"][i], answered["predicted"][i]
     note = f"{100 * (shown[0] == shown[1]).mean():.1f} % of the points are right"

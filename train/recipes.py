@@ -101,14 +101,14 @@ def components() -> PartConfig:
 
 
 def components_pointnet() -> PartConfig:
-    """PointNet with DropCluster on components."""
+    """PointNet with DropCluster on components, and with the shape around each point, of which it learns nothing itself."""
     cluster = NoiseConfig("cluster", p=0.3, k=32)
-    return replace(components(), network="pointnet", dropout=0.0, noise=cluster)
+    return replace(components(), network="pointnet", dropout=0.0, noise=cluster, local_shape=True)
 
 
 def components_pointnet2() -> PartConfig:
     """PointNet++ with DropCluster on components."""
-    return replace(components_pointnet(), network="pointnet2", dropout=0.5, epochs=20)
+    return replace(components(), network="pointnet2", epochs=20, noise=NoiseConfig("cluster", p=0.3, k=32))
 
 
 def shapenet_part_pointnet() -> PartConfig:

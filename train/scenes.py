@@ -279,9 +279,7 @@ def picture(data: Data, answered: Answers, i: int, note: str) -> list[dict[str, 
     if "ceiling" in names:
         seen = room.label != names.index("ceiling")
         seen = seen if seen.any() else ~seen
-    cloud = room.points[seen][:, [0, 2, 1]] * np.array([1, 1, -1], np.float32)
-    low, high = cloud.min(0), cloud.max(0)
-    cloud = (cloud - (low + high) / 2) / max(1e-6, float(np.linalg.norm(high - low) / 2))
+    cloud = segmentation.standing(room.points[seen])
     colours = np.arange(len(names)) % len(PALETTE)
     title = data.name[data.test.index[i]]
     items = segmentation.compared(title, note, cloud, room.label[seen], predicted[seen], names, colours)

@@ -92,6 +92,13 @@ def drawn(size: int, wanted: int, order: Tensor) -> Tensor:
     return order[:wanted] if size >= wanted else order.repeat(-(-wanted // size))[:wanted]
 
 
+def standing(points: np.ndarray) -> np.ndarray:
+    """Points [n, 3] of a room, z upwards, as the report draws them: y upwards, in the unit sphere."""
+    cloud = points[:, [0, 2, 1]] * np.array([1, 1, -1], np.float32)
+    low, high = cloud.min(0), cloud.max(0)
+    return (cloud - (low + high) / 2) / max(1e-6, float(np.linalg.norm(high - low) / 2))
+
+
 def groups(size: int, wanted: int, random: np.random.Generator) -> np.ndarray:
     """The places 0 .. size - 1 in random order, in groups of `wanted`: [groups, wanted]. What the last group lacks is drawn
     from all places, without repetition if they are enough."""
