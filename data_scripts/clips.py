@@ -212,7 +212,7 @@ def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode)
                         except BrokenProcessPool:
                             undone.append(jobs[job])
                 except BaseException:  # an interruption, a full disk: the other videos are for the next start
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool.shutdown(wait=True, cancel_futures=True)
                     raise
             return sorted(undone, key=some.index)
 

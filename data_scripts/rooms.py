@@ -188,7 +188,7 @@ def convert(options: Options) -> None:
                 if not left[work[done]]:
                     os.replace(_part(options.out, work[done]), options.out / f"Area_{work[done]}")
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 

@@ -374,6 +374,8 @@ def test_ctrl_c_ends_in_a_sentence(tmp_path, run_python):
     assert done.returncode == 1
     assert "interrupted; the same command goes on with what is missing" in done.stderr
     assert "Traceback" not in done.stderr
+    finished = [path for path in (tmp_path / "a").glob(".Area_*/*") if not path.name.startswith(".")]
+    assert len(finished) < 6  # those that were begun, of 36
 
 
 def test_wrong_wishes_are_said(folder, tmp_path, furniture):
