@@ -16,10 +16,9 @@ def cores() -> int:
 
 
 def end_with_parent() -> None:
-    """Begin a process of a pool: one whose parent was killed would otherwise work on, or wait for work for ever. Ctrl-C is
-    the parent's affair, which ends its pool."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Begin a process that works for another: it ends with its parent. One whose parent was
+    killed would work on, or wait for work for ever; Ctrl-C is the parent's affair, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

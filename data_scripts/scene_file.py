@@ -134,7 +134,8 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
 
 
 def in_metres(path: Path | str, points: np.ndarray, unit: Unit | None = None) -> np.ndarray:
-    """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for."""
+    """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for.
+    A scene wider than WIDEST is refused."""
     extent = points.max(0).astype(np.float64) - points.min(0)
     if unit is not None or (extent[2] <= TALLEST and extent.max() >= NARROWEST):
         factor = METRES[unit or "m"]
@@ -313,9 +314,8 @@ def _write_las(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> N
         raise ShapeError(f"{path}: labels go beyond 0 .. 255, which LAS cannot hold; write a .ply.")
     header = laspy.LasHeader(point_format=7 if "red" in columns else 6, version="1.4")
     extent = max(np.ptp(columns[name].astype(np.float64)) for name in "xyz")
-    header.scales = np.full(
-        3, max(1e-4, 10.0 ** np.ceil(np.log10(max(extent, 1e-9) / 2**31)))
-    )  # LAS counts to 2^31
+    finest = 10 ** np.ceil(np.log10(max(extent, 1.0) / 2**31))  # LAS counts to 2^31
+    header.scales = np.full(3, max(1e-4, finest))
     header.offsets = np.array([np.floor(columns[name].min()) for name in "xyz"])
     las = laspy.LasData(header)
     for name in "xyz":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -156,7 +155,6 @@ def apart(config: Config, corrupt_split: str | None, threads: int) -> dict[str, 
 def _work(sender: Connection, config: Config, corrupt_split: str | None, threads: int) -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     end_with_parent()
     torch.set_num_threads(threads)
     sender.send(one(config, corrupt_split))

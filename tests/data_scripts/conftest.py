@@ -1,9 +1,17 @@
-"""Small real videos, encoded here."""
+"""The furniture that ships, and small real videos, encoded here."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from data_scripts import schema
+
+
+@pytest.fixture(scope="session")
+def furniture():
+    return schema.read(Path(__file__).parents[2] / "data/furniture.h5")
 
 
 def pictures(count, width=64, height=48, seed=0):
