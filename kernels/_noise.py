@@ -246,13 +246,14 @@ def noise_span(rate, scale, seed, start, f):
     while c < n and (start + c) & 3:
         f[c] = scale if uniform_at(seed, start + c) >= rate else 0
         c += 1
-    first = (start + c) >> 2
-    for q in range((n - c) // 4):
+    # A slice, so that the loop's first index is a constant: otherwise it is not vectorised.
+    first, aligned = (start + c) >> 2, f[c:]
+    for q in range(aligned.shape[0] // 4):
         w0, w1, w2, w3 = philox_words(seed, first + q)
-        f[c + 4 * q] = scale if word_to_uniform(w0) >= rate else 0
-        f[c + 4 * q + 1] = scale if word_to_uniform(w1) >= rate else 0
-        f[c + 4 * q + 2] = scale if word_to_uniform(w2) >= rate else 0
-        f[c + 4 * q + 3] = scale if word_to_uniform(w3) >= rate else 0
+        aligned[4 * q] = scale if word_to_uniform(w0) >= rate else 0
+        aligned[4 * q + 1] = scale if word_to_uniform(w1) >= rate else 0
+        aligned[4 * q + 2] = scale if word_to_uniform(w2) >= rate else 0
+        aligned[4 * q + 3] = scale if word_to_uniform(w3) >= rate else 0
     for last in range(c + (n - c) // 4 * 4, n):
         f[last] = scale if uniform_at(seed, start + last) >= rate else 0
 

@@ -88,10 +88,14 @@ def _view(a: Any) -> Any:
 
 
 def njit(
-    fn: Callable[..., Any] | None = None, *, parallel: bool = False, fastmath: bool | set[str] = False
-) -> Any:
-    """Mark `fn` to be compiled by numba at its first call; arguments may be torch CPU tensors."""
-    options = {"parallel": parallel, "fastmath": fastmath}
+    fn: Callable[..., Any] | None = None, *, parallel: bool = False, fastmath: bool | set[str] = False,
+    inline: bool = False,
+) -> Any:  # fmt: skip
+    """Mark `fn` to be compiled by numba at its first call; arguments may be torch CPU tensors.
+
+    `inline` puts its code in the place of each call: a loop that calls is not vectorised.
+    """
+    options = {"parallel": parallel, "fastmath": fastmath, "forceinline": inline}
     if fn is None:
         return lambda f: NumbaFunction(f, options)
     return NumbaFunction(fn, options)

@@ -44,7 +44,7 @@ def as_seed(seed: Tensor | None, device: torch.device) -> Tensor:
 # --- CPU ---------------------------------------------------------------------------------------------------------
 
 
-@njit
+@njit(inline=True)
 def philox_words(seed, counter):
     """The four words of `counter` under `seed`, as uint64 holding 32 bits each."""
     low = np.uint64(0xFFFFFFFF)

@@ -57,10 +57,9 @@ class DGCNN(nn.Module):
         self.edge3 = EdgeConv(64, 128, sync=sync)
         self.edge4 = EdgeConv(128, 256, sync=sync)
         self.embed = LinearNormPool(512, emb_dims, negative_slope=0.2, sync=sync)
-        self.fc1 = LinearNormAct(2 * emb_dims, 512, negative_slope=0.2, sync=sync)
-        self.dropout1 = nn.Dropout(dropout)
-        self.fc2 = LinearNormAct(512, 256, bias=True, negative_slope=0.2, sync=sync)
-        self.dropout2 = nn.Dropout(dropout)
+        options: dict[str, Any] = {"negative_slope": 0.2, "sync": sync, "dropout": dropout}
+        self.fc1 = LinearNormAct(2 * emb_dims, 512, **options)
+        self.fc2 = LinearNormAct(512, 256, bias=True, **options)
         self.fc3 = nn.Linear(256, num_classes)
         self.noise = placed(noise, LAYERS, "pool", "DGCNN")
 
@@ -78,5 +77,4 @@ class DGCNN(nn.Module):
         x = torch.cat(features, -1)
         noise = draw(self.noise, "pool", pos, x, batch, graph)
         x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
-        x = self.dropout1(self.fc1(x))
-        return self.fc3(self.dropout2(self.fc2(x)))
+        return self.fc3(self.fc2(self.fc1(x)))

@@ -92,11 +92,12 @@ class DGCNNSegmentation(nn.Module):
         self.embed = LinearNormMax(192, emb_dims, **options)
         widths = [512, 256] if categories is None else [256, 256, 128]
         beside = emb_dims + (0 if categories is None else 64)
-        self.head1 = LinearNormAct(beside + 192, widths[0], **options)
-        self.head2 = LinearNormAct(*widths[:2], **options)
+        self.head1 = LinearNormAct(
+            beside + 192, widths[0], dropout=0.0 if categories is None else dropout, **options
+        )
+        self.head2 = LinearNormAct(*widths[:2], dropout=dropout, **options)
         if categories is not None:
             self.head3 = LinearNormAct(*widths[1:], **options)
-        self.dropout1, self.dropout2 = nn.Dropout(dropout), nn.Dropout(dropout)
         self.classes = nn.Linear(widths[-1], num_classes, bias=False)
         self.noise = placed(noise, LAYERS, "pool", "DGCNNSegmentation")
 
@@ -121,11 +122,10 @@ class DGCNNSegmentation(nn.Module):
             features.append(x)
         local = torch.cat(features, -1)
         g = self.embed(local, noise=draw(self.noise, "pool", pos, local, batch, graph), **clouds)
-        if of_category is None:
-            return self.classes(self.dropout1(self.head2(self.head1(local, g, **clouds), **clouds)))
-        g = torch.cat([g, self.category(of_category)], -1)
-        x = self.head2(self.dropout1(self.head1(local, g, **clouds)), **clouds)
-        return self.classes(self.head3(self.dropout2(x), **clouds))
+        if of_category is not None:
+            g = torch.cat([g, self.category(of_category)], -1)
+        x = self.head2(self.head1(local, g, **clouds), **clouds)
+        return self.classes(x if of_category is None else self.head3(x, **clouds))
 
     def _graph(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         return knn(x.contiguous(), self.k, **clouds)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from kernels import BatchNorm, Noise
+from kernels import BatchNorm, Noise, draw_seed
 from kernels._clouds import describe
 from kernels._gemm import COORDINATES
 
@@ -74,15 +74,26 @@ class LinearNorm(nn.Module):
 
 
 class LinearNormAct(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> noise: x [..., C_in] to [..., C_out].
+    """linear -> BatchNorm -> LeakyReLU -> noise or dropout: x [..., C_in] to [..., C_out].
 
     With a second input g [B, C_g], the feature of a cloud stands beside each of its points: the weight acts on [g ; x],
-    C_in is the width of both, and g is multiplied once a cloud and never repeated.
+    C_in is the width of both, and g is multiplied once a cloud and never repeated. Dropout is DropFeat, drawn in the same
+    pass and not stored.
     """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.0, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, **options)
+        self.dropout = nn.Dropout(dropout) if dropout else None
 
     def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         *g, norm = rest
         y = self._beside(x, g[0], options["batch"]) if g else self._linear(x)
+        if self.dropout is not None and self.dropout.training and self.dropout.p:
+            if options["noise"] is not None:
+                raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
+            options["noise"] = Noise(
+                "feat", torch.full((), self.dropout.p, device=y.device), draw_seed(y.device)
+            )
         return kernels.norm_act(y, norm, **options)
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:

@@ -92,8 +92,7 @@ class PointNet(Regularized):
         self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
         self.conv3 = LinearNormMax(128, 1024, bias=True, negative_slope=1.0, sync=sync)
         self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
-        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync)
-        self.dropout = nn.Dropout(dropout)
+        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
         self.fc3 = nn.Linear(256, num_classes)
         self.noise = placed(noise, LAYERS, "pool", "PointNet")
 
@@ -109,7 +108,7 @@ class PointNet(Regularized):
             x = transform(x, self._transform, batch)
         x = self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
         x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
-        return self.fc3(self.dropout(self.fc2(self.fc1(x))))
+        return self.fc3(self.fc2(self.fc1(x)))
 
 
 def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:

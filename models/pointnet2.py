@@ -248,10 +248,8 @@ class PointNet2(nn.Module):
         self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start)
         self.sa2 = SetAbstraction(self.sa1.out_channels, second, sync, random_start)
         self.sa3 = GlobalAbstraction(self.sa2.out_channels, sync=sync)
-        self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
-        self.dropout1 = nn.Dropout(dropout)
-        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync)
-        self.dropout2 = nn.Dropout(dropout)
+        self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync, dropout=dropout)
+        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
         self.fc3 = nn.Linear(256, num_classes)
         self.noise = placed(noise, LAYERS, "pool", "PointNet2")
 
@@ -261,7 +259,7 @@ class PointNet2(nn.Module):
         points = self.sa1(points, drawn(self.noise, "sa1", points))
         points = self.sa2(points, drawn(self.noise, "sa2", points))
         x = self.sa3(points, drawn(self.noise, "pool", points))
-        return self.fc3(self.dropout2(self.fc2(self.dropout1(self.fc1(x)))))
+        return self.fc3(self.fc2(self.fc1(x)))
 
 
 def levels(of: Mapping[str, tuple[Level, ...]], grouping: str, radius: float = 1.0) -> tuple[Level, ...]:

@@ -112,8 +112,7 @@ class PointNet2Segmentation(nn.Module):
             self.fp2 = FeaturePropagation(widths[1] + 256, (256, 128), sync=sync)
             last = (128,) * (2 if grouping == "msg" else 3)
             self.fp1 = FeaturePropagation(categories + 3 + in_channels + 128, last, sync=sync)
-        self.head = LinearNormAct(128, 128, bias=True, sync=sync)
-        self.dropout = nn.Dropout(dropout)
+        self.head = LinearNormAct(128, 128, bias=True, sync=sync, dropout=dropout)
         self.classes = nn.Linear(128, num_classes)
         layers = LAYERS["scenes" if categories is None else "parts"]
         self.noise = placed(noise, layers, "pool", "PointNet2Segmentation")
@@ -140,4 +139,4 @@ class PointNet2Segmentation(nn.Module):
             assert p0.features is not None
             own = torch.cat([p0.pos.reshape(-1, 3), p0.features], -1)
             points = self.fp1(p0._replace(features=own), p1, of_category)
-        return self.classes(self.dropout(self.head(points.features))).view(*x.shape[:-1], -1)
+        return self.classes(self.head(points.features)).view(*x.shape[:-1], -1)

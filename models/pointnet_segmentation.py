@@ -75,8 +75,7 @@ class PointNetSegmentation(Regularized):
             widths = [2048 + categories + 64 + 128 + 128 + 512 + 2048, 256, 256, 128]
         self.head1 = (LinearNormAct if categories is None else BesideAffine)(*widths[:2], **options)
         self.head2 = LinearNormAct(*widths[1:3], **options)
-        self.head3 = LinearNormAct(*widths[2:], **options)
-        self.dropout = nn.Dropout(dropout)
+        self.head3 = LinearNormAct(*widths[2:], dropout=dropout, **options)
         self.classes = nn.Linear(widths[3], num_classes)
         layers = LAYERS["scenes" if categories is None else "parts"]
         self.noise = placed(noise, layers, "pool", "PointNetSegmentation")
@@ -109,7 +108,7 @@ class PointNetSegmentation(Regularized):
             top = self.conv5(x4, noise=draw(self.noise, "pool", pos, x4, batch), **clouds)
             local, g = torch.cat([x1, x2, x3, x4], -1), torch.cat([top, of_category.to(top.dtype)], -1)
             x = self.head1(local, g, self.conv5.linear.weight, *norm, **clouds)
-        return self.classes(self.dropout(self.head3(self.head2(x, **clouds), **clouds)))
+        return self.classes(self.head3(self.head2(x, **clouds), **clouds))
 
     def _transformed(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         self._transform = self.feature_transform(x, **clouds)

@@ -1,5 +1,6 @@
 """The noises drop what they say, at the rate they say, and the same in backward."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,19 @@ def test_bad_neighbours_are_named():
         point_factor(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
     with pytest.raises(ValueError, match="floating-point type"):
         drop_point(x.long(), 0.3)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for an instruction of x86")
+def test_features_are_drawn_in_vector_registers():
+    """A call that is not inlined, or a first index that is no constant, made DropFeat ten times slower."""
+    import numba
+
+    from kernels._noise import noise_span
+
+    compiled = getattr(noise_span, "compiled", noise_span)
+    span = numba.njit(compiled.py_func)  # what comes from the cache shows no code
+    span(np.float32(0.5), np.float32(2), 7, 0, np.empty(64, np.float32))
+    assert all("pmuludq" in code for code in span.inspect_asm().values())
 
 
 def test_numba_leaves_torch_its_threads(run_python):

@@ -5,12 +5,17 @@ import copy
 import pytest
 import torch
 
+from kernels import draw_seed, drop_feat
 from models import (
     DGCNN,
+    DGCNNSegmentation,
     DropCluster,
     DropFeat,
     DropPoint,
     PointNet,
+    PointNet2,
+    PointNet2Segmentation,
+    PointNetSegmentation,
     needs_reestimation,
     reestimate_batch_norm,
 )
@@ -220,6 +225,44 @@ def test_the_feature_transform_is_drawn_to_the_orthogonal():
     a = model._transform
     expected = torch.stack([torch.linalg.norm(torch.eye(64) - m @ m.T) for m in a]).mean()
     torch.testing.assert_close(model.regularization(), expected)
+
+
+def test_dropout_is_drop_feat_in_the_layers_own_pass():
+    layer, x = LinearNormAct(8, 16, dropout=0.4), torch.randn(3, 50, 8, requires_grad=True)
+    torch.manual_seed(5)
+    found = layer(x)
+    torch.manual_seed(5)
+    seed = draw_seed()
+    layer.dropout.eval()
+    expected = drop_feat(layer(x), 0.4, seed=seed)
+    torch.testing.assert_close(found, expected)
+    assert (expected == 0).float().mean() > 0.6  # those that ReLU leaves, and 0.4 of the others
+    for one, other in zip(
+        *(torch.autograd.grad(y.square().sum(), (x, *layer.parameters())) for y in (found, expected))
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_each_network_has_the_published_dropout():
+    networks = {
+        DGCNN(5, dropout=0.3): 2,
+        PointNet(5, dropout=0.3): 1,
+        PointNet2(5, dropout=0.3): 2,
+        PointNetSegmentation(5, dropout=0.3): 1,
+        PointNet2Segmentation(5, dropout=0.3): 1,
+        DGCNNSegmentation(5, dropout=0.3): 1,
+        DGCNNSegmentation(5, 3, categories=2, dropout=0.3): 2,
+    }
+    for model, layers in networks.items():
+        assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.3] * layers, type(
+            model
+        )
+
+
+def test_a_layer_with_dropout_takes_no_noise():
+    layer, x = LinearNormAct(8, 16, dropout=0.4), torch.randn(3, 50, 8)
+    with pytest.raises(ValueError, match="a layer with dropout takes no noise"):
+        layer(x, noise=DropFeat(0.2).draw(x, x))
 
 
 def test_autocast_rounds_no_coordinates():
