@@ -93,15 +93,16 @@ def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
 
 def smaller(config: PointConfig) -> PointConfig:
     """A config that a core trains in minutes. Where nothing is chosen, nothing is left out to choose by."""
+    if config.network == "dgcnn":
+        config = replace(config, k=10, emb_dims=256)
     if isinstance(config, SceneConfig):
         return replace(config, blocks=240, epochs=10, train_on_validation=True)
     if isinstance(config, PartConfig):
         config = replace(config, epochs=20, train_on_validation=True)
         # PointNet++ has 512 centres.
         return replace(config, epochs=12) if config.network == "pointnet2" else replace(config, points=256)
-    if config.network == "dgcnn":
-        return replace(config, k=10, emb_dims=256, epochs=30)
-    return replace(config, epochs=20) if config.network == "pointnet2" else config
+    epochs = {"dgcnn": 30, "pointnet2": 20}
+    return replace(config, epochs=epochs.get(config.network, config.epochs))
 
 
 def noise(name: str) -> dict[str, Config]:
