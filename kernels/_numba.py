@@ -1,16 +1,18 @@
 """Numba, imported at the first call of a CPU kernel and not before.
 
-`@njit` marks a function as CPU machine code; it is compiled at its first call and kept on disk beside the file,
-so that only the first run after an installation waits for the compiler. Loops over `prange` share the cores.
-`fastmath` is off unless asked for: sums are then the same in every run.
+`@njit` marks a function as CPU machine code; it is compiled at its first call and kept on disk beside the file until
+this package changes, so that only the first run after an installation waits for the compiler. Loops over `prange` share
+the cores. `fastmath` is off unless asked for: sums are then the same in every run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +44,15 @@ def shared(work: float) -> Iterator[None]:
 COMPILING = threading.RLock()
 
 
+@functools.cache
+def _sources() -> str:
+    """A hash of this package, of which numba keeps one file's time for each function, not those of what it calls."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 class NumbaFunction:
     """A function that numba compiles at its first call. Torch tensors are passed as NumPy views, without a copy."""
 
@@ -61,7 +72,10 @@ class NumbaFunction:
             for name in self.fn.__code__.co_names:
                 if isinstance(called := scope.get(name), NumbaFunction):
                     scope[name] = called.compiled
-            return numba.njit(cache=True, nogil=True, **self.options)(self.fn)
+            dispatcher = numba.njit(cache=True, nogil=True, **self.options)(self.fn)
+            kept = dispatcher._cache._cache_file
+            kept._source_stamp = (kept._source_stamp, _sources())
+            return dispatcher
 
     def __call__(self, *args: Any) -> Any:
         if not self.options["parallel"]:

@@ -208,14 +208,3 @@ def test_features_are_drawn_in_vector_registers():
     span = numba.njit(compiled.py_func)  # what comes from the cache shows no code
     span(np.float32(0.5), np.float32(2), 7, 0, np.empty(64, np.float32))
     assert all("pmuludq" in code for code in span.inspect_asm().values())
-
-
-def test_numba_leaves_torch_its_threads(run_python):
-    code = (
-        "import torch; torch.set_num_threads(1)\n"
-        "from kernels._random import uniform\n"
-        "uniform(torch.tensor(1), 100)\n"
-        "assert torch.get_num_threads() == 1\n"
-    )
-    done = run_python("-c", code, OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2")
-    assert done.returncode == 0, done.stderr
