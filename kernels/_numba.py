@@ -73,8 +73,9 @@ class NumbaFunction:
                 if isinstance(called := scope.get(name), NumbaFunction):
                     scope[name] = called.compiled
             dispatcher = numba.njit(cache=True, nogil=True, **self.options)(self.fn)
-            kept = dispatcher._cache._cache_file
-            kept._source_stamp = (kept._source_stamp, _sources())
+            kept = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+            if kept is not None:  # with NUMBA_DISABLE_JIT nothing is compiled or kept
+                kept._source_stamp = (kept._source_stamp, _sources())
             return dispatcher
 
     def __call__(self, *args: Any) -> Any:
