@@ -57,7 +57,7 @@ class DGCNNSegmentation(nn.Module):
         categories: None for scenes; for parts, how many categories there are, the category being an input.
         k: neighbours of a point, itself included; None: 20 for scenes and 40 for parts, as published.
         emb_dims: width of the embedding that is pooled.
-        dropout: before the last layer, and for parts after the first layer of the head too.
+        dropout: for scenes before the last layer, for parts after the first two layers of the head.
         noise: a Drop module for the recommended position, inside the max over points ("pool"), or a mapping of layer name
             (edge1, edge2, edge3: what falls is left out of the max over neighbours; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
