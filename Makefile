@@ -35,7 +35,7 @@ data/local/moving_furniture.h5: | $(VENV)/.train
 	$(BIN)/python -m data_scripts.moving_furniture
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -134,7 +134,7 @@ def check(level: Level, p: float | Tensor, scaling: Scaling, reading: Reading = 
 
 def as_rate(p: float | Tensor, device: torch.device) -> Tensor:
     """p as kernels take it: float32, 0-dim."""
-    return p.to(device) if isinstance(p, Tensor) else torch.tensor(p, dtype=torch.float32, device=device)
+    return p.to(device) if isinstance(p, Tensor) else torch.full((), p, dtype=torch.float32, device=device)
 
 
 # --- which points are kept ---------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ COMPILING = threading.RLock()
 
 @functools.cache
 def _sources() -> str:
-    """A hash of this package, of which numba keeps one file's time for each function, not those of what it calls."""
+    """A hash of this package: numba looks at the time of a function's own file, and not at the files of what it calls."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

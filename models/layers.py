@@ -15,6 +15,7 @@ import kernels
 from kernels import BatchNorm, Noise, draw_seed
 from kernels._clouds import describe
 from kernels._gemm import COORDINATES
+from kernels._noise import as_rate
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -91,9 +92,7 @@ class LinearNormAct(LinearNorm):
         if self.dropout is not None and self.dropout.training and self.dropout.p:
             if options["noise"] is not None:
                 raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
-            options["noise"] = Noise(
-                "feat", torch.full((), self.dropout.p, device=y.device), draw_seed(y.device)
-            )
+            options["noise"] = Noise("feat", as_rate(self.dropout.p, y.device), draw_seed(y.device))
         return kernels.norm_act(y, norm, **options)
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:

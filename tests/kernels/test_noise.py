@@ -199,12 +199,12 @@ def test_bad_neighbours_are_named():
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for an instruction of x86")
 def test_features_are_drawn_in_vector_registers():
-    """A call that is not inlined, or a first index that is no constant, made DropFeat ten times slower."""
+    """A call that is not inlined, or a first index that is no constant, keeps the loop to single numbers."""
     import numba
 
     from kernels._noise import noise_span
 
-    compiled = getattr(noise_span, "compiled", noise_span)
+    compiled = getattr(noise_span, "compiled", noise_span)  # it is already, where a kernel that calls it is
     span = numba.njit(compiled.py_func)  # what comes from the cache shows no code
     span(np.float32(0.5), np.float32(2), 7, 0, np.empty(64, np.float32))
     assert all("pmuludq" in code for code in span.inspect_asm().values())

@@ -1,6 +1,7 @@
 """The networks are their papers': parameters, logits of the textbook form, invariances, noise by layer name."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -243,20 +244,23 @@ def test_dropout_is_drop_feat_in_the_layers_own_pass():
         torch.testing.assert_close(one, other)
 
 
-def test_each_network_has_the_published_dropout():
-    networks = {
-        DGCNN(5, dropout=0.3): 2,
-        PointNet(5, dropout=0.3): 1,
-        PointNet2(5, dropout=0.3): 2,
-        PointNetSegmentation(5, dropout=0.3): 1,
-        PointNet2Segmentation(5, dropout=0.3): 1,
-        DGCNNSegmentation(5, dropout=0.3): 1,
-        DGCNNSegmentation(5, 3, categories=2, dropout=0.3): 2,
-    }
-    for model, layers in networks.items():
-        assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.3] * layers, type(
-            model
-        )
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        (partial(DGCNN, 5), ["fc1", "fc2"]),
+        (partial(PointNet, 5), ["fc2"]),
+        (partial(PointNet2, 5), ["fc1", "fc2"]),
+        (partial(PointNetSegmentation, 5), ["head3"]),
+        (partial(PointNet2Segmentation, 5), ["head"]),
+        (partial(DGCNNSegmentation, 5), ["head2"]),
+        (partial(DGCNNSegmentation, 5, 3, categories=2), ["head1", "head2"]),
+    ],
+)
+def test_each_head_has_its_dropout(network, layers):
+    found = [
+        (name, m.p) for name, m in network(dropout=0.3).named_modules() if isinstance(m, torch.nn.Dropout)
+    ]
+    assert found == [(f"{layer}.dropout", 0.3) for layer in layers]
 
 
 def test_a_layer_with_dropout_takes_no_noise():
