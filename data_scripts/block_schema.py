@@ -115,13 +115,37 @@ def writer(
     validation: float = 0.12,
     folder: Path | None = None,
 ) -> Writer:
-    """`with writer(...) as w: w.add(...)` for some blocks at a time; the file is there when the block has ended well.
+    """`with writer(...) as w: w.add(pack(...), ...)` for some blocks at a time; the file is there when that ends well.
 
     test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
     folder: where the file is made, on the disk of `path`; None: beside it.
     """
     stated = {"source": source, "credits": credits, "rebuild": rebuild}
     return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated, test_area, validation)
+
+
+def pack(where: str, points: np.ndarray, label: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """Blocks, points [k, P, 9] and label [k, P], checked and as the file holds them; `where` begins a message about them.
+
+    This is nearly all the work of writing them. The result, a few flat arrays, can be kept, and `Writer.add` copies it.
+    """
+    if (row := _file.not_finite(points)) is not None:
+        raise SchemaError(f"{where}, block {row}: its points are not finite.")
+    if label.min(initial=0) < 0 or label.max(initial=0) >= classes:
+        row = int(np.argmax(((label < 0) | (label >= classes)).any(1)))
+        found = f"{label[row].min()} .. {label[row].max()}"
+        raise SchemaError(f"{where}, block {row}: label holds {found}, expected 0 .. {classes - 1}.")
+    values: dict[str, np.ndarray] = {
+        "points": points.astype(np.float32, copy=False),
+        "label": label.astype(np.uint8, copy=False),
+    }
+    digest = [_digest(*block) for block in zip(values["points"], values["label"])]
+    made: dict[str, np.ndarray] = {"digest": np.array(digest, str), "size": np.array(points.shape[1])}
+    for name, rows in values.items():
+        packed = [_file.packed(row) for row in rows]
+        made[name] = np.frombuffer(b"".join(packed), np.uint8)
+        made[f"{name}_end"] = np.cumsum([len(row) for row in packed])
+    return made
 
 
 class Writer:
@@ -142,22 +166,20 @@ class Writer:
         self.area: list[int] = []
         self.digest: list[str] = []
 
-    def add(
-        self, where: str, points: np.ndarray, label: np.ndarray, room: list[str], area: list[int]
-    ) -> None:
-        """Append blocks: points [k, P, 9], label [k, P]; `where` begins a message about them."""
-        if (row := _file.not_finite(points)) is not None:
-            raise SchemaError(f"{where}, block {row}: its points are not finite.")
-        if label.min(initial=0) < 0 or label.max(initial=0) >= len(self.class_names):
-            row = int(np.argmax(((label < 0) | (label >= len(self.class_names))).any(1)))
-            found, last = f"{label[row].min()} .. {label[row].max()}", len(self.class_names) - 1
-            raise SchemaError(f"{where}, block {row}: label holds {found}, expected 0 .. {last}.")
-        points, label = points.astype(np.float32), label.astype(np.uint8)
-        self.pending.append("points", points, 1)
-        self.pending.append("label", label, 1)
+    def add(self, blocks: dict[str, np.ndarray], room: list[str], area: list[int]) -> None:
+        """Append blocks that `pack` made, and of each its room and area."""
+        digest, size = blocks["digest"].tolist(), int(blocks["size"])
+        if not len(digest) == len(room) == len(area):
+            raise SchemaError(
+                f"{self.pending.path}: {len(digest)} blocks were given with {len(room)} rooms and {len(area)} areas, "
+                "expected one of each for a block."
+            )
+        for name, shape in (("points", (size, CHANNELS)), ("label", (size,))):
+            rows = [row.tobytes() for row in np.split(blocks[name], blocks[f"{name}_end"][:-1])]
+            self.pending.append_packed(name, rows, shape, ROWS[name])
         self.room += room
         self.area += area
-        self.digest += [_digest(p, l) for p, l in zip(points, label)]
+        self.digest += digest
 
     def __enter__(self) -> Writer:
         return self
@@ -205,7 +227,7 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
             )
 
 
-ROWS = {"points": np.dtype(np.float32), "label": np.dtype(np.uint8)}
+ROWS: dict[str, np.dtype[Any]] = {"points": np.dtype(np.float32), "label": np.dtype(np.uint8)}
 
 LAYOUT = Layout(
     task="blocks",

@@ -41,6 +41,14 @@ class Job:
     """The result; it is called with a function that takes the bytes that were read since it was called last."""
 
 
+def stamp(path: Path, unpacked: bool) -> str:
+    """Changes with the file's content: its size and time, or where an archive was unpacked, which is now, a checksum."""
+    if unpacked:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
 def read_all(
     out: Path,
     jobs: Sequence[Job],

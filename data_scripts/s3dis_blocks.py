@@ -5,6 +5,8 @@ blocks: their points are a sample, doubled where a column had few and where colu
 all_files.txt gives the order of the files, room_filelist.txt the room of each block. Area 5 tests (--test-area), the
 blocks of 12 % of the other rooms validate.
 
+Files are read in parallel, and one that is finished is not read again: a conversion that was stopped goes on.
+
 Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
 --sha256 gives it.
 """
@@ -12,6 +14,7 @@ Without --source the archive is downloaded to data/local, with resume; its SHA-2
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +23,11 @@ from rich.console import Console
 from rich.progress import track
 
 from data_scripts import block_schema, distribution
+from data_scripts import jobs as work
 from data_scripts.archive import ArchiveError, obtained, opened
 from data_scripts.block_schema import CHANNELS, Blocks, SchemaError
 from data_scripts.distribution import h5, lines
+from data_scripts.jobs import Advance, Job
 from data_scripts.s3dis import CLASSES
 from data_scripts.scene_schema import split_by_area
 
@@ -45,26 +50,25 @@ class Options:
     """Share of the other areas' rooms for validation; 0: none."""
     sha256: str | None = None
     """Of the archive, to be checked."""
+    workers: int = 0
+    """Files that are read at a time; 0: one a core."""
 
 
 def convert(folder: Path, options: Options) -> Blocks:
-    """Make `options.out` of the unpacked distribution, a file of it at a time."""
+    """Make `options.out` of the unpacked distribution."""
     if options.points < 1:
         raise SchemaError(f"--points must be at least 1; got {options.points}.")
     root = distribution.root(folder, "room_filelist.txt")
     rooms = lines(root / "room_filelist.txt")
-    files, first = [], 0
-    for entry in lines(
-        root / "all_files.txt"
-    ):  # paths of their authors' machine; the order is theirs, the folder ours
-        path = root / Path(entry).name
+    # Paths of their authors' machine; the order is theirs, the folder ours.
+    files = [root / Path(entry).name for entry in lines(root / "all_files.txt")]
+    for path in files:
         if not path.is_file():
             raise SchemaError(f"{path}, named in all_files.txt, is not there.")
-        files.append((path, first))
-        first += _count(path, options.points)
-    if first != len(rooms):
+    ptr = np.cumsum([0, *(_count(path, options.points) for path in files)])
+    if ptr[-1] != len(rooms):
         raise SchemaError(
-            f"{root / 'room_filelist.txt'} has {len(rooms)} lines, the files hold {first} blocks."
+            f"{root / 'room_filelist.txt'} has {len(rooms)} lines, the files hold {ptr[-1]} blocks."
         )
     found = [re.fullmatch(r"Area_(\d+)_(.+)", room) for room in rooms]
     for line, match in enumerate(found, 1):
@@ -75,10 +79,9 @@ def convert(folder: Path, options: Options) -> Blocks:
     area = [int(match[1]) for match in found if match]
     name = [f"Area_{match[1]}/{match[2]}" for match in found if match]
     split_by_area(np.array(area), options.test_area, options.validation)  # says what is wrong before the work
-    part = options.out.with_name(options.out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for left in part.glob("*.tmp"):  # of a start that was killed
-        left.unlink()
+    unpacked = options.source is None or not options.source.is_dir()
+    jobs = [_job(path, options.points, unpacked) for path in files]
+    part = work.read_all(options.out, jobs, options.workers, "files")
     given = f"--points {options.points} --validation {options.validation:g}"
     given += f" --test-area {options.test_area}" if options.test_area is not None else ""
     with block_schema.writer(
@@ -91,13 +94,26 @@ def convert(folder: Path, options: Options) -> Blocks:
         validation=options.validation,
         folder=part,
     ) as writer:
-        for path, first in track(files, "files", console=Console(stderr=True)):
-            with h5(path) as file:
-                points, label = file["data"][:, : options.points], file["label"][:, : options.points]
-            last = first + len(points)
-            writer.add(str(path), points, label, name[first:last], area[first:last])
-    part.rmdir()
+        shown = track(jobs, "writing files", console=Console(stderr=True))
+        for job, first, last in zip(shown, ptr, ptr[1:]):
+            writer.add(work.load(part, job), name[first:last], area[first:last])
+    shutil.rmtree(part)
     return block_schema.read(options.out)
+
+
+def _job(path: Path, points: int, unpacked: bool) -> Job:
+    """A file of the distribution, to be packed."""
+    size = path.stat().st_size
+
+    def read(advance: Advance) -> dict[str, np.ndarray]:
+        with h5(path) as file:
+            data, label = file["data"][:, :points], file["label"][:, :points]
+        advance(size // 2)
+        packed = block_schema.pack(str(path), data, label, len(CLASSES))
+        advance(size - size // 2)
+        return packed
+
+    return Job(path.name, f"{points} {work.stamp(path, unpacked)}", size, read)
 
 
 def _count(path: Path, points: int) -> int:
@@ -131,10 +147,14 @@ def main() -> None:
         source = obtained(options.source, URL, options.out.parent, options.sha256)
         with opened(source) as folder:
             blocks = convert(folder, options)
-    except (ArchiveError, SchemaError, OSError) as error:
+    except (ArchiveError, SchemaError) as error:
         raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # no room, no permission
+        raise SystemExit(
+            f"error: {error}; once that is mended, the same command goes on from here."
+        ) from None
     except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; {options.out} was not written.") from None
+        raise SystemExit("\ninterrupted; the same command goes on from here.") from None
     print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
 
 

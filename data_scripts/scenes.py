@@ -11,7 +11,6 @@ are read in parallel, and one that is finished is not read again: a conversion t
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_scripts import jobs as work
 from data_scripts import room_jobs, scene_schema
 from data_scripts.archive import opened
 from data_scripts.folders import SPLIT_OF, files
@@ -77,7 +77,7 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
         beside = path.with_suffix(".labels")
         key = f"{options.unit} {options.ignore}"
         for part in (path, *([beside] if beside.exists() else [])):
-            key += f" {_stamp(part, unpacked=not options.source.is_dir())}"
+            key += f" {work.stamp(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             return read_one(path, options.unit, options.ignore, advance)
@@ -88,14 +88,6 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
         numbers = [int(match[1]) for match in numbered if match]
         jobs = [replace(job, area=numbers[job.area - 1]) for job in jobs]
     return jobs
-
-
-def _stamp(path: Path, unpacked: bool) -> str:
-    """Changes with the file's content: its size and time, or where an archive was unpacked, which is now, a checksum."""
-    if unpacked:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
 
 
 def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance) -> dict[str, np.ndarray]:

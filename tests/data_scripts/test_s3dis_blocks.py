@@ -1,10 +1,13 @@
 """indoor3d_sem_seg_hdf5_data in small: read in the order of its lists, blocks of a room together, faults named."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
-from data_scripts import block_schema
+from data_scripts import block_schema, s3dis_blocks
 from data_scripts.block_schema import TEST, TRAIN, VALIDATION, SchemaError
 from data_scripts.s3dis_blocks import Options, convert
 
@@ -47,6 +50,58 @@ def test_blocks_are_read_in_the_order_of_the_lists(source, tmp_path):
         np.testing.assert_array_equal(points[k], expected[0][i, :20])
         np.testing.assert_array_equal(label[k], expected[1][i, :20])
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.h5", "up"]
+
+
+def test_a_killed_start_goes_on(source, tmp_path, monkeypatch):
+    """Killed when one file was packed, then while the blocks were being written: no file is packed twice."""
+    packed, pack, load = [], block_schema.pack, s3dis_blocks.work.load
+
+    def note(where, *rest):
+        packed.append(Path(where).name)
+        return pack(where, *rest)
+
+    def first_alone(where, *rest):
+        if packed:
+            raise KeyboardInterrupt
+        return note(where, *rest)
+
+    def killed(part, job):
+        if job.name == "ply_data_all_2.h5":
+            raise KeyboardInterrupt
+        return load(part, job)
+
+    options = Options(out=tmp_path / "a.h5", points=32, workers=1)
+    monkeypatch.setattr(block_schema, "pack", first_alone)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, options)
+    monkeypatch.setattr(block_schema, "pack", note)
+    monkeypatch.setattr(s3dis_blocks.work, "load", killed)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, options)
+    assert sorted(packed) == ["ply_data_all_10.h5", "ply_data_all_2.h5", "ply_data_all_3.h5"]
+    assert not options.out.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(block_schema, "pack", None)  # not called
+    again = convert(source, options)
+    monkeypatch.undo()
+    whole = convert(source, replace(options, out=tmp_path / "b.h5"))
+    assert (again.digest, again.room, again.checksum) == (whole.digest, whole.room, whole.checksum)
+    for found, expected in zip(again.load(np.arange(9)), whole.load(np.arange(9))):
+        np.testing.assert_array_equal(found, expected)
+    assert not (tmp_path / "a.h5.part").exists()
+
+
+def test_a_file_that_changed_is_read_again(source, tmp_path):
+    with h5py.File(source / "ply_data_all_2.h5", "r+") as file:
+        file["label"][0, 0] = 13
+    options = Options(out=tmp_path / "a.h5", points=32)
+    with pytest.raises(SchemaError, match="1 of 3 files cannot be read"):
+        convert(source, options)
+    for name in ("ply_data_all_2.h5", "ply_data_all_3.h5"):  # mended, and exchanged for other blocks
+        with h5py.File(source / name, "r+") as file:
+            file["label"][0, 0] = 12
+    found = convert(source, options)
+    assert found.load(np.array([4, 8]))[1][:, 0].tolist() == [12, 12]
 
 
 def put(name, item, value):

@@ -78,7 +78,8 @@ def write_blocks(path, areas=3, rooms=2, blocks=4, points=80):
                 seen.append(channels(x, colour, x[:, :2].mean(0), x.max(0)))
                 label.append(part)
             name = [f"Area_{area}/room_{i // areas}"] * blocks
-            writer.add("blocks", np.stack(seen), np.stack(label), name, [area] * blocks)
+            packed = block_schema.pack("blocks", np.stack(seen), np.stack(label), len(CLASSES))
+            writer.add(packed, name, [area] * blocks)
 
 
 def small_parts(folder, **options) -> PartConfig:
