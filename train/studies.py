@@ -101,7 +101,7 @@ def smaller(config: PointConfig) -> PointConfig:
         config = replace(config, epochs=20, train_on_validation=True)
         # PointNet++ has 512 centres.
         return replace(config, epochs=12) if config.network == "pointnet2" else replace(config, points=256)
-    epochs = {"dgcnn": 30, "pointnet2": 20}
+    epochs = {"dgcnn": 30, "pointnet2": 15}
     return replace(config, epochs=epochs.get(config.network, config.epochs))
 
 
