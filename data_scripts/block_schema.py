@@ -168,18 +168,13 @@ class Writer:
 
     def add(self, blocks: dict[str, np.ndarray], room: list[str], area: list[int]) -> None:
         """Append blocks that `pack` made, and of each its room and area."""
-        digest, size = blocks["digest"].tolist(), int(blocks["size"])
-        if not len(digest) == len(room) == len(area):
-            raise SchemaError(
-                f"{self.pending.path}: {len(digest)} blocks were given with {len(room)} rooms and {len(area)} areas, "
-                "expected one of each for a block."
-            )
+        size = int(blocks["size"])
         for name, shape in (("points", (size, CHANNELS)), ("label", (size,))):
             rows = [row.tobytes() for row in np.split(blocks[name], blocks[f"{name}_end"][:-1])]
             self.pending.append_packed(name, rows, shape, ROWS[name])
         self.room += room
         self.area += area
-        self.digest += digest
+        self.digest += blocks["digest"].tolist()
 
     def __enter__(self) -> Writer:
         return self
