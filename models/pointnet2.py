@@ -98,6 +98,8 @@ class SetAbstraction(nn.Module):
         pos, batch = points.pos, points.batch
         clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
         m, start = self.level.centres, self._start(points)
+        if batch is None:
+            m = min(m, pos.shape[-2])
         chosen = kernels.farthest_point_sample(pos, m, start=start, **clouds)
         found, centres_batch = [], None
         if pos.dim() == 3:
@@ -226,7 +228,8 @@ class PointNet2(nn.Module):
         sync_batch_norm: BatchNorm statistics over all processes.
         random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
 
-    The radii are for clouds in the unit sphere. A cloud has at least 512 points.
+    The radii are for clouds in the unit sphere. In a cloud of fewer points than a level has centres every point is one, in
+    rows with `batch` each cloud has at least 512.
 
     Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; logits [B, num_classes].
     """

@@ -72,8 +72,8 @@ class PointNet2Segmentation(nn.Module):
         sync_batch_norm: BatchNorm statistics over all processes.
         random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
 
-    The radii are metres for scenes, and for parts of clouds in the unit sphere. A cloud has at least 512 points (parts) or
-    1,024 (scenes).
+    The radii are metres for scenes, and for parts of clouds in the unit sphere. In a cloud of fewer points than a level has
+    centres every point is one, in rows with `batch` each cloud has at least 512 (parts) or 1,024 (scenes).
 
     Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; category int64 [B]; logits
     [B, N, num_classes] or [M, num_classes].

@@ -198,8 +198,21 @@ def test_balls_of_larger_radius_see_a_larger_cloud_alike(network, options):
     assert torch.equal(*seen)
     with pytest.raises(ValueError, match=r"radius must be a positive factor; got 0"):
         network(5, radius=0.0, **options)
-    with pytest.raises(ValueError, match="m must be at least 1 and at most the points of a cloud"):
-        PointNet2(5)(torch.rand(2, 100, 3))
+
+
+@pytest.mark.parametrize("grouping", ["ssg", "msg"])
+@pytest.mark.parametrize("points", [300, 100])
+def test_of_few_points_each_is_a_centre(grouping, points):
+    """Below 512 and below the second level's 128. The same points several times, as a peer fills up its centres with, change
+    nothing."""
+    model, x = PointNet2(5, grouping=grouping).eval(), torch.rand(2, points, 3)
+    torch.testing.assert_close(model(x), model(x.repeat(1, 6, 1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x[0]), model(x[:1]))
+    for network, given in ((model, x), (PointNet2Segmentation(5, 3).eval(), x[:, :2])):
+        rows = given.flatten(0, 1)
+        with pytest.raises(ValueError, match="m must be at most the points of the smallest cloud"):
+            network(rows, batch=torch.arange(2).repeat_interleave(given.shape[1]))
+    assert network(given).shape == (2, 2, 5)
 
 
 @pytest.mark.usefixtures("small_groups")
