@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from data_scripts import video_schema
+from data_scripts import jobs, video_schema
 from data_scripts.archive import ArchiveError
 from data_scripts.decode import Reading, Sampling, VideoError, pyav, read_clip
 from data_scripts.processes import cores, end_with_parent
@@ -126,16 +126,8 @@ def make(
 
 def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was left out; faults are sentences."""
-    try:
+    with jobs.faults_said(ArchiveError, SchemaError, VideoError):
         videos, faults = convert(options)
-    except (ArchiveError, SchemaError, VideoError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(
-            f"error: {error}; once that is mended, the same command goes on from here."
-        ) from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on from here.") from None
     counts = [len(videos.of(split)) for split in range(3)]
     print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
     for fault in faults:

@@ -6,11 +6,12 @@ stops nothing: the others are read, then all faults are said, and the next start
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,20 @@ class Job:
     """Bytes, for the progress."""
     read: Callable[[Advance], dict[str, np.ndarray]]
     """The result; it is called with a function that takes the bytes that were read since it was called last."""
+
+
+@contextlib.contextmanager
+def faults_said(*faults: type[Exception], again: str = "goes on from here") -> Iterator[None]:
+    """Long work on the command line: these faults, a full disk and Ctrl-C end it with a sentence. again: what the same
+    command then does."""
+    try:
+        yield
+    except faults as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # no room, no permission
+        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
 
 
 def stamp(path: Path, unpacked: bool) -> str:

@@ -83,16 +83,8 @@ def assemble(
 
 def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was odd; faults are sentences."""
-    try:
+    with work.faults_said(ArchiveError, SchemaError, ShapeError):
         scenes, notes = convert(options)
-    except (ArchiveError, SchemaError, ShapeError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(
-            f"error: {error}; once that is mended, the same command goes on from here."
-        ) from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on from here.") from None
     counts = [len(scenes.of(split)) for split in range(3)]
     print(
         f"{options.out}: {counts} rooms to train, validate and test, {int(scenes.ptr[-1]):,} points, "

@@ -143,18 +143,10 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(Options, description=__doc__)
-    try:
+    with work.faults_said(ArchiveError, SchemaError):
         source = obtained(options.source, URL, options.out.parent, options.sha256)
         with opened(source) as folder:
             blocks = convert(folder, options)
-    except (ArchiveError, SchemaError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(
-            f"error: {error}; once that is mended, the same command goes on from here."
-        ) from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on from here.") from None
     print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
 
 

@@ -301,15 +301,9 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     out = options.out or OUT[options.form]
     again = "goes on from here" if options.form == "normal" else "begins anew"
-    try:
+    with jobs.faults_said(ArchiveError, SchemaError, ShapeError, again=again):
         source = obtained(options.source, URLS[options.form], out.parent, options.sha256)
         parts, notes = convert(source, options.form, out, options.workers)
-    except (ArchiveError, SchemaError, ShapeError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
     print(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:
         print(f"note: {note}")
