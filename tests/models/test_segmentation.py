@@ -208,11 +208,19 @@ def test_of_few_points_each_is_a_centre(grouping, points):
     model, x = PointNet2(5, grouping=grouping).eval(), torch.rand(2, points, 3)
     torch.testing.assert_close(model(x), model(x.repeat(1, 6, 1)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model(x[0]), model(x[:1]))
-    for network, given in ((model, x), (PointNet2Segmentation(5, 3).eval(), x[:, :2])):
-        rows = given.flatten(0, 1)
-        with pytest.raises(ValueError, match="m must be at most the points of the smallest cloud"):
-            network(rows, batch=torch.arange(2).repeat_interleave(given.shape[1]))
-    assert network(given).shape == (2, 2, 5)
+    with pytest.raises(ValueError, match="m must be at most the points of the smallest cloud"):
+        model(x.flatten(0, 1), batch=torch.arange(2).repeat_interleave(points))
+
+
+@pytest.mark.parametrize("points", [2, 100])
+def test_parts_of_few_points_are_labelled(points):
+    model, x = PointNet2Segmentation(5, 3).eval(), torch.rand(2, points, 3)
+    found = model(x)
+    assert found.shape == (2, points, 5)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[0], model(x[0]))
+    with pytest.raises(ValueError, match="m must be at most the points of the smallest cloud"):
+        model(x.flatten(0, 1), batch=torch.arange(2).repeat_interleave(points))
 
 
 @pytest.mark.usefixtures("small_groups")
