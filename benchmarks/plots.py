@@ -267,7 +267,12 @@ class Picture:
     draw: Callable[[Sequence[list[Row]]], Any]
 
 
-SCENE_OPERATIONS = ("farthest_point_sample", "ball_query", "three_nn_interpolate_fwd_bwd")
+SCENE_OPERATIONS = (
+    "farthest_point_sample",
+    "ball_query",
+    "three_nn_interpolate_fwd_bwd",
+    "set_abstraction_fwd_bwd",
+)
 
 PICTURES = (
     Picture(

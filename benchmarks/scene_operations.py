@@ -14,15 +14,17 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import kernels
 from benchmarks.cloud_operations import compare
 from benchmarks.harness import Case
 from benchmarks.peers import load_module
 from kernels import Groups
+from models.pointnet2 import Level, Points, Scale, SetAbstraction
 
 Step = Callable[[], Any]
+WIDTHS = (64, 64, 128)  # of the first level of PointNet++ (SSG)
 SAME = 1e-4  # of the spread of interpolated features: yanx27's product form rounds distances that are near 0
 
 
@@ -187,21 +189,63 @@ def three_nn_interpolate(provider: str, size: Size, device: str, checkout: Path 
     return step
 
 
+def set_abstraction(provider: str, size: Size, device: str, checkout: Path | None) -> Step:
+    """A level of PointNet++ in training, [B, S, 128] of points without features: samples, balls, three layers and the max;
+    forward, and backward to the weights. Eager PyTorch and yanx27 make padded groups and all layers of them."""
+    x, middles = centres(size, device)
+    torch.manual_seed(0)
+    layer: Any = SetAbstraction(0, Level(size.samples, (Scale(size.radius, size.k, WIDTHS),)))
+    sample, query = (make("eager", size, device, None) for make in (farthest_point_sample, ball_query))
+    cloud = torch.arange(size.clouds, device=device)[:, None, None]
+
+    def eager() -> Tensor:
+        sample()  # the same as `middles`
+        z = (x[cloud, query()] - middles[:, :, None]).flatten(0, 2)
+        for of in layer.scales[0].layers:
+            norm = of.norm
+            z = nn.functional.linear(z, of.linear.weight, of.linear.bias)
+            z = nn.functional.batch_norm(
+                z, None, None, norm.weight, norm.bias, training=True, eps=norm.eps
+            ).relu()
+        return z.view(size.clouds, size.samples, size.k, -1).amax(2)
+
+    def ours() -> Tensor:
+        return layer(Points(x, None, None, size.clouds)).features.view(size.clouds, size.samples, -1)
+
+    forward: Step = ours if provider == "dropfold" else eager
+    if provider == "yanx27":
+        assert checkout is not None
+        module = functions(checkout).PointNetSetAbstraction
+        layer = module(size.samples, size.radius, size.k, 3, list(WIDTHS), False)
+        forward = lambda: layer(x.transpose(1, 2), None)[1].transpose(1, 2)  # noqa: E731
+    layer.to(device)
+    with torch.no_grad():
+        dout = torch.randn(forward().shape, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def step() -> tuple[Tensor, ...]:
+        out = forward()
+        return out.detach(), *torch.autograd.grad(out, list(layer.parameters()), dout)
+
+    return step
+
+
 OPERATIONS = {
     "farthest_point_sample": farthest_point_sample,
     "ball_query": ball_query,
     "three_nn_interpolate_fwd_bwd": three_nn_interpolate,
+    "set_abstraction_fwd_bwd": set_abstraction,
 }
 
 
 def cases(operation: str, size: Size, device: str, checkout: Path | None) -> list[Case]:
     """One operation at one size. What would make all distances of a scene is left out of it."""
-    tree = ("kd-tree",) if device == "cpu" and operation != "farthest_point_sample" else ()
-    others = ("torch-cluster",) if operation != "three_nn_interpolate_fwd_bwd" else ()
+    searched = operation in ("ball_query", "three_nn_interpolate_fwd_bwd")
+    tree = ("kd-tree",) if device == "cpu" and searched else ()
+    others = ("torch-cluster",) if not operation.endswith("_fwd_bwd") else ()
     peer = ("yanx27",) if checkout else ()
     padded = ("eager", *peer) if not size.scene else ()
     shape = str(size)
-    if operation == "ball_query":
+    if operation in ("ball_query", "set_abstraction_fwd_bwd"):
         shape += f"-r{size.radius}-k{size.k}"
     elif operation != "farthest_point_sample":
         shape += f"-C{size.channels}"
@@ -212,13 +256,15 @@ def cases(operation: str, size: Size, device: str, checkout: Path | None) -> lis
 
 
 def bytes_least(operation: str, size: Size, device: str) -> int:
-    """Positions in, the result out; features and the gradient of the result in, and theirs out."""
+    """Positions in, the result out; features and the gradient of the result in, and theirs out; no weights."""
     both = 12 * size.clouds * (size.points + size.samples)
     if operation == "farthest_point_sample":
         return 12 * size.clouds * size.points + 8 * size.clouds * size.samples
     if operation == "ball_query":
         groups = ball_query("dropfold", size, device, None)()
         return both + 8 * sum(part.numel() for part in groups)
+    if operation == "set_abstraction_fwd_bwd":
+        return both + 2 * 4 * size.clouds * size.samples * WIDTHS[-1]
     return both + 2 * 4 * size.clouds * (size.points + size.samples) * size.channels
 
 
@@ -253,6 +299,7 @@ CPU = (
     Size(8, 1024, 512, 0.2, 32, 128),
     Size(4, 4096, 1024, 0.1, 32, 128),
     Size(1, 100_000, 4096, 0.1, 32, 64, True),
+    Size(1, 1_000_000, 16_384, 0.1, 32, 64, True),
 )
 QUICK = (Size(2, 256, 64, 0.2, 8, 16), Size(1, 4096, 256, 0.2, 16, 16, True))
 GPU = (

@@ -28,6 +28,7 @@ from benchmarks import cloud_steps, harness, peers
 from models import DGCNNSegmentation, PointNet2Segmentation, PointNetSegmentation
 from train import memory
 from train.config import SceneConfig
+from train.local_shape import CHANNELS
 from train.provenance import commit, machine
 from train.scene_prediction import label_points
 
@@ -51,6 +52,8 @@ class Options:
     """Of the room; there are 10,000 above each square metre."""
     votes: int = 1
     """How often each column is cut into groups; the peer's default is 3."""
+    local_shape: bool = False
+    """Feed the shape around each point too, as the recipes for rooms do; the peer lacks it, so ours alone is timed."""
     sides: tuple[str, ...] = (
         "ours",
         "peer",
@@ -86,9 +89,9 @@ class Free(nn.Module):
         return self.logits.expand(*x.shape[:2], CLASSES)
 
 
-def ours(network: nn.Module, points: int, votes: int) -> np.ndarray:
+def ours(network: nn.Module, points: int, votes: int, local_shape: bool = False) -> np.ndarray:
     """Our labels."""
-    config = SceneConfig(data=Path(), points=4096, votes=votes)
+    config = SceneConfig(data=Path(), points=4096, votes=votes, local_shape=local_shape)
     return label_points(network, *room(points), config, CLASSES)
 
 
@@ -122,13 +125,13 @@ def peer_loop(checkout: Path, network: Callable[[Tensor], Tensor], points: int, 
 
 def networks(options: Options) -> tuple[nn.Module, nn.Module | None]:
     """Ours, and the peer's of the same weights."""
-    if options.network == "dgcnn" or options.yanx27 is None:
+    if options.network == "dgcnn" or options.yanx27 is None or options.local_shape:
         kinds = {
             "pointnet": PointNetSegmentation,
             "pointnet2": PointNet2Segmentation,
             "dgcnn": DGCNNSegmentation,
         }
-        return kinds[options.network](CLASSES).eval(), None
+        return kinds[options.network](CLASSES, 9 + CHANNELS * options.local_shape).eval(), None
     setting = cloud_steps.Setting(NETWORKS[options.network], 1, 4096, checkout=options.yanx27)
     return tuple(cloud_steps.side(setting, name).model.eval() for name in ("dropfold", "yanx27"))  # type: ignore[return-value]
 
@@ -137,8 +140,8 @@ def steps(options: Options) -> dict[str, Callable[[int], np.ndarray]]:
     """By side, the labelling of a room of so many points."""
     mine, theirs = networks(options)
     found: dict[str, Callable[[int], np.ndarray]] = {
-        "ours": lambda points: ours(mine, points, options.votes),
-        "ours, no network": lambda points: ours(Free(), points, options.votes),
+        "ours": lambda points: ours(mine, points, options.votes, options.local_shape),
+        "ours, no network": lambda points: ours(Free(), points, options.votes, options.local_shape),
     }
     if options.yanx27 is not None and theirs is not None:
         loop = partial(peer_loop, options.yanx27, votes=options.votes)
@@ -159,7 +162,7 @@ def measured_memory(options: Options) -> float:
 
 def _make(options: Options) -> Callable[[], Any]:
     network, _ = networks(options)
-    return partial(ours, network, options.points, options.votes)
+    return partial(ours, network, options.points, options.votes, options.local_shape)
 
 
 def main() -> None:
@@ -181,7 +184,7 @@ def main() -> None:
             device="cpu",
             operation="scene_prediction",
             provider=side,
-            shape=f"{options.network}-N{options.points}-votes{options.votes}",
+            shape=f"{options.network}-N{options.points}-votes{options.votes}{'-shape' * options.local_shape}",
             dtype="float32",
             repetitions=1,
             p20_ms=1e3 * seconds,

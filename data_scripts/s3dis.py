@@ -26,7 +26,7 @@ from data_scripts import room_jobs, scene_schema
 from data_scripts.jobs import Advance
 from data_scripts.members import File, Members, members
 from data_scripts.room_jobs import RoomJob
-from data_scripts.scene_file import METRES, Unit, in_metres
+from data_scripts.scene_file import METRES, Unit, doubtful, in_metres
 from data_scripts.scene_schema import Scenes, SchemaError
 
 CLASSES = (
@@ -120,6 +120,7 @@ def read_room(
     high = np.max([points.max(0) for points in xyz if len(points)], axis=0)
     in_metres(folder, np.stack([low, high]), unit)
     scale = METRES[unit or "m"]
+    notes += doubtful(folder, (high - low) * scale, unit)
     for i, points in enumerate(xyz):  # one by one: the double form is not kept
         xyz[i] = ((points - low) * scale).astype(np.float32)
     return room_jobs.room(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)

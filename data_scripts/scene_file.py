@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -90,9 +91,9 @@ def read_scene(path: Path) -> Scene:
 def check_target(path: Path) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
     cannot be written to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        write_scene(Path(folder) / f"probe{path.suffix}", np.zeros((1, 3)), None, np.zeros(1, np.uint8))
+    one = {name: np.zeros(1) for name in "xyz"} | {"label": np.zeros(1, np.uint8)}
+    with _temporary(path) as temporary:
+        _write(path, temporary, one)
 
 
 def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
@@ -102,42 +103,66 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     text rounds them to 0.001 mm.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
     if colour is not None:
         columns |= {name: colour[:, i] for i, name in enumerate(COLOURS[0])}
     if label is not None:
         small = label.size == 0 or 0 <= label.min() <= label.max() <= 255
         columns["label"] = label.astype(np.uint8 if small else np.int32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=suffix)
-    os.close(handle)
-    try:
-        if suffix in (".las", ".laz"):
-            _write_las(path, Path(temporary), columns)
-        elif suffix == ".ply":
-            from data_scripts import ply
-
-            ply.write_vertices(Path(temporary), columns)
-        elif suffix == ".npy":
-            with open(temporary, "wb") as file:
-                np.save(file, _records(columns))
-        else:
-            _write_text(Path(temporary), columns, "," if suffix == ".csv" else " ")
+    with _temporary(path) as temporary:
+        _write(path, temporary, columns)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write a scene to; it is gone afterwards, unless it was renamed."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix.lower())
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
+    """Columns as a file of the suffix of `path`, which faults name, at `temporary`."""
+    suffix = path.suffix.lower()
+    if suffix in (".las", ".laz"):
+        _write_las(path, temporary, columns)
+    elif suffix == ".ply":
+        from data_scripts import ply
+
+        ply.write_vertices(temporary, columns)
+    elif suffix == ".npy":
+        with open(temporary, "wb") as file:
+            np.save(file, _records(columns))
+    else:
+        _write_text(temporary, columns, "," if suffix == ".csv" else " ")
+
+
+def doubtful(where: Path | str, extent: np.ndarray, unit: Unit | None) -> list[str]:
+    """A note where `unit` was given and the extent [3] in metres is not a scene's: perhaps this one is in another unit."""
+    if unit is None or _likely(extent):
+        return []
+    size = " x ".join(f"{e:.3g}" for e in extent)
+    return [f"{where} is {size} m with --unit {unit}: is it in another unit than the others?"]
+
+
+def _likely(extent: np.ndarray) -> bool:
+    """Whether metres so many are a scene's size."""
+    return bool(extent[2] <= TALLEST and extent.max() >= NARROWEST)
 
 
 def in_metres(path: Path | str, points: np.ndarray, unit: Unit | None = None) -> np.ndarray:
     """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for.
     A scene wider than WIDEST is refused."""
     extent = points.max(0).astype(np.float64) - points.min(0)
-    if unit is not None or (extent[2] <= TALLEST and extent.max() >= NARROWEST):
+    if unit is not None or _likely(extent):
         factor = METRES[unit or "m"]
         if (factor * extent).max() > WIDEST:
             spans = " x ".join(f"{factor * e:.4g}" for e in extent)

@@ -25,7 +25,7 @@ from data_scripts.archive import opened
 from data_scripts.folders import SPLIT_OF, files
 from data_scripts.jobs import Advance, load
 from data_scripts.room_jobs import RoomJob
-from data_scripts.scene_file import SUFFIXES, Unit, in_metres, read_scene
+from data_scripts.scene_file import SUFFIXES, Unit, doubtful, in_metres, read_scene
 from data_scripts.scene_schema import TRAIN, VALIDATION, Scenes, SchemaError
 from data_scripts.shapes import ShapeError
 
@@ -104,12 +104,7 @@ def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Adva
             notes.append(f"{path}: {int((~kept).sum()):,} of {len(kept):,} points left out by --ignore")
         points, colour, label = points[kept], None if colour is None else colour[kept], label[kept]
     points = in_metres(path, points, unit)
-    if unit is not None:
-        try:
-            in_metres(path, points)
-        except ShapeError:
-            size = " x ".join(f"{e:.3g}" for e in np.ptp(points, axis=0))
-            notes.append(f"{path} is {size} m with --unit {unit}: is it in another unit than the others?")
+    notes += doubtful(path, np.ptp(points, axis=0), unit)
     if colour is None:
         notes.append(f"{path} has no colours, now gray; train with --no-colour to label more of the kind")
         colour = np.full((len(points), 3), GRAY, dtype=np.uint8)

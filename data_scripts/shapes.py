@@ -95,12 +95,21 @@ def _read_mesh(path: Path, points: int, random: np.random.Generator) -> tuple[np
     if len(vertices) == 0:
         raise ShapeError(f"{path} has no points.")
     if len(faces) == 0:
-        return vertices, None
+        return vertices, _vertex_normals(path) if path.suffix.lower() == ".ply" else None
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ShapeError(f"{path} has a face with vertex {faces.max()}, expected 0 .. {len(vertices) - 1}.")
     if not np.isfinite(vertices).all():
         raise ShapeError(f"{path} holds coordinates that are not finite.")
     return sample_surface(path, vertices, faces, points, random)
+
+
+def _vertex_normals(path: Path) -> np.ndarray | None:
+    """nx, ny, nz of a PLY file's vertices, which trimesh leaves out where there are no faces."""
+    from data_scripts import ply
+
+    columns = ply.read_vertices(path)
+    names = [name for name in ("nx", "ny", "nz") if name in columns]
+    return np.stack([columns[name] for name in names], 1) if len(names) == 3 else None
 
 
 def sample_surface(

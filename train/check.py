@@ -49,6 +49,10 @@ def check(config: Config, data: Data, processes: int = 1) -> None:
         )
     if isinstance(config, BlockConfig) and config.augment.up != "z":
         raise ValueError(f"augment.up must be z for rooms, which stand along it; got {config.augment.up}.")
+    if isinstance(config, BlockConfig) and config.stride > config.block:
+        raise ValueError(
+            f"stride {config.stride} leaves points between blocks of {config.block}; it must be no longer."
+        )
     if len(data.signature.class_names) < 2 and not data.signature.multi_label:
         raise ValueError(
             f"{config.data} has one class, {data.signature.class_names[0]}: nothing to tell apart."

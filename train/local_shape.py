@@ -29,6 +29,7 @@ EACH = 8
 CHANNELS = EACH * len(CELLS)
 SMALLEST = 1e-6  # of an eigenvalue: a millimetre; K copies of one point have no extent
 FARTHEST = 10.0  # of what is measured in sqrt(l1)
+PIECE = 1 << 16  # points whose covariances are held at a time
 
 
 def local_shape(points: np.ndarray, up: int) -> np.ndarray:
@@ -45,23 +46,30 @@ def local_shape(points: np.ndarray, up: int) -> np.ndarray:
             seen, of = points[cells.index], cells.cell
         cloud = torch.from_numpy(np.ascontiguousarray(seen, np.float32))
         idx = kernels.knn(cloud[None], min(K, len(cloud)))[0].numpy()
-        covariance, mean, height = _moments(seen.astype(np.float64), idx, up)
-        values, vectors = np.linalg.eigh(covariance)
-        small, middle, large = np.clip(values, SMALLEST, None).T
-        size = np.sqrt(large)
+        lies = np.empty((len(seen), 6), np.float16)
+        mean, size = np.empty((len(seen), 3)), np.empty(len(seen))
+        for start in range(0, len(seen), PIECE):
+            piece = slice(start, start + PIECE)
+            lies[piece], mean[piece], size[piece] = _lies(seen, idx[piece], up)
         some = found[:, scale * EACH : (scale + 1) * EACH]
-        each = (
-            (large - middle) / large,
-            (middle - small) / large,
-            small / large,
-            10 * size,
-            np.abs(vectors[:, up, 0]),
-        )
-        some[:, :6] = np.stack([*each, 5 * height], 1)[of]
-        away = np.clip((mean[of] - points) / size[of, None], -FARTHEST, FARTHEST)
-        some[:, 6] = np.hypot(*np.delete(away, up, 1).T)
-        some[:, 7] = away[:, up]
+        for start in range(0, len(points), PIECE):
+            piece = slice(start, start + PIECE)
+            cube = of[piece]
+            some[piece, :6] = lies[cube]
+            away = np.clip((mean[cube] - points[piece]) / size[cube, None], -FARTHEST, FARTHEST)
+            some[piece, 6] = np.hypot(*np.delete(away, up, 1).T)
+            some[piece, 7] = away[:, up]
     return found
+
+
+def _lies(seen: np.ndarray, idx: np.ndarray, up: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the neighbourhoods idx [n, k]: the first six channels [n, 6], the mean [n, 3] and sqrt(l1) [n]."""
+    covariance, mean, height = _moments(seen, idx, up)
+    values, vectors = np.linalg.eigh(covariance)
+    small, middle, large = np.clip(values, SMALLEST, None).T
+    size, upright = np.sqrt(large), np.abs(vectors[:, up, 0])
+    ratios = (large - middle) / large, (middle - small) / large, small / large
+    return np.stack([*ratios, 10 * size, upright, 5 * height], 1), mean, size
 
 
 @njit

@@ -99,10 +99,6 @@ def load(config: SceneConfig) -> Data:
     path = located(config)
     scenes = scene_schema.read(path)
     segmentation.enough_points(config, 1024)
-    if config.stride > config.block:
-        raise ValueError(
-            f"stride {config.stride} leaves points between blocks of {config.block}; it must be no longer."
-        )
     split = by_protocol(config, scenes.split, {"area": scenes.area})
     if config.protocol == "area":
         split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)

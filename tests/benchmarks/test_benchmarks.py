@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, scene_operations
 from benchmarks.harness import Case
 
 
@@ -22,7 +22,7 @@ def test_the_gpu_programme_runs_in_the_interpreter(run_python, tmp_path):
     operations = {row["operation"] for row in rows}
     noises = {f"drop_{level}_fwd_bwd" for level in ("feat", "point", "cluster")}
     clouds = {"knn", "edge_conv_fwd_bwd", "linear_norm_max_fwd_bwd", "group_mlp_max_fwd_bwd"} | noises
-    clouds |= {"farthest_point_sample", "ball_query", "three_nn_interpolate_fwd_bwd"}
+    clouds |= set(scene_operations.OPERATIONS)
     recurrent = {f"{kind}_{way}" for kind in ("lstm", "gru") for way in ("forward", "forward_backward")}
     assert operations == clouds | recurrent | {"kron_linear"}
     assert "published by FlashRNN, not measured here" in done.stdout

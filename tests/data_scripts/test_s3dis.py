@@ -142,6 +142,21 @@ def test_a_line_with_a_strange_byte_is_mended_and_said(tmp_path):
         made(source, tmp_path)
 
 
+def test_another_unit_among_the_rooms_is_noted(tmp_path):
+    """One room is in millimetres: it is refused without --unit, and with it all others are a few millimetres large."""
+    source = layout(tmp_path / "raw")
+    for path in (source / "Area_2/office_1/Annotations").glob("*.txt"):
+        table = np.loadtxt(path)
+        table[:, :3] *= 1000
+        path.write_bytes(text(table))
+    with pytest.raises(SchemaError, match=r"Area_2/office_1/Annotations spans .* is it mm"):
+        made(source, tmp_path)
+    _, notes = made(source, tmp_path, unit="mm")
+    said = [note for note in notes if "with --unit mm: is it in another unit than the others?" in note]
+    assert len(said) == 8
+    assert not any("Area_2/office_1" in note for note in said)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -300,6 +300,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "laspy", None)
     with pytest.raises(ShapeError, match=r"needs laspy.*pip install -e '\.\[scenes\]'"):
         write_scene(path, points, colour, label)
+    with pytest.raises(ShapeError, match=rf"^{tmp_path}/b\.laz needs laspy"):
+        scene_file.check_target(tmp_path / "b.laz")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

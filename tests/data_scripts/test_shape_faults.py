@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_scripts import meshes, modelnet40, schema
+from data_scripts import meshes, modelnet40, ply, schema
 from data_scripts.schema import SchemaError
-from data_scripts.shapes import ShapeError, read_numbers, read_off, read_shape
+from data_scripts.shapes import ShapeError, read_numbers, read_off, read_points, read_shape
 
 FURNITURE = Path(__file__).parents[2] / "data/furniture.h5"
 
@@ -151,6 +151,17 @@ def test_colours_are_not_normals(tmp_path, whole):
     for columns, kept in ((whole.normals[0], True), (colours, False)):
         np.savetxt(tmp_path / "a.xyz", np.concatenate([whole.points[0], columns], 1))
         assert (read_shape(tmp_path / "a.xyz", 100)[1] is not None) == kept
+
+
+def test_a_cloud_of_ply_keeps_its_normals(tmp_path, whole):
+    axes = dict(zip(("x", "y", "z"), whole.points[0].T, strict=True))
+    ply.write_vertices(tmp_path / "bare.ply", axes)
+    assert read_shape(tmp_path / "bare.ply", 100)[1] is None
+    axes |= dict(zip(("nx", "ny", "nz"), whole.normals[0].T, strict=True))
+    ply.write_vertices(tmp_path / "a.ply", axes)
+    points, normals = read_points(tmp_path / "a.ply", 100, whole=True)
+    np.testing.assert_array_equal(points, whole.points[0])
+    np.testing.assert_array_equal(normals, whole.normals[0])
 
 
 def test_more_broken_shapes_are_named(tmp_path):
