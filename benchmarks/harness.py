@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from data_scripts.processes import end_with_parent
 from train.provenance import commit, machine
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,7 @@ def peak_memory(make: Callable[[], Callable[[], Any]], device: str = "cpu") -> f
 
 
 def _peak_memory(make: Callable[[], Callable[[], Any]], device: str, send: Any) -> None:
+    end_with_parent()
     if device != "cpu":
         step = make()
         step()

@@ -17,6 +17,8 @@ from kernels._group_pass import Entries, Tile
 from kernels._noise import Drawn
 from kernels._norm import merge_moments
 
+PIECE = 1 << 14  # rows of q or p at a time: what is made between stays in the cache
+
 
 class Source(NamedTuple):
     """The entries and the layers up to the last activation, counted from 0: `weights[i]` takes z of layer i to y of layer
@@ -232,14 +234,21 @@ def times(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
 def first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
     """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
     middle = p.mean(0) if len(p) else vectors[2]
-    hats = (gq * (q - (vectors[2] - middle))).sum(0, dtype=torch.float64)
-    hats += (gp * (p - middle)).sum(0, dtype=torch.float64)
-    return torch.stack([gq.sum(0, dtype=torch.float64), hats * vectors[3]]).to(q.dtype)
+    plain, hats = vectors.new_zeros((2, q.shape[1]), dtype=torch.float64)
+    for g, own, about in ((gq, q, vectors[2] - middle), (gp, p, middle)):
+        for some, rows in zip(g.split(PIECE), own.split(PIECE), strict=True):
+            hats += (some * (rows - about)).sum(0, dtype=torch.float64)
+    for some in gq.split(PIECE):
+        plain += some.sum(0, dtype=torch.float64)
+    return torch.stack([plain, hats * vectors[3]]).to(q.dtype)
 
 
 def first_gradient(
     g: Tensor, others: Tensor, own: Tensor, times: Tensor, vectors: Tensor, c1: Tensor, c2: Tensor
 ) -> Tensor:
-    """BatchNorm's gradient at q (or p), from the sums of g and of p (or q) over each row's entries."""
+    """BatchNorm's gradient at q (or p), from the sums of g and of p (or q) over each row's entries; written over g."""
     scale, _, mean, rstd = vectors[:4]
-    return scale * (g - times * c1 - c2 * rstd * (others + times * (own - mean)))
+    for dy, other, rows, n in zip(*(x.split(PIECE) for x in (g, others, own, times)), strict=True):
+        dy -= n * c1 + c2 * rstd * (other + n * (rows - mean))
+        dy *= scale
+    return g

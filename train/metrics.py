@@ -1,4 +1,4 @@
-"""Metrics of classification, by torchmetrics."""
+"""What answers are worth: classification by torchmetrics, parts and scenes by their confusion of points."""
 
 from __future__ import annotations
 

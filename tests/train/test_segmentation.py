@@ -189,7 +189,11 @@ def test_a_network_trained_on_blocks_labels_scenes(finished, tmp_path):
     points, colour, label = room(np.random.default_rng(0), 500)
     write_scene(tmp_path / "scene.ply", points, colour, label)
     found = label_file(network, config, signature, tmp_path / "scene.ply", tmp_path / "labelled.ply", votes=2)
-    assert sum(found["classes"].values()) == 500
+    assert found["points"] == 500
+    back = read_scene(tmp_path / "labelled.ply")
+    np.testing.assert_array_equal(back.points, points)
+    said = dict(zip(signature.class_names, np.bincount(back.label, minlength=4).tolist(), strict=True))
+    assert found["classes"] == {name: count for name, count in said.items() if count}
 
 
 def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
