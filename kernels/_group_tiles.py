@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -231,14 +232,19 @@ def times(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(like[:, 0]).index_add_(0, rows, one)[:, None]
 
 
+def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in pieces of the same rows; on a GPU, which has no cache to keep to, whole."""
+    return zip(*(x.split(PIECE if x.is_cpu else max(1, len(x))) for x in rows), strict=True)
+
+
 def first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
     """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
     middle = p.mean(0) if len(p) else vectors[2]
     plain, hats = vectors.new_zeros((2, q.shape[1]), dtype=torch.float64)
     for g, own, about in ((gq, q, vectors[2] - middle), (gp, p, middle)):
-        for some, rows in zip(g.split(PIECE), own.split(PIECE), strict=True):
+        for some, rows in _pieces(g, own):
             hats += (some * (rows - about)).sum(0, dtype=torch.float64)
-    for some in gq.split(PIECE):
+    for (some,) in _pieces(gq):
         plain += some.sum(0, dtype=torch.float64)
     return torch.stack([plain, hats * vectors[3]]).to(q.dtype)
 
@@ -248,7 +254,7 @@ def first_gradient(
 ) -> Tensor:
     """BatchNorm's gradient at q (or p), from the sums of g and of p (or q) over each row's entries; written over g."""
     scale, _, mean, rstd = vectors[:4]
-    for dy, other, rows, n in zip(*(x.split(PIECE) for x in (g, others, own, times)), strict=True):
+    for dy, other, rows, n in _pieces(g, others, own, times):
         dy -= n * c1 + c2 * rstd * (other + n * (rows - mean))
         dy *= scale
     return g
