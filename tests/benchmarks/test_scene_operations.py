@@ -23,11 +23,12 @@ def test_providers_compute_the_same(size):
     for other in (tree, eager):  # cdist rounds distances that are 0 to 1e-4, whose squares stand beside 1e-8
         for a, b in zip(ours, other):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
-    # Gradients of biases before a BatchNorm are 0 but for rounding, so all are held to the largest.
     ours, eager = results("set_abstraction_fwd_bwd", "dropfold", "eager")
-    rounding = 1e-4 * max(float(b.abs().max()) for b in eager)
+    largest = max(float(b.abs().max()) for b in eager)
     for a, b in zip(ours, eager, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=rounding)
+        # The gradient of a bias before a BatchNorm is 0, and in eager PyTorch what sums over all rows leave.
+        allowed = 1e-3 * largest if not a.any() else 1e-4 * float(b.abs().max())
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=allowed)
 
 
 def test_bytes_are_those_of_inputs_and_outputs():
