@@ -98,9 +98,7 @@ class SetAbstraction(nn.Module):
         pos, batch = points.pos, points.batch
         clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
         m, start = self.level.centres, self._start(points)
-        if (
-            batch is None
-        ):  # of rows of several clouds each keeps its m: a small one must not change the others' outputs
+        if batch is None:  # clouds in rows keep their m: a small one must not change what the others give
             m = min(m, pos.shape[-2])
         chosen = kernels.farthest_point_sample(pos, m, start=start, **clouds)
         found, centres_batch = [], None

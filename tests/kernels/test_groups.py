@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import Groups, group_mlp_max, knn
+from kernels import Groups, _group_tiles, group_mlp_max, knn
 from kernels._clouds import global_idx
 from kernels._group_pass import OnCPU
 from kernels._workers import each
@@ -74,10 +74,11 @@ def twice(*tensors):
 
 @pytest.fixture(params=["one tile", "small tiles"])
 def _tiles(request, monkeypatch):
-    """Also with tiles smaller than some groups, shared by two threads."""
+    """Also with tiles smaller than some groups, shared by two threads, and vectors in pieces."""
     before = torch.get_num_threads()
     if request.param == "small tiles":
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 5))
+        monkeypatch.setattr(_group_tiles, "PIECE", 16)
         torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)

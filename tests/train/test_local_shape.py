@@ -35,6 +35,13 @@ def test_it_is_the_textbook_s(up):
     )
 
 
+def test_pieces_are_one_cloud(monkeypatch):
+    points = np.random.default_rng(0).uniform(0, 0.6, (300, 3)).astype(np.float32)
+    whole = local_shape(points, 2)
+    monkeypatch.setattr("train.local_shape.PIECE", 64)
+    np.testing.assert_array_equal(local_shape(points, 2), whole)
+
+
 def test_floors_walls_and_rods_are_told_apart():
     """At the finest scale, away from borders; the rod is upright."""
     random = np.random.default_rng(0)
