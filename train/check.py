@@ -8,7 +8,7 @@ from train.tasks import task_of
 
 POSITIVE = (
     *("epochs", "batch_size", "lr_epochs", "points", "k", "emb_dims", "frames", "hidden", "layers"),
-    *("blocks", "fewest", "pool_points", "validation_blocks", "votes"),
+    *("validate_every", "blocks", "fewest", "pool_points", "validation_blocks", "votes"),
 )
 RANGES = (
     (POSITIVE, lambda value: value >= 1, "at least 1"),

@@ -45,6 +45,8 @@ class Config:
     """Dropout in the head."""
     select: Literal["validation", "test"] = "validation"
     """Split whose best epoch is reported beside the last one. "test" is how the peers choose; it flatters."""
+    validate_every: int = 1
+    """Epochs from one score on that split to the next; the last epoch is always scored."""
     protocol: Literal["split", "fold", "group-fold", "area"] = "split"
     """The file's own split, or a fold of five to test on. Shapes: stratified folds of all of them, made from the labels.
     Videos: the file's random folds of clips, as the papers did (a clip's scene and actor can then be in both training and

@@ -77,6 +77,7 @@ class Run:
         self.parameters = sum(p.numel() for p in network.parameters())
         optimizer = self._optimizer(network)
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
+        self.ended: nn.Module | None = None  # the network as the last epoch's evaluation had it
         saved = folder / "checkpoint.pt"
         state = checkpoint.load_state(saved) if saved.exists() else None
         if state is not None:
@@ -143,7 +144,7 @@ class Run:
                         note += f", {config.select} {100 * self.score:.1f} %"
                     progress.update(task, note=note)
                     if not self.console.is_terminal:
-                        left = row["seconds"] * (config.epochs - self.epoch)
+                        left = self.seconds / self.epoch * (config.epochs - self.epoch)
                         self.console.print(f"epoch {self.epoch}/{config.epochs}: {note}, {left:.0f} s left")
         if not main:
             return {}
@@ -201,8 +202,11 @@ class Run:
             "gradient_norm": norm,
         }
         split = self.data.test if config.select == "test" else self.data.validation
-        if self.rank == 0 and len(split):
+        done = self.epoch + 1
+        due = done % config.validate_every == 0 or done == config.epochs
+        if self.rank == 0 and len(split) and due:
             model = self._evaluated()
+            self.ended = model if done == config.epochs else None
             found = self._scores(model, split)
             row |= {f"{config.select}/{name}": value for name, value in found.figures.items()}
             row[f"{config.select}/loss"] = found.loss
@@ -266,7 +270,7 @@ class Run:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
         Returns the summary and what the network says of the test split."""
         config, test = self.config, self.data.test
-        model = self._evaluated()
+        model = self._evaluated() if self.ended is None else self.ended
         answers = self.task.answers(model, test, config, final=True)
         last = self.task.scores(answers, self.data.signature)
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
@@ -278,9 +282,11 @@ class Run:
         if (self.folder / "best.safetensors").exists():
             from safetensors.torch import load_file
 
-            chosen = copy.deepcopy(model)
-            chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
-            there = self.task.answers(chosen, test, config, final=True)
+            there = answers
+            if self.best[1] + 1 < config.epochs:
+                chosen = copy.deepcopy(model)
+                chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
+                there = self.task.answers(chosen, test, config, final=True)
             best = {**self.task.scores(there, self.data.signature).figures, "epoch": self.best[1] + 1}
             summary |= {f"test_at_best_{config.select}/{name}": value for name, value in best.items()}
         summary |= {

@@ -18,6 +18,7 @@ def small(folder, **options) -> CloudConfig:
         data=folder / "small.h5",
         points=32,
         epochs=3,
+        validate_every=2,
         batch_size=8,
         k=5,
         emb_dims=32,

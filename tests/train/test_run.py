@@ -77,6 +77,7 @@ def test_a_run_is_a_folder(finished):
         assert summary[key]
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert ["validation/loss" in row for row in rows] == [False, True, True]
     found = np.load(finished / "predictions.npz")
     assert np.mean(found["logits"].argmax(1) == found["label"]) == pytest.approx(
         summary["test/overall_accuracy"]
@@ -84,6 +85,11 @@ def test_a_run_is_a_folder(finished):
     page = (finished / "report.html").read_text()
     assert "{{" not in page
     assert "http" not in page  # self-contained
+
+
+def test_validating_changes_no_weight(finished, folder, tmp_path):
+    Run(small(folder, out=tmp_path / "run", validate_every=1)).train()
+    assert_same(weights(tmp_path / "run"), weights(finished))
 
 
 def test_the_saved_network_gives_the_saved_predictions(finished, folder, furniture):
@@ -252,6 +258,8 @@ def test_bad_input_is_named(folder, finished, tmp_path):
         load_network(tmp_path)
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         Run(small(folder, out=tmp_path / "a", batch_size=0))
+    with pytest.raises(ValueError, match="validate_every must be at least 1; got 0"):
+        Run(small(folder, out=tmp_path / "a", validate_every=0))
     with pytest.raises(ValueError, match=r"asks for another: epochs 9 \(the run: 3\)"):
         Run(small(folder, resume=finished, epochs=9))
     with pytest.raises(ValueError, match="recipe furniture-pointnet"):
