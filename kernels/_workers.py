@@ -25,10 +25,11 @@ def _begin() -> None:
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     # The number of threads is one of the calling thread, save for what threads that come later begin with.
+    own = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "dropfold", initializer=_begin)
     all_here = threading.Barrier(threads)  # so that each of them has begun before the number is set back
     list(pool.map(lambda _: all_here.wait(), range(threads)))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(own)
     return pool
 
 
@@ -42,8 +43,27 @@ def workers() -> int:
 
 def each(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """`[work(item) for item in items]`, without gradients, shared by the threads; results in the order of items."""
-    items, threads = list(items), workers()
-    if threads == 1 or len(items) < 2:
-        with torch.no_grad():
-            return [work(item) for item in items]
-    return list(_pool(threads).map(torch.no_grad()(work), items))
+    items = list(items)
+    found, threads = [None] * len(items), min(workers(), len(items))
+    left = iter(range(len(items)))  # the threads' own: each takes the next
+
+    @torch.no_grad()
+    def share() -> None:
+        for i in left:
+            found[i] = work(items[i])
+
+    if threads < 2:
+        share()
+        return found
+    own = workers()
+    others = [_pool(own - 1).submit(share) for _ in range(threads - 1)]
+    torch.set_num_threads(1)
+    try:  # this thread works too: one that waits has to be woken, which on a shared machine takes longer than a tile
+        share()
+    finally:
+        torch.set_num_threads(own)
+        for _ in left:
+            pass  # after an error nothing more is begun
+        for other in others:
+            other.result()
+    return found
