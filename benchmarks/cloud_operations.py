@@ -122,10 +122,10 @@ def group_mlp_max(
 
 
 def linear_norm_max(provider: str, clouds: int, points: int, channels: int, dtype: str, device: str) -> Step:
-    """C to 1,024 channels, BatchNorm, ReLU and the max over points, in training, forward and backward."""
+    """C to 8 C channels (PointNet: 128 to 1,024), BatchNorm, ReLU, max over points, in training, forward and backward."""
     x = _randn(clouds, points, channels, device=device).requires_grad_()
-    weight = _randn(1024, channels, device=device).requires_grad_()
-    norm = _batch_norm(1024, device)
+    weight = _randn(8 * channels, channels, device=device).requires_grad_()
+    norm = _batch_norm(8 * channels, device)
 
     def ours() -> Tensor:
         return kernels.linear_norm_max(x, weight, None, norm)
@@ -265,8 +265,8 @@ def linear_norm_max_cases(
     clouds: int, points: int, channels: int, dtype: str, device: str, more: tuple[str, ...] = ()
 ) -> list[Case]:
     """Bytes: x in; then x in and its gradient out; the weight twice in, and its gradient."""
-    shape = f"B{clouds}-N{points}-C{channels}-to1024"
-    least = 4 * 3 * channels * (clouds * points + 1024)
+    shape = f"B{clouds}-N{points}-C{channels}-to{8 * channels}"
+    least = 4 * 3 * channels * (clouds * points + 8 * channels)
     arguments = (clouds, points, channels, dtype, device)
     providers = ("dropfold", "eager", *more)
     return compare(

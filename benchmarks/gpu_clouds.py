@@ -84,8 +84,8 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
     for dtype in dtypes:
         build = partial(cloud_operations.linear_norm_max_cases, *size, sizes.channels[-1], dtype, device)
         yield Comparison(f"linear_norm_max {dtype}", build)
-        build = partial(cloud_operations.group_mlp_max_cases, *size, 64, k, dtype, device)
-        yield Comparison(f"group_mlp_max C64 {dtype}", build)
+        build = partial(cloud_operations.group_mlp_max_cases, *size, sizes.channels[1], k, dtype, device)
+        yield Comparison(f"group_mlp_max {dtype}", build)
     for operation, scene in itertools.product(scene_operations.OPERATIONS, sizes.scenes):
         build = partial(scene_operations.cases, operation, scene, device, checkouts.get("yanx27"))
         yield Comparison(f"{operation} {scene}", build)
