@@ -77,7 +77,7 @@ class Run:
         self.parameters = sum(p.numel() for p in network.parameters())
         optimizer = self._optimizer(network)
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
-        self.ended: nn.Module | None = None  # the network as the last epoch's evaluation had it
+        self.final: nn.Module | None = None  # the network as the last epoch was scored
         saved = folder / "checkpoint.pt"
         state = checkpoint.load_state(saved) if saved.exists() else None
         if state is not None:
@@ -206,7 +206,7 @@ class Run:
         due = done % config.validate_every == 0 or done == config.epochs
         if self.rank == 0 and len(split) and due:
             model = self._evaluated()
-            self.ended = model if done == config.epochs else None
+            self.final = model if done == config.epochs else None
             found = self._scores(model, split)
             row |= {f"{config.select}/{name}": value for name, value in found.figures.items()}
             row[f"{config.select}/loss"] = found.loss
@@ -270,7 +270,7 @@ class Run:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
         Returns the summary and what the network says of the test split."""
         config, test = self.config, self.data.test
-        model = self._evaluated() if self.ended is None else self.ended
+        model = self._evaluated() if self.final is None else self.final
         answers = self.task.answers(model, test, config, final=True)
         last = self.task.scores(answers, self.data.signature)
         checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
