@@ -16,6 +16,7 @@ With TRITON_INTERPRET=1 in the environment the same launch runs on CPU tensors, 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ class JitFunction:
                 f"{self.fn.__qualname__} is a Triton kernel and Triton is not installed; "
                 "install it with `pip install triton`, or move the tensors to the CPU, which needs no Triton."
             ) from error
-        if triton.knobs.runtime.interpret:
+        if os.environ.get("TRITON_INTERPRET") == "1":
             _fold_xor_by_numpy()
         scope = self.fn.__globals__
         scope["tl"] = triton.language

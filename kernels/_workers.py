@@ -43,9 +43,9 @@ def workers() -> int:
 
 def each(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """`[work(item) for item in items]`, without gradients, shared by the threads; results in the order of items."""
-    items = list(items)
-    found, threads = [None] * len(items), min(workers(), len(items))
-    left = iter(range(len(items)))  # the threads' own: each takes the next
+    items, own = list(items), workers()
+    found, threads = [None] * len(items), min(own, len(items))
+    left = iter(range(len(items)))  # shared: each thread takes the next
 
     @torch.no_grad()
     def share() -> None:
@@ -55,10 +55,9 @@ def each(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     if threads < 2:
         share()
         return found
-    own = workers()
     others = [_pool(own - 1).submit(share) for _ in range(threads - 1)]
     torch.set_num_threads(1)
-    try:  # this thread works too: one that waits has to be woken, which on a shared machine takes longer than a tile
+    try:  # this thread works too: one that waits has to be woken
         share()
     finally:
         torch.set_num_threads(own)

@@ -87,6 +87,26 @@ def test_a_run_is_a_folder(finished):
     assert "http" not in page  # self-contained
 
 
+@pytest.mark.parametrize("select", ["validation", "test"])
+def test_the_best_epoch_s_figures_are_those_of_its_weights(select, folder, tmp_path):
+    from train.network import predict
+
+    out = tmp_path / "run"
+    summary = Run(small(folder, out=out, select=select, validate_every=1)).train()
+    config, _, model = load_network(out)
+    model.load_state_dict(load_file(out / "best.safetensors"))
+    data = clouds.load(config).test
+    right = (
+        predict(model, clouds.inputs(data, config)).argmax(1).numpy()
+        == np.load(out / "predictions.npz")["label"]
+    )
+    assert right.mean() == pytest.approx(summary[f"test_at_best_{select}/overall_accuracy"])
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    reached = [row[f"{select}/overall_accuracy"] for row in rows]
+    last = max(i for i, value in enumerate(reached) if value == max(reached))
+    assert summary[f"test_at_best_{select}/epoch"] == last + 1
+
+
 def test_validating_changes_no_weight(finished, folder, tmp_path):
     Run(small(folder, out=tmp_path / "run", validate_every=1)).train()
     assert_same(weights(tmp_path / "run"), weights(finished))
