@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.harness import Case
+from kernels import _group_chain
 
 GEMMS, ONEDNN, BYTES = "limit: GEMMs", "limit: GEMMs, oneDNN", "limit: bytes"
 DTYPES = {
@@ -41,17 +43,25 @@ class Product(NamedTuple):
 
 
 def products(step: Callable[[], Any]) -> tuple[Product, ...]:
-    """The products that one call of the step asks for, in order. The step must have run before."""
+    """The products that one call of the step asks for, in order, without empty ones. The step must have run before."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write that it starts and stops
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
-    ) as profile:
-        step()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the products of other threads are not recorded
+    try:
+        with (
+            mock.patch.object(_group_chain, "routine", return_value=0),  # nor those in compiled loops
+            torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
+            ) as profile,
+        ):
+            step()
+    finally:
+        torch.set_num_threads(threads)
     found = (
         _product(event.name().rstrip("_"), event.shapes(), event.dtypes())
         for event in profile.profiler.kineto_results.events()
     )
-    return tuple(product for product in found if product is not None)
+    return tuple(product for product in found if product is not None and product.flops)
 
 
 def _product(name: str, shapes: Sequence[Any], dtypes: Sequence[str]) -> Product | None:

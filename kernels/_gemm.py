@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 IMAGES = 16  # a convolution splits its sum over these; with fewer, torch may not take it to oneDNN
 SMALL = 1 << 21  # multiply-adds below which a call costs more than it saves
 PIECE = 1 << 20  # numbers of x of which the sum over the rows is taken at a time: 4 MiB stay in the cache
+KEPT = 1 << 24  # numbers that a thread may keep for its next call
 FEW = 1024  # rows below which the sum over them is as fast in ATen
 COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
 
@@ -81,12 +82,14 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 _of_thread = threading.local()
 
 
-def scratch(numbers: int) -> Tensor:
-    """Float32 memory that stays this thread's: fresh memory of megabytes costs as much time as a product over it."""
-    held = getattr(_of_thread, "scratch", None)
-    if held is None or len(held) < numbers:
-        held = _of_thread.scratch = torch.empty(max(numbers, PIECE))
-    return held[:numbers]
+def scratch(numbers: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory that stays this thread's, unless it is much: fresh megabytes cost as much time as a product over them."""
+    if numbers > KEPT:
+        return torch.empty(numbers, dtype=dtype)
+    held: dict[torch.dtype, Tensor] = vars(_of_thread).setdefault("scratch", {})
+    if dtype not in held or len(held[dtype]) < numbers:
+        held[dtype] = torch.empty(max(numbers, PIECE), dtype=dtype)
+    return held[dtype][:numbers]
 
 
 def _images(rows: Tensor) -> Tensor:

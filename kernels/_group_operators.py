@@ -1,16 +1,18 @@
-"""The four operators of `group_mlp_max`: `_group_tiles` with the passes of a device, and the shapes of what they return."""
+"""The four operators of `group_mlp_max`: `_group_tiles` with the chain of a device, and the shapes of what they return."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels._group_chain import on_cpu
 from kernels._group_kernels import OnGPU
-from kernels._group_pass import Entries, OnCPU
-from kernels._group_tiles import LastGradient, Source, forward, gradients, moments, sums
+from kernels._group_pass import Entries
+from kernels._group_tiles import Chain, LastGradient, Source, forward, gradients, moments, sums
 from kernels._noise import Drawn
 from kernels._norm_pass import NOISE
 from kernels._operator import operator
@@ -27,32 +29,32 @@ def _source(arguments: tuple[Any, ...]) -> tuple[Source, tuple[Any, ...]]:
     return Source(Entries(*arguments[:6]), *arguments[6:9]), arguments[9:]
 
 
-def _on(passes: Any) -> list[Callable[..., Any]]:
-    """The four operators of one device: the same tiles, its passes."""
+def _on(chain: Callable[..., Chain]) -> list[Callable[..., Any]]:
+    """The four operators of one device: the same tiles, its chain."""
 
     def _launch_moments(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return moments(passes, _source(arguments)[0])
+        return moments(chain(_source(arguments)[0]))
 
     def _launch_forward(*arguments: Any) -> tuple[Tensor, ...]:
         source, (offset, wanted, *drawn) = _source(arguments)
         outputs = _fake_forward(*arguments)
-        forward(passes, outputs, source, offset, wanted, Drawn(*drawn))
+        forward(chain(source, offset), outputs, wanted, Drawn(*drawn))
         return outputs
 
     def _launch_sums(*arguments: Any) -> Tensor:
         source, (*given, layer) = _source(arguments)
-        return sums(passes, source, LastGradient(*given), layer)
+        return sums(chain(source, given=LastGradient(*given)), layer)
 
     def _launch_gradients(*arguments: Any) -> Any:
         source, given = _source(arguments)
         outputs = _fake_gradients(*arguments)
-        gradients(passes, outputs, source, LastGradient(*given))
+        gradients(chain(source, given=LastGradient(*given)), outputs)
         return outputs
 
     return [_launch_moments, _launch_forward, _launch_sums, _launch_gradients]
 
 
-_CPU, _GPU = _on(OnCPU), _on(OnGPU)
+_CPU, _GPU = _on(on_cpu), _on(partial(Chain, OnGPU))
 
 
 def _fake_moments(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """A shared perceptron on groups, tile by tile: what kernels/group_mlp_max.py makes of the passes of one device.
 
-`passes` is `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py).
+The passes are `OnCPU` (kernels/_group_pass.py) or `OnGPU` (kernels/_group_kernels.py). On a CPU a tile's chain is mostly one
+compiled call instead (kernels/_group_chain.py), with the same methods.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,76 +57,122 @@ def tiles(entries: Entries, size: int) -> list[Tile]:
     return [t for t in found if t.start < t.stop]
 
 
-class Chain:
-    """The layers up to the last activation; its z is less by `offset`."""
+def pack(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The tensors' numbers one after another, in the type of `like`."""
+    return torch.cat([like.new_empty(0), *(t.to(like.dtype).flatten() for t in tensors)])
 
-    def __init__(self, passes: Any, source: Source, offset: Tensor | None = None) -> None:
+
+class Chain:
+    """The layers up to the last activation, whose z is less by `offset`, and what is made of it for a tile: products by
+    `torch`, the rest by the passes of a device."""
+
+    def __init__(
+        self, passes: Any, source: Source, offset: Tensor | None = None, given: LastGradient | None = None
+    ) -> None:
         self.entries, self.weights, self.vectors, self.slopes = source
-        self.passes, self.offset = passes, offset
+        self.passes, self.given = passes, given
+        self.offset = offset if given is None else given.offset
         self.nothing = [torch.zeros_like(v[0]) for v in self.vectors]
         self.turned = [w.T for w in self.weights]
         width = max([self.entries.q.shape[1], *(w.shape[0] for w in self.weights)])
-        self.tiles = tiles(self.entries, passes.tile(width))
+        self.tiles = tiles(self.entries, self.tile(width))
 
-    def product(self, z: Tensor, i: int) -> Tensor:
+    def tile(self, width: int) -> int:
+        """Entries of a tile whose widest layer has `width` channels."""
+        return self.passes.tile(width)
+
+    def _product(self, z: Tensor, i: int) -> Tensor:
         """z W_i^T in the type of W, as sums."""
         return mm(z.to(self.weights[i].dtype), self.turned[i]).to(z.dtype)
 
-    def forward(self, t: Tile, layers: int) -> tuple[list[Tensor], list[Tensor]]:
-        """The y and the z of the first layers; of y, those that a product made."""
+    def _layers(self, t: Tile) -> tuple[list[Tensor], list[Tensor]]:
+        """The y and the z of all layers; of y, those that a product made."""
         passes, ys, zs = self.passes, [self.entries.q[:0]], []
-        for i in range(layers):
+        for i in range(len(self.weights)):
             offset = self.nothing[i]
             if i == len(self.vectors) - 1 and self.offset is not None:
                 offset = self.offset
             if i == 0:
                 zs.append(passes.rows(self.entries, t, self.vectors[0], self.slopes[0], offset))
             else:
-                ys.append(self.product(zs[-1], i - 1))
+                ys.append(self._product(zs[-1], i - 1))
                 zs.append(passes.activate(ys[-1], t, self.vectors[i], self.slopes[i], offset))
         return ys, zs
 
-    def last(self, t: Tile) -> tuple[list[Tensor], list[Tensor]]:
-        """`forward` through all layers, with the last z as its product sees it."""
-        ys, zs = self.forward(t, len(self.weights))
+    def _last(self, t: Tile) -> tuple[list[Tensor], list[Tensor]]:
+        """`_layers`, with the last z as its product sees it."""
+        ys, zs = self._layers(t)
         zs[-1] = zs[-1].to(self.weights[-1].dtype).to(zs[-1].dtype)
         return ys, zs
 
-
-def moments(passes: Any, source: Source) -> tuple[Tensor, Tensor]:
-    """Mean and centred sum of squares of the y that comes after the layers given."""
-    chain = Chain(passes, source)
-    n, q = len(chain.weights), chain.entries.q
-    same = identity(q)
-
-    def work(t: Tile) -> Any:
-        if n:
-            y = chain.product(chain.forward(t, n)[1][-1], n - 1)
+    def moments(self, t: Tile) -> tuple[Tensor, ...]:
+        """Means, centred sums of squares and weights of blocks of the y after the last product."""
+        if self.weights:
+            y = self._product(self._layers(t)[1][-1], -1)
         else:
-            y = passes.rows(chain.entries, t, same, 1.0, same[1])
-        return passes.moments(y, chain.entries, t)
+            same = identity(self.entries.q)
+            y = self.passes.rows(self.entries, t, same, 1.0, same[1])
+        return self.passes.moments(y, self.entries, t)
 
-    found = passes.each(work, chain.tiles)
+    def highest(
+        self, t: Tile, drawn: Drawn, top: Tensor, where: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Fills the max of the tile's groups and its entry; the sum and the Gram matrix of the last z if wanted."""
+        z = self._last(t)[1][-1]
+        self.passes.highest(self._product(z, -1), self.entries, t, drawn, top, where)
+        return _weighted_gram(z, self.entries.count[t.start : t.stop]) if wanted else None
+
+    def _gradient(self, t: Tile, layer: int, dweights: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """`(y, g)` of `layer`; adds to the gradients of the weights, of the last the winners' part."""
+        passes, entries, given, weights = self.passes, self.entries, self.given, self.weights
+        assert given is not None
+        ys, zs = self._last(t)
+        dense = mm(zs[-1], given.matrix) if given.matrix.numel() else torch.zeros_like(zs[-1])
+        last = weights[-1].to(given.offset.dtype)
+        at = (given.constant, self.slopes[-1], given.offset, given.g, given.where, last)
+        g = passes.last_back(dense, zs[-1], entries, t, *at)
+        if dweights is not None:
+            passes.collect(zs[-1], entries, t, given.g, given.where, dweights[-1])
+        for i in range(len(weights) - 1, layer, -1):
+            dy = passes.norm_back(g, ys[i], self.vectors[i], entries, t)
+            half = dy.to(weights[i - 1].dtype)
+            if dweights is not None:
+                dweights[i - 1] += gram(dy, zs[i - 1].to(half.dtype).to(dy.dtype))
+            g = passes.mask(mm(half, weights[i - 1]).to(dy.dtype), zs[i - 1], self.slopes[i - 1])
+        return ys[layer], g
+
+    def sums(self, t: Tile, layer: int) -> Tensor:
+        """Sums [2, C] of g and g y_hat of a layer, not the first one."""
+        y, g = self._gradient(t, layer)
+        return self.passes.sums(g, y, t, self.vectors[layer])
+
+    def gradients(self, t: Tile, gq: Tensor, gp: Tensor, s: Tensor, dweights: Tensor) -> None:
+        """Adds to the sums of each row and each group, and to the gradients of the weights, one after another."""
+        g = self._gradient(t, 0, self.unpack(dweights))[1]
+        self.passes.spread(g, self.entries, t, gq, gp, s)
+
+    def unpack(self, dweights: Tensor) -> list[Tensor]:
+        """Each weight's part of `dweights`."""
+        parts = dweights.split([w.numel() for w in self.weights])
+        return [part.view(w.shape) for part, w in zip(parts, self.weights, strict=True)]
+
+
+def moments(chain: Chain) -> tuple[Tensor, Tensor]:
+    """Mean and centred sum of squares of the y that comes after the layers given."""
+    found = chain.passes.each(chain.moments, chain.tiles)
     if not found:  # as one of several processes may have
-        channels = len(chain.weights[-1]) if n else chain.entries.q.shape[1]
-        return chain.entries.q.new_zeros(channels), chain.entries.q.new_zeros(channels)
+        q = chain.entries.q
+        channels = len(chain.weights[-1]) if chain.weights else q.shape[1]
+        return q.new_zeros(channels), q.new_zeros(channels)
     return merge_moments(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def forward(
-    passes: Any, outputs: tuple[Tensor, ...], source: Source, offset: Tensor, wanted: bool, drawn: Drawn
-) -> None:
+def forward(chain: Chain, outputs: tuple[Tensor, ...], wanted: bool, drawn: Drawn) -> None:
     """Fills the max and its entry [G, C_out], and (if wanted) the sum and the Gram matrix of the last z less `offset`."""
-    chain, (top, where, total, outer) = Chain(passes, source, offset), outputs
+    top, where, total, outer = outputs
     top.fill_(-torch.inf)
     where.fill_(-1)
-
-    def work(t: Tile) -> Any:
-        z = chain.last(t)[1][-1]
-        passes.highest(chain.product(z, -1), chain.entries, t, drawn, top, where)
-        return _weighted_gram(z, chain.entries.count[t.start : t.stop]) if wanted else None
-
-    found = passes.each(work, chain.tiles)
+    found = chain.passes.each(lambda t: chain.highest(t, drawn, top, where, wanted), chain.tiles)
     if wanted and not found:
         total.zero_()
         outer.zero_()
@@ -146,66 +193,33 @@ def _weighted_gram(z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     return total + (more * rows).sum(0), outer + (more * rows).T @ rows
 
 
-class Backward:
-    """The gradient at the u of a layer, for any tile."""
-
-    def __init__(self, passes: Any, source: Source, given: LastGradient) -> None:
-        self.passes, self.given = passes, given
-        self.chain = Chain(passes, source, given.offset)
-        self.last = source.weights[-1].to(given.offset.dtype)
-
-    def gradient(self, t: Tile, layer: int, dweights: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """`(y, g)` of `layer`; adds to the gradients of the weights, of the last the winners' part."""
-        passes, chain, entries, given = self.passes, self.chain, self.chain.entries, self.given
-        weights, n = chain.weights, len(chain.weights)
-        ys, zs = chain.last(t)
-        dense = mm(zs[-1], given.matrix) if given.matrix.numel() else torch.zeros_like(zs[-1])
-        at = (given.constant, chain.slopes[-1], given.offset, given.g, given.where, self.last)
-        g = passes.last_back(dense, zs[-1], entries, t, *at)
-        if dweights is not None:
-            passes.collect(zs[-1], entries, t, given.g, given.where, dweights[-1])
-        for i in range(n - 1, layer, -1):
-            dy = passes.norm_back(g, ys[i], chain.vectors[i], entries, t)
-            half = dy.to(weights[i - 1].dtype)
-            if dweights is not None:
-                dweights[i - 1] += gram(dy, zs[i - 1].to(half.dtype).to(dy.dtype))
-            g = passes.mask(mm(half, weights[i - 1]).to(dy.dtype), zs[i - 1], chain.slopes[i - 1])
-        return ys[layer], g
-
-
-def sums(passes: Any, source: Source, given: LastGradient, layer: int) -> Tensor:
+def sums(chain: Chain, layer: int) -> Tensor:
     """Sums [2, C] of g and g y_hat of a layer, not the first one."""
-    back, vectors = Backward(passes, source, given), source.vectors[layer]
-
-    def work(t: Tile) -> Tensor:
-        y, g = back.gradient(t, layer)
-        return passes.sums(g, y, t, vectors)
-
-    found = passes.each(work, back.chain.tiles)
+    vectors = chain.vectors[layer]
+    found = chain.passes.each(lambda t: chain.sums(t, layer), chain.tiles)
     return torch.stack(found).sum(0).to(vectors.dtype) if found else torch.zeros_like(vectors[:2])
 
 
-def gradients(passes: Any, outputs: tuple[Any, ...], source: Source, given: LastGradient) -> None:
+def gradients(chain: Chain, outputs: tuple[Any, ...]) -> None:
     """Fills the sums over each row's entries of g and p, over each group's of g and q, and the weights' gradients."""
-    back, (gq, d, gp, s, dweights) = Backward(passes, source, given), outputs
-    for x in (*outputs[:4], *dweights):
+    (gq, d, gp, s, dweights), passes = outputs, chain.passes
+    for x in outputs[:4]:
         x.zero_()
-    found, parts = back.chain.tiles, passes.parts()
+    found, parts = chain.tiles, passes.parts()
     # Each worker has sums of its own, and tiles that depend on nothing but how many workers there are.
-    own = [(torch.zeros_like(gq), [torch.zeros_like(w) for w in dweights]) for _ in range(parts - 1)]
-    own.insert(0, (gq, dweights))
+    packed = gq.new_zeros((parts, sum(w.numel() for w in dweights)))
+    own = [gq, *(torch.zeros_like(gq) for _ in range(parts - 1))]
 
     def work(part: int) -> None:
-        gq, dweights = own[part]
         for t in found[part * len(found) // parts : (part + 1) * len(found) // parts]:
-            passes.spread(back.gradient(t, 0, dweights)[1], back.chain.entries, t, gq, gp, s)
+            chain.gradients(t, own[part], gp, s, packed[part])
 
     passes.each(work, range(parts))
-    for more_gq, more_dweights in own[1:]:
-        gq += more_gq
-        for w, more in zip(dweights, more_dweights, strict=True):
-            w += more
-    passes.spread_groups(back.chain.entries, d)
+    for more in own[1:]:
+        gq += more
+    for w, total in zip(dweights, chain.unpack(packed.sum(0)), strict=True):
+        w.copy_(total)
+    passes.spread_groups(chain.entries, d)
 
 
 # --- small things around the passes, on vectors, rows of q and rows of p ------------------------------------------

@@ -97,6 +97,8 @@ class NumbaFunction:
 
 
 def _view(a: Any) -> Any:
+    if isinstance(a, tuple):
+        return type(a)(*map(_view, a)) if hasattr(a, "_fields") else tuple(map(_view, a))
     if not isinstance(a, torch.Tensor):
         return a
     return a.detach().numpy() if a.requires_grad else a.numpy()

@@ -10,6 +10,9 @@ from benchmarks import cloud_operations, cloud_steps, gpu_clouds, limits, peers,
 from benchmarks.cloud_steps import Setting
 from benchmarks.harness import Row
 from benchmarks.limits import Product
+from kernels import BatchNorm, group_mlp_max
+from kernels._group_pass import OnCPU
+from kernels._groups import neighbourhoods
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -61,6 +64,25 @@ def test_products_are_recorded_in_the_order_and_type_of_the_step():
     assert sum(product.flops for product in found) == 2 * (3 * 105 + 2 * 72)
     for library in (limits.GEMMS, limits.ONEDNN):
         limits.gemms(found, library, "cpu")()
+
+
+def test_products_on_tiles_are_recorded_on_any_number_of_threads(monkeypatch):
+    """Those of other threads and of compiled loops are not seen by the profiler."""
+    q, p, idx = torch.randn(300, 8), torch.randn(96, 8), torch.randint(300, (96, 8))
+    weights = [torch.randn(16, 8), torch.randn(32, 16)]
+    norms = [BatchNorm(*(torch.ones(c) for _ in range(4)), training=True) for c in (8, 16, 32)]
+    monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 256))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(limits.products(lambda: group_mlp_max(q, p, neighbourhoods(idx), weights, norms)))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+    # The first product twice, the second and the Gram matrix of what it takes once, for each of 768 entries.
+    on_tiles = [product for product in found[0] if 256 in (product.m, product.k)]
+    assert sum(product.flops for product in on_tiles) == 2 * 768 * (2 * 8 * 16 + 16 * 32 + 16 * 16)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not built in")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import Groups, _group_tiles, group_mlp_max, knn
+from kernels import Groups, _group_chain, _group_tiles, group_mlp_max, knn
 from kernels._clouds import global_idx
 from kernels._group_pass import OnCPU
 from kernels._workers import each
@@ -72,11 +72,20 @@ def twice(*tensors):
     return [(t.clone().requires_grad_(), t.clone().requires_grad_()) for t in tensors]
 
 
-@pytest.fixture(params=["one tile", "small tiles"])
+def passes_in_a_row(monkeypatch):
+    """As where a compiled loop has no product, or of two types."""
+    monkeypatch.setattr(_group_chain, "routine", lambda dtype: 0)
+
+
+@pytest.fixture(params=["one tile", "small tiles", "passes in a row", "passes in a row, small tiles"])
 def _tiles(request, monkeypatch):
     """Also with tiles smaller than some groups, shared by two threads, and vectors in pieces."""
     before = torch.get_num_threads()
-    if request.param == "small tiles":
+    if "passes" in request.param:
+        passes_in_a_row(monkeypatch)
+    if "small" in request.param:
+        monkeypatch.setattr(_group_chain, "PIECE", 30)
+        monkeypatch.setattr(_group_chain, "TILE", 100)
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 5))
         monkeypatch.setattr(_group_tiles, "PIECE", 16)
         torch.set_num_threads(2)
@@ -146,11 +155,16 @@ def test_an_empty_group_and_one_whose_members_all_fall_are_zero():
     assert (grad == 0).all()
 
 
-def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(monkeypatch):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatch):
     x = torch.randn(2, 500, 6)
     idx, found = knn(x, 8), []
+    if not compiled:
+        passes_in_a_row(monkeypatch)
     for size in (100_000, 300, 300):
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels, size=size: size))
+        monkeypatch.setattr(_group_chain, "PIECE", 24 * size)
+        monkeypatch.setattr(_group_chain, "TILE", 48 * size)
         torch.manual_seed(3)
         layer, leaf = EdgeConv2(6, (16, 24)), x.clone().requires_grad_()
         out = layer(leaf, idx)
