@@ -35,9 +35,7 @@ from kernels._noise import Drawn, numba_noise
 from kernels._numba import njit
 
 PIECE = 1 << 16  # numbers of the widest layer in a piece: with three layers it is 2 MiB of a core's cache
-TILE = (
-    1 << 20
-)  # and in a tile, which is one call; of few entries there are eight tiles for the threads to share
+TILE = 1 << 20  # and in a tile, which is one call; few entries make eight tiles, for threads to share
 VECTORS = 6
 
 

@@ -78,7 +78,7 @@ class Chain:
         self.tiles = tiles(self.entries, self.tile(width))
 
     def tile(self, width: int) -> int:
-        """Entries of a tile whose widest layer has `width` channels."""
+        """Entries of a tile that has `width` channels at its widest."""
         return self.passes.tile(width)
 
     def _product(self, z: Tensor, i: int) -> Tensor:

@@ -73,7 +73,7 @@ def twice(*tensors):
 
 
 def passes_in_a_row(monkeypatch):
-    """As where a compiled loop has no product, or of two types."""
+    """As where a compiled loop has no product of this type."""
     monkeypatch.setattr(_group_chain, "routine", lambda dtype: 0)
 
 
