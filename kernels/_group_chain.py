@@ -135,23 +135,8 @@ def _chain_moments_cpu(blas, e, layers, room, first, last, block):
 
 @njit
 def _chain_forward_cpu(
-    blas,
-    e,
-    layers,
-    room,
-    first,
-    last,
-    mode,
-    factor,
-    rate,
-    noise_scale,
-    seed,
-    top,
-    where,
-    wanted,
-    total,
-    outer,
-):
+    blas, e, layers, room, first, last, mode, factor, rate, noise_scale, seed, top, where, wanted, total, outer
+):  # fmt: skip
     n, channels = layers.slopes.shape[0], layers.channels
     while first < last:
         end = _piece(e.ptr, first, last, room.size)
@@ -278,7 +263,8 @@ class CompiledChain(Chain):
         self, t: Tile, drawn: Drawn, top: Tensor, where: Tensor, wanted: bool
     ) -> tuple[Tensor, Tensor] | None:
         channels = self.weights[-1].shape[1] if wanted else 0
-        total, outer = top.new_zeros(channels), top.new_zeros((channels, channels))
+        total = top.new_zeros(channels, dtype=torch.float64)  # row after row of a whole tile
+        outer = top.new_zeros((channels, channels))
         arguments = *numba_noise(drawn), top, where, wanted, total, outer
         _chain_forward_cpu(self.blas, self.entries, self.layers, *self._at(t), *arguments)
         return (total, outer) if wanted else None

@@ -87,12 +87,15 @@ def test_a_run_is_a_folder(finished):
     assert "http" not in page  # self-contained
 
 
-@pytest.mark.parametrize("select", ["validation", "test"])
-def test_the_best_epoch_s_figures_are_those_of_its_weights(select, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("select", "options", "best_is_last"),
+    [("validation", {}, True), ("test", {}, True), ("test", {"epochs": 8, "lr": 0.01}, False)],
+)
+def test_the_best_epoch_s_figures_are_those_of_its_weights(select, options, best_is_last, folder, tmp_path):
     from train.network import predict
 
     out = tmp_path / "run"
-    summary = Run(small(folder, out=out, select=select, validate_every=1)).train()
+    summary = Run(small(folder, out=out, select=select, validate_every=1, **options)).train()
     config, _, model = load_network(out)
     model.load_state_dict(load_file(out / "best.safetensors"))
     data = clouds.load(config).test
@@ -105,6 +108,7 @@ def test_the_best_epoch_s_figures_are_those_of_its_weights(select, folder, tmp_p
     reached = [row[f"{select}/overall_accuracy"] for row in rows]
     last = max(i for i, value in enumerate(reached) if value == max(reached))
     assert summary[f"test_at_best_{select}/epoch"] == last + 1
+    assert (last + 1 == len(rows)) == best_is_last
 
 
 def test_validating_changes_no_weight(finished, folder, tmp_path):
