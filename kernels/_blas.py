@@ -1,20 +1,21 @@
 """Matrix products inside compiled loops: the BLAS that torch brings, called without Python.
 
-torch's library exports the Fortran routines of its BLAS (MKL, OpenBLAS or Accelerate) on Linux and macOS. Called there, a
-product obeys `torch.set_num_threads` and takes no lock: threads that make products of tiles do not wait for each other.
+torch's library on Linux and macOS has, or brings along, the Fortran routines of a BLAS. Called there, a product does not
+take Python's lock: threads that make products of tiles do not wait for each other. MKL obeys `torch.set_num_threads`, as
+it does in torch's own products.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from kernels._gemm import wide
 from kernels._numba import NumbaFunction, njit
 
 LIBRARIES = "libtorch_cpu.so", "libtorch_cpu.dylib"
@@ -23,15 +24,18 @@ ROUTINES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
 @functools.cache
 def routine(dtype: torch.dtype) -> int:
-    """The address of the product of `dtype`; 0 where there is none, nothing is compiled, or oneDNN is the faster library."""
+    """The address of the product of `dtype`; 0 where there is none, or nothing is compiled."""
     import numba
 
-    if dtype not in ROUTINES or wide() or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    compiled = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+    if dtype not in ROUTINES or not compiled or sys.byteorder != "little":
         return 0
-    for path in (Path(torch.__file__).parent / "lib" / name for name in LIBRARIES):
-        if path.exists():
-            found = getattr(ctypes.CDLL(str(path)), ROUTINES[dtype], None)
-            return 0 if found is None else ctypes.cast(found, ctypes.c_void_p).value or 0
+    for name in LIBRARIES:
+        try:
+            library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+            return ctypes.cast(getattr(library, ROUTINES[dtype]), ctypes.c_void_p).value or 0
+        except (OSError, AttributeError):  # another system's name, or a torch without the routine
+            continue
     return 0
 
 
@@ -41,13 +45,16 @@ class _Fortran(NumbaFunction):
     @functools.cached_property
     def compiled(self) -> Any:
         from llvmlite import ir
-        from numba.core import cgutils, types
+        from numba.core import cgutils, errors, types
         from numba.extending import intrinsic
 
         byte = ir.IntType(8).as_pointer()
 
         @intrinsic
         def call(typing: Any, address: Any, arguments: Any) -> Any:
+            if any(isinstance(kind, types.Array) and kind.layout != "C" for kind in arguments):
+                raise errors.TypingError(f"arrays must be contiguous; got {arguments}.")
+
             def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 pointers = []
                 for kind, value in zip(arguments, cgutils.unpack_tuple(builder, given[1]), strict=True):
@@ -74,32 +81,15 @@ _call = _Fortran(_call, {"parallel": False})
 
 @njit
 def product(blas, x, x_turned, y, y_turned, old, out):
-    """out = x y + old * out with x, y or both transposed; the rows of each array follow one another.
+    """out = x y + old * out with x, y or both transposed; with old 0 it does not matter what out holds.
 
-    The sizes are of 64 bits: on a little-endian machine that is right for a BLAS of 32 as well.
+    Sizes have 64 bits, which on a little-endian machine is right for a BLAS that reads 32 as well.
     """
-    rows, columns = out.shape
-    inner = x.shape[0] if x_turned else x.shape[1]
-    # By columns, as Fortran counts: out^T = y^T x^T.
-    turned_y, turned_x = np.uint8(84 if y_turned else 78), np.uint8(84 if x_turned else 78)  # T or N
-    sizes = (np.int64(columns), np.int64(rows), np.int64(inner))
+    rows, columns = np.int64(out.shape[0]), np.int64(out.shape[1])
+    inner = np.int64(x.shape[0] if x_turned else x.shape[1])
+    # Fortran counts by columns, and sees out^T = y^T x^T.
+    turned, not_turned = np.uint8(84), np.uint8(78)  # the letters T and N
+    letters = (turned if y_turned else not_turned, turned if x_turned else not_turned)
     one, kept = out.dtype.type(1), out.dtype.type(old)
-    widths = (np.int64(y.shape[1]), np.int64(x.shape[1]), np.int64(columns))
-    _call(
-        blas,
-        (
-            turned_y,
-            turned_x,
-            sizes[0],
-            sizes[1],
-            sizes[2],
-            one,
-            y,
-            widths[0],
-            x,
-            widths[1],
-            kept,
-            out,
-            widths[2],
-        ),
-    )
+    operands = (one, y, np.int64(y.shape[1]), x, np.int64(x.shape[1]), kept, out, columns)
+    _call(blas, (*letters, columns, rows, inner, *operands))

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 IMAGES = 16  # a convolution splits its sum over these; with fewer, torch may not take it to oneDNN
 SMALL = 1 << 21  # multiply-adds below which a call costs more than it saves
 PIECE = 1 << 20  # numbers of x of which the sum over the rows is taken at a time: 4 MiB stay in the cache
-KEPT = 1 << 24  # numbers that a thread may keep for its next call
+KEPT = 1 << 22  # numbers of a type that a thread may keep for its next call
 FEW = 1024  # rows below which the sum over them is as fast in ATen
 COORDINATES = 8  # channels up to which inputs are taken for coordinates, which autocast leaves in float32
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels._blas import product, routine
-from kernels._gemm import scratch
+from kernels._gemm import scratch, wide
 from kernels._group_pass import (
     MOMENTS,
     OnCPU,
@@ -237,23 +237,22 @@ class CompiledChain(Chain):
         self.layers = Layers(
             torch.tensor(channels), pack(self.weights, q), pack(padded, q), q.new_tensor(slopes), offset, nothing
         )  # fmt: skip
-        self.size = max(1, PIECE // max(channels))
+        self.slots, self.width = 2 * len(vectors) + 3, max(channels)
+        self.size = max(1, PIECE // self.width)
         groups = self.entries.ptr[1:] - self.entries.ptr[:-1]
-        largest = max(self.size, int(groups.max()) if len(groups) else 0)
-        self.room_shape = 2 * len(vectors) + 3, largest * max(channels)
+        self.largest = int(groups.max()) if len(groups) else 0
         self.blas = routine(q.dtype)
+        if given is not None:
+            self.given = given._replace(matrix=given.matrix.contiguous())
 
     def tile(self, width: int) -> int:
         return max(PIECE // width, min(TILE // width, len(self.entries.idx) // 8), 1)
 
-    @property
-    def room(self) -> Room:
-        """This thread's."""
-        slots, numbers = self.room_shape
-        return Room(scratch(slots * numbers, self.entries.q.dtype).view(slots, numbers), self.size)
-
     def _at(self, t: Tile) -> tuple[Any, ...]:
-        return self.room, t.first, t.last
+        """This thread's room for the pieces of a tile, of which a large group may be one, and the tile's groups."""
+        numbers = max(self.size, min(self.largest, t.stop - t.start)) * self.width
+        held = scratch(self.slots * numbers, self.entries.q.dtype)
+        return Room(held.view(self.slots, numbers), self.size), t.first, t.last
 
     def moments(self, t: Tile) -> tuple[Tensor, ...]:
         found = _chain_moments_cpu(self.blas, self.entries, self.layers, *self._at(t), MOMENTS)
@@ -281,8 +280,9 @@ class CompiledChain(Chain):
 
 
 def on_cpu(source: Source, offset: Tensor | None = None, given: LastGradient | None = None) -> Chain:
-    """The chain in one call where its numbers have a product there; else the passes of `OnCPU` in a row."""
+    """The chain in one call, where that has a product and oneDNN has no faster one; else the passes of `OnCPU`."""
     dtype = source.entries.q.dtype
-    if routine(dtype) and all(w.dtype == dtype for w in source.weights):
+    onednn = dtype == torch.float32 and wide()
+    if not onednn and routine(dtype) and all(w.dtype == dtype for w in source.weights):
         return CompiledChain(source, offset, given)
     return Chain(OnCPU, source, offset, given)

@@ -217,7 +217,7 @@ def gradients(chain: Chain, outputs: tuple[Any, ...]) -> None:
     passes.each(work, range(parts))
     for more in own[1:]:
         gq += more
-    for w, total in zip(dweights, chain.unpack(packed.sum(0)), strict=True):
+    for w, total in zip(dweights, chain.unpack(packed[0] if parts == 1 else packed.sum(0)), strict=True):
         w.copy_(total)
     passes.spread_groups(chain.entries, d)
 

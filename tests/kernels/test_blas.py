@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 
 import pytest
@@ -32,13 +33,19 @@ def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
             before = torch.randn(m, n).to(dtype)
             right = (x.T if x_turned else x) @ (y.T if y_turned else y) + old * before
             out = before.clone()
+            if not old:
+                out.fill_(torch.nan)  # memory as it was found
             _blas.product(_blas.routine(dtype), x, x_turned, y, y_turned, old, out)
             torch.testing.assert_close(out, right)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or _gemm.wide(), reason="another BLAS, or oneDNN")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not torch.backends.mkl.is_available() or "NUMBA_DISABLE_JIT" in os.environ,
+    reason="another BLAS, or nothing is compiled",
+)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_torchs_blas_is_found_and_taken(dtype: torch.dtype) -> None:
+def test_torchs_blas_is_found_and_taken(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_group_chain, "wide", lambda: False)
     source = _group_tiles.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
     assert type(_group_chain.on_cpu(source)) is _group_chain.CompiledChain
 
@@ -49,5 +56,23 @@ def test_half_weights_and_a_processor_for_onednn_take_the_passes_in_a_row(
     half = _group_tiles.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
     assert type(_group_chain.on_cpu(half)) is _group_tiles.Chain
     assert _blas.routine(torch.bfloat16) == 0
-    monkeypatch.setattr(_blas, "wide", lambda: True)
-    assert _blas.routine.__wrapped__(torch.float32) == 0
+    monkeypatch.setattr(_group_chain, "wide", lambda: True)
+    whole = _group_tiles.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
+    assert type(_group_chain.on_cpu(whole)) is _group_tiles.Chain
+
+
+def test_arrays_whose_rows_lie_apart_are_refused() -> None:
+    numba = pytest.importorskip("numba")
+    if not _blas.routine(torch.float32):
+        pytest.skip("compiled loops have no product here")
+    x = torch.randn(4, 4)
+    with pytest.raises(numba.core.errors.TypingError, match="contiguous"):
+        _blas.product(_blas.routine(torch.float32), x[:, :2], False, x[:2], False, 0, x.clone())
+
+
+def test_much_memory_is_not_kept_and_types_have_their_own() -> None:
+    held = _gemm.scratch(10)
+    assert _gemm.scratch(10).data_ptr() == held.data_ptr()
+    assert _gemm.scratch(10, torch.float64).data_ptr() != held.data_ptr()
+    assert _gemm.scratch(_gemm.KEPT + 1).data_ptr() != _gemm.scratch(_gemm.KEPT).data_ptr()
+    assert len(_gemm.scratch(_gemm.KEPT + 1)) == _gemm.KEPT + 1
