@@ -1,15 +1,14 @@
 """Matrix products inside compiled loops: the BLAS that torch brings, called without Python.
 
-torch's library on Linux and macOS has, or brings along, the Fortran routines of a BLAS. Called there, a product does not
-take Python's lock: threads that make products of tiles do not wait for each other. MKL obeys `torch.set_num_threads`, as
-it does in torch's own products.
+Where torch is built with MKL, its library exports the Fortran routines. Called there, a product does not take Python's lock:
+threads that make products of tiles do not wait for each other. It obeys `torch.set_num_threads`, as torch's own products do.
+Other libraries (OpenBLAS, Accelerate) count their threads in their own ways and are not called.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 
 from kernels._numba import NumbaFunction, njit
 
-LIBRARIES = "libtorch_cpu.so", "libtorch_cpu.dylib"
+LIBRARIES = "libtorch_cpu.so", "libtorch_cpu.dylib"  # not Windows's, which exports none
 ROUTINES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
 
@@ -28,7 +27,7 @@ def routine(dtype: torch.dtype) -> int:
     import numba
 
     compiled = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
-    if dtype not in ROUTINES or not compiled or sys.byteorder != "little":
+    if dtype not in ROUTINES or not compiled or not torch.backends.mkl.is_available():
         return 0
     for name in LIBRARIES:
         try:

@@ -239,8 +239,6 @@ class CompiledChain(Chain):
         )  # fmt: skip
         self.slots, self.width = 2 * len(vectors) + 3, max(channels)
         self.size = max(1, PIECE // self.width)
-        groups = self.entries.ptr[1:] - self.entries.ptr[:-1]
-        self.largest = int(groups.max()) if len(groups) else 0
         self.blas = routine(q.dtype)
         if given is not None:
             self.given = given._replace(matrix=given.matrix.contiguous())
@@ -250,7 +248,8 @@ class CompiledChain(Chain):
 
     def _at(self, t: Tile) -> tuple[Any, ...]:
         """This thread's room for the pieces of a tile, of which a large group may be one, and the tile's groups."""
-        numbers = max(self.size, min(self.largest, t.stop - t.start)) * self.width
+        largest = int(self.entries.ptr[t.first : t.last + 1].diff().max())
+        numbers = max(self.size, largest) * self.width
         held = scratch(self.slots * numbers, self.entries.q.dtype)
         return Room(held.view(self.slots, numbers), self.size), t.first, t.last
 

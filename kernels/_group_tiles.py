@@ -236,7 +236,7 @@ def gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
 
 def identity(q: Tensor) -> Tensor:
     """The vectors of no normalisation."""
-    one = torch.ones_like(q[0])
+    one = q.new_ones(q.shape[1])
     return torch.stack([one, 0 * one, 0 * one, one])
 
 

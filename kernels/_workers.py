@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -60,9 +60,10 @@ def each(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     try:  # this thread works too: one that waits has to be woken
         share()
     finally:
-        torch.set_num_threads(own)
         for _ in left:
             pass  # after an error nothing more is begun
-        for other in others:
-            other.result()
+        wait(others)
+        torch.set_num_threads(own)
+    for other in others:
+        other.result()
     return found

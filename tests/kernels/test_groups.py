@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import Groups, _group_chain, _group_tiles, group_mlp_max, knn
+from kernels import Groups, _group_chain, _group_operators, _group_tiles, group_mlp_max, knn
 from kernels._clouds import global_idx
 from kernels._group_pass import OnCPU
 from kernels._workers import each
@@ -178,6 +178,45 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
     for whole, a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(whole, a, rtol=1e-3, atol=1e-3)  # float32 sums of 8,000 terms
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_float32_gradients_of_both_chains_are_float64s(level, monkeypatch):
+    """One group larger than a piece beside small ones, copies, small tiles and two threads."""
+    monkeypatch.setattr(_group_chain, "wide", lambda: False)
+    monkeypatch.setattr(_group_chain, "PIECE", 300)
+    monkeypatch.setattr(_group_chain, "TILE", 900)
+    ptr = torch.tensor([0, 400, *range(408, 1001, 8)])
+    groups = Groups(ptr, torch.randint(300, (1000,)), torch.randint(1, 4, (1000,)))
+    pos, centres = torch.randn(300, 3), torch.randn(len(ptr) - 1, 3)
+    found, start = noise(level, pos[None]), prepared(GroupMLPMax(0, (12, 16, 24)), True)[0]
+    before, gradients = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for kind in ("float64", "compiled", "passes"):
+            if kind == "passes":
+                passes_in_a_row(monkeypatch)
+            dtype = torch.float64 if kind == "float64" else torch.float32
+            layer, leaf = copy.deepcopy(start).to(dtype), pos.to(dtype, copy=True).requires_grad_()
+            out = layer(None, leaf, centres.to(dtype), groups, found)
+            out.square().sum().backward()
+            gradients.append(
+                [out.detach(), leaf.grad, *(p.grad for p in layer.parameters() if p.grad is not None)]
+            )
+    finally:
+        torch.set_num_threads(before)
+    for right, *others in zip(*gradients, strict=True):
+        for got in others:
+            # Relative to the largest: sums of a thousand float32 terms through three BatchNorms.
+            assert float((got - right).abs().max()) <= 1e-3 * float(right.abs().max()) + 1e-3
+
+
+def test_a_process_without_rows_has_no_moments():
+    q = torch.empty(0, 3)
+    nothing = torch.empty(0, dtype=torch.int64)
+    entries = (q, q, torch.zeros(1, dtype=torch.int64), nothing, nothing.int(), q.new_empty(0))
+    for found in _group_operators.moments_of(*entries, [], [], []):
+        assert torch.equal(found, torch.zeros(3))
 
 
 def test_float32_statistics_stand_a_large_mean():
