@@ -3,8 +3,8 @@
 "limit: GEMMs" runs the products of one of our steps (forward, backward, neighbour search) in a row, with nothing between
 them, at their shapes and in their type: through ATen and, in float32 on a CPU, through oneDNN as well, for which is faster
 depends on the processor. They are recorded from the step itself, on one thread, and with the passes of groups one by one,
-whose tiles are larger than those of the compiled chain; a product that a Triton kernel makes in a loop of its own is not
-seen. "limit: bytes" copies as many bytes as the step must move: half of them read, half written.
+whose tiles are larger than those of the compiled chain and filled up to 256 rows; a product that a Triton kernel makes in
+a loop of its own is not seen. "limit: bytes" copies as many bytes as the step must move: half of them read, half written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Matrix products inside compiled loops: the BLAS that torch brings, called without Python.
 
-Where torch is built with MKL, its library exports the Fortran routines. Called there, a product does not take Python's lock:
-threads that make products of tiles do not wait for each other. It obeys `torch.set_num_threads`, as torch's own products do.
-Other libraries (OpenBLAS, Accelerate) count their threads in their own ways and are not called.
+Where torch is built with MKL, its library on Linux exports the Fortran routines. Called there, a product does not take
+Python's lock: threads that make products of tiles do not wait for each other. It obeys `torch.set_num_threads`, as torch's
+own products do. Other libraries (OpenBLAS, Accelerate) count their threads in their own ways and are not called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from kernels._numba import NumbaFunction, njit
 
-LIBRARIES = "libtorch_cpu.so", "libtorch_cpu.dylib"  # not Windows's, which exports none
+LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 ROUTINES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
 
@@ -29,13 +29,11 @@ def routine(dtype: torch.dtype) -> int:
     compiled = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     if dtype not in ROUTINES or not compiled or not torch.backends.mkl.is_available():
         return 0
-    for name in LIBRARIES:
-        try:
-            library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
-            return ctypes.cast(getattr(library, ROUTINES[dtype]), ctypes.c_void_p).value or 0
-        except (OSError, AttributeError):  # another system's name, or a torch without the routine
-            continue
-    return 0
+    try:
+        found = getattr(ctypes.CDLL(str(LIBRARY)), ROUTINES[dtype])
+    except (OSError, AttributeError):  # another system, or a torch that exports none
+        return 0
+    return ctypes.cast(found, ctypes.c_void_p).value or 0
 
 
 class _Fortran(NumbaFunction):
@@ -51,8 +49,9 @@ class _Fortran(NumbaFunction):
 
         @intrinsic
         def call(typing: Any, address: Any, arguments: Any) -> Any:
-            if any(isinstance(kind, types.Array) and kind.layout != "C" for kind in arguments):
-                raise errors.TypingError(f"arrays must be contiguous; got {arguments}.")
+            arrays = [kind for kind in arguments if isinstance(kind, types.Array)]
+            if any(kind.layout != "C" or kind.dtype != arrays[0].dtype for kind in arrays):
+                raise errors.TypingError(f"arrays must be contiguous and of one type; got {arguments}.")
 
             def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
                 pointers = []

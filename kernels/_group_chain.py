@@ -34,7 +34,9 @@ from kernels._group_tiles import Chain, LastGradient, Source, identity, pack
 from kernels._noise import Drawn, numba_noise
 from kernels._numba import njit
 
-PIECE = 1 << 16  # numbers of the widest layer in a piece: with three layers it is 2 MiB of a core's cache
+PIECE = (
+    1 << 16
+)  # numbers of the widest layer in a piece, of which a step holds a few: a core's cache has 1 or 2 MiB
 TILE = 1 << 20  # and in a tile, which is one call; few entries make eight tiles, for threads to share
 VECTORS = 6
 
@@ -51,9 +53,10 @@ class Layers(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Where a piece's matrices lie: slots 0 .. n - 1 for z, n .. 2 n - 1 for y, three more; entries of a piece."""
+    """Where a piece's matrices lie: z of layer i in slot i, y of layer i > 0 in n + i - 1, and after them two for the last
+    product and the gradients; entries of a piece."""
 
-    slots: Tensor  # [2 n + 3, numbers]
+    slots: Tensor  # [2 n + 1, numbers]
     size: int
 
 
@@ -94,7 +97,7 @@ def _layers(blas, e, layers, room, start, rows):
         if i == 0:
             _rows_cpu(e.q, e.p, e.idx, e.owner, start, vectors, slope, offset, z)
         else:
-            y = _slot(room, n + i, rows, channels[i])
+            y = _slot(room, n + i - 1, rows, channels[i])
             product(blas, z, False, _weight(layers.weights, channels, i - 1), True, 0, y)
             z = _slot(room, i, rows, channels[i])
             _activate_cpu(y, vectors, slope, offset, z)
@@ -107,7 +110,7 @@ def _last(blas, layers, room, z):
     n, channels = layers.slopes.shape[0], layers.channels
     if channels.shape[0] == 1:
         return z
-    y = _slot(room, 2 * n, z.shape[0], channels[n])
+    y = _slot(room, 2 * n - 1, z.shape[0], channels[n])
     product(blas, z, False, _weight(layers.weights, channels, n - 1), True, 0, y)
     return y
 
@@ -168,7 +171,7 @@ def _gradient(blas, e, layers, given, room, first, last, layer, dweights):
     start, rows = e.ptr[first], e.ptr[last] - e.ptr[first]
     wanted = dweights.shape[0] > 0
     z = _layers(blas, e, layers, room, start, rows)
-    g = _slot(room, 2 * n + 1, rows, channels[n - 1])
+    g = _slot(room, 2 * n, rows, channels[n - 1])
     if given.matrix.shape[0]:
         product(blas, z, False, given.matrix, False, 0, g)
     else:
@@ -181,11 +184,11 @@ def _gradient(blas, e, layers, given, room, first, last, layer, dweights):
         dweight = _weight(dweights, channels, n - 1)
         _collect_cpu(z, given.g, given.where, first, last, start, dweight)
     for i in range(n - 1, layer, -1):
-        y, z = _slot(room, n + i, rows, channels[i]), _slot(room, i - 1, rows, channels[i - 1])
+        y, z = _slot(room, n + i - 1, rows, channels[i]), _slot(room, i - 1, rows, channels[i - 1])
         _norm_back_cpu(g, y, _vectors(layers, i), e.count, start)
         if wanted:
             product(blas, g, True, z, False, 1, _weight(dweights, channels, i - 1))
-        lower = _slot(room, 2 * n + 1 + (n - i) % 2, rows, channels[i - 1])
+        lower = _slot(room, 2 * n - (n - i) % 2, rows, channels[i - 1])
         product(blas, g, False, _weight(layers.weights, channels, i - 1), False, 0, lower)
         _mask_cpu(lower, z, layers.slopes[i - 1])
         g = lower
@@ -202,7 +205,7 @@ def _chain_sums_cpu(blas, e, layers, given, room, first, last, layer, block, fou
         if rows:
             g = _gradient(blas, e, layers, given, room, first, end, layer, layers.nothing[:0])
             blocks = (rows + block - 1) // block
-            y = _slot(room, n + layer, rows, c)
+            y = _slot(room, n + layer - 1, rows, c)
             _sums_cpu(g, y, _vectors(layers, layer), block, sums[:blocks])
             for b in range(blocks):
                 found += sums[b]
@@ -237,7 +240,7 @@ class CompiledChain(Chain):
         self.layers = Layers(
             torch.tensor(channels), pack(self.weights, q), pack(padded, q), q.new_tensor(slopes), offset, nothing
         )  # fmt: skip
-        self.slots, self.width = 2 * len(vectors) + 3, max(channels)
+        self.slots, self.width = 2 * len(vectors) + 1, max(channels)
         self.size = max(1, PIECE // self.width)
         self.blas = routine(q.dtype)
         if given is not None:

@@ -81,9 +81,8 @@ def passes_in_a_row(monkeypatch):
 def _tiles(request, monkeypatch):
     """Also with tiles smaller than some groups, shared by two threads, and vectors in pieces."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(
-        _group_chain, "wide", lambda: False
-    )  # an AMD processor's tests take the compiled chain, too
+    # On AMD's processors, too, tests take the compiled chain.
+    monkeypatch.setattr(_group_chain, "wide", lambda: False)
     if "passes" in request.param:
         passes_in_a_row(monkeypatch)
     if "small" in request.param:
