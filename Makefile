@@ -10,11 +10,11 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 .PHONY: train video rooms test test-slow lint format clean
 
 train: $(VENV)/.train
-	$(BIN)/python -m train furniture $(ARGS)
+	$(BIN)/dropfold train furniture $(ARGS)
 
 # Data (minutes, once), training and report of the fully decomposed LSTM.
 video: $(VENV)/.train data/local/moving_furniture.h5
-	$(BIN)/python -m train fdht-lstm-video $(ARGS)
+	$(BIN)/dropfold train fdht-lstm-video $(ARGS)
 
 # Furnished rooms (made once), a PointNet++ that labels their points, a room of the test area labelled, report.
 # A run that was interrupted goes on: make rooms ROOMS_RUN=runs/rooms-pointnet2-DATE
@@ -23,16 +23,16 @@ ifndef ROOMS_RUN
 ROOMS_RUN := runs/rooms-pointnet2-$(shell date +%Y%m%d-%H%M%S)
 endif
 rooms: $(VENV)/.train data/local/rooms.h5
-	$(BIN)/python -m train rooms-pointnet2 $(if $(wildcard $(ROOMS_RUN)/config.json),--resume,--out) $(ROOMS_RUN) $(ARGS)
-	$(BIN)/python -m train.predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply
+	$(BIN)/dropfold train rooms-pointnet2 $(if $(wildcard $(ROOMS_RUN)/config.json),--resume,--out) $(ROOMS_RUN) $(ARGS)
+	$(BIN)/dropfold predict $(ROOMS_RUN) $(ROOM) --out $(ROOMS_RUN)/labelled.ply
 
 # The rooms that are there already are kept.
 data/local/rooms.h5: | $(VENV)/.train
-	$(BIN)/python -m data_scripts.rooms --out data/local/rooms_raw
-	$(BIN)/python -m data_scripts.s3dis --source data/local/rooms_raw --out $@
+	$(BIN)/dropfold data rooms --out data/local/rooms_raw
+	$(BIN)/dropfold data s3dis --source data/local/rooms_raw --out $@
 
 data/local/moving_furniture.h5: | $(VENV)/.train
-	$(BIN)/python -m data_scripts.moving_furniture
+	$(BIN)/dropfold data moving-furniture
 
 test: lint
 	$(BIN)/python -m pytest -n 2 $(ARGS)
@@ -40,7 +40,11 @@ test: lint
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# The type checker finds the folders under the name that they are imported by.
+PACKAGES := kernels models train data_scripts
 lint: $(VENV)/.dev
+	mkdir -p build/types/dropfold
+	ln -sfn ../../../dropfold/__init__.py ../../../dropfold/__main__.py $(PACKAGES:%=../../../%) build/types/dropfold/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

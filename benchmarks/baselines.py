@@ -25,10 +25,11 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from data_scripts.scene_schema import Scenes
-from data_scripts.schema import FOLDS
-from train import clouds, metrics, parts, scenes, video
-from train.recipes import recipe
+from dropfold.data_scripts.schemas.scene_schema import Scenes
+from dropfold.data_scripts.schemas.shape_schema import FOLDS
+from dropfold.train.config.recipes import recipe
+from dropfold.train.scoring import metrics
+from dropfold.train.tasks import clouds, parts, scenes, video
 
 NEIGHBOURS = (16, 64)
 BINS = 16  # of a histogram

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import kernels
 from benchmarks import limits
 from benchmarks.harness import Case, replayed
-from kernels import BatchNorm
+from dropfold import kernels
+from dropfold.kernels import BatchNorm
 
 Step = Callable[[], Any]
 

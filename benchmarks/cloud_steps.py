@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks import limits, peers
 from benchmarks.harness import Case, replayed
-from models import (
+from dropfold.models import (
     DGCNN,
     DGCNNSegmentation,
     PointNet,
@@ -24,7 +24,7 @@ from models import (
     PointNet2Segmentation,
     PointNetSegmentation,
 )
-from models.convert import load_antao97, load_yanx27
+from dropfold.models.convert import load_antao97, load_yanx27
 
 Network = Literal[
     "pointnet", "pointnet2_ssg", "pointnet2_msg", "dgcnn",

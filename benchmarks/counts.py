@@ -11,8 +11,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from models import VideoClassifier, bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
-from models.formats import BT, CP, HT, TR, TT, Format, Tucker
+from dropfold.models import VideoClassifier, bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
+from dropfold.models.formats import BT, CP, HT, TR, TT, Format, Tucker
 
 CLASSES = 11
 VIDEO, GATES = (8, 20, 20, 18), (16, 4, 4, 4)

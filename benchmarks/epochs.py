@@ -1,4 +1,4 @@
-"""Whole epochs of training on furniture as `python -m train` runs them, and what drawing their batches takes of it.
+"""Whole epochs of training on furniture as `dropfold train` runs them, and what drawing their batches takes of it.
 
 The share of an epoch that is spent in its steps is one minus the ratio of the two. Every shape is in an epoch, less than
 a batch left out, so a loop that wastes no time takes as long whatever the batch, and grows with the points as its steps do.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Case
-from train.config import CloudConfig
-from train.data import batches
-from train.engine import Run
-from train.recipes import recipe
+from dropfold.train.config.configs import CloudConfig
+from dropfold.train.config.recipes import recipe
+from dropfold.train.data.splits import batches
+from dropfold.train.engine.run import Run
 
 
 def cases(network: str, batch: int, points: int) -> list[Case]:

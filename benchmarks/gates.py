@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from kernels._triton import JitFunction
+from dropfold.kernels.backend.triton import JitFunction
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),

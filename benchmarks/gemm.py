@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from kernels import _gemm
+from dropfold.kernels.backend import gemm as _gemm
 
 SHAPES = [
     (8192, 64, 128),
@@ -40,7 +40,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from train.provenance import machine
+    from dropfold.train.storage.provenance import machine
 
     which = "oneDNN for large ones" if _gemm.wide() else "torch's own here, too"
     table = Table(title=f"GFLOP/s, torch / kernels.linear ({which}), {machine(torch.device('cpu'))}")

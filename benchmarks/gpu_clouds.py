@@ -15,8 +15,8 @@ import torch
 from benchmarks import cloud_operations, cloud_steps, limits, peers, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import ROOT, Case, Row
-from data_scripts import schema
-from models import DGCNN, DropCluster
+from dropfold.data_scripts.schemas import shape_schema
+from dropfold.models import DGCNN, DropCluster
 
 # What one of ours is to reach on a GPU: of the measured copy bandwidth, or times as fast as a provider.
 SHARE = 0.9
@@ -137,7 +137,7 @@ def losses(device: str, small: bool, moved: int | None = None) -> list[float]:
     torch.manual_seed(0)
     clouds, points, k, steps = (2, 8, 3, 1) if small else (24, 128, 10, 12)
     model = DGCNN(12, k=k, emb_dims=16 if small else 256, dropout=0.0, noise=DropCluster(0.2, k=k))
-    shapes = schema.read(ROOT / "data/furniture.h5")
+    shapes = shape_schema.read(ROOT / "data/furniture.h5")
     chosen = torch.arange(clouds) * (len(shapes.label) // clouds)
     x, labels = (torch.from_numpy(a)[chosen] for a in (shapes.points[:, :points], shapes.label))
     if moved is not None:
@@ -149,7 +149,7 @@ def losses(device: str, small: bool, moved: int | None = None) -> list[float]:
     def draw(device: torch.device) -> torch.Tensor:
         return torch.randint(2**62, (), generator=seeds).to(device)
 
-    with mock.patch("models.noise.draw_seed", draw):
+    with mock.patch("dropfold.models.layers.noise.draw_seed", draw):
         return [float(step()) for _ in range(steps)]
 
 

@@ -86,7 +86,7 @@ def _recurrences(
 
 def kron_linear(name: str, sizes: Sizes, dtype: str, device: str) -> Callable[[], Any]:
     """Forward and backward of all frames of some clips, from floats or bytes; no gradient of x, as in a first layer."""
-    import kernels
+    from dropfold import kernels
 
     torch.manual_seed(0)
     number = getattr(torch, dtype)
@@ -114,8 +114,8 @@ def recurrence(
 ) -> Callable[[], Any]:
     """One layer over a batch of sequences [T, B, H], by one of three: ours, PyTorch's dense one, ours reconstructed."""
     from benchmarks.rnn import reconstructed
-    from models import TensorGRU, TensorLSTM
-    from models.formats import FormatSpec
+    from dropfold.models import TensorGRU, TensorLSTM
+    from dropfold.models.formats import FormatSpec
 
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)

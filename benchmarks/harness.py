@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from data_scripts.processes import end_with_parent
-from train.provenance import commit, machine
+from dropfold.data_scripts.work.processes import end_with_parent
+from dropfold.train.storage.provenance import commit, machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gates import ledger
-from kernels._noise import Noise
+from dropfold.kernels.noise.draw import Noise
 
 B, N, C, K = 2, 64, 64, 8
 
@@ -40,11 +40,11 @@ class Entry:
 
 def entries() -> list[Entry]:
     """The noises, edge_conv and the passes over groups; the process must have TRITON_INTERPRET=1."""
-    import kernels
-    from kernels._clouds import global_idx
-    from kernels._noise import draw
+    from dropfold import kernels
+    from dropfold.kernels.noise.draw import draw
+    from dropfold.kernels.points.clouds import global_idx
 
-    edge: Any = importlib.import_module("kernels.edge_conv")
+    edge: Any = importlib.import_module("dropfold.kernels.norm.edge_conv")
     x, idx = torch.randn(B, N, C), torch.randint(N, (B, N, K))
     p, seed, M = torch.tensor(0.3), torch.tensor(7), B * N
 
@@ -71,10 +71,10 @@ def entries() -> list[Entry]:
 
 def of_groups() -> list[Entry]:
     """The passes of group_mlp_max that gather, take the max, and sum over the entries of each row."""
-    from kernels._clouds import transposed
-    from kernels._group_kernels import OnGPU, _launch_spread
-    from kernels._group_pass import Entries, Tile
-    from kernels._noise import draw
+    from dropfold.kernels.group_mlp_max.kernels import OnGPU, _launch_spread
+    from dropfold.kernels.group_mlp_max.passes import Entries, Tile
+    from dropfold.kernels.noise.draw import draw
+    from dropfold.kernels.points.clouds import transposed
 
     points, groups, size = B * N, 32, 16
     idx = torch.randint(points, (groups * size,))
@@ -106,9 +106,9 @@ def of_groups() -> list[Entry]:
 
 def sampling() -> list[Entry]:
     """Farthest points, balls, and interpolation both ways: what searches points reads each of them once."""
-    sample: Any = importlib.import_module("kernels.farthest_point_sample")
-    ball: Any = importlib.import_module("kernels.ball_query")
-    nearest: Any = importlib.import_module("kernels.three_nn_interpolate")
+    sample: Any = importlib.import_module("dropfold.kernels.points.farthest_point_sample")
+    ball: Any = importlib.import_module("dropfold.kernels.points.ball_query")
+    nearest: Any = importlib.import_module("dropfold.kernels.points.three_nn_interpolate")
     x, ptr, start = torch.rand(B * N, 3), torch.tensor([0, N, 2 * N]), torch.zeros(B, dtype=torch.int64)
     centres, batch = x[::4].contiguous(), torch.arange(B).repeat_interleave(N // 4)
     centres_ptr, batches = ptr // 4, torch.arange(B).repeat_interleave(N)
@@ -152,9 +152,9 @@ def recurrent() -> list[Entry]:
 
     Beyond the least, a program writes and reads what stands between two GEMMs, the sums before the gates, and its states.
     """
-    layer: Any = importlib.import_module("kernels.kron_linear")
-    lstm: Any = importlib.import_module("kernels.lstm_sequence")
-    gru: Any = importlib.import_module("kernels.gru_sequence")
+    layer: Any = importlib.import_module("dropfold.kernels.recurrent.kron_linear")
+    lstm: Any = importlib.import_module("dropfold.kernels.recurrent.lstm_sequence")
+    gru: Any = importlib.import_module("dropfold.kernels.recurrent.gru_sequence")
     steps, batch, hidden = 4, 4, 64
     pixels = torch.randint(256, (32, 8 * 30), dtype=torch.uint8)
     a, c, bias = torch.randn(3, 8, 8), torch.randn(3, 30, 8), torch.randn(64)

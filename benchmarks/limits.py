@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Case
-from kernels import _group_chain
+from dropfold.kernels.group_mlp_max import chain as _group_chain
 
 GEMMS, ONEDNN, BYTES = "limit: GEMMs", "limit: GEMMs, oneDNN", "limit: bytes"
 DTYPES = {

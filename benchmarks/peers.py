@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from models.formats import FormatSpec
+from dropfold.models.formats import FormatSpec
 
 
 def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None) -> types.ModuleType:

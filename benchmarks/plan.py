@@ -18,9 +18,9 @@ import torch
 
 from benchmarks import harness, rnn
 from benchmarks.harness import Case
-from models.formats import FormatSpec
-from models.formats.plan import Execution, Plan, plan
-from models.tensor_linear import TensorLinear
+from dropfold.models.formats import FormatSpec
+from dropfold.models.formats.plan import Execution, Plan, plan
+from dropfold.models.layers.tensor_linear import TensorLinear
 
 TIE = 1.25
 GATES = 4

@@ -24,7 +24,7 @@ from typing import Literal
 from benchmarks import cloud_operations, cloud_steps, epochs, harness, scene_operations
 from benchmarks.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
-from train.memory import keep
+from dropfold.train.engine.memory import keep
 
 Group = Literal[
     "steps",
@@ -64,7 +64,7 @@ class Options:
     memory: bool = True
     """Measure peak memory as well, each in a process of its own."""
     keep_memory: bool = False
-    """Let freed memory stay with the process, as training on a CPU does (train/memory.py), for what is timed; marks
+    """Let freed memory stay with the process, as training on a CPU does (train/engine/memory.py), for what is timed; marks
     shapes "-kept"."""
     quick: bool = False
     """Small sizes, three repetitions, no memory: under two minutes, to see that all runs."""

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from benchmarks import harness, peers
 from benchmarks.harness import Case, Row
-from kernels import linear
-from models import TensorLSTM
-from models.formats import FormatSpec
-from models.tensor_rnn import TensorRNN
-from train.memory import keep
+from dropfold.kernels import linear
+from dropfold.models import TensorLSTM
+from dropfold.models.formats import FormatSpec
+from dropfold.models.recurrent.tensor_rnn import TensorRNN
+from dropfold.train.engine.memory import keep
 
 Group = Literal["ucf11", "ucf11-long", "cnn", "sweep"]
 Run = Callable[[Tensor], Tensor]
@@ -290,7 +290,7 @@ class Options:
     repetitions: int = 7
     """Timed steps of each; the table and the rows hold their quantiles."""
     keep_memory: bool = False
-    """Let freed memory stay with the process, as training on a CPU does (train/memory.py); marks shapes "-kept"."""
+    """Let freed memory stay with the process, as training on a CPU does (train/engine/memory.py); marks shapes "-kept"."""
     memory: bool = False
     """Measure the peak memory of each training step as well, in a process of its own."""
     out: Path | None = None

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import kernels
 from benchmarks.cloud_operations import compare
 from benchmarks.harness import Case
 from benchmarks.limits import GEMMS, ONEDNN
 from benchmarks.peers import load_module
-from kernels import Groups
-from models.pointnet2 import Level, Points, Scale, SetAbstraction
+from dropfold import kernels
+from dropfold.kernels import Groups
+from dropfold.models.clouds.pointnet2 import Level, Points, Scale, SetAbstraction
 
 Step = Callable[[], Any]
 WIDTHS = (64, 64, 128)  # of the first level of PointNet++ (SSG)

@@ -25,12 +25,12 @@ import tyro
 from torch import Tensor, nn
 
 from benchmarks import cloud_steps, harness, peers
-from models import DGCNNSegmentation, PointNet2Segmentation, PointNetSegmentation
-from train import memory
-from train.config import SceneConfig
-from train.local_shape import CHANNELS
-from train.provenance import commit, machine
-from train.scene_prediction import label_points
+from dropfold.models import DGCNNSegmentation, PointNet2Segmentation, PointNetSegmentation
+from dropfold.train.config.configs import SceneConfig
+from dropfold.train.data.local_shape import CHANNELS
+from dropfold.train.engine import memory
+from dropfold.train.storage.provenance import commit, machine
+from dropfold.train.tasks.scene_prediction import label_points
 
 CLASSES = 13
 Network = Literal["pointnet", "pointnet2", "dgcnn"]

@@ -12,10 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from data_scripts import schema
-from train import plots, table
-from train.corruptions import ALL, LEVELS, MISSING, corrupted
-from train.metrics import in_words
+from dropfold.data_scripts.schemas import shape_schema
+from dropfold.train.compare import plots, table
+from dropfold.train.compare.corruptions import ALL, LEVELS, MISSING, corrupted
+from dropfold.train.scoring.metrics import in_words
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks/results"
@@ -101,7 +101,7 @@ def picture() -> None:
     with plt.rc_context(plots.STYLE):
         figure = plt.figure(figsize=(3.3 * len(studies) + 0.4, 4.9), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1.0, 2.35))
-        data = schema.read(HERE.parent / "data/furniture.h5")
+        data = shape_schema.read(HERE.parent / "data/furniture.h5")
         place = np.flatnonzero(data.label == data.class_names.index("chair"))[:1]
         cloud = data.points[place, :512]
         shares = [0, *(strength / 1024 for strength in ALL[MISSING][1])]

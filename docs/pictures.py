@@ -8,15 +8,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from data_scripts import schema
-from train.clouds import fallen
+from dropfold.data_scripts.schemas import shape_schema
+from dropfold.train.tasks.clouds import fallen
 
 HERE = Path(__file__).parent
 KEPT, FALLEN = "#1668a8", "#e8743b"
 
 
 def main() -> None:
-    data = schema.read(HERE.parent / "data/furniture.h5")
+    data = shape_schema.read(HERE.parent / "data/furniture.h5")
     points = data.points[np.flatnonzero(data.label == data.class_names.index("chair"))[0]]
     figure = plt.figure(figsize=(12, 4.2))
     titles = {

@@ -1,25 +1,25 @@
 """Operations on point clouds and sequences: CPU and Triton, one file each."""
 
-from kernels._gemm import linear
-from kernels._groups import Groups
-from kernels._noise import Noise
-from kernels._norm import BatchNorm
-from kernels._random import draw_seed
-from kernels.ball_query import ball_query
-from kernels.drop_cluster import drop_cluster
-from kernels.drop_feat import drop_feat
-from kernels.drop_point import drop_point
-from kernels.edge_conv import edge_conv
-from kernels.farthest_point_sample import farthest_point_sample
-from kernels.group_mlp_max import group_mlp_max
-from kernels.gru_sequence import gru_sequence
-from kernels.knn import knn
-from kernels.kron_linear import kron_linear
-from kernels.linear_norm_max import linear_norm_max
-from kernels.lstm_sequence import lstm_sequence
-from kernels.norm_act import norm_act
-from kernels.norm_pool import linear_norm_pool, norm_pool
-from kernels.three_nn_interpolate import three_nn_interpolate
+from dropfold.kernels.backend.gemm import linear
+from dropfold.kernels.group_mlp_max.operation import group_mlp_max
+from dropfold.kernels.noise.draw import Noise
+from dropfold.kernels.noise.drop_cluster import drop_cluster
+from dropfold.kernels.noise.drop_feat import drop_feat
+from dropfold.kernels.noise.drop_point import drop_point
+from dropfold.kernels.noise.philox import draw_seed
+from dropfold.kernels.norm.batch_norm import BatchNorm
+from dropfold.kernels.norm.edge_conv import edge_conv
+from dropfold.kernels.norm.linear_norm_max import linear_norm_max
+from dropfold.kernels.norm.norm_act import norm_act
+from dropfold.kernels.norm.norm_pool import linear_norm_pool, norm_pool
+from dropfold.kernels.points.ball_query import ball_query
+from dropfold.kernels.points.farthest_point_sample import farthest_point_sample
+from dropfold.kernels.points.groups import Groups
+from dropfold.kernels.points.knn import knn
+from dropfold.kernels.points.three_nn_interpolate import three_nn_interpolate
+from dropfold.kernels.recurrent.gru_sequence import gru_sequence
+from dropfold.kernels.recurrent.kron_linear import kron_linear
+from dropfold.kernels.recurrent.lstm_sequence import lstm_sequence
 
 __all__ = [
     "BatchNorm",

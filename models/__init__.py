@@ -1,17 +1,23 @@
 """Networks and layers over `kernels`."""
 
-from models.dgcnn import DGCNN
-from models.dgcnn_segmentation import DGCNNSegmentation
-from models.layers import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
-from models.noise import DropCluster, DropFeat, DropPoint, needs_reestimation, reestimate_batch_norm
-from models.pointnet import PointNet
-from models.pointnet2 import PointNet2
-from models.pointnet2_segmentation import PointNet2Segmentation
-from models.pointnet_segmentation import PointNetSegmentation
-from models.tensor_linear import TensorLinear
-from models.tensor_presets import bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
-from models.tensor_rnn import TensorGRU, TensorLSTM
-from models.video import VideoClassifier
+from dropfold.models.clouds.dgcnn import DGCNN
+from dropfold.models.clouds.dgcnn_segmentation import DGCNNSegmentation
+from dropfold.models.clouds.pointnet import PointNet
+from dropfold.models.clouds.pointnet2 import PointNet2
+from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
+from dropfold.models.clouds.pointnet_segmentation import PointNetSegmentation
+from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
+from dropfold.models.layers.noise import (
+    DropCluster,
+    DropFeat,
+    DropPoint,
+    needs_reestimation,
+    reestimate_batch_norm,
+)
+from dropfold.models.layers.tensor_linear import TensorLinear
+from dropfold.models.recurrent.presets import bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
+from dropfold.models.recurrent.tensor_rnn import TensorGRU, TensorLSTM
+from dropfold.models.recurrent.video_classifier import VideoClassifier
 
 __all__ = [
     "DGCNN",

@@ -54,8 +54,8 @@ def test_kernels_import_without_triton(run_python):
     """With Triton blocked, the package imports, and a launch says what to install."""
     code = (
         "import sys; sys.modules['triton'] = None\n"
-        "import kernels\n"
-        "from kernels._triton import jit\n"
+        "from dropfold import kernels\n"
+        "from dropfold.kernels.backend.triton import jit\n"
         "try: jit(lambda: None)[(1,)]()\n"
         "except ImportError as error: assert 'pip install triton' in str(error)\n"
         "else: raise SystemExit('no error')\n"

@@ -20,7 +20,7 @@ def test_examples_run(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_links_exist(page):
-    from train.recipes import RECIPES
+    from dropfold.train.config.recipes import RECIPES
 
     text = page.read_text()
     for program, first in re.findall(r"(?:python|torchrun[^\n]*?) -m ([\w.]+)[ `]?([\w-]*)", text):
@@ -53,7 +53,7 @@ def accepted(program, words):
     """Ends the test if the program does not know these options."""
     import tyro
 
-    from train.recipes import RECIPES, recipe
+    from dropfold.train.config.recipes import RECIPES, recipe
 
     if program == "train":
         recipes = {name: ("", recipe(name)) for name in RECIPES}
@@ -68,15 +68,15 @@ def accepted(program, words):
 def test_an_unknown_option_is_seen():
     for program, words in (
         ("train", ["furniture", "--epoch", "3"]),
-        ("train.evaluate", ["a", "--fold", "2"]),
+        ("dropfold.train.predict.evaluate", ["a", "--fold", "2"]),
     ):
         with pytest.raises(SystemExit):
             accepted(program, words)
 
 
 def test_every_operation_and_recipe_has_a_page():
-    import kernels
-    from train.recipes import RECIPES
+    from dropfold import kernels
+    from dropfold.train.config.recipes import RECIPES
 
     pages = {page.stem for page in PAGES}
     operations = [
@@ -84,4 +84,4 @@ def test_every_operation_and_recipe_has_a_page():
     ]
     assert set(operations) <= pages
     recipes = "\n".join(page.read_text() for page in (ROOT / "docs/recipes").glob("*.md"))
-    assert all(f"python -m train {name}" in recipes for name in RECIPES)
+    assert all(f"dropfold train {name}" in recipes for name in RECIPES)

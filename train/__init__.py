@@ -1,1 +1,1 @@
-"""Training: `python -m train RECIPE`."""
+"""Training: `dropfold train RECIPE`."""

@@ -1,19 +1,26 @@
-"""`python -m train RECIPE [options]`; several processes by `torchrun --nproc-per-node N -m train RECIPE`."""
+"""Train a network by a recipe, or continue a run: `dropfold train RECIPE [options]`.
+
+Several processes: `torchrun --nproc-per-node N -m dropfold.train RECIPE`.
+"""
 
 from __future__ import annotations
 
 import sys
-
-from train.config import Config
-from train.recipes import RECIPES, recipe
+from collections.abc import Sequence
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None, program: str = "dropfold train") -> None:
+    """Train what `words` (default: the command line) ask for."""
     import tyro
 
+    from dropfold.train.config.configs import Config
+    from dropfold.train.config.recipes import RECIPES, recipe
+
     recipes = {name: ((make.__doc__ or "").splitlines()[0], recipe(name)) for name, make in RECIPES.items()}
-    config: Config = tyro.extras.overridable_config_cli(recipes, description=__doc__)
-    from train.engine import Run, in_a_line
+    config: Config = tyro.extras.overridable_config_cli(
+        recipes, prog=program, description=__doc__, args=sys.argv[1:] if words is None else words
+    )
+    from dropfold.train.engine.run import Run, in_a_line
 
     run: Run | None = None
     try:
@@ -25,7 +32,7 @@ def main() -> None:
         if run is None or not (run.folder / "config.json").exists():
             raise SystemExit("\ninterrupted before anything was written.") from None
         raise SystemExit(
-            f"\ninterrupted; go on with: python -m train {config.recipe} --resume {run.folder}"
+            f"\ninterrupted; go on with: dropfold train {config.recipe} --resume {run.folder}"
         ) from None
     if summary:
         print(f"test: {in_a_line(summary)}, {summary['seconds']:.0f} s\nreport: {run.folder / 'report.html'}")

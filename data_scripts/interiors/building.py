@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_scripts.interiors.catalogue import Stock
-from data_scripts.interiors.plan import EAST, NORTH, SOUTH, WEST, Opening, Plan
+from dropfold.data_scripts.interiors.catalogue import Stock
+from dropfold.data_scripts.interiors.plan import EAST, NORTH, SOUTH, WEST, Opening, Plan
 
 THICKNESS = 0.24  # of the walls between rooms
 # Rooms of each area in the order in which they are built; what is not a hallway has window, door, table, chair, bookcase.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import cKDTree
 
-from data_scripts.schema import Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import Clouds, SchemaError
 
 
 @dataclass(frozen=True)

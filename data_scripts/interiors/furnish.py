@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_scripts.interiors.catalogue import Piece, Stock
-from data_scripts.interiors.plan import FACING, Item, Plan
+from dropfold.data_scripts.interiors.catalogue import Piece, Stock
+from dropfold.data_scripts.interiors.plan import FACING, Item, Plan
 
 TRIES = 50
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_scripts.interiors.catalogue import Piece, Stock
-from data_scripts.interiors.furnish import Furnisher, box, cylinder
-from data_scripts.interiors.plan import FACING, Item, Plan
+from dropfold.data_scripts.interiors.catalogue import Piece, Stock
+from dropfold.data_scripts.interiors.furnish import Furnisher, box, cylinder
+from dropfold.data_scripts.interiors.plan import FACING, Item, Plan
 
 ATTEMPTS = 6
 MUST = {"table", "chair", "bookcase", "clutter"}

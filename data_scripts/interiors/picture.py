@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_scripts.s3dis import CLASSES
-from data_scripts.schema import SchemaError
+from dropfold.data_scripts.scenes.s3dis import CLASSES
+from dropfold.data_scripts.schemas.shape_schema import SchemaError
 
 # By class, in the order of CLASSES; those of S3DIS's own figures are near these.
 CLASS_COLOURS = np.array(
@@ -83,7 +83,7 @@ def by_class(label: np.ndarray) -> np.ndarray:
 
 
 def read_room(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(points, colours, label)` of a room's folder as `data_scripts.rooms` writes it."""
+    """`(points, colours, label)` of a room's folder as `dropfold.data_scripts.interiors.rooms` writes it."""
     tables, labels = [], []
     for path in sorted((folder / "Annotations").glob("*.txt")):
         tables.append(np.fromstring(path.read_text(), sep=" ").reshape(-1, 6))

@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from data_scripts.interiors.plan import CELL, Plan
-from data_scripts.interiors.surface import Surface
+from dropfold.data_scripts.interiors.plan import CELL, Plan
+from dropfold.data_scripts.interiors.surface import Surface
 
 ROWS, COLUMNS = 360, 720  # of the map of distances: half a degree
 DISC = 1.1  # radius of a disc in distances between points: wide enough that nothing shines through

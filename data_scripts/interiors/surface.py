@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_scripts.interiors.catalogue import Piece, Stock
-from data_scripts.interiors.paint import Painter
-from data_scripts.interiors.plan import FACING, Item, Opening, Plan
+from dropfold.data_scripts.interiors.catalogue import Piece, Stock
+from dropfold.data_scripts.interiors.paint import Painter
+from dropfold.data_scripts.interiors.plan import FACING, Item, Opening, Plan
 
 REVEAL = 0.12  # how deep a door or window lies in its wall
 PANES = 0.6  # of a window's points, the share that glass lets come back

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from models.formats.fitting import grown, warn_wasteful
-from models.formats.network import Format, Indices, checked_ranks, kron_macs
-from models.formats.tt import paired_modes
+from dropfold.models.formats.fitting import grown, warn_wasteful
+from dropfold.models.formats.network import Format, Indices, checked_ranks, kron_macs
+from dropfold.models.formats.tt import paired_modes
 
 
 class BT(Format):

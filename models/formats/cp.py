@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from models.formats.fitting import grown
-from models.formats.network import Format, Indices, checked_modes, checked_ranks
-from models.formats.tt import paired_modes
+from dropfold.models.formats.fitting import grown
+from dropfold.models.formats.network import Format, Indices, checked_modes, checked_ranks
+from dropfold.models.formats.tt import paired_modes
 
 
 class CP(Format):

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from models.formats.network import Format, Kron
+from dropfold.models.formats.network import Format, Kron
 
 
 class Dense(Format):

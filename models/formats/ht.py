@@ -22,9 +22,9 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from models.formats.fitting import as_tensor, one_of, truncated_svd, warn_wasteful
-from models.formats.network import Format, Indices, checked_modes, checked_ranks, named_modes
-from models.formats.tt import paired_modes
+from dropfold.models.formats.fitting import as_tensor, one_of, truncated_svd, warn_wasteful
+from dropfold.models.formats.network import Format, Indices, checked_modes, checked_ranks, named_modes
+from dropfold.models.formats.tt import paired_modes
 
 Tree = int | tuple["Tree", "Tree"]
 Layout = Literal["paired", "split", "interleaved"]

@@ -25,7 +25,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from models.formats.fitting import as_tensor, orthonormal
+from dropfold.models.formats.fitting import as_tensor, orthonormal
 
 Indices = tuple[str, ...]
 Path = list[tuple[int, int]]

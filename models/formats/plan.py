@@ -1,6 +1,6 @@
 """How x W is evaluated for a format: lowered, core by core, or reconstructed, whichever costs least.
 
-    lowered        W = sum_s A_s (x) C_s, two GEMMs (kernels.kron_linear)
+    lowered        W = sum_s A_s (x) C_s, two GEMMs (dropfold.kernels.recurrent.kron_linear)
     cores          x absorbs one core after the other, in the order with the fewest multiply-adds
     reconstructed  W is contracted once, then one GEMM
 
@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from models.formats.network import Format
+from dropfold.models.formats.network import Format
 
 Execution = Literal["lowered", "cores", "reconstructed"]
 BALANCE = 10.0

@@ -10,14 +10,14 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from models.formats.bt import BT
-from models.formats.cp import CP
-from models.formats.dense import Dense
-from models.formats.ht import HT
-from models.formats.network import Format
-from models.formats.tr import TR
-from models.formats.tt import TT
-from models.formats.tucker import Tucker
+from dropfold.models.formats.bt import BT
+from dropfold.models.formats.cp import CP
+from dropfold.models.formats.dense import Dense
+from dropfold.models.formats.ht import HT
+from dropfold.models.formats.network import Format
+from dropfold.models.formats.tr import TR
+from dropfold.models.formats.tt import TT
+from dropfold.models.formats.tucker import Tucker
 
 FORMATS: dict[str, type[Format]] = {"tt": TT, "tr": TR, "bt": BT, "cp": CP, "tucker": Tucker, "ht": HT}
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from models.formats.fitting import grown
-from models.formats.network import Format, checked_modes, checked_ranks
+from dropfold.models.formats.fitting import grown
+from dropfold.models.formats.network import Format, checked_modes, checked_ranks
 
 
 class TR(Format):

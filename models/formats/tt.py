@@ -11,8 +11,8 @@ from typing import Self
 
 from torch import Tensor
 
-from models.formats.fitting import interleave, one_of, truncated_svd, warn_wasteful
-from models.formats.network import Format, checked_modes, checked_ranks
+from dropfold.models.formats.fitting import interleave, one_of, truncated_svd, warn_wasteful
+from dropfold.models.formats.network import Format, checked_modes, checked_ranks
 
 
 class TT(Format):

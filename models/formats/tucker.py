@@ -15,9 +15,9 @@ from typing import Self
 
 from torch import Tensor
 
-from models.formats.fitting import as_tensor, interleave, one_of, truncated_svd, warn_wasteful
-from models.formats.network import Format, Indices, checked_modes, checked_ranks
-from models.formats.tt import paired_modes
+from dropfold.models.formats.fitting import as_tensor, interleave, one_of, truncated_svd, warn_wasteful
+from dropfold.models.formats.network import Format, Indices, checked_modes, checked_ranks
+from dropfold.models.formats.tt import paired_modes
 
 Ranks = int | Sequence[int | None]
 

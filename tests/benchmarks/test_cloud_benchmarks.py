@@ -10,9 +10,9 @@ from benchmarks import cloud_operations, cloud_steps, gpu_clouds, limits, peers,
 from benchmarks.cloud_steps import Setting
 from benchmarks.harness import Row
 from benchmarks.limits import Product
-from kernels import BatchNorm, group_mlp_max
-from kernels._group_pass import OnCPU
-from kernels._groups import neighbourhoods
+from dropfold.kernels import BatchNorm, group_mlp_max
+from dropfold.kernels.group_mlp_max.passes import OnCPU
+from dropfold.kernels.points.groups import neighbourhoods
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

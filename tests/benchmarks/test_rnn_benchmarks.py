@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import counts, gpu_rnn, plan, rnn
-from models.formats import FormatSpec
+from dropfold.models.formats import FormatSpec
 
 PUBLISHED = {
     "dense, 57,600 -> 4 x 256": 58_982_400,
@@ -64,7 +64,7 @@ def test_reconstructed_is_the_same_lstm(both):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_what_a_gpu_times_is_the_same_recurrence(kind):
-    from models import TensorGRU, TensorLSTM
+    from dropfold.models import TensorGRU, TensorLSTM
 
     spec = FormatSpec("ht", (4, 4), (4, 4), (2,))
     module = {"lstm": TensorLSTM, "gru": TensorGRU}[kind](16, 16, ih=spec, hh=spec)
@@ -123,7 +123,7 @@ def test_every_shape_fits_its_networks():
 @pytest.mark.filterwarnings("ignore:.*largest useful one")
 def test_plans_at_the_benchmarked_shapes():
     """Two GEMMs at every shape: what the measurement of `python -m benchmarks.plan --measure` found fastest."""
-    from models.formats.plan import plan as planned
+    from dropfold.models.formats.plan import plan as planned
 
     chosen = {
         title: planned(plan.linear(spec).weight, rows).chosen

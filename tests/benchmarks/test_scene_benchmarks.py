@@ -3,8 +3,8 @@
 import numpy as np
 
 from benchmarks import baselines, scene_prediction
-from train import parts
-from train.recipes import recipe
+from dropfold.train.config.recipes import recipe
+from dropfold.train.tasks import parts
 
 
 def test_our_side_labels_every_point():

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_scripts import schema
+from dropfold.data_scripts.schemas import shape_schema
 
 
 @pytest.fixture(scope="session")
 def furniture():
-    return schema.read(Path(__file__).parents[2] / "data/furniture.h5")
+    return shape_schema.read(Path(__file__).parents[2] / "data/furniture.h5")
 
 
 def pictures(count, width=64, height=48, seed=0):

@@ -5,11 +5,8 @@ import importlib
 import pytest
 import torch
 
-from kernels import (
+from dropfold.kernels import (
     BatchNorm,
-    _noise,
-    _norm,
-    _norm_pass,
     drop_cluster,
     drop_feat,
     drop_point,
@@ -20,14 +17,17 @@ from kernels import (
     norm_act,
     norm_pool,
 )
-from kernels._noise import Drawn
+from dropfold.kernels.noise import draw as _noise
+from dropfold.kernels.noise import elementwise as _norm_pass
+from dropfold.kernels.noise.draw import Drawn
+from dropfold.kernels.norm import batch_norm as _norm
 
 from .cases import batch_norm, noise
 from .gates import compile_only, launches
 
 EDGE, LINEAR, POOL, KNN, RANDOM = (
-    importlib.import_module(f"kernels.{name}")
-    for name in ("edge_conv", "linear_norm_max", "norm_pool", "knn", "_random")
+    importlib.import_module(f"dropfold.kernels.{name}")
+    for name in ("norm.edge_conv", "norm.linear_norm_max", "norm.norm_pool", "points.knn", "noise.philox")
 )
 M, B = 32 * 64, 32
 

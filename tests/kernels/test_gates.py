@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gates import TARGETS, compile_only, launches
-from kernels._triton import jit
+from dropfold.kernels.backend.triton import jit
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models import pointnet2, pointnet2_segmentation
-from models.pointnet2 import Level
+from dropfold.models.clouds import pointnet2, pointnet2_segmentation
+from dropfold.models.clouds.pointnet2 import Level
 
 
 def shrunk(levels):

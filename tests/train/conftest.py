@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_scripts import schema, video_schema
-from models.formats import FormatSpec
-from train.config import AugmentConfig, CloudConfig, NoiseConfig, VideoConfig
-from train.recipes import recipe as named
+from dropfold.data_scripts.schemas import shape_schema, video_schema
+from dropfold.models.formats import FormatSpec
+from dropfold.train.config.configs import AugmentConfig, CloudConfig, NoiseConfig, VideoConfig
+from dropfold.train.config.recipes import recipe as named
 
 
 def small(folder, **options) -> CloudConfig:
@@ -59,7 +59,7 @@ def _fresh_accelerator():
 def furniture():
     from pathlib import Path
 
-    return schema.read(Path(__file__).parents[2] / "data/furniture.h5")
+    return shape_schema.read(Path(__file__).parents[2] / "data/furniture.h5")
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ def folder(tmp_path_factory, furniture):
             for c in range(3)
         ]
     )
-    schema.write(
+    shape_schema.write(
         path / "small.h5",
         replace(
             furniture,

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_scripts import block_schema, part_schema, scene_schema
-from train.columns import channels
-from train.config import AugmentConfig, BlockConfig, NoiseConfig, PartConfig, SceneConfig
-from train.recipes import recipe
+from dropfold.data_scripts.schemas import block_schema, part_schema, scene_schema
+from dropfold.train.config.configs import AugmentConfig, BlockConfig, NoiseConfig, PartConfig, SceneConfig
+from dropfold.train.config.recipes import recipe
+from dropfold.train.data.columns import channels
 
 CLASSES = ["ceiling", "floor", "wall", "table"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.gates import ledger
-from kernels._triton import cdiv, jit
+from dropfold.kernels.backend.triton import cdiv, jit
 
 if TYPE_CHECKING:
     import triton.language as tl

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import Groups, Noise, group_mlp_max
+from dropfold.kernels import Groups, Noise, group_mlp_max
 from tests.oracle import groups as oracle
 
 from ..cases import batch_norm, kept, noise

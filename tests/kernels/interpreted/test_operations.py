@@ -5,13 +5,14 @@ import importlib
 import pytest
 import torch
 
-from kernels import _noise as noises
-from kernels import _random, edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
-from kernels._noise import Noise
+from dropfold.kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
+from dropfold.kernels.noise import draw as noises
+from dropfold.kernels.noise import philox as _random
+from dropfold.kernels.noise.draw import Noise
 
 from ..cases import batch_norm, noise
 
-KNN = importlib.import_module("kernels.knn")  # the package has the function under that name
+KNN = importlib.import_module("dropfold.kernels.points.knn")  # the package has the function under that name
 LEVELS = [None, "feat", "point", "cluster"]
 
 
@@ -50,7 +51,7 @@ def test_the_same_points_fall(level, reading, device):
 
 @pytest.mark.parametrize("channels", [7, 8])
 def test_the_same_elements_fall(channels, device):
-    from kernels import _norm_pass as passes
+    from dropfold.kernels.noise import elementwise as passes
 
     x = torch.randn(2, 20, channels)
     drawn = noises.draw(noise("feat", x), torch.tensor([0, 20, 40]), 40)

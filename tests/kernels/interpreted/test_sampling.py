@@ -7,7 +7,7 @@ import pytest
 import torch
 
 SAMPLE, BALL, INTERPOLATE = (
-    importlib.import_module(f"kernels.{name}")
+    importlib.import_module(f"dropfold.kernels.points.{name}")
     for name in ("farthest_point_sample", "ball_query", "three_nn_interpolate")
 )
 PTR, OTHER = torch.tensor([0, 3, 103, 200]), torch.tensor([0, 20, 20, 50])

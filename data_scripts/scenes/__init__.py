@@ -1,0 +1,1 @@
+"""Data sets of rooms and scenes, a script each."""

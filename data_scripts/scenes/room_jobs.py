@@ -1,0 +1,94 @@
+"""Rooms become a scene file: read in parallel, each kept when it is finished, then written one after the other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.work import jobs as work
+from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.jobs import Job
+
+
+@dataclass(frozen=True)
+class RoomJob(Job):
+    """A room to be read, see `room`."""
+
+    area: int = 1
+    split: int | None = None
+
+
+def room(
+    points: np.ndarray, origin: np.ndarray, colour: np.ndarray, label: np.ndarray, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """A room as a job gives it: points [m, 3] float32 in metres from `origin`; what was odd, a sentence each."""
+    odd = np.array(notes, dtype=str)
+    return {"points": points, "origin": origin, "colour": colour, "label": label, "notes": odd}
+
+
+def without(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJob]:
+    """The jobs but those that --leave-out names."""
+    strangers = sorted(set(leave_out) - {job.name for job in jobs})
+    if strangers:
+        raise SchemaError(
+            f"--leave-out names {strangers[0]!r}, which is not there; there is e.g. {jobs[0].name}."
+        )
+    left = [job for job in jobs if job.name not in leave_out]
+    if not left:
+        raise SchemaError("--leave-out names all there are; none is left.")
+    return left
+
+
+def read_all(out: Path, jobs: list[RoomJob], workers: int) -> Path:
+    """Read all rooms that are not yet finished; returns their folder, or raises a `SchemaError` of all faults."""
+    return work.read_all(
+        out, jobs, workers, "rooms", lambda names: f"; or leave them out: --leave-out {' '.join(names)}"
+    )
+
+
+def assemble(
+    out: Path,
+    jobs: list[RoomJob],
+    part: Path,
+    class_names: list[str],
+    stated: dict[str, str],
+    split: np.ndarray | None = None,
+    relabel: Callable[[np.ndarray], np.ndarray] = lambda label: label,
+) -> tuple[Scenes, list[str]]:
+    """Write `out` of the finished rooms in the order of `jobs`. Returns it, and all that was odd, a sentence each.
+
+    split [n]: of each room; None: by area. relabel: from what was read to uint8 0 .. classes - 1.
+    """
+    notes = []
+    with scene_schema.writer(out, class_names, **stated, folder=part) as writer:
+        for i, job in enumerate(track(jobs, "writing rooms", console=Console(stderr=True))):
+            found = work.load(part, job)
+            one = job.split if split is None else int(split[i])
+            label = relabel(found["label"])
+            writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
+            notes += found["notes"].tolist()
+    shutil.rmtree(part)
+    return scene_schema.read(out), notes
+
+
+def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> None:
+    """The command line of a script: convert, say what was made and what was odd; faults are sentences."""
+    with work.faults_said(ArchiveError, SchemaError, ShapeError):
+        scenes, notes = convert(options)
+    counts = [len(scenes.of(split)) for split in range(3)]
+    print(
+        f"{options.out}: {counts} rooms to train, validate and test, {int(scenes.ptr[-1]):,} points, "
+        f"{len(scenes.class_names)} classes, {len(np.unique(scenes.area))} areas"
+    )
+    for note in notes:
+        print(f"note: {note}".encode(errors="backslashreplace").decode())  # a name may be no text

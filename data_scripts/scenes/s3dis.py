@@ -1,0 +1,238 @@
+"""`dropfold data s3dis --source Stanford3dDataset_v1.2_Aligned_Version.zip`: makes data/local/s3dis.h5.
+
+S3DIS as distributed, archive or folder: Area_N/ROOM/Annotations/CLASS_I.txt with lines `x y z r g b`. Names that are none of
+the 13 classes (stairs) become clutter, and it is said. A line with a byte that no number has (Area_5/hallway_6) is mended
+where one flipped bit makes it a row, and said with file and line; any other bad line is an error. Rooms are shifted to
+their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
+
+A zip is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
+stopped goes on. The same script converts every folder of this layout, e.g. that of `dropfold data rooms`; a file
+about.json beside its areas states source, credits and rebuild of such a one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dropfold.data_scripts.readers.scene_file import METRES, Unit, doubtful, in_metres
+from dropfold.data_scripts.scenes import room_jobs
+from dropfold.data_scripts.scenes.room_jobs import RoomJob
+from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.work.jobs import Advance
+from dropfold.data_scripts.work.members import File, Members, members
+
+CLASSES = (
+    "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter",
+)  # fmt: skip
+CLUTTER = CLASSES.index("clutter")
+SHOWN = 5  # bad lines of a file that are quoted
+ANNOTATION = re.compile(r"(?:.*/)?Area_(\d+)/([^/]+)/Annotations/([^/]+)")
+ROOM = re.compile(r"((?:.*/)?Area_(\d+)/([^/]+))/[^/]+\.txt")
+
+
+@dataclass
+class Options:
+    """Make the S3DIS data set, or that of any folder of its layout."""
+
+    source: Path
+    """Stanford3dDataset_v1.2_Aligned_Version, the folder or its archive."""
+    out: Path = Path("data/local/s3dis.h5")
+    """The file to write."""
+    test_area: int | None = None
+    """The area that tests; None: area 5, or the last one."""
+    validation: float = 0.12
+    """Share of the other areas' rooms for validation; 0: none."""
+    unit: Unit | None = None
+    """Of the coordinates; None: metres, and a room of another size than a room's asks for it."""
+    leave_out: tuple[str, ...] = ()
+    """Rooms to leave out, e.g. Area_3/office_1."""
+    workers: int = 0
+    """Rooms that are read at a time; 0: one a core."""
+
+
+def listing(source: Members, unit: Unit | None = None) -> list[RoomJob]:
+    """The rooms, in the order of area and name."""
+    held: dict[tuple[int, str], list[File]] = defaultdict(list)
+    for file in source.files.values():
+        if found := ANNOTATION.fullmatch(file.name):
+            held[int(found[1]), found[2]].append(file)
+        elif found := ROOM.fullmatch(file.name):
+            held[int(found[2]), found[3]] += []  # a room, if it has annotations or not
+    if not any(held.values()):
+        raise SchemaError(
+            f"{source.source} holds no Area_N/ROOM/Annotations/CLASS_I.txt; is it the aligned S3DIS?"
+        )
+    jobs = []
+    for (area, room), files in sorted(held.items()):
+        places = sorted({file.name.rpartition("/")[0] for file in files})
+        if len(places) > 1:
+            raise SchemaError(
+                f"{source.source} holds Area_{area}/{room} twice: {' and '.join(places)}; remove one."
+            )
+
+        def read(advance: Advance, files: Sequence[File] = files) -> dict[str, np.ndarray]:
+            return read_room(source, files, unit, advance)
+
+        key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in files]}"
+        jobs.append(RoomJob(f"Area_{area}/{room}", key, sum(file.size for file in files), read, area))
+    return jobs
+
+
+def read_room(
+    source: Members, files: Sequence[File], unit: Unit | None, advance: Advance
+) -> dict[str, np.ndarray]:
+    """One room of its annotation files; a `SchemaError` names files and lines that cannot be read."""
+    notes: list[str] = []
+    faults: list[str] = []
+    files = _texts(source, files, notes, faults)
+    if not files and not faults:
+        raise SchemaError("the room has no points: it holds no Annotations/CLASS_I.txt.")
+    xyz, rgb, label = [], [], []
+    unknown: Counter[str] = Counter()
+    for file in files:
+        where = source.where(file.name)
+        name = re.sub(r"(_\d+)?( \(\d+\))?\.txt$", "", file.name.rpartition("/")[2])
+        if name not in CLASSES:
+            unknown[name] += 1
+        count = 0
+        for rows in _rows(source, file, where, notes, faults, advance):
+            xyz.append(rows[:, :3].copy())
+            rgb.append(rows[:, 3:].astype(np.uint8))
+            count += len(rows)
+        label.append(np.full(count, CLASSES.index(name) if name in CLASSES else CLUTTER, dtype=np.uint8))
+        if count == 0:
+            notes.append(f"{where} holds no points")
+    if faults:
+        raise SchemaError("\n    ".join(faults))
+    folder = source.where(files[0].name.rpartition("/")[0])
+    notes += [f"{folder}: {n} of {name}, none of the 13 classes, now clutter" for name, n in unknown.items()]
+    if not any(len(points) for points in xyz):
+        raise SchemaError(f"{folder}: the room has no points.")
+    low = np.min([points.min(0) for points in xyz if len(points)], axis=0)
+    high = np.max([points.max(0) for points in xyz if len(points)], axis=0)
+    in_metres(folder, np.stack([low, high]), unit)
+    scale = METRES[unit or "m"]
+    notes += doubtful(folder, (high - low) * scale, unit)
+    for i, points in enumerate(xyz):  # one by one: the double form is not kept
+        xyz[i] = ((points - low) * scale).astype(np.float32)
+    return room_jobs.room(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
+
+
+def _texts(source: Members, files: Sequence[File], notes: list[str], faults: list[str]) -> list[File]:
+    """The annotations among the files: neither what is no text nor the copies that file managers make, "wall_3 (1).txt"."""
+    by_name = {file.name.rpartition("/")[2]: file for file in files}
+    found = []
+    for name, file in by_name.items():
+        where = source.where(file.name)
+        of = re.sub(r" \(\d+\)\.txt$", ".txt", name)
+        if not name.endswith(".txt"):
+            notes.append(f"{where} is no .txt file, not read")
+        elif of == name or of not in by_name:
+            found.append(file)
+        elif file.size == by_name[of].size and _read(source, file) == _read(source, by_name[of]):
+            notes.append(f"{where} is a copy of {of}, not read")
+        else:
+            faults.append(f"{where} is another file than {of}; remove one of them.")
+    return found
+
+
+def _read(source: Members, file: File) -> bytes:
+    with source.open(file.name) as opened:
+        return opened.read()
+
+
+def _rows(
+    source: Members, file: File, where: str, notes: list[str], faults: list[str], advance: Advance
+) -> Iterator[np.ndarray]:
+    """The rows of an annotation file in pieces [k, 6]; what was mended goes to `notes`, what cannot be to `faults`."""
+    from dropfold.data_scripts.readers import text_table
+
+    with source.open(file.name) as opened:
+        before = bad_lines = 0
+        for rows, bad in text_table.pieces(opened, 6, colour=3):
+            if len(bad) == text_table.MOST:  # more of them may not have been told
+                faults.append(
+                    f"{where} has {len(bad)} bad lines or more, the first is line {bad[0].line}; is it another kind of file?"
+                )
+                return
+            for row, line, text in bad:
+                said = text.strip().decode("latin-1").encode("unicode_escape").decode()[:60]
+                mended = text_table.mended(text, 6, colour=3)
+                if mended is not None:
+                    rows[row] = mended
+                    notes.append(
+                        f"{where}, line {line}: '{said}' read as {' '.join(f'{v:g}' for v in mended)}"
+                    )
+                    continue
+                rows[row] = 0  # the room is not made
+                bad_lines += 1
+                if bad_lines <= SHOWN:
+                    faults.append(
+                        f"{where}, line {line}: '{said}' is not `x y z r g b`, six numbers with colours 0 .. 255."
+                    )
+            if bad_lines > SHOWN:
+                faults.append(f"{where} has more such lines; is it another kind of file?")
+                return
+            yield rows
+            at = min(before + text_table.PIECE, file.size)
+            advance(at - before)
+            before = at
+
+
+def about(source: Members) -> dict[str, str]:
+    """What the folder states of itself in about.json; S3DIS has none."""
+    name = next((name for name in source.files if re.fullmatch(r"(?:[^/]+/)?about\.json", name)), None)
+    if name is None:
+        return {}
+    try:
+        with source.open(name) as file:
+            found = json.load(file)
+        if not isinstance(found, dict):
+            raise TypeError(f"it is a {type(found).__name__}")
+        return {key: str(found[key]) for key in ("source", "credits", "rebuild") if key in found}
+    except (ValueError, TypeError) as error:
+        raise SchemaError(
+            f"{source.where(name)} is not JSON with source, credits and rebuild ({error})."
+        ) from None
+
+
+def _given(path: Path) -> str:
+    """A path as the command that repeats this has it: as it was given, or of an absolute one the name."""
+    return shlex.quote(path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path))
+
+
+def convert(options: Options) -> tuple[Scenes, list[str]]:
+    """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
+    with members(options.source) as source:
+        jobs = room_jobs.without(listing(source, options.unit), options.leave_out)
+        areas = np.array([job.area for job in jobs])
+        split = scene_schema.split_by_area(areas, options.test_area, options.validation)
+        given = [f"--source {_given(options.source)}"]
+        given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
+        given += [f"--validation {options.validation:g}"] + (
+            [f"--unit {options.unit}"] if options.unit else []
+        )
+        given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
+        command = f"dropfold data s3dis {' '.join(given)} --out {_given(options.out)}"
+        stated = {
+            "source": "S3DIS, Stanford3dDataset_v1.2_Aligned_Version",
+            "credits": "Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
+            **about(source),
+        }
+        stated["rebuild"] = f"{stated['rebuild']}; {command}" if "rebuild" in stated else command
+        part = room_jobs.read_all(options.out, jobs, options.workers)
+        scenes, notes = room_jobs.assemble(options.out, jobs, part, list(CLASSES), stated, split)
+    return scenes, [*notes, *(f"{name} was left out" for name in options.leave_out)]
+
+
+def main(options: Options) -> None:
+    room_jobs.run(options, convert)

@@ -1,0 +1,157 @@
+"""The HDF5 layout of classification data: what a file holds, how it is written, and what is checked on reading.
+
+| dataset | type | shape | |
+|---|---|---|---|
+| points | float32 | [n, N, 3] | clouds, centred, in the unit sphere unless `source` says otherwise |
+| normals | float32 | [n, N, 3] | optional |
+| label | int64 | [n] | 0 .. classes - 1 |
+| split | uint8 | [n] | 0 train, 1 validation, 2 test |
+| name | UTF-8 | [n] | of each shape |
+| library | UTF-8 | [n] | optional: where each shape comes from |
+
+Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "classification".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dropfold.data_scripts.schemas import h5_file
+from dropfold.data_scripts.schemas.h5_file import (
+    FOLDS,
+    SCHEMA,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Layout,
+    SchemaError,
+    Wrong,
+    stated_checksum,
+)
+
+__all__ = [
+    "FOLDS",
+    "SCHEMA",
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "Clouds",
+    "SchemaError",
+    "carve_validation",
+    "read",
+    "stated_checksum",
+    "stratified_folds",
+    "write",
+]
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """A classification data set in memory; the arrays are those of the file (see above)."""
+
+    points: np.ndarray
+    label: np.ndarray
+    split: np.ndarray
+    name: list[str]
+    class_names: list[str]
+    source: str
+    credits: str
+    rebuild: str
+    normals: np.ndarray | None = None
+    library: list[str] | None = None
+    checksum: str = ""
+
+    def of(self, split: int) -> np.ndarray:
+        """Indices of the shapes of one split."""
+        return np.flatnonzero(self.split == split)
+
+
+def write(path: Path, clouds: Clouds) -> None:
+    """Write `clouds` to `path`: checked first, into a temporary file beside it, then renamed over it."""
+    arrays: dict[str, Any] = {
+        "points": clouds.points,
+        "label": clouds.label,
+        "split": clouds.split,
+        "name": np.array(clouds.name, dtype=object),
+    }
+    if clouds.normals is not None:
+        arrays["normals"] = clouds.normals
+    if clouds.library is not None:
+        arrays["library"] = np.array(clouds.library, dtype=object)
+    stated = {name: getattr(clouds, name) for name in h5_file.STATED}
+    h5_file.write(path, LAYOUT, arrays, clouds.class_names, stated)
+
+
+def read(path: Path) -> Clouds:
+    """Read and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
+    missing = "data/furniture.h5 ships with the project; the scripts in data_scripts make the others."
+    arrays, class_names, stated = h5_file.read(Path(path), LAYOUT, missing)
+    return Clouds(
+        points=arrays["points"],
+        label=arrays["label"],
+        split=arrays["split"],
+        name=list(arrays["name"]),
+        class_names=class_names,
+        normals=arrays.get("normals"),
+        library=list(arrays["library"]) if "library" in arrays else None,
+        **stated,
+    )
+
+
+def carve_validation(label: np.ndarray, split: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """`split` with about `share` of each class's training shapes moved to validation, at least one of two or more."""
+    random, split = np.random.default_rng(seed), split.copy()
+    for c in np.unique(label):
+        members = np.flatnonzero((label == c) & (split == TRAIN))
+        if len(members) > 1:
+            split[random.permutation(members)[: max(1, round(share * len(members)))]] = VALIDATION
+    return split
+
+
+def stratified_folds(label: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`[n]` uint8: each shape in one of five folds at random; the sizes of the folds, and of a class in them, are equal to
+    within one."""
+    order = np.random.default_rng(seed).permutation(len(label))
+    order = order[np.argsort(label[order], kind="stable")]
+    fold = np.empty(len(label), np.uint8)
+    fold[order] = np.arange(len(label)) % FOLDS
+    return fold
+
+
+def _shape(points: np.ndarray) -> str | None:
+    whole = points.ndim == 3 and points.shape[2] == 3 and 0 not in points.shape
+    return None if whole else "[n, N, 3] with n, N >= 1"
+
+
+def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None:
+    points = arrays["points"]
+    if "normals" in arrays and arrays["normals"].shape != points.shape:
+        raise wrong("normals' shape", arrays["normals"].shape, f"that of points, {points.shape}")
+    for name in ("points", "normals"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            first = int(np.flatnonzero(~np.isfinite(arrays[name]).all((1, 2)))[0])
+            raise wrong(f"{name} of shape {first} ({arrays['name'][first]})", "not finite", "numbers")
+
+
+LAYOUT = Layout(
+    task="classification",
+    entries="shapes",
+    types={
+        "points": np.float32,
+        "label": np.int64,
+        "split": np.uint8,
+        "name": str,
+        "normals": np.float32,
+        "library": str,
+    },
+    optional=("normals", "library"),
+    shaped=("points", "normals"),
+    first_shape=_shape,
+    check=_check,
+)

@@ -1,0 +1,230 @@
+"""The HDF5 layout of video data: what a file holds, how it is written, and what is checked on reading.
+
+| dataset | type | shape | |
+|---|---|---|---|
+| frames | uint8 | [n, T, H, W, C] | clips, C = 1 (gray) or 3 (RGB), one HDF5 chunk a clip |
+| length | int64 | [n] | 1 .. T: frames of each clip; those beyond it are zero |
+| label | int64 | [n] | 0 .. classes - 1; of several labels the first |
+| split | uint8 | [n] | 0 train, 1 validation, 2 test |
+| fold | uint8 | [n] | 0 .. 4: random folds over clips, as the papers have them |
+| group_fold | uint8 | [n] | 0 .. 4: folds that keep the clips of a group together |
+| group | UTF-8 | [n] | what a clip shares with others: person, scene, source film |
+| name | UTF-8 | [n] | of each clip |
+| labels | uint8 | [n, classes] | optional: 0 or 1, where a clip may have several labels |
+
+Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "video".
+
+Random folds over clips leak: clips cut from one recording share actor, clothes and background, so a model that
+remembers the recording is right about the clip next to it in the test fold. Figures on `fold` are comparable with the
+papers that used it, figures on `group_fold` are what to expect of a recording never seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dropfold.data_scripts.schemas import h5_file
+from dropfold.data_scripts.schemas.h5_file import (
+    FOLDS,
+    SCHEMA,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Layout,
+    SchemaError,
+    Wrong,
+)
+
+__all__ = [
+    "FOLDS",
+    "SCHEMA",
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "SchemaError",
+    "Videos",
+    "carve_groups",
+    "frame_size",
+    "group_folds",
+    "group_split",
+    "random_folds",
+    "read",
+    "write",
+]
+
+
+@dataclass(frozen=True)
+class Videos:
+    """A video data set in memory; the arrays are those of the file (see above). `frames` may be a memory map."""
+
+    frames: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+    split: np.ndarray
+    fold: np.ndarray
+    group_fold: np.ndarray
+    group: list[str]
+    name: list[str]
+    class_names: list[str]
+    source: str
+    credits: str
+    rebuild: str
+    labels: np.ndarray | None = None
+    checksum: str = ""
+
+    def of(self, split: int) -> np.ndarray:
+        """Indices of the clips of one split."""
+        return np.flatnonzero(self.split == split)
+
+
+def write(path: Path, videos: Videos) -> None:
+    """Write `videos` to `path`: checked first, into a temporary file beside it, then renamed over it."""
+    arrays: dict[str, Any] = {
+        "frames": videos.frames,
+        "length": videos.length,
+        "label": videos.label,
+        "split": videos.split,
+        "fold": videos.fold,
+        "group_fold": videos.group_fold,
+        "group": np.array(videos.group, dtype=object),
+        "name": np.array(videos.name, dtype=object),
+    }
+    if videos.labels is not None:
+        arrays["labels"] = videos.labels
+    stated = {name: getattr(videos, name) for name in h5_file.STATED}
+    h5_file.write(path, LAYOUT, arrays, videos.class_names, stated)
+
+
+def read(path: Path) -> Videos:
+    """Read and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
+    missing = "dropfold data moving-furniture makes one; docs/video_data.md names the other scripts."
+    arrays, class_names, stated = h5_file.read(Path(path), LAYOUT, missing)
+    arrays |= {name: list(arrays[name]) for name in ("group", "name")} | stated
+    return Videos(**arrays, class_names=class_names)
+
+
+def random_folds(n: int, seed: int = 0) -> np.ndarray:
+    """`[n]` uint8: each clip in one of five folds at random, sizes equal to within one.
+
+    These leak: clips of one recording land in training and test alike (see above).
+    """
+    return (np.random.default_rng(seed).permutation(n) % FOLDS).astype(np.uint8)
+
+
+def group_folds(group: list[str], label: np.ndarray) -> np.ndarray:
+    """`[n]` uint8: five folds, every group whole in one of them, each class spread as evenly as its groups allow."""
+    return _deal(group, label, np.ones(FOLDS), even=True)
+
+
+def group_split(group: list[str], label: np.ndarray) -> np.ndarray:
+    """`[n]` uint8: the split of data that bring none. Of each class about 3/5 train, 1/5 tests, 1/5 validates.
+
+    Every group is whole in one split. A class of one group trains, of two trains and tests.
+    """
+    return np.array([TRAIN, TEST, VALIDATION], dtype=np.uint8)[_deal(group, label, np.array([3, 1, 1]))]
+
+
+def carve_groups(group: list[str], label: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """`split` with about a fifth of each class's training clips moved to validation, groups whole."""
+    split, train = split.copy(), np.flatnonzero(split == TRAIN)
+    if len(train):
+        part = _deal([group[i] for i in train], label[train], np.array([4, 1]))
+        split[train] = np.array([TRAIN, VALIDATION], dtype=np.uint8)[part]
+    return split
+
+
+def _deal(group: list[str], label: np.ndarray, weight: np.ndarray, even: bool = False) -> np.ndarray:
+    """`[n]` uint8: the bin of each clip, where bins hold clips of each class in proportion to `weight`.
+
+    Groups are dealt from the largest to the smallest, each to the bin that has least of its classes for its weight;
+    of equals to the first, or if `even` to the one with fewest clips.
+    """
+    names, member = np.unique(np.asarray(group, dtype=str), return_inverse=True)
+    count = np.zeros((len(names), int(label.max()) + 1))  # clips by group and class
+    np.add.at(count, (member, label), 1)
+    share = count / np.maximum(count.sum(0), 1)
+    held, clips = np.zeros((len(weight), count.shape[1])), np.zeros(len(weight))
+    bin_of = np.zeros(len(names), dtype=np.uint8)
+    for g in np.argsort(-count.sum(1), kind="stable"):
+        crowding = (held @ count[g] / weight).round(9)
+        least = np.flatnonzero(crowding == crowding.min())
+        chosen = int(least[np.argmin(clips[least])] if even else least[0])
+        bin_of[g] = chosen
+        held[chosen] += share[g]
+        clips[chosen] += count[g].sum()
+    return bin_of[member]
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """`(width, height)` of "160x120", as the scripts' --size gives it."""
+    try:
+        width, height = (int(word) for word in text.lower().split("x"))
+    except ValueError:
+        raise SchemaError(f"--size is {text!r}, expected width x height, e.g. 160x120.") from None
+    if width < 1 or height < 1:
+        raise SchemaError(f"--size is {text!r}, expected at least 1x1.")
+    return width, height
+
+
+def _shape(frames: np.ndarray) -> str | None:
+    whole = frames.ndim == 5 and frames.shape[4] in (1, 3) and 0 not in frames.shape
+    return None if whole else "[n, T, H, W, C] with n, T, H, W >= 1 and C = 1 or 3"
+
+
+def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None:
+    frames, length, name = arrays["frames"], arrays["length"], arrays["name"]
+    steps = frames.shape[1]
+    if length.min() < 1 or length.max() > steps:
+        first = int(np.flatnonzero((length < 1) | (length > steps))[0])
+        raise wrong(f"length of clip {first} ({name[first]})", length[first], f"1 .. {steps}, the frames")
+    for i in np.flatnonzero(length < steps):
+        if frames[i, length[i] :].any():
+            raise wrong(f"clip {i} ({name[i]})", f"not zero beyond its length {length[i]}", "zeros there")
+    for item in ("fold", "group_fold"):
+        if arrays[item].max() >= FOLDS:
+            raise wrong(item, f"up to {arrays[item].max()}", f"0 .. {FOLDS - 1}")
+    seen: dict[str, int] = {}
+    for group, fold in zip(arrays["group"], arrays["group_fold"]):
+        if seen.setdefault(group, fold) != fold:
+            raise wrong(f"group {group!r}", f"in folds {seen[group]} and {fold}", "a group in one group_fold")
+    if "labels" in arrays:
+        labels, shape = arrays["labels"], (len(frames), len(class_names))
+        if labels.shape != shape:
+            raise wrong("labels' shape", labels.shape, f"{shape}, clips by classes")
+        if labels.max() > 1:
+            raise wrong("labels", f"up to {labels.max()}", "0 or 1")
+        if not labels[np.arange(len(frames)), arrays["label"]].all():
+            raise wrong("label", "not among labels", "one of each clip's labels")
+
+
+def _storage(frames: np.ndarray) -> dict[str, Any]:
+    # Level 1: on pixels the higher levels take several times as long and save a few per cent.
+    return {"chunks": (1, *frames.shape[1:]), "compression": "gzip", "compression_opts": 1}
+
+
+LAYOUT = Layout(
+    task="video",
+    entries="clips",
+    types={
+        "frames": np.uint8,
+        "length": np.int64,
+        "label": np.int64,
+        "split": np.uint8,
+        "fold": np.uint8,
+        "group_fold": np.uint8,
+        "group": str,
+        "name": str,
+        "labels": np.uint8,
+    },
+    optional=("labels",),
+    shaped=("frames", "labels"),
+    first_shape=_shape,
+    check=_check,
+    storage={"frames": _storage},
+)

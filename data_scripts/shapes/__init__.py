@@ -1,0 +1,1 @@
+"""Data sets of shapes and their parts, a script each."""

@@ -1,0 +1,217 @@
+"""`dropfold data modelnet40 --form hdf5`: makes data/local/modelnet40.h5 from any of its three distributions.
+
+    hdf5              modelnet40_ply_hdf5_2048: 2,048 points a shape, read in the order of train_files.txt and test_files.txt
+    normal_resampled  modelnet40_normal_resampled: 10,000 lines x,y,z,nx,ny,nz a shape, the first `points` are taken
+    off               ModelNet40's meshes, sampled uniformly on their surface
+
+About 10 % of each class's training shapes become the validation split (--validation 0 for the peers' way, none).
+Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
+--sha256 gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from dropfold.data_scripts.readers.shapes import (
+    ShapeError,
+    normalised,
+    read_numbers,
+    read_off,
+    sample_surface,
+)
+from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
+from dropfold.data_scripts.work import distribution
+from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
+from dropfold.data_scripts.work.distribution import h5, lines
+
+Form = Literal["hdf5", "normal_resampled", "off"]
+URLS = {
+    "hdf5": "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip",
+    "normal_resampled": "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
+    "off": "https://modelnet.cs.princeton.edu/ModelNet40.zip",
+}
+
+
+class Shape(NamedTuple):
+    """One shape, and the place in the distribution that an error about it names."""
+
+    points: np.ndarray
+    normals: np.ndarray | None
+    label: int
+    split: int
+    name: str
+    where: str
+
+
+Source = tuple[list[str], int, Iterator[Shape]]  # names of the classes, number of shapes, the shapes
+
+
+@dataclass
+class Options:
+    """Make the ModelNet40 data set."""
+
+    form: Form = "hdf5"
+    """Which distribution."""
+    source: Path | None = None
+    """The archive or its unpacked folder; None: download it."""
+    out: Path = Path("data/local/modelnet40.h5")
+    """The file to write."""
+    points: int = 2048
+    """Points of each shape (hdf5 has 2,048, normal_resampled 10,000)."""
+    validation: float = 0.1
+    """Share of each class's training shapes for validation; 0: none."""
+    sha256: str | None = None
+    """Of the archive, to be checked."""
+
+
+def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> Clouds:
+    """The data set of an unpacked distribution. One shape or file is read at a time, into arrays of their final size."""
+    root = distribution.root(
+        folder,
+        {"hdf5": "shape_names.txt", "normal_resampled": "modelnet40_shape_names.txt", "off": "*/train"}[form],
+        "See --form.",
+    )
+    read = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form]
+    names, n, shapes = read(root, points)
+    if n == 0:
+        raise SchemaError(f"{root} names no shapes; the distribution is not whole.")
+    clouds = np.empty((n, points, 3), dtype=np.float32)
+    normals: np.ndarray | None = None
+    label, split, titles = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.uint8), []
+    for i, shape in enumerate(shapes):
+        if i == 0 and shape.normals is not None:
+            normals = np.empty((n, points, 3), dtype=np.float32)
+        if (shape.normals is None) != (normals is None):
+            raise SchemaError(f"{shape.where}: only some shapes have normals; expected all or none.")
+        clouds[i], label[i], split[i] = shape.points, shape.label, shape.split
+        if normals is not None:
+            normals[i] = shape.normals
+        if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
+            raise SchemaError(f"{shape.where} holds numbers that are not finite.")
+        titles.append(shape.name)
+    return Clouds(
+        points=clouds,
+        normals=normals,
+        label=label,
+        split=shape_schema.carve_validation(label, split, validation) if validation > 0 else split,
+        name=titles,
+        class_names=names,
+        source=f"ModelNet40, {form}",
+        credits="https://modelnet.cs.princeton.edu; not to be redistributed",
+        rebuild=f"dropfold data modelnet40 --form {form} --points {points} --validation {validation}",
+    )
+
+
+def _hdf5(root: Path, points: int) -> Source:
+    names = lines(root / "shape_names.txt")
+    files: list[tuple[Path, int, np.ndarray]] = []
+    for split, lists in ((TRAIN, "train_files.txt"), (TEST, "test_files.txt")):
+        # The lists name paths of their authors' machine; the order is theirs, the folder ours.
+        for entry in lines(root / lists):
+            path = root / Path(entry).name
+            if not path.is_file():
+                raise SchemaError(f"{path}, named in {lists}, is not there.")
+            files.append((path, split, _labels(path, points, len(names))))
+
+    def shapes() -> Iterator[Shape]:
+        for path, split, label in track(files, "files", console=Console(stderr=True)):
+            with h5(path) as file:
+                clouds = file["data"][:, :points]
+                normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
+            for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
+                title = f"{names[c]}/{path.stem}_{i:04d}"
+                yield Shape(cloud, normal, int(c), split, title, f"{path}, shape {i}")
+
+    return names, sum(len(label) for _, _, label in files), shapes()
+
+
+def _labels(path: Path, points: int, classes: int) -> np.ndarray:
+    """The labels of one HDF5 file, all of whose datasets are checked before any is read whole."""
+    with h5(path) as file:
+        for name in ("data", "label"):
+            if name not in file:
+                raise SchemaError(f"{path} has no dataset {name!r}.")
+        for name in ("data", "normal"):
+            if name not in file:
+                continue
+            item = file[name]
+            if item.ndim != 3 or item.shape[2] != 3 or item.shape[1] < points or item.dtype.kind != "f":
+                raise SchemaError(
+                    f"{path}: {name} is {item.dtype} {item.shape}, expected floats [n, {points} or more, 3]."
+                )
+            if len(item) != len(file["data"]):
+                raise SchemaError(f"{path}: {name} has {len(item)} shapes, data has {len(file['data'])}.")
+        item = file["label"]
+        if item.dtype.kind not in "iu" or item.size != len(file["data"]):
+            raise SchemaError(
+                f"{path}: label is {item.dtype} {item.shape}, expected integers [{len(file['data'])}, 1]."
+            )
+        label = item[()].reshape(-1).astype(np.int64)
+        if label.size and (label.min() < 0 or label.max() >= classes):
+            raise SchemaError(
+                f"{path}: label holds {label.min()} .. {label.max()}, expected 0 and more, below {classes}."
+            )
+        return label
+
+
+def _normal_resampled(root: Path, points: int) -> Source:
+    names = lines(root / "modelnet40_shape_names.txt")
+    files: list[tuple[Path, int, int]] = []
+    for split, lists in ((TRAIN, "modelnet40_train.txt"), (TEST, "modelnet40_test.txt")):
+        for token in lines(root / lists):
+            name = token.rsplit("_", 1)[0]
+            if name not in names:
+                raise SchemaError(f"{root / lists}: {token!r} is of no class in modelnet40_shape_names.txt.")
+            path = root / name / f"{token}.txt"
+            if not path.is_file():
+                raise SchemaError(f"{path}, named in {lists}, is not there.")
+            files.append((path, names.index(name), split))
+
+    def shapes() -> Iterator[Shape]:
+        for path, c, split in track(files, "clouds", console=Console(stderr=True)):
+            table = read_numbers(path)
+            if table.shape[1] != 6 or len(table) < points:
+                raise SchemaError(f"{path} has {table.shape} numbers, expected {points} or more lines of 6.")
+            title = f"{names[c]}/{path.stem}"
+            yield Shape(normalised(table[:points, :3]), table[:points, 3:], c, split, title, str(path))
+
+    return names, len(files), shapes()
+
+
+def _off(root: Path, points: int) -> Source:
+    names = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
+    files = [
+        (path, c, split)
+        for c, name in enumerate(names)
+        for split, part in ((TRAIN, "train"), (TEST, "test"))
+        for path in sorted((root / name / part).glob("*.off"))
+        if not path.name.startswith(".")
+    ]
+
+    def shapes() -> Iterator[Shape]:
+        for i, (path, c, split) in enumerate(track(files, "meshes", console=Console(stderr=True))):
+            vertices, faces = read_off(path)
+            cloud, normals = sample_surface(path, vertices, faces, points, np.random.default_rng(i))
+            yield Shape(normalised(cloud), normals, c, split, f"{names[c]}/{path.stem}", str(path))
+
+    return names, len(files), shapes()
+
+
+def main(options: Options) -> None:
+    try:
+        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
+        with opened(source) as folder:
+            clouds = convert(folder, options.form, options.points, options.validation)
+        shape_schema.write(options.out, clouds)
+    except (ArchiveError, SchemaError, ShapeError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

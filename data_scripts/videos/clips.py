@@ -1,0 +1,249 @@
+"""A list of video files becomes a data set: decoded by several processes, with progress, and resumable.
+
+Each decoded clip is a file in the folder FILE.part beside the output, renamed when it is whole; a second start goes on
+with those that are missing. A video that cannot be read is reported and left out; one that kills its process, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from dropfold.data_scripts.readers.decode import Reading, Sampling, VideoError, pyav, read_clip
+from dropfold.data_scripts.schemas import video_schema
+from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, SchemaError, Videos
+from dropfold.data_scripts.work import jobs
+from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.processes import cores, end_with_parent
+
+Decode = Callable[[Path, str, Reading], np.ndarray]
+
+
+@dataclass(kw_only=True)
+class Sourced(Reading):
+    """A reading of the videos of a source into a file."""
+
+    source: Path
+    """The folder, or its archive (zip, tar or rar)."""
+    out: Path
+    """The HDF5 file to write."""
+
+
+@dataclass(kw_only=True)
+class Published(Sourced):
+    """A reading as the later papers have it (BT, TedNet): six frames."""
+
+    frames: int = 6
+    """The most frames of a clip; a shorter video keeps its length."""
+    sampling: Sampling = "tednet"
+    """first: the first frames. uniform: the middles of equal parts. tednet: at random, kept in their order."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video file and what is known of it."""
+
+    path: Path
+    name: str
+    """Within the data set; unique."""
+    classes: tuple[str, ...]
+    """Its class, or its several classes."""
+    group: str
+    split: int | None = None
+    """Where the data set states one."""
+
+
+def make(
+    out: Path,
+    clips: list[Clip],
+    class_names: list[str],
+    reading: Reading,
+    stated: dict[str, str],
+    multilabel: bool = False,
+    decode: Decode = read_clip,
+) -> tuple[Videos, list[str]]:
+    """Write the data set `out`. Returns it, and a sentence for each video and class that was left out.
+
+    `stated` gives the file's source, credits and rebuild.
+    """
+    reading.checked()
+    if decode is read_clip:
+        pyav()
+    if not clips:
+        raise SchemaError(f"no videos were found for {out}; is it another folder?")
+    path_of: dict[str, Path] = {}
+    for clip in clips:
+        if (other := path_of.setdefault(clip.name, clip.path)) is not clip.path:
+            raise SchemaError(
+                f"{other} and {clip.path} are both {clip.name} of the data set; remove one of them."
+            )
+    part = _begin(out, reading)
+    faults = _decode_all(part, clips, reading, decode)
+    kept = [clip for clip in clips if _file_of(part, clip).exists()]
+    if not kept:
+        raise SchemaError("\n".join(["no video could be read:", *faults[:10]]))
+    names = [name for name in class_names if any(name in clip.classes for clip in kept)]
+    faults += [f"no readable video is of class {name}" for name in class_names if name not in names]
+    frames, length = _stacked(part, kept, reading)
+    place = {name: c for c, name in enumerate(names)}
+    labels = np.zeros((len(kept), len(names)), dtype=np.uint8)
+    for i, clip in enumerate(kept):
+        labels[i, [place[name] for name in clip.classes]] = 1
+    label = np.array([place[clip.classes[0]] for clip in kept], dtype=np.int64)
+    group = [clip.group for clip in kept]
+    videos = Videos(
+        frames=frames,
+        length=length,
+        label=label,
+        split=_split(kept, group, label),
+        fold=video_schema.random_folds(len(kept), reading.seed),
+        group_fold=video_schema.group_folds(group, label),
+        group=group,
+        name=[clip.name for clip in kept],
+        class_names=names,
+        labels=labels if multilabel else None,
+        **stated,
+    )
+    video_schema.write(out, videos)
+    shutil.rmtree(part)
+    return videos, faults
+
+
+def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) -> None:
+    """The command line of a script: convert, say what was made and what was left out; faults are sentences."""
+    with jobs.faults_said(ArchiveError, SchemaError, VideoError):
+        videos, faults = convert(options)
+    counts = [len(videos.of(split)) for split in range(3)]
+    print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
+    for fault in faults:
+        print(f"left out: {fault}".encode(errors="backslashreplace").decode())  # a name may be no text
+
+
+def options_of(reading: Reading) -> str:
+    """The options of a reading as the command line states them, without paths and processes."""
+    names = [field.name for field in fields(Reading) if field.name != "workers"]
+    return " ".join(f"--{name} {getattr(reading, name)}" for name in names)
+
+
+def given(options: Sourced) -> str:
+    """The source's name and the options, as the command line that makes the file anew has them."""
+    return f"--source {shlex.quote(options.source.resolve().name)} {options_of(options)}"
+
+
+def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:
+    """What the clips state, with validation carved from the training clips where they state none; or else by groups."""
+    if all(clip.split is None for clip in clips):
+        return video_schema.group_split(group, label)
+    split = np.array([TRAIN if clip.split is None else clip.split for clip in clips], dtype=np.uint8)
+    return split if VALIDATION in split else video_schema.carve_groups(group, label, split)
+
+
+def _begin(out: Path, reading: Reading) -> Path:
+    """The folder of decoded clips, new or of an earlier start with the same options."""
+    part = out.with_name(out.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    file, wanted = part / "options.json", options_of(reading)
+    if not file.exists():
+        _write(file, json.dumps(wanted).encode())
+    if (found := json.loads(file.read_text())) != wanted:
+        raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
+    return part
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    """A file that is whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _file_of(part: Path, clip: Clip) -> Path:
+    """Where a decoded clip lies; the size is part of the name, so that a mended video is read anew."""
+    key = f"{clip.name} {clip.path.stat().st_size if clip.path.exists() else 0}"
+    return part / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+
+
+def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode) -> list[str]:
+    todo = [clip for clip in clips if not _file_of(part, clip).exists()]
+    workers = reading.workers or cores()
+    faults: dict[str, str] = {}
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("decoding", total=len(clips), completed=len(clips) - len(todo))
+
+        def run(some: list[Clip], processes: int) -> list[Clip]:
+            """Decode `some`; returns those that a dead process left undone."""
+            undone = []
+            context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+            with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
+                jobs: dict[Future[str], Clip] = {
+                    pool.submit(_decode_one, decode, clip, _file_of(part, clip), reading): clip
+                    for clip in some
+                }
+                try:
+                    for job in as_completed(jobs):
+                        try:
+                            if fault := job.result():
+                                faults[jobs[job].name] = fault
+                            progress.advance(task)
+                        except BrokenProcessPool:
+                            undone.append(jobs[job])
+                except BaseException:  # an interruption, a full disk: the other videos are for the next start
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+            return sorted(undone, key=some.index)
+
+        while todo:
+            todo = run(todo, workers)
+            # One of the first of these killed its process: those that were under way go alone, one by one.
+            for clip in todo[: 2 * workers + 1]:
+                if run([clip], 1):
+                    faults[clip.name] = f"{clip.path} killed the process that decoded it."
+                    progress.advance(task)
+            todo = todo[2 * workers + 1 :]
+    return [faults[clip.name] for clip in clips if clip.name in faults]
+
+
+def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> str:
+    """In another process: decode into `target`; returns what was wrong with the video, or nothing."""
+    try:
+        frames = decode(clip.path, clip.name, reading)
+    except VideoError as error:
+        return str(error)
+    except Exception as error:  # the library raises what it likes on broken files
+        return f"{clip.path} cannot be read ({type(error).__name__}: {error})."
+    buffer = io.BytesIO()
+    np.save(buffer, frames)
+    _write(target, buffer.getbuffer())
+    return ""
+
+
+def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """All clips as one array on the disk, zeros after their end, and their lengths."""
+    width, height = reading.checked()
+    files = [_file_of(part, clip) for clip in clips]
+    length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
+    shape = (len(clips), int(length.max()), height, width, 3)
+    # Written, not mapped: on a full disk a write is an error, and a store into a map kills the process.
+    with (part / "frames").open("wb") as stack:
+        for i, file in enumerate(files):
+            stack.seek(i * math.prod(shape[1:]))
+            stack.write(np.load(file, allow_pickle=False).data)
+        stack.truncate(math.prod(shape))
+    return np.memmap(part / "frames", np.uint8, "r", shape=shape), length

@@ -1,0 +1,39 @@
+"""What unpacked distributions have in common: a root somewhere inside, lists in text, HDF5 files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dropfold.data_scripts.schemas.shape_schema import SchemaError
+
+
+def root(folder: Path, marker: str, hint: str = "") -> Path:
+    """The folder that holds `marker`: the one given, or one inside it."""
+    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        if any(candidate.glob(marker)):
+            return candidate
+    raise SchemaError(f"{folder} holds no {marker}: is it another distribution?{' ' * bool(hint)}{hint}")
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank."""
+    if not path.is_file():
+        raise SchemaError(f"{path} is not there; the distribution is not whole.")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+@contextlib.contextmanager
+def h5(path: Path) -> Iterator[Any]:
+    """An HDF5 file of the distribution, to be read."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise SchemaError(
+            f"{path} is not a whole HDF5 file ({error}); fetch the distribution again."
+        ) from None

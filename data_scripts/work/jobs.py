@@ -1,0 +1,146 @@
+"""Long work in pieces: done in parallel, each kept when it is finished, so that a second start does only what is missing.
+
+A finished piece is a file in the folder FILE.part beside the output, renamed when it is whole. A piece that cannot be read
+stops nothing: the others are read, then all faults are said, and the next start goes on with what was mended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.processes import cores
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of the work."""
+
+    name: str
+    key: str
+    """All that the result depends on; a finished piece of the same name and key is not done again."""
+    size: int
+    """Bytes, for the progress."""
+    read: Callable[[Advance], dict[str, np.ndarray]]
+    """The result; it is called with a function that takes the bytes that were read since it was called last."""
+
+
+@contextlib.contextmanager
+def faults_said(*faults: type[Exception], again: str = "goes on from here") -> Iterator[None]:
+    """Long work on the command line: these faults, a full disk and Ctrl-C end it with a sentence. again: what the same
+    command then does."""
+    try:
+        yield
+    except faults as error:
+        raise SystemExit(f"error: {error}") from None
+    except OSError as error:  # no room, no permission
+        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
+
+
+def stamp(path: Path, unpacked: bool) -> str:
+    """Changes with the file's content: its size and time, or where an archive was unpacked, which is now, a checksum."""
+    if unpacked:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
+def read_all(
+    out: Path,
+    jobs: Sequence[Job],
+    workers: int,
+    what: str,
+    advice: Callable[[list[str]], str] = lambda names: "",
+) -> Path:
+    """Do all jobs that are not finished; returns their folder, or raises a `SchemaError` of all faults.
+
+    what: the jobs in a message, e.g. "rooms". advice: what else can be done about those that cannot be read.
+    """
+    part = out.with_name(out.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    for left in part.glob("*.tmp"):  # of a start that was killed
+        left.unlink()
+    todo = [job for job in jobs if not zipfile.is_zipfile(file_of(part, job))]  # not there, or cut
+    faults: dict[str, str] = {}
+    columns = (
+        *Progress.get_default_columns()[:2],
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        total, left_over = sum(job.size for job in jobs), sum(job.size for job in todo)
+        task = progress.add_task(f"reading {what}", total=total, completed=total - left_over)
+        stop = threading.Event()
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+            if stop.is_set():
+                raise InterruptedError
+
+        def run(job: Job) -> None:
+            _save(file_of(part, job), job.read(advance))
+
+        # Threads: parsing, unpacking and writing all run without the interpreter's lock.
+        with ThreadPoolExecutor(workers or cores()) as pool:
+            running = {pool.submit(run, job): job for job in sorted(todo, key=lambda job: -job.size)}
+            try:
+                for future in as_completed(running):
+                    try:
+                        future.result()
+                    except (ArchiveError, SchemaError, ShapeError) as error:
+                        faults[running[future].name] = str(error)
+            except BaseException:  # an interruption, a full disk: the others are for the next start
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    if faults:
+        said = [f"  {name}: {fault}" for name, fault in sorted(faults.items())]
+        raise SchemaError(
+            f"{len(faults)} of {len(jobs)} {what} cannot be read, and {out} was not written:\n"
+            + "\n".join(said)
+            + "\n"
+            f"Mend them and give the same command again, which reads none of the other {what} anew"
+            f"{advice(sorted(faults))}."
+        )
+    return part
+
+
+def file_of(part: Path, job: Job) -> Path:
+    """Where a finished piece lies."""
+    return part / f"{hashlib.sha256(f'{job.name} {job.key}'.encode()).hexdigest()[:24]}.npz"
+
+
+def load(part: Path, job: Job) -> dict[str, Any]:
+    """A finished piece."""
+    with np.load(file_of(part, job), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A file that is whole or not there."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before it has its name
+    os.replace(temporary, path)

@@ -1,0 +1,78 @@
+"""The command `dropfold`, also `python -m dropfold`: one word for each thing to do, and its options."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+
+# Word -> (module with `Options` and `main(options)`, what it does). A module is imported when its word is typed.
+COMMANDS = {
+    "train": ("dropfold.train.__main__", "train a network by a recipe"),
+    "evaluate": ("dropfold.train.predict.evaluate", "the scores of a run on a split of its data"),
+    "predict": ("dropfold.train.predict.predict", "what a run says of files: a class, or a label for each point"),
+    "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
+    "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
+    "data": ("", "make a data set: `dropfold data --help` lists them"),
+    "convert": ("dropfold.models.convert.clouds", "weights of other projects' networks, as safetensors"),
+}
+SHAPES, SCENES, VIDEOS = (f"dropfold.data_scripts.{room}" for room in ("shapes", "scenes", "videos"))
+DATA = {
+    "furniture": (f"{SHAPES}.furniture", "real furniture in 12 classes; ships with the project"),
+    "components": (f"{SHAPES}.components", "electronic components and their parts; ships with the project"),
+    "modelnet40": (f"{SHAPES}.modelnet40", "ModelNet40, downloaded or from its archive"),
+    "labeled-meshes": (f"{SHAPES}.labeled_meshes", "labeled meshes, whole or with parts"),
+    "meshes": (f"{SHAPES}.meshes", "a folder of your own meshes or clouds"),
+    "shapenet-part": (f"{SHAPES}.shapenet_part", "ShapeNetPart, downloaded or from its archive"),
+    "rooms": ("dropfold.data_scripts.interiors.rooms", "furnished rooms, in S3DIS's folder layout"),
+    "s3dis": (f"{SCENES}.s3dis", "S3DIS, or any folder of its layout, as whole rooms"),
+    "s3dis-blocks": (f"{SCENES}.s3dis_blocks", "S3DIS as blocks that lie ready"),
+    "scenes": (f"{SCENES}.scenes", "your own labelled scenes"),
+    "moving-furniture": (f"{VIDEOS}.moving_furniture", "clips of the furniture in 11 motions"),
+    "action-video": (f"{VIDEOS}.action_video", "drawn actions"),
+    "ucf11": (f"{VIDEOS}.ucf11", "UCF11 from its archive"),
+    "hmdb51": (f"{VIDEOS}.hmdb51", "HMDB51 from its archives"),
+    "hollywood2": (f"{VIDEOS}.hollywood2", "Hollywood2 from its archive"),
+    "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
+    "videos": (f"{VIDEOS}.videos", "a folder of your own videos"),
+}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command that `words` (default: the command line) ask for."""
+    words = list(sys.argv[1:] if words is None else words)
+    program, table = "dropfold", COMMANDS
+    word = next_word(program, table, words)
+    program = f"{program} {word}"
+    if word == "data":
+        table = DATA
+        word = next_word(program, table, words)
+        program = f"{program} {word}"
+    module = importlib.import_module(table[word][0])
+    if word == "train":
+        module.main(words, program)
+        return
+    import tyro
+
+    module.main(tyro.cli(module.Options, prog=program, description=module.__doc__, args=words))
+
+
+def next_word(program: str, table: Mapping[str, tuple[str, str]], words: list[str]) -> str:
+    """Take the next word off `words`; help, or a word that is not in the table, ends the program."""
+    word = words.pop(0) if words else "--help"
+    if word in table:
+        return word
+    width = max(map(len, table)) + 2
+    listed = "".join(f"  {name:{width}}{what}\n" for name, (_, what) in table.items())
+    usage = f"usage: {program} WORD [options]; {program} WORD --help lists the options.\n\n{listed}"
+    if word in ("-h", "--help"):
+        print(usage, end="")
+        raise SystemExit(0)
+    near = difflib.get_close_matches(word.replace("_", "-"), table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise SystemExit(f"error: {program} has no word {word!r}.{hint}\n\n{usage}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every operation stands on: operators, Triton, numba, matrix products, threads."""

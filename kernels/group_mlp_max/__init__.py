@@ -1,0 +1,1 @@
+"""A shared perceptron over groups of points and the max over each group, as PointNet++ needs it."""

@@ -1,0 +1,320 @@
+r"""A shared perceptron on the members of groups of points and the max over each group, nothing kept for each member.
+
+    y^1_e = q_j + p_g                                entry e: row j in group g, standing count_e times
+    z^l = a(BatchNorm_l(y^l)),   y^l+1 = W_l+1 z^l + b_l+1,   out_g = max over the entries e of g of z^L_e
+
+with a(u) = u for u > 0 and negative_slope * u otherwise. The first layer of [x_j - x_g ; ..] is linear and so factors over
+points: its caller makes q of M points and p of G centres. Everything after it is made of a tile of entries at a
+time, and made again where it is needed again:
+
+    statistics of y^l      one pass for each layer up to L - 1; sums weigh entries with their counts
+    the last layer         mean and variance follow from the mean and the Gram matrix of z^L-1, and the max needs max_e y^L_e
+                           alone, with the sign of gamma folded into W: kernels/norm/linear_norm_max.py, as are v and A below
+    backward, l = L        dz^L-1_e = the winners' rows of W_L - count_e (v + A (z_e - mean_z))
+    backward, l < L        one pass for the sums of g^l = dz^l a' and of g^l y_hat^l, whose means are c1 and c2, then
+                           dy_e = scale (g_e - count_e (c1 + c2 y_hat_e)),  dz^l-1 = W_l^T dy
+    backward, l = 1        the sums G of g over the entries of each row and each group suffice; dp is as dq, c2 as well:
+                           dq_j = scale (G_j - n_j c1 - c2 rstd (D_j + n_j (q_j - mean))),  D_j = sum_e count_e p_g
+                           c2 = rstd (sum_j G_j (q_j - mean_q) + sum_g G_g (p_g - mean_p)) / n
+
+A copy of a member (count > 1) costs nothing: the max does not see it and the sums weigh it; of a winner and its copies the
+first has the gradient. With noise, fallen rows (DropFeat: elements of the last layer) are left out of the max and kept
+ones are not scaled; statistics see all; a group with nothing left, or with no entry, is 0. NaN wins the max (the
+Triton kernel turns it into +inf). The Gram matrix is taken about the mean that a Gaussian u would give.
+
+Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; closed forms and factorisation derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.gemm import gram, mm, product_dtype
+from dropfold.kernels.backend.triton import accumulator
+from dropfold.kernels.group_mlp_max.operators import forward_of, gradients_of, moments_of, sums_of
+from dropfold.kernels.group_mlp_max.tiles import first_gradient, first_sums, gaussian_mean, identity, times
+from dropfold.kernels.noise.draw import Noise, draw
+from dropfold.kernels.norm.batch_norm import (
+    BatchNorm,
+    Statistics,
+    affine,
+    batch_statistics,
+    check_channels,
+    check_increasing,
+    check_rows,
+    fold_bias,
+    norm_gradients,
+    running_statistics,
+    several_processes,
+    sum_over_processes,
+    update_running,
+)
+from dropfold.kernels.points.clouds import check_rows as check_row_numbers
+from dropfold.kernels.points.clouds import dense_ptr, to_rows
+from dropfold.kernels.points.groups import Groups
+
+
+class _Layer(NamedTuple):
+    """What the backward pass must know of a layer's BatchNorm (training None: there is none) and activation."""
+
+    training: bool | None
+    eps: float
+    sync: bool
+    slope: float
+
+
+class _GroupMLPMax(torch.autograd.Function):
+    """Of n weights, the last with the sign of its gamma folded in, and n + 1 each of gamma, beta, mean and var. Also returns
+    mean, var and count of each layer that trains."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, p: Tensor, ptr: Tensor, idx: Tensor, owner: Tensor, count: Tensor, total: Tensor,
+        clouds: Tensor, layers: tuple[_Layer, ...], noise: Noise | None, *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        n, slopes = len(layers) - 1, [layer.slope for layer in layers[:-1]]
+        entries = (q, p, ptr, idx, owner, count)
+        weights, rest = list(parameters[:n]), parameters[n:]
+        gammas, betas, means, variances = (rest[i * (n + 1) : (i + 1) * (n + 1)] for i in range(4))
+        vectors: list[Tensor] = []
+        found: list[Tensor] = []
+        for i, layer in enumerate(layers[:-1]):
+            if layer.training is None:
+                vectors.append(identity(q))
+                continue
+            mean, var = means[i], variances[i]
+            if layer.training:
+                mean, m2 = moments_of(*entries, weights[:i], vectors, slopes[:i])
+                mean, var, rows = batch_statistics(mean, m2, total, layer.sync)
+                found += [mean, var, rows]
+            scale, shift, rstd = affine(gammas[i], betas[i], mean, var, layer.eps)
+            vectors.append(torch.stack([scale, shift, mean, rstd]))
+        last, mean, var = layers[-1], means[-1], variances[-1]
+        offset = torch.zeros_like(vectors[-1][0])
+        if last.training and layers[-2].training is None:
+            mean_y, m2 = moments_of(*entries, [], [], [])
+            offset = batch_statistics(mean_y, m2, total, last.sync).mean
+        elif last.training:
+            # A number of the products' type: z of a unit at rest is then exactly -offset there, too.
+            offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
+        top, where, sum_z, outer = forward_of(
+            *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
+        )
+        mean_z, everyone = sum_z, torch.ones_like(total)
+        if last.training:
+            wide = weights[-1].to(q.dtype)
+            all_z = sum_over_processes(torch.cat([sum_z, total[None]]), last.sync)
+            mean_z, everyone = all_z[:-1] / all_z[-1], all_z[-1]
+            # About the mean of all processes; mean_z and sum_z themselves are about the offset.
+            outer = outer - torch.outer(sum_z, mean_z) - torch.outer(mean_z, sum_z - total * mean_z)
+            mean = wide @ mean_z
+            var = (mm(wide, sum_over_processes(outer, last.sync) / everyone) * wide).sum(1).clamp(min=0)
+            found += [mean + wide @ offset, var, everyone]
+        scale, shift, rstd = affine(gammas[-1].abs(), betas[-1], mean, var, last.eps)
+        u = scale * top + shift
+        ctx.save_for_backward(
+            *(*entries, total, top, where, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone),
+            *(*weights, *gammas, *vectors, *found[2::3]),
+        )
+        ctx.layers = layers
+        ctx.mark_non_differentiable(*found)
+        return torch.where(where >= 0, torch.where(u > 0, u, last.slope * u), 0), *found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        layers, n = ctx.layers, len(ctx.layers) - 1
+        entries, rest = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        (total, top, where, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone), rest = (
+            rest[:12],
+            rest[12:],
+        )
+        weights, gammas, vectors = list(rest[:n]), rest[n : 2 * n + 1], list(rest[2 * n + 1 : 3 * n + 1])
+        counts = iter(rest[3 * n + 1 :])
+        count_of = [next(counts) if layer.training else everyone for layer in layers[:-1]]
+        slopes, last, (q, p) = [layer.slope for layer in layers[:-1]], layers[-1], entries[:2]
+
+        there = where >= 0
+        g = torch.where(there, torch.where(scale * top + shift > 0, dout, last.slope * dout), 0).to(q.dtype)
+        both = torch.stack([g.sum(0), (g * torch.where(there, (top - mean) * rstd, 0)).sum(0)])
+        dbeta, dgamma, c1, c2 = norm_gradients(both, everyone, bool(last.training), last.sync)
+        dgammas, dbetas = [torch.where(gammas[-1] < 0, -1, 1) * dgamma], [dbeta]
+        wide, g = weights[-1].to(q.dtype), (scale * g).contiguous()
+        matrix, constant, slope_c = wide[:0, :0], torch.zeros_like(offset), scale * c2 * rstd
+        if last.training:  # the dense part is matrix z + constant
+            matrix = -gram(wide, slope_c[:, None] * wide)
+            constant = -(matrix @ mean_z + wide.T @ (scale * c1))
+        given = (matrix, constant, offset, g, where)
+
+        vectors = [torch.cat([v, torch.zeros_like(v[:2])]) for v in vectors]
+        for i in range(n - 1, 0, -1):
+            both = sums_of(*entries, weights, vectors, slopes, *given, i)
+            dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
+            filled = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
+            vectors = [*vectors[:i], filled, *vectors[i + 1 :]]
+            dgammas.append(dgamma)
+            dbetas.append(dbeta)
+        gq, d, gp, s, dlower = gradients_of(*entries, weights, vectors, slopes, *given)
+
+        # What the last weight has beside the winners: the dense part, and the offset that z is less by.
+        *dweights, dlast = dlower
+        dy = g.sum(0)
+        if last.training:
+            local = outer + torch.outer(mean_z, sum_z - total * mean_z)
+            dlast = dlast - torch.outer(scale * c1, sum_z) - slope_c[:, None] * mm(wide, local.T)
+            dy = dy - scale * c1 * total - slope_c * (wide @ (sum_z - total * mean_z))
+        dweights = [*dweights, dlast + torch.outer(dy, offset)]
+
+        if layers[0].training is not None:
+            both = first_sums(q, p, gq, gp, vectors[0])
+            dbeta, dgamma, c1, c2 = norm_gradients(both, count_of[0], layers[0].training, layers[0].sync)
+            dgammas.append(dgamma)
+            dbetas.append(dbeta)
+            gq = first_gradient(gq, d, q, times(entries[3], entries[5], q), vectors[0], c1, c2)
+            gp = first_gradient(gp, s, p, times(entries[4], entries[5], p), vectors[0], c1, c2)
+        else:
+            dgammas.append(gammas[0])
+            dbetas.append(gammas[0])
+        parameters = *dgammas[::-1], *dbetas[::-1]
+        none = [None] * (2 * n + 2)
+        return gq, gp, *[None] * 8, *(w.to(weights[0].dtype) for w in dweights), *parameters, *none
+
+
+def group_mlp_max(
+    q: Tensor,
+    p: Tensor,
+    groups: Groups,
+    weights: Sequence[Tensor],
+    norms: Sequence[BatchNorm | None],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """A perceptron on the members of groups and the max over each; see the head of this file for the formula.
+
+    Args:
+        q: [M, C_1], what the first linear map makes of each point.
+        p: [G, C_1], what it adds in each group.
+        groups: rows of q, and how often an entry stands.
+        weights: [C_l+1, C_l] of the layers 2 .. L, at least one.
+        norms: of the layers 1 .. L. The first may be None: then y^1 itself, with no activation, is the first weight's input.
+        biases: [C_l] or None of the layers 1 .. L; in training they cancel and enter the running means.
+        batch: [M], the clouds of noise; without it, `batch_size` clouds of equal size (None: one).
+        negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
+        noise: one draw of noise for the rows of q; what falls is left out of the max.
+
+    Returns:
+        [G, C_L], in the type of the matrix products (q's, or autocast's).
+
+    Raises:
+        ValueError: shapes do not fit, a row number out of range, a decreasing activation, or training with a single entry.
+    """
+    biases = biases or [None] * len(norms)
+    _check(q, p, groups, weights, norms, biases)
+    check_increasing(negative_slope)
+    device, dtype = q.device.type, accumulator(q.dtype)
+    half = product_dtype(q)
+    entries, groups_n = groups.idx.shape[0], p.shape[0]
+    if batch is None and batch_size and len(q) % batch_size:
+        raise ValueError(
+            f"batch_size clouds of equal size make up q; got {len(q)} rows and batch_size {batch_size}."
+        )
+    owner = torch.arange(groups_n, dtype=torch.int32, device=q.device)
+    owner = owner.repeat_interleave(groups.ptr[1:] - groups.ptr[:-1], output_size=entries)
+    count = q.new_empty(0, dtype=dtype) if groups.count is None else groups.count.to(dtype).contiguous()
+    total = q.new_full((), entries, dtype=dtype) if groups.count is None else count.sum()
+    clouds = dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
+    if batch is not None:
+        clouds = to_rows(q, batch, batch_size)[1]
+
+    last = norms[-1]
+    assert last is not None
+    signs = torch.where(last.gamma.detach() < 0, -1, 1).to(dtype)
+    with torch.autocast(device, enabled=False):
+        folded = [*weights[:-1], signs.to(weights[-1].dtype)[:, None] * weights[-1]]
+        folded = [weight.to(half).contiguous() for weight in folded]
+        nothing = q.new_empty(0, dtype=dtype)
+        gammas, betas, means, variances, layers = [], [], [], [], []
+        for norm, bias in zip(norms, biases, strict=True):
+            running = None if norm is None else running_statistics(norm, dtype)
+            gammas.append(nothing if norm is None else norm.gamma)
+            betas.append(nothing if norm is None else fold_bias(norm, bias))
+            means.append(nothing if running is None else running.mean)
+            variances.append(nothing if running is None else running.var)
+            layers.append(
+                _Layer(None, 0.0, False, 1.0)
+                if norm is None
+                else _Layer(norm.training, norm.eps, norm.sync, negative_slope)
+            )
+        means[-1] = signs * means[-1]
+        out, *found = _GroupMLPMax.apply(
+            *(
+                q.to(dtype).contiguous(),
+                p.to(dtype).contiguous(),
+                groups.ptr.contiguous(),
+                groups.idx.contiguous(),
+                owner,
+                count,
+                total,
+            ),
+            *(clouds, tuple(layers), noise, *folded),
+            *(*gammas, *betas, *means, *variances),
+        )
+    for norm, bias in zip(norms, biases, strict=True):
+        if norm is not None and norm.training:
+            mean, var, rows = found[:3]
+            found = found[3:]
+            update_running(norm, Statistics(signs * mean if norm is last else mean, var, rows), bias)
+    return out.to(half)
+
+
+def _check(
+    q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
+    biases: Sequence[Tensor | None],
+) -> None:  # fmt: skip
+    if q.dim() != 2 or p.dim() != 2 or q.shape[1] != p.shape[1] or len(groups.ptr) != len(p) + 1:
+        raise ValueError(
+            "q must be [M, C] and p [G, C] for the G groups of ptr [G + 1]; got q "
+            f"{describe(q)}, p {describe(p)}, ptr {describe(groups.ptr)}."
+        )
+    if not weights or len(norms) != len(weights) + 1 or len(biases) != len(norms):
+        raise ValueError(
+            f"L - 1 weights go with L norms and L biases, L at least 2; got {len(weights)}, {len(norms)}, {len(biases)}."
+        )
+    channels = q.shape[1]
+    for i, (norm, weight) in enumerate(zip(norms, [None, *weights], strict=True)):
+        if weight is not None:
+            if weight.dim() != 2 or weight.shape[1] != channels:
+                raise ValueError(f"weights[{i - 1}] must be [C_out, {channels}]; got {describe(weight)}.")
+            channels = weight.shape[0]
+        if norm is not None:
+            check_channels(channels, norm)
+        elif i:
+            raise ValueError("only the first of the norms may be None.")
+    idx, count = groups.idx, groups.count
+    if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
+        given = "" if count is None else f", count {describe(count)}"
+        raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{given}.")
+    if idx.shape[0] < 2 and any(
+        norm is not None and norm.training and not several_processes(norm.sync) for norm in norms
+    ):
+        check_rows(idx.shape[0] if count is None else int(count.sum()))
+    if idx.is_cpu and not torch.compiler.is_compiling():
+        check_row_numbers(idx, q.shape[0])
+        if count is not None and count.numel() and int(count.min()) < 1:
+            raise ValueError(f"counts must be 1 or more; got {int(count.min())}.")
+        falling = bool((groups.ptr[1:] < groups.ptr[:-1]).any())
+        if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0] or falling:
+            raise ValueError(
+                f"ptr must go up from 0 to the {idx.shape[0]} entries of idx; got {describe(groups.ptr)} from "
+                f"{int(groups.ptr[0])} to {int(groups.ptr[-1])}."
+            )

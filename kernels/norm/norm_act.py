@@ -1,0 +1,87 @@
+r"""BatchNorm, activation and noise in one pass.
+
+    out = f * a(gamma * (y - mean) / sqrt(var + eps) + beta)
+
+over the rows of y [M, C], with a(z) = z for z > 0 and negative_slope * z otherwise (0: ReLU, 1: none), and the factor f
+of a `Noise` (kernels/noise/draw.py; 1 without). In training, mean and biased variance are the batch's and the running
+buffers move as `nn.BatchNorm1d`'s; in evaluation they are the running buffers. The normalised values are not stored:
+forward reads y twice and writes out once, backward reads dout and y twice and writes dy once, drawing f again.
+
+    dz = dout f a'(z),   dy = gamma / sqrt(var + eps) * (dz - mean(dz) - y_hat mean(dz y_hat)),
+    dgamma = sum dz y_hat,   dbeta = sum dz
+
+Noise *before* a BatchNorm makes its running statistics those of noisy values (facts of variance shift: Li et al. 2019);
+`models.reestimate_batch_norm` repairs a network trained so.
+
+Sources: Ioffe & Szegedy 2015 (BatchNorm); Srivastava et al. 2014 (the scaling).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dropfold.kernels.noise.draw import Noise, draw
+from dropfold.kernels.noise.elementwise import norm_apply, norm_grad, norm_sums
+from dropfold.kernels.norm.batch_norm import BatchNorm, affine, check_channels, norm_gradients, statistics
+from dropfold.kernels.points.clouds import to_rows
+
+
+class _NormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, count: Tensor,
+        ptr: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
+    ) -> Tensor:  # fmt: skip
+        scale, shift, rstd = affine(gamma, beta, mean, var, eps)
+        ctx.save_for_backward(y, gamma, scale, shift, mean, rstd, count, ptr)
+        ctx.options = (slope, training, sync, noise)
+        return norm_apply(y, scale, shift, slope, *draw(noise, ptr, y.shape[0]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        y, gamma, scale, shift, mean, rstd, count, ptr = ctx.saved_tensors
+        slope, training, sync, noise = ctx.options
+        drawn = draw(noise, ptr, y.shape[0])
+        dout = dout.contiguous()
+        _, sums = norm_sums(dout, y, scale, shift, mean, rstd, slope, False, *drawn)
+        dbeta, dgamma, mean_dz, mean_dz_hat = norm_gradients(sums, count, training, sync)
+        dy = norm_grad(dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_hat, slope, *drawn)
+        return dy, dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+
+
+def norm_act(
+    y: Tensor,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """BatchNorm over all points, LeakyReLU and noise; see the head of this file for the formula.
+
+    Args:
+        y: dense [B, N, C], or rows [M, C] with `batch` [M] (clouds matter to noise alone).
+        norm: its vectors have C entries.
+        negative_slope: of the LeakyReLU (0: ReLU, 1: none).
+        noise: one draw of DropFeat, DropPoint or DropCluster, or None.
+
+    Returns:
+        A tensor like y.
+
+    Raises:
+        ValueError: shapes do not fit, or training with a single row.
+    """
+    rows, ptr = to_rows(y, batch, batch_size)
+    check_channels(rows.shape[1], norm)
+    rows = rows.contiguous()
+    out = _NormAct.apply(
+        *(rows, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
+        *(norm.eps, negative_slope, norm.training, norm.sync, noise),
+    )
+    return out.view_as(y)

@@ -1,0 +1,1 @@
+"""Clouds and the points around a point: neighbours, balls, samples, interpolation."""

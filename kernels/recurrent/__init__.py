@@ -1,0 +1,1 @@
+"""Products with Kronecker sums, and LSTM and GRU over whole sequences."""

@@ -1,0 +1,1 @@
+"""Networks for point clouds: PointNet, PointNet++, DGCNN, each for classes and for points."""

@@ -1,0 +1,80 @@
+"""DGCNN for classification (Wang et al. 2019, figure 3): EdgeConv on graphs that are found anew in feature space.
+
+    x [B, N, 3] -> edge1 64 -> edge2 64 -> edge3 128 -> edge4 256   (each on the k nearest neighbours of its own input)
+                -> [edge1 .. edge4] 512 -> embed 1024 -> max and mean -> fc1 512 -> fc2 256 -> fc3 classes
+
+1,809,576 parameters for 40 classes, as antao97/dgcnn.pytorch has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.kernels import knn
+from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormPool
+from dropfold.models.layers.noise import draw, placed
+
+LAYERS = ("edge1", "edge2", "edge3", "edge4", "pool")
+
+
+class DGCNN(nn.Module):
+    """DGCNN.
+
+    Args:
+        num_classes: outputs.
+        in_channels: 3, or more: the first three are coordinates and make the first graph.
+        k: neighbours of a point, itself included.
+        emb_dims: width of the embedding that is pooled.
+        dropout: after fc1 and fc2.
+        noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
+            (edge1 .. edge4: what falls is left out of the max over neighbours; pool) to module.
+        sync_batch_norm: BatchNorm statistics over all processes.
+
+    Noise never moves a graph: neighbours are found in the layers' full output. (Dropped points, were they zeros,
+    would all become each other's nearest neighbours.)
+
+    Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; logits [B, num_classes].
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 40,
+        in_channels: int = 3,
+        k: int = 20,
+        emb_dims: int = 1024,
+        dropout: float = 0.5,
+        noise: nn.Module | Mapping[str, nn.Module] | None = None,
+        sync_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.k, sync = k, sync_batch_norm
+        self.edge1 = EdgeConv(in_channels, 64, sync=sync)
+        self.edge2 = EdgeConv(64, 64, sync=sync)
+        self.edge3 = EdgeConv(64, 128, sync=sync)
+        self.edge4 = EdgeConv(128, 256, sync=sync)
+        self.embed = LinearNormPool(512, emb_dims, negative_slope=0.2, sync=sync)
+        options: dict[str, Any] = {"negative_slope": 0.2, "sync": sync, "dropout": dropout}
+        self.fc1 = LinearNormAct(2 * emb_dims, 512, **options)
+        self.fc2 = LinearNormAct(512, 256, bias=True, **options)
+        self.fc3 = nn.Linear(256, num_classes)
+        self.noise = placed(noise, LAYERS, "pool", "DGCNN")
+
+    def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        pos = x[..., :3]
+        features: list[Tensor] = []
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        graph = knn(pos, self.k, **clouds)
+        for layer in ("edge1", "edge2", "edge3", "edge4"):
+            if features:
+                graph = knn(x, self.k, **clouds)
+            noise = draw(self.noise, layer, pos, x, batch, graph)
+            x = self.get_submodule(layer)(x, graph, noise=noise, **clouds)
+            features.append(x)
+        x = torch.cat(features, -1)
+        noise = draw(self.noise, "pool", pos, x, batch, graph)
+        x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
+        return self.fc3(self.fc2(self.fc1(x)))

@@ -1,0 +1,122 @@
+"""PointNet for classification (Qi et al. 2017, figure 2).
+
+    x [B, N, 3] -> input transform 3x3 -> conv1 64 -> feature transform 64x64 -> conv2 128 -> conv3 1024 -> max
+                -> fc1 512 -> fc2 256 -> fc3 classes
+
+3,471,473 parameters for 40 classes and 3 channels, as yanx27/Pointnet_Pointnet2_pytorch has it; as there, conv3 has no
+ReLU before the max.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax
+from dropfold.models.layers.noise import draw, placed
+
+LAYERS = ("conv1", "conv2", "pool")
+
+
+class TransformNet(nn.Module):
+    """T-Net: a [B, k, k] matrix from a cloud, the identity plus what three fully connected layers add."""
+
+    def __init__(self, in_channels: int, k: int, sync: bool = False) -> None:
+        super().__init__()
+        self.k = k
+        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync)
+        self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
+        self.conv3 = LinearNormMax(128, 1024, bias=True, sync=sync)
+        self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
+        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync)
+        self.fc3 = nn.Linear(256, k * k)
+
+    def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        x = self.conv2(self.conv1(x))
+        x = self.conv3(x, batch=batch, batch_size=batch_size)
+        x = self.fc3(self.fc2(self.fc1(x)))
+        return x.view(-1, self.k, self.k) + torch.eye(self.k, dtype=x.dtype, device=x.device)
+
+
+class Regularized(nn.Module):
+    """A network whose loss draws its feature transform to the orthogonal matrices."""
+
+    _transform: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
+
+    def regularization(self) -> Tensor:
+        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A, once (Qi et al. 2017, equation 2;
+        their norm is squared, the peers' is not, and this is the peers')."""
+        if self._transform is None:
+            return torch.zeros(())
+        a, self._transform = self._transform.float(), None
+        return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
+
+
+class PointNet(Regularized):
+    """PointNet; without its transforms it is the same paper's vanilla PointNet (table 5).
+
+    Args:
+        num_classes: outputs.
+        in_channels: 3, or more: the first three are coordinates and are transformed.
+        input_transform: with the 3 x 3 transform of the coordinates.
+        feature_transform: with the 64 x 64 transform and its regulariser.
+        dropout: before the last layer.
+        noise: a Drop module for the recommended position, inside the max over points ("pool"), or a mapping of
+            layer name (conv1, conv2: after the activation; pool) to module.
+        sync_batch_norm: BatchNorm statistics over all processes.
+
+    Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; logits [B, num_classes].
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 40,
+        in_channels: int = 3,
+        input_transform: bool = True,
+        feature_transform: bool = True,
+        dropout: float = 0.4,
+        noise: nn.Module | Mapping[str, nn.Module] | None = None,
+        sync_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        sync = sync_batch_norm
+        self.input_transform = TransformNet(in_channels, 3, sync) if input_transform else None
+        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync)
+        self.feature_transform = TransformNet(64, 64, sync) if feature_transform else None
+        self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
+        self.conv3 = LinearNormMax(128, 1024, bias=True, negative_slope=1.0, sync=sync)
+        self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
+        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
+        self.fc3 = nn.Linear(256, num_classes)
+        self.noise = placed(noise, LAYERS, "pool", "PointNet")
+
+    def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        pos = x[..., :3]
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        if self.input_transform is not None:
+            moved = transform(pos, self.input_transform(x, **clouds), batch)
+            x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
+        x = self.conv1(x, noise=draw(self.noise, "conv1", pos, x, batch), **clouds)
+        if self.feature_transform is not None:
+            self._transform = self.feature_transform(x, **clouds)
+            x = transform(x, self._transform, batch)
+        x = self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
+        x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
+        return self.fc3(self.fc2(self.fc1(x)))
+
+
+def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
+    """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates (k = 3) stay
+    in their type under autocast."""
+    device, matrices = x.device.type, matrices.to(x.dtype)
+    with torch.autocast(device, enabled=x.shape[-1] > 3 and torch.is_autocast_enabled(device)):
+        if batch is None:
+            return x @ (matrices if x.dim() == 3 else matrices[0])
+        clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
+        return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices, strict=True)])

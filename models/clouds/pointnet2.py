@@ -1,0 +1,285 @@
+"""PointNet++ (Qi et al. 2017): PointNets on balls around centres, level upon level, then one on all that is left.
+
+    classification   x [B, N, 3] -> sa1: 512 centres -> sa2: 128 centres -> sa3: all -> fc1 512 -> fc2 256 -> fc3 classes
+
+SSG has one radius a level, MSG several (their features side by side). 1,475,688 parameters (SSG) and 1,747,368 (MSG) for 40
+classes and 3 channels, as yanx27/Pointnet_Pointnet2_pytorch has them. A level finds its centres by farthest point
+sampling and its groups by ball query, in coordinates alone: noise never moves a group.
+
+Carrying features back to more points interpolates: the first linear map of it commutes with the interpolation,
+W [s ; sum_j w_j f_j] = W_s s + sum_j w_j W_f f_j, so it is applied to the fewer points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dropfold import kernels
+from dropfold.kernels import Noise
+from dropfold.models.layers.grouped import GroupMLPMax
+from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, LinearNormMax, add_to_points, linear
+from dropfold.models.layers.noise import draw, placed
+
+LAYERS = ("sa1", "sa2", "pool")
+Grouping = Literal["ssg", "msg"]
+
+
+class Scale(NamedTuple):
+    """Balls of one radius, with at most k points, and the widths of their perceptron."""
+
+    radius: float
+    k: int
+    widths: tuple[int, ...]
+
+
+class Level(NamedTuple):
+    """How many centres, and the balls around them."""
+
+    centres: int
+    scales: tuple[Scale, ...]
+
+
+CLASSIFICATION: dict[str, tuple[Level, ...]] = {
+    "ssg": (
+        Level(512, (Scale(0.2, 32, (64, 64, 128)),)),
+        Level(128, (Scale(0.4, 64, (128, 128, 256)),)),
+    ),
+    "msg": (
+        Level(512, (Scale(0.1, 16, (32, 32, 64)), Scale(0.2, 32, (64, 64, 128)), Scale(0.4, 128, (64, 96, 128)))),
+        Level(128, (Scale(0.2, 32, (64, 64, 128)), Scale(0.4, 64, (128, 128, 256)), Scale(0.8, 128, (128, 128, 256)))),
+    ),
+}  # fmt: skip
+ALL = (256, 512, 1024)  # widths of the level over all points
+
+
+class Points(NamedTuple):
+    """Where points are, dense [B, N, 3] or rows [M, 3] with `batch`, and their features, rows [M, C] or None."""
+
+    pos: Tensor
+    features: Tensor | None
+    batch: Tensor | None = None
+    clouds: int | None = None
+
+    @classmethod
+    def of(cls, pos: Tensor, features: Tensor | None, batch: Tensor | None, clouds: int | None) -> Points:
+        """Of the input of a network; `clouds` is counted where it is not given."""
+        if pos.dim() == 3:
+            clouds = pos.shape[0]
+        elif batch is None:
+            clouds = 1
+        elif clouds is None:
+            clouds = int(batch[-1]) + 1
+        return cls(pos, features if features is None else features.flatten(0, -2), batch, clouds)
+
+
+class SetAbstraction(nn.Module):
+    """One level: centres by farthest point sampling, and for each radius the perceptron's max over each ball, side by side.
+
+    With `random_start` the first centre is drawn in training; otherwise it is the first point. One draw of noise serves all
+    scales.
+    """
+
+    def __init__(
+        self, in_channels: int, level: Level, sync: bool = False, random_start: bool = False
+    ) -> None:
+        super().__init__()
+        self.level, self.random_start = level, random_start
+        self.scales = nn.ModuleList(
+            GroupMLPMax(in_channels, scale.widths, bias=True, sync=sync) for scale in level.scales
+        )
+        self.out_channels = sum(scale.widths[-1] for scale in level.scales)
+
+    def forward(self, points: Points, noise: Noise | None = None) -> Points:
+        pos, batch = points.pos, points.batch
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
+        m, start = self.level.centres, self._start(points)
+        if batch is None:  # clouds in rows keep their m: a small one must not change what the others give
+            m = min(m, pos.shape[-2])
+        chosen = kernels.farthest_point_sample(pos, m, start=start, **clouds)
+        found, centres_batch = [], None
+        if pos.dim() == 3:
+            centres = pos.gather(1, chosen[..., None].expand(-1, -1, 3))
+        else:
+            centres = pos[chosen]
+            if batch is not None:
+                centres_batch = torch.arange(len(chosen) // m, device=pos.device).repeat_interleave(m)
+        for mlp, scale in zip(self.scales, self.level.scales, strict=True):
+            groups = kernels.ball_query(
+                *(pos, centres, scale.radius, scale.k), centres_batch=centres_batch, **clouds
+            )
+            rows = points.features, pos.reshape(-1, 3), centres.reshape(-1, 3)
+            found.append(mlp(*rows, groups, noise=noise, **clouds))
+        # Every cloud has as many centres: from here on clouds are dense.
+        return Points(centres.view(-1, m, 3), torch.cat(found, -1), None, points.clouds)
+
+    def _start(self, points: Points) -> Tensor | None:
+        if not (self.random_start and self.training):
+            return None
+        assert points.clouds is not None
+        pos, batch = points.pos, points.batch
+        sizes: Any = pos.shape[-2]
+        if batch is not None:
+            sizes = torch.bincount(batch, minlength=points.clouds)
+        return (torch.rand(points.clouds, device=pos.device) * sizes).long().clamp(max=sizes - 1)
+
+
+class GlobalAbstraction(nn.Module):
+    """The last level: a perceptron on [p ; x] of all points, then the max over each cloud; the wide layer is not stored."""
+
+    def __init__(self, in_channels: int, widths: Sequence[int] = ALL, sync: bool = False) -> None:
+        super().__init__()
+        sizes = [3 + in_channels, *widths]
+        *first, last = pairwise(sizes)
+        options: dict[str, Any] = {"bias": True, "sync": sync}
+        self.layers = nn.ModuleList(LinearNormAct(*pair, **options) for pair in first)
+        self.layers.append(LinearNormMax(*last, **options))
+        self.out_channels = sizes[-1]
+
+    def forward(self, points: Points, noise: Noise | None = None) -> Tensor:
+        """[B, C] of dense points."""
+        x = points.pos.reshape(-1, 3)
+        if points.features is not None:
+            x = torch.cat([x.to(points.features.dtype), points.features], -1)
+        *first, last = self.layers
+        for layer in first:
+            x = layer(x)
+        return last(x.view(*points.pos.shape[:2], -1), noise=noise)
+
+
+class Interpolated(LinearNorm):
+    """linear -> BatchNorm -> LeakyReLU of [g ; skip ; f], f carried from the level below by `three_nn_interpolate`.
+
+    The weight is applied to f before it is carried, and to g [B, C_g] once a cloud; g and skip may be None.
+    """
+
+    def operation(self, points: Points, below: Points, *rest: Any, **options: Any) -> Tensor:
+        g, norm = rest
+        assert below.features is not None
+        skip, f = points.features, below.features
+        sizes = [0 if x is None else x.shape[-1] for x in (g, skip, f)]
+        of_cloud, of_skip, of_below = self.linear.weight.split(sizes, 1)
+        y = kernels.linear(f, of_below, self.linear.bias)  # the weights of an interpolation add up to one
+        if points.batch is None:
+            shape = (*below.pos.shape[:-1], -1) if points.pos.dim() == 3 else (-1, y.shape[-1])
+            pos = below.pos if points.pos.dim() == 3 else below.pos.reshape(-1, 3)
+            y = kernels.three_nn_interpolate(y.view(shape), pos, points.pos)
+        else:
+            of = torch.arange(len(below.pos), device=y.device).repeat_interleave(below.pos.shape[1])
+            y = kernels.three_nn_interpolate(
+                *(y, below.pos.reshape(-1, 3), points.pos), batch=of, query_batch=points.batch,
+                batch_size=points.clouds,
+            )  # fmt: skip
+        if g is not None:
+            y = add_to_points(y, kernels.linear(g, of_cloud), points.batch)
+        y = y.reshape(-1, y.shape[-1])
+        if skip is not None:
+            y = linear(skip, of_skip).add_(y)
+        return kernels.norm_act(y, norm, **options)
+
+
+class FeaturePropagation(nn.Module):
+    """Features of a level carried to the level above, beside its own, and a perceptron on both.
+
+    Args:
+        in_channels: of [g ; skip ; f] together.
+        widths: of the perceptron.
+        carried: whether the level below has points to interpolate between; otherwise it is one feature g a cloud.
+    """
+
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], carried: bool = True, sync: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = [in_channels, *widths]
+        first, *others = pairwise(sizes)
+        options: dict[str, Any] = {"bias": True, "sync": sync}
+        self.layers = nn.ModuleList([(Interpolated if carried else LinearNormAct)(*first, **options)])
+        self.layers.extend(LinearNormAct(*pair, **options) for pair in others)
+        self.out_channels = sizes[-1]
+
+    def forward(self, points: Points, below: Points | None, g: Tensor | None = None) -> Points:
+        first, *others = self.layers
+        if below is None:
+            assert points.features is not None
+            x = first(points.features.view(*points.pos.shape[:2], -1), g).flatten(0, 1)
+        else:
+            x = first(points, below, g)
+        for layer in others:
+            x = layer(x)
+        return points._replace(features=x)
+
+
+class PointNet2(nn.Module):
+    """PointNet++ for classification.
+
+    Args:
+        num_classes: outputs.
+        in_channels: 3, or more: the first three are coordinates, the rest features.
+        grouping: "ssg", one radius a level, or "msg", three.
+        radius: factor of all radii.
+        dropout: after fc1 and fc2.
+        noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
+            (sa1, sa2: what falls is left out of the max over a ball, in all scales alike; pool) to module.
+        sync_batch_norm: BatchNorm statistics over all processes.
+        random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
+
+    The radii are for clouds in the unit sphere. In a cloud of fewer points than a level has centres every point is one, in
+    rows with `batch` each cloud has at least 512.
+
+    Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; logits [B, num_classes].
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 40,
+        in_channels: int = 3,
+        grouping: Grouping = "ssg",
+        radius: float = 1.0,
+        dropout: float = 0.4,
+        noise: nn.Module | Mapping[str, nn.Module] | None = None,
+        sync_batch_norm: bool = False,
+        random_start: bool = False,
+    ) -> None:
+        super().__init__()
+        sync = sync_batch_norm
+        first, second = levels(CLASSIFICATION, grouping, radius)
+        self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start)
+        self.sa2 = SetAbstraction(self.sa1.out_channels, second, sync, random_start)
+        self.sa3 = GlobalAbstraction(self.sa2.out_channels, sync=sync)
+        self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync, dropout=dropout)
+        self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
+        self.fc3 = nn.Linear(256, num_classes)
+        self.noise = placed(noise, LAYERS, "pool", "PointNet2")
+
+    def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        features = x[..., 3:] if x.shape[-1] > 3 else None
+        points = Points.of(x[..., :3].contiguous(), features, batch, batch_size)
+        points = self.sa1(points, drawn(self.noise, "sa1", points))
+        points = self.sa2(points, drawn(self.noise, "sa2", points))
+        x = self.sa3(points, drawn(self.noise, "pool", points))
+        return self.fc3(self.fc2(self.fc1(x)))
+
+
+def levels(of: Mapping[str, tuple[Level, ...]], grouping: str, radius: float = 1.0) -> tuple[Level, ...]:
+    """The levels of a grouping, their radii times `radius`."""
+    if grouping not in of:
+        raise ValueError(f"grouping must be one of {', '.join(map(repr, of))}; got {grouping!r}.")
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius must be a positive factor; got {radius}.")
+    return tuple(
+        Level(centres, tuple(scale._replace(radius=radius * scale.radius) for scale in scales))
+        for centres, scales in of[grouping]
+    )
+
+
+def drawn(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None:
+    """One draw of the noise at `layer`, for the points that its groups are made of."""
+    features = points.pos
+    if points.features is not None:
+        features = points.features.view(*points.pos.shape[:-1], -1)
+    return draw(noise, layer, points.pos, features, points.batch)

@@ -1,0 +1,239 @@
+"""Weights of other projects' networks in ours: checkpoints of antao97 and yanx27, layers of PyG.
+
+    dropfold convert model_1.t7 --out scenes.safetensors
+
+Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with
+`weights_only=True`: nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from dropfold.models.clouds.dgcnn import DGCNN
+from dropfold.models.clouds.dgcnn_segmentation import DGCNNSegmentation
+from dropfold.models.clouds.pointnet import PointNet
+from dropfold.models.clouds.pointnet2 import ALL, Grouping, PointNet2
+from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
+from dropfold.models.clouds.pointnet_segmentation import PointNetSegmentation
+from dropfold.models.convert.names import (
+    ANTAO97,
+    ANTAO97_PARTS,
+    ANTAO97_SCENES,
+    YANX27,
+    YANX27_PARTS,
+    YANX27_SCENES,
+    pointnet2,
+)
+from dropfold.models.layers.linear_norm import EdgeConv
+
+Network = TypeVar("Network", bound=nn.Module)
+
+# A NumPy number, which yanx27's training saves beside the weights, and the name that NumPy 1 has for it.
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+NUMBERS: list[Any] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
+]
+
+
+def load_antao97(
+    source: str | Path | Mapping[str, Tensor], k: int | None = None
+) -> DGCNN | DGCNNSegmentation:
+    """Our network with the weights of one of antao97/dgcnn.pytorch's (a .t7 file, or its state dict): `DGCNN` of DGCNN_cls,
+    `DGCNNSegmentation` of DGCNN_partseg and DGCNN_semseg_s3dis. k is not in the file; None: the published one."""
+    state = _state(source)
+    if "transform_net.transform.weight" in state:
+        state = _renamed(
+            state, ANTAO97_PARTS, r"(transform_net\.bn[12]|bn\d+)\..*", "antao97's DGCNN_partseg"
+        )
+        channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
+        categories = state["category.linear.weight"].shape[1]
+        emb_dims = len(state["embed.linear.weight"])
+        return _loaded(
+            DGCNNSegmentation(len(state["classes.weight"]), channels, categories, k, emb_dims), state
+        )
+    if "conv9.weight" in state:
+        state = _renamed(state, ANTAO97_SCENES, r"bn\d\..*", "antao97's DGCNN_semseg_s3dis")
+        channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
+        emb_dims = len(state["embed.linear.weight"])
+        return _loaded(
+            DGCNNSegmentation(len(state["classes.weight"]), channels, k=k, emb_dims=emb_dims), state
+        )
+    state = _renamed(state, ANTAO97, r"conv\d\.1\..*", "antao97's DGCNN_cls")
+    classes, emb_dims = state["fc3.weight"].shape[0], state["embed.linear.weight"].shape[0]
+    channels = state["edge1.linear.weight"].shape[1] // 2
+    return _loaded(DGCNN(classes, channels, k=20 if k is None else k, emb_dims=emb_dims), state)
+
+
+def load_yanx27(
+    source: str | Path | Mapping[str, Tensor],
+) -> PointNet | PointNetSegmentation | PointNet2 | PointNet2Segmentation:
+    """Our network with the weights of one of yanx27/Pointnet_Pointnet2_pytorch's (a .pth file, or its state dict):
+    `PointNet` of pointnet_cls, `PointNetSegmentation` of pointnet_part_seg and pointnet_sem_seg, `PointNet2` of
+    pointnet2_cls_*, `PointNet2Segmentation` of pointnet2_part_seg_* and pointnet2_sem_seg*.
+
+    Theirs return the logarithm of the softmax of our logits. Theirs begin farthest point sampling at a random point, in
+    evaluation too; ours begin at the first (in training, at a random one with `random_start`).
+    """
+    state = _state(source)
+    if any(name.startswith("sa1.") for name in state):
+        return _pointnet2(state)
+    if "convs1.weight" in state:
+        state = _renamed(state, YANX27_PARTS, "", "yanx27's pointnet_part_seg")
+        # [max 2048 ; category ; 64 + 128 + 128 + 512 + 2048 of the point]
+        categories = state["head1.linear.weight"].shape[1] - 2 * 2048 - 832
+        channels = state["conv1.linear.weight"].shape[1]
+        return _loaded(PointNetSegmentation(len(state["classes.weight"]), channels, categories), state)
+    if "conv4.weight" in state:
+        state = _renamed(state, YANX27_SCENES, "", "yanx27's pointnet_sem_seg")
+        channels = state["conv1.linear.weight"].shape[1]
+        return _loaded(PointNetSegmentation(len(state["classes.weight"]), channels), state)
+    state = _renamed(state, YANX27, "", "yanx27's pointnet_cls")
+    return _loaded(PointNet(len(state["fc3.weight"]), state["conv1.linear.weight"].shape[1]), state)
+
+
+def _pointnet2(state: dict[str, Tensor]) -> PointNet2 | PointNet2Segmentation:
+    """MSG joins a group as [x_j ; p_j - c] and ours always is [p_j - c ; x_j]; a feature carried to all points of a cloud
+    comes last there and first here."""
+    msg = "sa1.conv_blocks.0.0.weight" in state
+    grouping: Grouping = "msg" if msg else "ssg"
+    network = f"yanx27's pointnet2 ({grouping})"
+
+    def width(name: str, side: int) -> int:
+        if name not in state:
+            raise ValueError(f"the checkpoint lacks {name.removesuffix('.weight')} of {network}.")
+        return state[name].shape[side]
+
+    joined = width("sa1.conv_blocks.0.0.weight" if msg else "sa1.mlp_convs.0.weight", 1)
+    model: PointNet2 | PointNet2Segmentation
+    if "fc3.weight" in state:
+        model = PointNet2(width("fc3.weight", 0), joined, grouping)
+    else:
+        channels, categories = joined - 3, None
+        if "sa4.mlp_convs.0.weight" not in state and "sa4.conv_blocks.0.0.weight" not in state:
+            categories = width("fp1.mlp_convs.0.weight", 1) - (3 + channels) - 128
+        model = PointNet2Segmentation(width("conv2.weight", 0), channels, categories, grouping)
+    ours = _renamed(state, pointnet2(model), "", network)
+    for name, weight in ours.items():
+        if msg and re.fullmatch(r"sa\d\.scales\.\d\.layers\.0\.linear\.weight", name):
+            ours[name] = weight.roll(3, 1)
+        elif name == "fp3.layers.0.linear.weight" and getattr(model, "categories", None) is not None:
+            ours[name] = weight.roll(ALL[-1], 1)
+    return _loaded(model, ours)
+
+
+def _loaded(model: Network, state: Mapping[str, Tensor]) -> Network:
+    """The model with these weights, in their type."""
+    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    model.load_state_dict(state)
+    return model
+
+
+def load(source: str | Path | Mapping[str, Tensor], k: int | None = None) -> nn.Module:
+    """`load_antao97` or `load_yanx27`, whichever the names of the weights are of."""
+    state = _state(source)
+    return load_antao97(state, k) if "conv1.0.weight" in state else load_yanx27(state)
+
+
+def from_pyg(conv: nn.Module) -> EdgeConv:
+    """Our `EdgeConv` with the weights of PyG's `EdgeConv` or `DynamicEdgeConv` around Linear, BatchNorm, (Leaky)ReLU.
+
+    PyG's acts on [x_i ; x_j - x_i] and ours on [x_j - x_i ; x_i]: the halves of the weight change places.
+    """
+    network: Any = getattr(conv, "nn", None)
+    aggregation = getattr(conv, "aggr", None)
+    if not isinstance(network, nn.Module) or aggregation != "max":
+        raise ValueError(
+            f"expected PyG's EdgeConv or DynamicEdgeConv with aggr='max'; got {type(conv).__name__}."
+        )
+    parts: list[Any] = [m for m in network.modules() if not list(m.children())]
+    kinds = ["LeakyReLU" if isinstance(m, nn.ReLU | nn.LeakyReLU) else type(m).__name__ for m in parts]
+    if kinds not in (["Linear", "BatchNorm1d"], ["Linear", "BatchNorm1d", "LeakyReLU"]):
+        raise ValueError(
+            "only an edge network of Linear, BatchNorm1d and at most one (Leaky)ReLU, in this order, has an exact "
+            f"counterpart; got {', '.join(kinds)}."
+        )
+    linear, norm = parts[:2]
+    slope = 1.0 if len(parts) == 2 else getattr(parts[2], "negative_slope", 0.0)
+    weight: Tensor = linear.weight.detach()
+    channels = weight.shape[1] // 2
+    ours = EdgeConv(channels, weight.shape[0], bias=linear.bias is not None, negative_slope=slope).to(weight)
+    state = {"linear.weight": torch.cat([weight[:, channels:], weight[:, :channels]], 1)}
+    if linear.bias is not None:
+        state["linear.bias"] = linear.bias.detach()
+    state |= {f"norm.{name}": value for name, value in norm.state_dict().items()}
+    ours.load_state_dict(state)
+    ours.norm.eps, ours.norm.momentum = norm.eps, norm.momentum
+    return ours
+
+
+def _state(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    loaded: object = source
+    if isinstance(source, str | Path):
+        try:
+            with torch.serialization.safe_globals(NUMBERS):
+                loaded = torch.load(source, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{source} holds more than tensors and numbers, and what else it holds is not read: {error}"
+            ) from None
+    if isinstance(loaded, Mapping) and "model_state_dict" in loaded:
+        loaded = loaded["model_state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(
+            f"{source if isinstance(source, str | Path) else 'the source'} holds no state dict of tensors."
+        )
+    return {name.removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _renamed(
+    state: dict[str, Tensor], names: dict[str, str], aliases: str, network: str
+) -> dict[str, Tensor]:
+    """`state` under our names, convolutions of width 1 as matrices; what is missing or unknown is named."""
+    ours = {}
+    for name, value in state.items():
+        if aliases and re.fullmatch(aliases, name):
+            continue  # the same BatchNorm under its second name
+        module, _, last = name.rpartition(".")
+        if module not in names:
+            raise ValueError(f"{name!r} is not a weight of {network}.")
+        ours[f"{names[module]}.{last}"] = value.flatten(1) if last == "weight" and value.dim() > 2 else value
+    missing = [theirs for theirs, new in names.items() if f"{new}.weight" not in ours]
+    if missing:
+        raise ValueError(f"the checkpoint lacks {', '.join(missing)} of {network}.")
+    return ours
+
+
+@dataclass
+class Options:
+    """Convert a checkpoint of antao97/dgcnn.pytorch or yanx27/Pointnet_Pointnet2_pytorch to our network's weights."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The .t7 or .pth file."""
+    out: Path
+    """The file of weights to write, .safetensors."""
+
+
+def main(options: Options) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        model = load(options.source)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
+        raise SystemExit(f"error: {error}") from None
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.out}: {type(model).__name__}, {numbers:,} parameters.")

@@ -1,0 +1,159 @@
+"""Layers over groups of points: a shared perceptron of several layers on each group's members, then the max over the group.
+
+Each layer is a linear map, BatchNorm and LeakyReLU, held as plain `nn.Linear` and `nn.BatchNorm1d` in `layers.0.linear`,
+`layers.0.norm`, `layers.1.linear`, ... The first linear map is applied to points and centres, not to the members of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dropfold import kernels
+from dropfold.kernels import BatchNorm, Groups, Noise
+from dropfold.kernels.points.clouds import check_neighbours, global_idx
+from dropfold.kernels.points.groups import neighbourhoods
+from dropfold.models.layers.linear_norm import LinearNorm, linear
+
+
+class _SharedPerceptron(nn.Module):
+    """The layers, and their application to the members of groups."""
+
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], bias: bool, negative_slope: float, sync: bool
+    ) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths must be those of one layer or more; got {list(widths)}.")
+        self.layers = nn.ModuleList(
+            LinearNorm(*sizes, bias=bias, negative_slope=negative_slope, sync=sync)
+            for sizes in pairwise([in_channels, *widths])
+        )
+        self.negative_slope = negative_slope
+
+    def _first(self) -> Tensor:
+        return cast(LinearNorm, self.layers[0]).linear.weight
+
+    def _run(self, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any) -> Tensor:
+        """Of q and p that the first linear map (with a single layer: nothing) has been applied to."""
+        layers = cast(list[LinearNorm], list(self.layers))
+        norms: list[BatchNorm | None] = [layer._batch_norm() for layer in layers]
+        biases: list[Tensor | None] = [layer.linear.bias for layer in layers]
+        weights = [layer.linear.weight for layer in layers]
+        if len(layers) == 1:
+            norms, biases = [None, *norms], [None, *biases]
+        else:
+            weights = weights[1:]
+        return kernels.group_mlp_max(
+            *(q, p, groups, weights, norms, biases),
+            negative_slope=self.negative_slope,
+            noise=noise,
+            **clouds,
+        )
+
+
+class GroupMLPMax(_SharedPerceptron):
+    """PointNet++'s set abstraction: max over the members j of group g of MLP([p_j - c_g ; x_j]).
+
+    Qi et al. 2017, "PointNet++", section 3.2. BatchNorm weighs an entry of the groups with its `count`, so the result is
+    that of padded groups, copies included.
+
+    Args:
+        in_channels: of the features x; 0 without features.
+        widths: of the layers; `layers.0.linear.weight` is [widths[0], 3 + in_channels] on [p_j - c_g ; x_j].
+        negative_slope: of the LeakyReLU after each layer (0: ReLU); not negative.
+        sync: BatchNorm statistics over all processes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        *,
+        bias: bool = True,
+        negative_slope: float = 0.0,
+        sync: bool = False,
+    ) -> None:
+        super().__init__(3 + in_channels, widths, bias, negative_slope, sync)
+
+    def forward(
+        self,
+        features: Tensor | None,
+        pos: Tensor,
+        centres: Tensor,
+        groups: Groups,
+        noise: Noise | None = None,
+        *,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Features [M, in_channels] or None, pos [M, 3], centres [G, 3] and groups of rows of pos to [G, widths[-1]].
+
+        Noise is drawn for the points: what falls is left out of the max. Its clouds are those of `batch` [M], or without
+        one `batch_size` clouds of equal size (None: a single cloud).
+        """
+        weight = self._first()
+        in_channels = weight.shape[1] - 3
+        given = 0 if features is None else features.shape[-1]
+        if given != in_channels:
+            raise ValueError(
+                f"features must have the {in_channels} channels that the layer was made for; got {given}."
+            )
+        if len(self.layers) == 1:
+            q, p = pos, -centres
+            if features is not None:
+                q = torch.cat([pos, features], 1)
+                p = torch.cat([p, p.new_zeros(len(p), given)], 1)
+        else:
+            of_pos, of_features = weight[:, :3], weight[:, 3:]
+            with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
+                q, p = pos @ of_pos.T, -centres @ of_pos.T
+            if features is not None:
+                q = q + linear(features, of_features)
+        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size)
+
+
+class EdgeConv2(_SharedPerceptron):
+    """max over neighbours j of a(BatchNorm(W2 a(BatchNorm(W1 [x_j - x_i ; x_i])))), and so on for more widths.
+
+    Wang et al. 2019, section 5.4 (the EdgeConvs of the segmentation networks). `layers.0.linear.weight` is
+    [widths[0], 2 in_channels] on [x_j - x_i ; x_i].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        *,
+        bias: bool = False,
+        negative_slope: float = 0.2,
+        sync: bool = False,
+    ) -> None:
+        super().__init__(2 * in_channels, widths, bias, negative_slope, sync)
+
+    def forward(
+        self,
+        x: Tensor,
+        idx: Tensor,
+        noise: Noise | None = None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and row numbers [M, k], to
+        [.., widths[-1]]."""
+        check_neighbours(idx, x)
+        rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
+        channels = rows.shape[1]
+        if len(self.layers) == 1:
+            q = torch.cat([rows, torch.zeros_like(rows)], 1)
+            p = torch.cat([-rows, rows], 1)
+        else:
+            weight = self._first()
+            near, central = weight[:, :channels], weight[:, channels:]
+            q, p = linear(rows, near), linear(rows, central - near)
+        batch_size = x.shape[0] if x.dim() == 3 else batch_size
+        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size).view(*x.shape[:-1], -1)

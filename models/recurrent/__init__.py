@@ -1,0 +1,1 @@
+"""Recurrent networks whose matrices are tensor networks."""

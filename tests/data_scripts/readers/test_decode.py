@@ -1,0 +1,224 @@
+"""Videos of several codecs and containers, encoded here and read back; broken ones named."""
+
+import struct
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dropfold.data_scripts.readers import decode
+from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip, sample
+from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.videos import clips, videos
+
+from .conftest import encode, pictures
+
+av = pytest.importorskip("av")
+
+KINDS = [
+    ("a.mp4", "libx264", "yuv420p"),
+    ("a.mkv", "libx264", "yuv444p"),
+    ("a.avi", "mpeg4", "yuv420p"),
+    ("a.mov", "mjpeg", "yuvj420p"),
+    ("a.mpg", "mpeg2video", "yuv420p"),
+    ("a.webm", "libvpx-vp9", "yuv420p"),
+    ("a.wmv", "wmv2", "yuv420p"),
+    ("b.avi", "ffv1", "bgr0"),
+]
+
+
+def all_frames(**changes):
+    return Reading(**{"frames": 99, "size": "64x48", **changes})
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels"), KINDS, ids=[f"{n[2:]}-{c}" for n, c, _ in KINDS])
+def test_what_is_encoded_is_read(name, codec, pixels, tmp_path):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {codec}")
+    given = pictures(18)
+    found = read_clip(encode(tmp_path / name, given, codec, pixels), name, all_frames())
+    assert found.shape == given.shape
+    assert found.dtype == np.uint8
+    # Chroma of half size and quantisation: a few levels in the mean; without loss two for the change of colour space.
+    assert np.abs(found.astype(int) - given).mean() < (1 if codec == "ffv1" else 6)
+    # Each frame is nearest to its own: none is lost, doubled or out of order.
+    apart = np.abs(found[:, None].astype(int) - given[None]).mean((2, 3, 4))
+    assert apart.argmin(1).tolist() == list(range(18))
+
+
+def test_resizing_averages(tmp_path):
+    """Half the size is the mean of 2 x 2 pixels, to within the rounding of two steps."""
+    given = pictures(4)
+    path = encode(tmp_path / "a.avi", given, "ffv1", "bgr0")
+    found = read_clip(path, "a", all_frames(size="32x24"))
+    mean = given.reshape(4, 24, 2, 32, 2, 3).mean((2, 4))
+    assert np.abs(found - mean).max() <= 2
+    gray = decode.decode(path, (48, 64), 1)
+    assert gray.shape == (4, 48, 64, 1)
+
+
+def test_a_picture_that_states_a_turn_is_turned(tmp_path):
+    """As phones write it: the matrix of the track's header turns the pictures a quarter clockwise."""
+    given = pictures(3)
+    path = encode(tmp_path / "a.mp4", given, "libx264")
+    matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    content = path.read_bytes()
+    place = content.index(matrix, content.index(b"tkhd"))
+    path.write_bytes(content[:place] + turned + content[place + len(matrix) :])
+    found = read_clip(path, "a", all_frames(size="48x64"))
+    assert np.abs(found.astype(int) - np.rot90(given, -1, (1, 2))).mean() < 6
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["first", "uniform", "tednet"])
+@pytest.mark.parametrize(("count", "frames"), [(1, 1), (5, 6), (6, 6), (7, 6), (1492, 6), (100, 99)])
+def test_samples_ascend_and_lie_inside(sampling, count, frames):
+    found = sample(count, frames, sampling, 0)
+    assert len(found) == min(count, frames)
+    assert found == sorted(set(found))
+    assert found[0] >= 0
+    assert found[-1] < count
+    if sampling == "first" or count <= frames:
+        assert found == list(range(min(count, frames)))
+
+
+def test_uniform_samples_are_the_middles_of_equal_parts():
+    assert sample(60, 6, "uniform", 0) == [5, 15, 25, 35, 45, 55]
+    assert max(np.diff(sample(1000, 7, "uniform", 0))) - min(np.diff(sample(1000, 7, "uniform", 0))) <= 1
+
+
+def test_tednets_samples_are_uniform_over_the_video():
+    """Means of the i-th of k numbers drawn without replacement from 0 .. n - 1: (i + 1) (n + 1) / (k + 1) - 1."""
+    drawn = np.array([sample(100, 6, "tednet", seed) for seed in range(2000)])
+    expected = np.arange(1, 7) * 101 / 7 - 1
+    error = drawn.std(0) / np.sqrt(2000)
+    assert (np.abs(drawn.mean(0) - expected) < 4 * error).all()
+
+
+@pytest.mark.parametrize("sampling", ["first", "uniform", "tednet"])
+def test_the_sampled_frames_are_read(sampling, tmp_path):
+    given = pictures(20)
+    path = encode(tmp_path / "a.avi", given, "ffv1", "bgr0")
+    found = read_clip(path, "name", all_frames(frames=5, sampling=sampling, every=2))
+    nearest = np.abs(found[:, None].astype(int) - given[None]).mean((2, 3, 4)).argmin(1)
+    assert len(nearest) == 5
+    assert (nearest % 2 == 0).all()
+    if sampling == "first":
+        assert nearest.tolist() == [0, 2, 4, 6, 8]
+    if sampling == "uniform":
+        assert nearest.tolist() == [2, 6, 10, 14, 18]
+    np.testing.assert_array_equal(
+        found, read_clip(path, "name", all_frames(frames=5, sampling=sampling, every=2))
+    )
+    others = [read_clip(path, str(i), all_frames(frames=5, sampling=sampling, every=2)) for i in range(3)]
+    assert any((other != found).any() for other in others) == (sampling == "tednet")
+
+
+# --- broken videos -----------------------------------------------------------------------------------------------
+
+
+def test_broken_videos_are_named(tmp_path, small_video):
+    cases = {
+        "empty.avi": (b"", "is empty"),
+        "text.mp4": (
+            b"this is no video, but a text that someone renamed\n" * 50,
+            "cannot be decoded|no moving",
+        ),
+        "noise.mkv": (np.random.default_rng(0).bytes(5000), "cannot be decoded|no frame|no moving"),
+        "cut.avi": (small_video[: len(small_video) // 2], r"stops after \d+ of 20 frames|cannot be decoded"),
+        "head.avi": (small_video[:300], "cannot be decoded|stops after|no frame|no moving"),
+    }
+    for name, (content, message) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        for sampling in ("uniform", "first"):
+            with pytest.raises(VideoError, match=message) as caught:
+                read_clip(path, name, all_frames(sampling=sampling))
+            assert str(path) in str(caught.value)
+    with pytest.raises(VideoError, match="is not there"):
+        read_clip(tmp_path / "none.avi", "none", all_frames())
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")]
+)
+def test_a_truncated_video_is_named(name, codec, tmp_path):
+    path = encode(tmp_path / name, np.tile(pictures(24), (8, 1, 1, 1)), codec, options={"g": "8"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
+    with pytest.raises(VideoError, match=r"cannot be decoded|stops after .*truncated"):
+        read_clip(path, name, all_frames())
+
+
+def test_a_clip_cut_without_encoding_is_whole(tmp_path):
+    """From the last key frame before the cut on, with an edit list that hides what comes before the cut."""
+    given = pictures(72)
+    whole = encode(tmp_path / "whole.mp4", given, "libx264", options={"g": "72", "bf": "0"})
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "cut.mp4"), "w") as target:
+        stream = source.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        start = int(1 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, copied
+                target.mux(packet)
+    found = read_clip(tmp_path / "cut.mp4", "cut", all_frames())
+    assert found.shape[0] == 48
+    assert np.abs(found.astype(int) - given[24:]).mean() < 6
+
+
+def test_an_avi_that_repeats_frames_is_whole(tmp_path):
+    """Frames at uneven times: the container counts the repeated ones, which hold nothing and decode to nothing."""
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for i, picture in enumerate(pictures(8)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 5 * i, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "a.avi")) as container:
+        assert container.streams.video[0].frames > 30
+    found = read_clip(tmp_path / "a.avi", "a", all_frames())
+    assert found.shape[0] == 8
+
+
+def test_a_name_is_no_address(tmp_path, small_video, monkeypatch):
+    (tmp_path / "scene:1.avi").write_bytes(small_video)
+    monkeypatch.chdir(tmp_path)
+    assert len(read_clip(Path("scene:1.avi"), "a", all_frames())) == 20
+
+
+def test_sound_without_pictures_is_named(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no moving pictures"):
+        read_clip(tmp_path / "a.mkv", "a", all_frames())
+
+
+def test_wrong_wishes_are_said():
+    for wish, message in (
+        ({"frames": 0}, "--frames is 0"),
+        ({"every": 0}, "--every is 0"),
+        ({"size": "7"}, "--size is '7'"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            all_frames(**wish).checked()
+
+
+def test_without_pyav_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match=r"pip install -e '\.\[video\]'"):
+        decode.decode(tmp_path / "clip.mp4", (4, 4))
+    (tmp_path / "wave").mkdir()
+    (tmp_path / "wave/1.mp4").write_bytes(b"frames")
+    with pytest.raises(VideoError, match="decoding videos needs PyAV"):  # once, and not of every video
+        videos.convert(clips.Sourced(source=tmp_path, out=tmp_path / "out.h5"))

@@ -1,0 +1,47 @@
+"""CPU kernels: numba's threads are torch's, and compiled code is kept for as long as it is true."""
+
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_numba_leaves_torch_its_threads(run_python):
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from dropfold.kernels.noise.philox import uniform\n"
+        "uniform(torch.tensor(1), 100)\n"
+        "assert torch.get_num_threads() == 1\n"
+    )
+    done = run_python("-c", code, OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_kept_code_goes_when_what_it_calls_changes(run_python, tmp_path):
+    """`drop_feat` is compiled from elementwise.py, and calls by way of draw.py what philox.py has."""
+    kernels = shutil.copytree(
+        ROOT / "kernels", tmp_path / "dropfold/kernels", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "dropfold/__init__.py", tmp_path / "dropfold")
+    code = (
+        "import torch; from dropfold.kernels import drop_feat\n"
+        "print(drop_feat(torch.ones(1, 1, 64), 0.5, seed=torch.tensor(7)).flatten().bool().long().tolist())"
+    )
+
+    def dropped():
+        done = run_python("-P", "-c", code, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def kept():
+        return {path: path.stat().st_mtime_ns for path in kernels.rglob("__pycache__/*.nb?")}
+
+    before, compiled = dropped(), kept()
+    assert compiled
+    assert dropped() == before
+    assert kept() == compiled
+    file = kernels / "noise" / "philox.py"
+    source = file.read_text()
+    file.write_text(source.replace("for _ in range(10):", "for _ in range(9):"))
+    assert source != file.read_text()
+    assert dropped() != before

@@ -1,0 +1,43 @@
+"""Figures of rooms over all folds, of the confusion summed over them, as "6-fold" figures are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dropfold.train.compare import table
+from dropfold.train.compare.outcomes import Key
+from dropfold.train.scoring import metrics
+
+
+def table_of(runs: dict[Key, Path]) -> str:
+    """Markdown: by variant the figures of the confusions summed over folds, mean over seeds with Student's interval; empty
+    where the runs are not of rooms. `runs` are folders of finished runs; a seed that lacks a fold which another has is
+    left out."""
+    matrices: dict[tuple[str, int], dict[int, np.ndarray]] = {}
+    for (variant, seed, fold), folder in runs.items():
+        with np.load(folder / "predictions.npz") as found:
+            if "confusion" not in found:
+                return ""
+            matrices.setdefault((variant, seed), {})[fold] = found["confusion"]
+    most = max((len(folds) for folds in matrices.values()), default=0)
+    figures: dict[str, list[dict[str, float]]] = {}
+    for (variant, _), folds in matrices.items():
+        if len(folds) == most:
+            summed = np.sum(list(folds.values()), 0)
+            figures.setdefault(variant, []).append(metrics.scene_scores(summed).figures)
+    if not figures:
+        return ""
+    names = list(next(iter(figures.values()))[0])
+    rows = [
+        [
+            variant,
+            str(len(seeds)),
+            *(table.shown(*table.mean([found[name] for found in seeds])[:2]) for name in names),
+        ]
+        for variant, seeds in figures.items()
+    ]
+    head = ["variant", "seeds", *(f"{metrics.in_words(name)}, %" for name in names)]
+    note = f"Of the confusion summed over all points that {most} folds test; ±: Student's 95 % over seeds."
+    return f"{table.table(head, rows, 1)}\n{note}\n"

@@ -1,0 +1,1 @@
+"""From a data file to batches: splits, augmentation, input channels."""

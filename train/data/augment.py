@@ -1,0 +1,50 @@
+"""Augmentation of a batch of clouds, drawn for the whole batch from one generator.
+
+The draws of a batch do not depend on how many processes share it, nor on what ran before.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dropfold.train.config.configs import AugmentConfig
+
+
+def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Clouds [B, N, 3 or 6] (xyz, normals), augmented; normals turn with the cloud and are not scaled."""
+    B, N, _ = x.shape
+    points, rest = x[..., :3], x[..., 3:]
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    if config.rotate:
+        turn = upright_rotation(uniform(0, 2 * math.pi, B), config.up)
+        points = points @ turn
+        rest = rest @ turn if rest.shape[-1] else rest
+    points = points * uniform(*config.scale, B, 1, 3 if config.scale_per_axis else 1)
+    points = points + uniform(-config.shift, config.shift, B, 1, 3)
+    if config.jitter:
+        noise = config.jitter * torch.randn(points.shape, generator=generator)
+        points = points + noise.clamp(-5 * config.jitter, 5 * config.jitter)
+    if config.point_dropout:
+        share = config.point_dropout * torch.rand(B, 1, 1, generator=generator)
+        fallen = torch.rand(B, N, 1, generator=generator) <= share
+        points = torch.where(fallen, points[:, :1], points)
+        rest = torch.where(fallen, rest[:, :1], rest) if rest.shape[-1] else rest
+    return torch.cat([points, rest], -1)
+
+
+def upright_rotation(angles: Tensor, up: str = "y") -> Tensor:
+    """Matrices [B, 3, 3] that turn row vectors about the y or the z axis."""
+    c, s = angles.cos(), angles.sin()
+    zero, one = torch.zeros_like(c), torch.ones_like(c)
+    rows = (
+        [c, zero, -s, zero, one, zero, s, zero, c]
+        if up == "y"
+        else [c, s, zero, -s, c, zero, zero, zero, one]
+    )
+    return torch.stack(rows, -1).view(-1, 3, 3)

@@ -1,0 +1,118 @@
+"""Batches of a data set in memory: what a step sees is a function of (seed, epoch, step) alone.
+
+No worker processes: sets of this size fit in memory, and a batch is cut out in less time than a process is woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.train.config.configs import Config, Signature
+
+
+@dataclass
+class Split:
+    """One split: inputs, one entry a sample in each; label [n], or [n, classes] of 0 and 1; `index`, their places in the
+    file."""
+
+    inputs: tuple[Tensor, ...]
+    label: Tensor
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass
+class Data:
+    """The three splits of a file, the name of each of its samples, and where they come from.
+
+    A split is what the functions of its task know; it has a length, its samples, and `index`, their places in the file."""
+
+    train: Any
+    validation: Any
+    test: Any
+    signature: Signature
+    name: list[str]
+    source: str
+    credits: str
+    checksum: str
+    """Of the whole file."""
+    weight: Tensor | None = None
+    """Of each class in the loss, where they are weighed."""
+    family: Tensor | None = None
+    """Of each class, where the loss is over the classes of the true one's family alone."""
+
+
+Batch = tuple[tuple[Tensor, ...], Tensor]  # inputs, one entry a sample in each, and labels
+Draw = Callable[[Any, Tensor, Any, torch.Generator], Batch]
+
+
+def located(config: Config) -> Path:
+    """`config.data`, from here or from the root of the checkout."""
+    path = Path(config.data)
+    return path if path.is_absolute() or path.exists() else Path(__file__).parents[2] / path
+
+
+def by_protocol(config: Config, split: np.ndarray, folds: dict[str, np.ndarray]) -> np.ndarray:
+    """The split of each sample: the file's own, `split`, or by the fold that is held out of those of the protocol."""
+    if config.protocol == "split":
+        if config.held_out is not None:
+            asked = " or ".join(f"--protocol {name}" for name in folds)
+            raise ValueError(
+                f"held_out {config.held_out} names a fold, and the protocol is the file's own split; ask for {asked}."
+            )
+        return split
+    if config.protocol not in folds:
+        raise ValueError(
+            f"protocol {config.protocol} is not for this data; there are split, {', '.join(folds)}."
+        )
+    fold = folds[config.protocol]
+    numbers = np.unique(fold).tolist()
+    if config.held_out not in numbers:
+        raise ValueError(
+            f"protocol {config.protocol} needs the fold to test on: --held-out, one of {numbers}; got {config.held_out}."
+        )
+    return np.where(fold == config.held_out, TEST, TRAIN)
+
+
+def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices to train, validate and test."""
+    train, validation, test = (np.flatnonzero(split == which) for which in (TRAIN, VALIDATION, TEST))
+    if config.train_on_validation:
+        train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
+    return train, validation, test
+
+
+def batches(
+    draw: Draw, split: Any, config: Config, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it.
+
+    Whole batches; what is left over is another part of the set in each epoch."""
+    order = torch.randperm(len(split), generator=generator(config.seed, epoch))
+    mine = share(config, rank, processes)
+    for step in range(len(split) // config.batch_size):
+        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        inputs, label = draw(split, chosen, config, generator(config.seed, epoch, step))
+        yield tuple(value[mine] for value in inputs), label[mine]
+
+
+def share(config: Config, rank: int, processes: int) -> slice:
+    """The part of a batch that is this process's."""
+    size = config.batch_size // processes
+    return slice(rank * size, (rank + 1) * size)
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A CPU generator seeded by all of `numbers`."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))

@@ -1,0 +1,67 @@
+"""What cannot be trained is refused in a sentence, before anything is written."""
+
+from __future__ import annotations
+
+from dropfold.train.config.configs import BlockConfig, Config, PointConfig
+from dropfold.train.data.splits import Data
+from dropfold.train.tasks.registry import task_of
+
+POSITIVE = (
+    *("epochs", "batch_size", "lr_epochs", "points", "k", "emb_dims", "frames", "hidden", "layers"),
+    *("validate_every", "blocks", "fewest", "pool_points", "validation_blocks", "votes"),
+)
+RANGES = (
+    (POSITIVE, lambda value: value >= 1, "at least 1"),
+    (("seed",), lambda value: value >= 0, "at least 0"),
+    (
+        ("lr", "clip", "std", "hidden_gain", "norm_decay", "sample_rate", "block", "stride"),
+        lambda value: value > 0,
+        "above 0",
+    ),
+    (
+        ("dropout", "recurrent_dropout", "label_smoothing"),
+        lambda value: 0 <= value < 1,
+        "in 0 .. 1, below 1",
+    ),
+)
+
+
+def check(config: Config, data: Data, processes: int = 1) -> None:
+    """Refuse a config that cannot be trained on these data.
+
+    Raises:
+        ValueError: an option out of its range, or data that are too few for it.
+    """
+    task = task_of(config)
+    for names, holds, expected in RANGES:
+        for name in names:
+            value = getattr(config, name, None)
+            if value is not None and not holds(value):
+                raise ValueError(f"{name} must be {expected}; got {value}.")
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
+        )
+    if isinstance(config, PointConfig) and config.task != "clouds" and config.augment.point_dropout:
+        raise ValueError(
+            "point_dropout puts other points in the place of some, whose labels would no longer be theirs; it must be 0 "
+            f"where each point has a label. Got {config.augment.point_dropout}."
+        )
+    if isinstance(config, BlockConfig) and config.augment.up != "z":
+        raise ValueError(f"augment.up must be z for rooms, which stand along it; got {config.augment.up}.")
+    if isinstance(config, BlockConfig) and config.stride > config.block:
+        raise ValueError(
+            f"stride {config.stride} leaves points between blocks of {config.block}; it must be no longer."
+        )
+    if len(data.signature.class_names) < 2 and not data.signature.multi_label:
+        raise ValueError(
+            f"{config.data} has one class, {data.signature.class_names[0]}: nothing to tell apart."
+        )
+    if (count := task.samples(data.train, config)) < config.batch_size:
+        raise ValueError(
+            f"{config.data} has {count} training {task.SAMPLES}, less than one batch of {config.batch_size}."
+        )
+    if not len(data.test):
+        raise ValueError(f"{config.data} has no test {task.NOUN}, and a run ends with their scores.")
+    if data.signature.multi_label and config.label_smoothing:
+        raise ValueError(f"{config.data} has several labels a sample; label_smoothing must be 0 there.")

@@ -1,0 +1,38 @@
+"""The loss, and the share of answers that are right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.train.config.configs import Config
+
+
+def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of logits [..., classes] against classes [...], or the binary one where label [B, classes] is floating
+    point and says yes or no to each class. `weight` [classes] weighs the samples (or points) of each class.
+
+    label_smoothing spreads its share over the *other* classes, as antao97 has it. PyTorch spreads over all classes, so
+    its share is C / (C - 1) times ours.
+    """
+    if label.is_floating_point():
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), label)
+    classes = logits.shape[-1]
+    smoothing = min(1.0, config.label_smoothing * classes / (classes - 1))
+    logits, label = logits.float().reshape(-1, classes), label.reshape(-1)
+    if weight is None:
+        return nn.functional.cross_entropy(logits, label, label_smoothing=smoothing)
+    # PyTorch would weigh each class of a smoothed target by its own weight: rare ones would get most of what is spread.
+    each = nn.functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
+    return (weight[label] * each).sum() / weight[label].sum()
+
+
+def restricted(logits: Tensor, family: Tensor, to: Tensor) -> Tensor:
+    """Logits [..., classes], minus infinity for the classes whose family, `family` [classes], is not `to` [...]."""
+    return logits.masked_fill(family != to[..., None], -torch.inf)
+
+
+def share_right(logits: Tensor, label: Tensor) -> Tensor:
+    """Share of samples (or points) whose class is right; of many labels, the share of answers that are."""
+    found = logits > 0 if label.is_floating_point() else logits.argmax(-1)
+    return (found == label).float().mean()

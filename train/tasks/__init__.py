@@ -1,0 +1,1 @@
+"""What a run learns from: shapes, parts, blocks, scenes, videos."""

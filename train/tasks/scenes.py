@@ -1,0 +1,299 @@
+"""Rooms: their file, blocks drawn from them, and what is shown of them (see `dropfold.train.tasks.registry`).
+
+An epoch goes through the rooms in random order, a pool of them at a time (`pool_points` bounds their points); the blocks
+of a pool, in proportion to its rooms' points, are drawn in random order. A room is read when its first block comes and let
+go after its last one: once in an epoch. A block is a function of (seed, epoch, its number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas.scene_schema import Room, Scenes
+from dropfold.train.config.configs import AugmentConfig, SceneConfig, Signature
+from dropfold.train.data.augment import augment
+from dropfold.train.data.columns import UP, Columns, channels
+from dropfold.train.data.local_shape import CHANNELS, local_shape
+from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts, share
+from dropfold.train.scoring import metrics
+from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.tasks import points, segmentation
+from dropfold.train.tasks.segmentation import PALETTE
+
+NOUN, SAMPLES, CLASSES = "rooms", "blocks", "classes"
+SHOWN = 3  # rooms in the report
+TRIES = 16  # centres that are tried for a block of many points
+VALIDATION_SHARE = 0.12
+penalty, describe, facts = points.penalty, points.describe, points.facts
+
+
+@dataclass
+class Rooms:
+    """Rooms of a file, by their places in it; nothing is read before it is needed."""
+
+    scenes: Scenes
+    index: np.ndarray
+    kept: dict[int, Batch] = field(default_factory=dict, repr=False)
+    """Fixed blocks, by how many."""
+    shapes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    """`local_shape` of rooms, by their numbers."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Points of each room."""
+        return self.scenes.sizes[self.index]
+
+    def open(self, i: int, config: SceneConfig) -> OpenRoom:
+        """Room i of the split. The shape around its points is kept for the next epoch, if those of all rooms have room in
+        a pool."""
+        room, shape = self.scenes.room(int(self.index[i])), self.shapes.get(i)
+        if config.local_shape and shape is None:
+            shape = local_shape(room.points, UP)
+            if self.sizes.sum() <= config.pool_points:
+                self.shapes[i] = shape
+        return OpenRoom(room, config, shape if config.local_shape else None)
+
+
+class OpenRoom:
+    """A room in memory, ready for blocks."""
+
+    def __init__(self, room: Room, config: SceneConfig, shape: np.ndarray | None = None) -> None:
+        self.room, self.config, self.shape = room, config, shape
+        self.columns = Columns(room.points[:, :2], config.block / 2)
+        self.highest = room.points.max(0)
+
+    def block(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`(x [points, C], label [points])` of a column around a random point."""
+        config, half = self.config, self.config.block / 2
+        best, centre = np.empty(0, np.int64), np.zeros(2)
+        for place in torch.randint(len(self.room.points), (TRIES,), generator=generator).tolist():
+            middle = self.room.points[place, :2].astype(np.float64)
+            found = self.columns.inside(middle - half, middle + half)
+            if len(found) > len(best):
+                best, centre = found, middle
+            if len(best) > config.fewest:
+                break
+        order = torch.randperm(len(best), generator=generator)
+        if config.points > len(best):  # as many again as are lacking, each at random
+            more = torch.randint(len(best), (config.points - len(best),), generator=generator)
+            order = torch.cat([order, more])
+        rows = self.columns.order[best[order[: config.points].numpy()]]
+        colour = self.room.colour[rows] if config.colour else None
+        shape = None if self.shape is None else self.shape[rows]
+        x = torch.from_numpy(channels(self.room.points[rows], colour, centre, self.highest, shape))
+        turned = augment(x[None, :, :3], config.augment, generator)[0]
+        return torch.cat([turned, x[:, 3:]], 1), torch.from_numpy(self.room.label[rows]).long()
+
+
+def load(config: SceneConfig) -> Data:
+    """Open `config.data` and cut it into splits; what does not fit is said in a sentence."""
+    path = located(config)
+    scenes = scene_schema.read(path)
+    segmentation.enough_points(config, 1024)
+    split = by_protocol(config, scenes.split, {"area": scenes.area})
+    if config.protocol == "area":
+        split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
+    train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
+    seen = (9 if config.colour else 6) + (CHANNELS if config.local_shape else 0)
+    signature = Signature(scenes.class_names, (config.points, seen))
+    stated = scenes.name, scenes.source, scenes.credits, scenes.checksum
+    weight = None
+    if config.class_weights:
+        each = (scenes.room(i).label for i in train.index.tolist())
+        weight = class_weights(each, len(scenes.class_names))
+    return Data(train, validation, test, signature, *stated, weight=weight)
+
+
+def class_weights(labels: Iterable[np.ndarray], classes: int) -> Tensor:
+    """[classes]: (most points of a class / the class's points)^(1/3) over some labels; 1 for a class without a point."""
+    counts = sum((np.bincount(some, minlength=classes) for some in labels), start=np.zeros(classes, np.int64))
+    weight = np.where(counts > 0, (counts.max() / np.maximum(1, counts)) ** (1 / 3), 1.0)
+    return torch.from_numpy(weight.astype(np.float32))
+
+
+def samples(split: Rooms, config: SceneConfig) -> int:
+    """Blocks in an epoch."""
+    return config.blocks or int(split.sizes.sum() * config.sample_rate / config.points)
+
+
+def slots(split: Rooms, config: SceneConfig, epoch: int) -> np.ndarray:
+    """The room of each block of an epoch, in order, as a number in the split."""
+    random = np.random.default_rng((config.seed, epoch))
+    exact = samples(split, config) * split.sizes / max(1, split.sizes.sum())
+    counts = np.floor(exact).astype(np.int64)
+    rest = samples(split, config) - counts.sum()
+    counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
+    order = random.permutation(len(split))
+    pool = (np.cumsum(split.sizes[order]) - 1) // config.pool_points
+    return np.concatenate(
+        [random.permutation(np.repeat(order[pool == p], counts[order[pool == p]])) for p in np.unique(pool)]
+    )
+
+
+def batches(
+    split: Rooms, config: SceneConfig, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Of blocks; see above for their order."""
+    order, size = slots(split, config, epoch), config.batch_size
+    mine = share(config, rank, processes)
+    steps = [np.arange(step * size, (step + 1) * size)[mine] for step in range(len(order) // size)]
+    last = {int(order[slot]): slot for step in steps for slot in step}
+    rooms: dict[int, OpenRoom] = {}
+    for step in steps:
+        blocks = []
+        for slot in step.tolist():
+            room = int(order[slot])
+            if room not in rooms:
+                rooms[room] = split.open(room, config)
+            blocks.append(rooms[room].block(generator(config.seed, epoch, slot)))
+            if last[room] == slot:
+                del rooms[room]
+        x, label = (torch.stack(values) for values in zip(*blocks, strict=True))
+        yield (x,), label
+
+
+def fixed(split: Rooms, config: SceneConfig) -> Batch:
+    """`validation_blocks` blocks of a split without augmentation, the same for all seeds and epochs."""
+    if config.validation_blocks not in split.kept:
+        still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
+        count = config.validation_blocks
+        plain = replace(config, seed=0, blocks=count, batch_size=count, augment=still)
+        split.kept[count] = next(batches(split, plain, 0))
+    return split.kept[config.validation_blocks]
+
+
+def build(config: SceneConfig, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config."""
+    return segmentation.build(config, len(signature.class_names), signature.shape[1], steps=steps)
+
+
+@torch.no_grad()
+def answers(network: nn.Module, split: Rooms, config: SceneConfig, final: bool = False) -> Answers:
+    """While training, on fixed blocks; at the end, for every point of every room."""
+    if final:
+        return whole_rooms(network, split, config)
+    (x,), label = fixed(split, config)
+    device, classes = next(network.parameters()).device, len(split.scenes.class_names)
+    network.eval()
+    matrix, losses = np.zeros((classes, classes), np.int64), []
+    for start in range(0, len(x), config.batch_size):
+        some = slice(start, start + config.batch_size)
+        logits = network(x[some].to(device)).float().cpu()
+        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), label[some].flatten()) * len(logits))
+        matrix += metrics.confusion(label[some].numpy(), logits.argmax(-1).numpy(), classes)
+    return {"confusion": matrix, "loss": np.array(float(torch.stack(losses).sum()) / len(x))}
+
+
+def whole_rooms(network: nn.Module, split: Rooms, config: SceneConfig) -> Answers:
+    """Each room labelled as `dropfold.train.tasks.scene_prediction` does: predicted, all rooms' labels in their order; ptr, where each
+    begins; the confusion of each, and of all."""
+    from dropfold.train.tasks.scene_prediction import label_points, progress
+
+    classes = len(split.scenes.class_names)
+    predicted, each = [], []
+    with progress("labelling rooms", int(split.sizes.sum())) as advance:
+        for i in split.index.tolist():
+            room = split.scenes.room(i)
+            said = label_points(network, room.points, room.colour, config, classes, advance)
+            predicted.append(said)
+            each.append(metrics.confusion(room.label, said, classes))
+    return {
+        "predicted": np.concatenate(predicted),
+        "ptr": np.concatenate([[0], np.cumsum(split.sizes)]),
+        "confusions": np.stack(each),
+        "confusion": np.sum(each, 0),
+        "index": split.index,
+        "loss": np.array(np.nan),
+    }
+
+
+def scores(found: Answers, signature: Signature) -> Scores:
+    """Of answers, the figures."""
+    return metrics.scene_scores(found["confusion"], float(found["loss"]))
+
+
+def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+    """The confusion, in per cent of the truth, and the table of the classes."""
+    matrix = answered["confusion"]
+    true, said, hit = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    recall, precision = metrics.ratio(hit, true), metrics.ratio(hit, said)
+    rows = [
+        [name, int(true[c]), float(found.each[c]), float(recall[c]), float(precision[c])]
+        for c, name in enumerate(signature.class_names)
+    ]
+    share = np.round(100 * matrix / np.maximum(1, true[:, None])).astype(int)
+    head = ["class", "points", "IoU", "recall", "precision"]
+    return {
+        "confusion": share.tolist(),
+        "unit": "per cent of the points of a row",
+        "classes": {"head": head, "rows": rows},
+    }
+
+
+def galleries(config: SceneConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+    """The worst rooms and the best one beside their truth, and each room's figures."""
+    found = [metrics.scene_scores(matrix).figures for matrix in answered["confusions"]]
+    order = np.argsort([figures["mean_iou"] for figures in found], kind="stable").tolist()
+    chosen = list(dict.fromkeys([*order[: SHOWN - 1], order[-1]]))
+    names = data.signature.class_names
+    items = []
+    for i in chosen:
+        note = ", ".join(f"{metrics.in_words(k)} {100 * v:.1f} %" for k, v in list(found[i].items())[:2])
+        items += picture(data, answered, i, note)
+    legend = [[name, PALETTE[c % len(PALETTE)]] for c, name in enumerate(names)]
+    text = "Truth, prediction, and in red the points where they differ; ceilings are left out of the picture. Drag to turn."
+    rooms = [
+        [
+            data.name[data.test.index[i]],
+            f"{data.test.sizes[i]:,}",
+            *(f"{100 * v:.1f} %" for v in found[i].values()),
+        ]
+        for i in range(len(found))
+    ]
+    head = ["room", "points", *(metrics.in_words(name) for name in found[0])]
+    return [
+        {"title": "The worst test rooms, and the best", "text": text, "items": items, "legend": legend}
+        | {"wide": True, "tilt": 0.9},
+        {"title": "Each test room", "text": "", "head": head, "rows": rooms},
+    ]
+
+
+def picture(data: Data, answered: Answers, i: int, note: str) -> list[dict[str, Any]]:
+    """Test room i, for the report: z upwards, without its ceiling."""
+    room, names = data.test.scenes.room(int(data.test.index[i])), data.signature.class_names
+    predicted = answered["predicted"][answered["ptr"][i] : answered["ptr"][i + 1]]
+    seen = np.ones(len(predicted), bool)
+    if "ceiling" in names:
+        seen = room.label != names.index("ceiling")
+        seen = seen if seen.any() else ~seen
+    cloud = segmentation.standing(room.points[seen])
+    colours = np.arange(len(names)) % len(PALETTE)
+    title = data.name[data.test.index[i]]
+    items = segmentation.compared(title, note, cloud, room.label[seen], predicted[seen], names, colours)
+    return [{key: value for key, value in item.items() if key != "legend"} for item in items]
+
+
+def sections(config: SceneConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+    """Nothing more."""
+    return []
+
+
+def tracked(wandb: Any, config: SceneConfig, data: Data, answered: Answers) -> dict[str, Any]:
+    """The first test room, predicted and true."""
+    room = data.test.scenes.room(int(data.test.index[0]))
+    some = np.random.default_rng(0).permutation(len(room.points))[: segmentation.DRAWN]
+    said = answered["predicted"][: len(room.points)]
+    return {
+        f"samples/{name}": segmentation.coloured(wandb, room.points[some], labels[some] % len(PALETTE))
+        for name, labels in (("predicted", said), ("true", room.label))
+    }

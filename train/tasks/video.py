@@ -1,0 +1,255 @@
+"""Videos: their file, their batches, their recurrent networks, and their pictures (see `dropfold.train.tasks.registry`)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dropfold import models
+from dropfold.data_scripts.schemas import video_schema
+from dropfold.models.formats import FormatSpec
+from dropfold.train.config.configs import Signature, VideoConfig
+from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
+from dropfold.train.data.splits import batches as data_batches
+from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.tasks import classification
+
+NOUN = SAMPLES = "clips"
+CLASSES = "classes"
+samples, scores = classification.samples, classification.scores
+SHOWN = 8  # frames in a strip
+
+
+def load(config: VideoConfig) -> Data:
+    """Read `config.data`, take the frames that the config asks for, and cut it into splits."""
+    if config.shift < 0:
+        raise ValueError(f"shift must be at least 0 pixels; got {config.shift}.")
+    path = located(config)
+    videos = video_schema.read(path)
+    frames, length = chosen_frames(videos.frames, videos.length, config, str(path))
+    label = videos.label if videos.labels is None else videos.labels.astype(np.float32)
+    whole = bool((length == frames.shape[1]).all())  # then nobody needs to be told lengths
+
+    def cut(index: np.ndarray) -> Split:
+        inputs = [frames[index]] if whole else [frames[index], length[index]]
+        tensors = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs)
+        return Split(tensors, torch.from_numpy(label[index]), index)
+
+    split = by_protocol(config, videos.split, {"fold": videos.fold, "group-fold": videos.group_fold})
+    train, validation, test = map(cut, parts(split, config))
+    signature = Signature(videos.class_names, frames.shape[1:], videos.labels is not None)
+    stated = videos.name, videos.source, videos.credits, videos.checksum
+    return Data(train, validation, test, signature, *stated)
+
+
+def chosen_frames(
+    frames: np.ndarray, length: np.ndarray, config: VideoConfig, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames [n, frames, H, W, C] that the network sees of [n, T, H, W, C], and how many each clip has of them."""
+    wanted, stored = config.frames, frames.shape[1]
+    if wanted is None or wanted == stored:
+        return frames, length
+    if wanted > stored:
+        raise ValueError(f"{name} has {stored} frames a clip and the config asks for {wanted}.")
+    if config.choose == "first":
+        return frames[:, :wanted], np.minimum(length, wanted)
+    spread = np.floor((np.arange(wanted) + 0.5) * length[:, None] / wanted).astype(np.int64)
+    places = np.where(length[:, None] >= wanted, spread, np.arange(wanted))
+    return frames[np.arange(len(frames))[:, None], places], np.minimum(length, wanted)
+
+
+def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> Batch:
+    """Training clips, shifted, and their classes."""
+    frames, *length = (value[chosen] for value in split.inputs)
+    moved = shifted(frames, config.shift, generator) if config.shift else frames
+    return (moved, *length), split.label[chosen]
+
+
+def shifted(frames: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Clips [n, T, H, W, C], each moved by up to `most` pixels down and right (or up and left); edges are repeated."""
+    n, T, H, W, _ = frames.shape
+    down, right = torch.randint(-most, most + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(H) - down).clamp(0, H - 1), (torch.arange(W) - right).clamp(0, W - 1)
+    clip, time = torch.arange(n)[:, None, None, None], torch.arange(T)[:, None, None]
+    return frames[clip, time, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def inputs(split: Split, config: VideoConfig) -> tuple[Tensor, ...]:
+    """The clips of a split."""
+    return split.inputs
+
+
+def batches(
+    split: Split, config: VideoConfig, epoch: int, rank: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Of clips in random order."""
+    return data_batches(draw, split, config, epoch, rank, processes)
+
+
+def answers(network: nn.Module, split: Split, config: VideoConfig, final: bool = False) -> Answers:
+    """Logits."""
+    return classification.answers(network, inputs(split, config), split, config)
+
+
+def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+    """Recall and precision."""
+    return classification.classes(found, answered, signature, NOUN)
+
+
+def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config."""
+    _, height, width, channels = signature.shape
+    options: dict[str, Any] = {"reset": config.reset} if config.cell == "gru" else {}
+    kind = models.TensorLSTM if config.cell == "lstm" else models.TensorGRU
+    specs = {name: spec for name in ("ih", "hh", "mega") if (spec := getattr(config, name)).format != "dense"}
+    rnn = kind(
+        height * width * channels,
+        config.hidden,
+        config.layers,
+        **specs,
+        batch_first=True,
+        bidirectional=config.bidirectional,
+        recurrent_dropout=config.recurrent_dropout,
+        hidden_gain=config.hidden_gain,
+        **options,
+    )
+    return models.VideoClassifier(
+        rnn, len(signature.class_names), dropout=config.dropout, mean=config.mean, std=config.std
+    )
+
+
+def penalty(network: Any, config: VideoConfig) -> None:
+    """None."""
+
+
+def describe(config: VideoConfig) -> str:
+    """The recurrence and the formats of its matrices."""
+
+    def named(spec: FormatSpec) -> str:
+        ranks = ", ".join(map(str, spec.ranks))
+        return "dense" if spec.format == "dense" else f"{spec.format.upper()} of rank {ranks}"
+
+    cell = config.cell.upper() + ("" if config.layers == 1 else f", {config.layers} layers")
+    cell += ", both directions" if config.bidirectional else ""
+    if config.mega.format != "dense":
+        matrices = f"one {named(config.mega)} for both matrices"
+    else:
+        matrices = f"input {named(config.ih)}, hidden {named(config.hh)}"
+    return f"{cell}, width {config.hidden}: {matrices}"
+
+
+def facts(network: nn.Module) -> dict[str, Any]:
+    """Parameters by kind and multiply-adds a frame, each beside the dense network's."""
+    columns = {"cores": "cores", "bias": "biases", "classifier": "classifier"}
+    found = dict.fromkeys((*columns.values(), "macs", "dense_parameters", "dense_macs"), 0)
+    for row in models.rnn_table(network):
+        found[columns[row["kind"]]] += row["parameters"]
+        for name in ("macs", "dense_parameters", "dense_macs"):
+            found[name] += row[name]
+    return found
+
+
+def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
+    """A video, or frames [T, H, W, C] in an .npy, as a batch of one clip; ValueError says what is wrong with it."""
+    T, height, width, channels = signature.shape
+    if file.suffix == ".npy":
+        if not file.is_file():
+            raise ValueError(f"{file} is not there.")
+        try:
+            with file.open("rb") as content:
+                frames = np.lib.format.read_array(content, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{file} is not a whole .npy file of numbers ({error}).") from None
+    else:
+        from dropfold.data_scripts.readers.decode import decode
+
+        frames = decode(file, (height, width), channels)
+    if frames.ndim != 4 or frames.shape[1:] != (height, width, channels) or not len(frames):
+        raise ValueError(
+            f"{file} holds an array {list(frames.shape)}, expected frames [T, {height}, {width}, {channels}], as the run "
+            "was trained on."
+        )
+    if frames.dtype != np.uint8:
+        if frames.dtype.kind != "f" or not ((frames >= 0) & (frames <= 1)).all():  # NaN is neither
+            raise ValueError(
+                f"{file} holds {frames.dtype}, not all from 0 to 1; expected uint8, or floating point from 0 to 1."
+            )
+        frames = frames.astype(np.float32)
+    length = np.array([len(frames)])
+    if len(frames) > T:
+        taken = VideoConfig(config.data, frames=T, choose=config.choose)
+        seen, length = chosen_frames(frames[None], length, taken, str(file))
+    else:
+        seen = frames[None]
+    return torch.from_numpy(np.ascontiguousarray(seen)), torch.from_numpy(length)
+
+
+def pictures(config: VideoConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
+    """Test clips as strips of frames."""
+    return [{"strip": png(strip(*(value[i].numpy() for value in data.test.inputs)))} for i in shown]
+
+
+def galleries(config: VideoConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+    """Right ones and wrong ones."""
+    return classification.galleries(config, data, answered, pictures, NOUN)
+
+
+def sections(config: VideoConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+    """Where the parameters are: each tensor beside the dense network's."""
+    found = models.rnn_table(network)
+    numbers = ("parameters", "dense_parameters", "macs", "dense_macs")
+    total = {name: sum(row[name] for row in found) for name in numbers}
+    rows = [
+        [row["name"], " x ".join(map(str, row["shape"])), *(f"{row[name]:,}" for name in numbers)]
+        for row in [*found, {"name": "all", "shape": (), **total}]
+    ]
+    head = [
+        "tensor",
+        "shape",
+        "parameters",
+        "dense: parameters",
+        "multiply-adds a frame",
+        "dense: multiply-adds",
+    ]
+    text = (
+        f"{total['dense_parameters'] / max(1, total['parameters']):,.0f} times fewer parameters and "
+        f"{total['dense_macs'] / max(1, total['macs']):,.1f} times fewer multiply-adds than the dense network of this "
+        "width, biases and classifier counted."
+    )
+    return [{"title": "Parameters and multiply-adds by tensor", "text": text, "head": head, "rows": rows}]
+
+
+def strip(frames: np.ndarray, length: np.ndarray | None = None) -> np.ndarray:
+    """Frames [T, H, W, C] side by side, spread over the clip: an image [H, ., 3]."""
+    T = len(frames) if length is None else int(length)
+    places = np.unique(np.linspace(0, T - 1, min(T, SHOWN)).round().astype(int))
+    gap = np.full((frames.shape[1], 2, 3), 255, np.uint8)
+    row: list[np.ndarray] = []
+    for frame in frames[places]:
+        row += [np.broadcast_to(frame, (*frame.shape[:2], 3)), gap]
+    return np.concatenate(row[:-1], 1)
+
+
+def png(image: np.ndarray) -> str:
+    """An image [H, W, 3] as a base64 PNG."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, image, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def tracked(wandb: Any, config: VideoConfig, data: Data, answered: Answers) -> dict[str, Any]:
+    """The confusion matrix and test clips as strips of frames."""
+
+    def picture(i: int) -> Any:
+        return wandb.Image(strip(*(value[i].numpy() for value in data.test.inputs)))
+
+    return classification.tracked(wandb, data, answered, picture)
