@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 COMMANDS = {
     "train": ("dropfold.train.__main__", "train a network by a recipe"),
     "evaluate": ("dropfold.train.predict.evaluate", "the scores of a run on a split of its data"),
-    "predict": ("dropfold.train.predict.predict", "what a run says of files: a class, or a label for each point"),
+    "predict": (
+        "dropfold.train.predict.predict",
+        "what a run says of files: a class, or a label for each point",
+    ),
     "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
     "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
     "data": ("", "make a data set: `dropfold data --help` lists them"),

@@ -20,16 +20,18 @@ def test_examples_run(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_links_exist(page):
+    from dropfold.__main__ import COMMANDS, DATA
     from dropfold.train.config.recipes import RECIPES
 
     text = page.read_text()
-    for program, first in re.findall(r"(?:python|torchrun[^\n]*?) -m ([\w.]+)[ `]?([\w-]*)", text):
-        if program.split(".")[0] in ("train", "data_scripts", "benchmarks"):
-            spec = importlib.util.find_spec(program)
-            assert spec, program
-            if program == "train" and first[:1].islower():
-                assert first in RECIPES, first
-    for program, words in re.findall(r"^(?:python|torchrun[^\n]*?) -m ([\w.]+)([^\n]*)", shell(text), re.M):
+    for program in re.findall(r"(?:python|torchrun[^\n]*?) -m ([\w.]+)", text):
+        if program.split(".")[0] in ("dropfold", "benchmarks"):
+            assert importlib.util.find_spec(program), program
+    for word, rest in re.findall(r"(?<![\w/.])dropfold (\w+)[ `]?([\w-]*)", text):
+        if word in COMMANDS and rest[:1].islower():
+            assert rest in {"train": RECIPES, "data": DATA}.get(word, [rest]), rest
+    pattern = r"^(?:(?:python|torchrun[^\n]*?) -m )?(dropfold(?:\.train)?|benchmarks\.\w+)\b([^\n]*)"
+    for program, words in re.findall(pattern, shell(text), re.M):
         accepted(program, shlex.split(words, comments=True))
     for target in re.findall(r"^make ([\w-]+)", text, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
@@ -55,11 +57,19 @@ def accepted(program, words):
 
     from dropfold.train.config.recipes import RECIPES, recipe
 
-    if program == "train":
+    if program == "dropfold":
+        word, *words = words
+        table = COMMANDS
+        if word == "data":
+            (word, *words), table = words, DATA
+        if word != "train" and words != ["--help"]:
+            tyro.cli(importlib.import_module(table[word][0]).Options, args=words)
+            return
+    if program in ("dropfold", "dropfold.train"):
         recipes = {name: ("", recipe(name)) for name in RECIPES}
         if words != ["--help"]:
             tyro.extras.overridable_config_cli(recipes, args=words)
-    elif program.split(".")[0] in ("train", "data_scripts", "benchmarks"):
+    else:
         module = importlib.import_module(program)
         if hasattr(module, "Options"):
             tyro.cli(module.Options, args=words)
@@ -67,8 +77,8 @@ def accepted(program, words):
 
 def test_an_unknown_option_is_seen():
     for program, words in (
-        ("train", ["furniture", "--epoch", "3"]),
-        ("dropfold.train.predict.evaluate", ["a", "--fold", "2"]),
+        ("dropfold", ["train", "furniture", "--epoch", "3"]),
+        ("dropfold", ["evaluate", "a", "--fold", "2"]),
     ):
         with pytest.raises(SystemExit):
             accepted(program, words)

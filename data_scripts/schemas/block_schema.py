@@ -11,7 +11,7 @@
 
 The channels: x y z in metres from the block's middle, red green blue 0 .. 1, x y z as shares of the room's size.
 
-Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "blocks", and the checksum covers the first four, digests included.
+Attributes: see `h5_file`; the task is "blocks", and the checksum covers the first four, digests included.
 """
 
 from __future__ import annotations

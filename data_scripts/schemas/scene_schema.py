@@ -12,7 +12,7 @@
 | colour | uint8 | [M, 3] | red, green, blue |
 | label | uint8 | [M] | of each point, 0 .. classes - 1 |
 
-Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "scenes", and the checksum covers the first six, digests included. A
+Attributes: see `h5_file`; the task is "scenes", and the checksum covers the first six, digests included. A
 room is checked against its digest when it is first read, so that a file of gigabytes opens at once.
 """
 
@@ -111,9 +111,7 @@ def read(path: Path) -> Scenes:
     import h5py
 
     path = Path(path)
-    missing = (
-        "dropfold data rooms and dropfold data s3dis make one; docs/scene_data.md says how."
-    )
+    missing = "dropfold data rooms and dropfold data s3dis make one; docs/scene_data.md says how."
     arrays, class_names, stated = h5_file.read(path, LAYOUT, missing)
     with h5py.File(path, "r") as file:
         for name, (kind, shape) in ROWS.items():

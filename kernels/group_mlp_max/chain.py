@@ -1,4 +1,4 @@
-"""The chain of a tile (kernels/group_mlp_max/tiles.py) as one compiled call: passes and products with no Python between them.
+"""The chain of a tile (tiles.py) as one compiled call: passes and products with no Python between them.
 
 Two threads that come back to Python after each step wait for its lock, and for each other, longer than a step takes. Here
 a tile is cut once more, into pieces whose y and z of all layers stay in a core's own cache, and a thread returns when

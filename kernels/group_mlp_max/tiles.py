@@ -1,6 +1,6 @@
 """A shared perceptron on groups, tile by tile: what kernels/group_mlp_max/operation.py makes of the passes of one device.
 
-The passes are `OnCPU` (kernels/group_mlp_max/passes.py) or `OnGPU` (kernels/group_mlp_max/kernels.py). On a CPU a tile's chain is mostly one
+The passes are `OnCPU` (passes.py) or `OnGPU` (kernels.py). On a CPU a tile's chain is mostly one
 compiled call instead (kernels/group_mlp_max/chain.py), with the same methods.
 """
 

@@ -2,7 +2,7 @@ r"""DropPoint: whole points fall, all their features at once.
 
     out_m = scale_m * x_m   where u_m >= p, else 0
 
-u is the Philox number of kernels/noise/philox.py. `scaling` "unbiased": 1 / (1 - p), so that E[out] = x; "count": N / kept of
+u is the Philox number of philox.py. `scaling` "unbiased": 1 / (1 - p), so that E[out] = x; "count": N / kept of
 the cloud, as DropBlock; "none": 1. The gradient is the same map, drawn again from the seed: no mask is stored. For
 p = 0 and in evaluation the result is x itself.
 

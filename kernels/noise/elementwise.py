@@ -1,6 +1,6 @@
 """The passes over a tensor that BatchNorm, activation and noise share, fused: one to apply them, two for the gradient.
 
-With `z = scale * y + shift` (kernels/norm/batch_norm.py), `a(z) = z` for z > 0 and `slope * z` otherwise, and noise factor f:
+With `z = scale * y + shift` (batch_norm.py), `a(z) = z` for z > 0 and `slope * z` otherwise, and noise factor f:
 
     norm_apply   out = f a(z)
     norm_sums    dz = dout f a'(z);  sum dz and sum dz y_hat, a channel;  dz itself if asked for

@@ -106,7 +106,7 @@ class Drop(nn.Module):
 
 
 class DropFeat(Drop):
-    """Single features fall; see `dropfold.kernels.noise.drop_feat`. `per` = "channel" drops a channel of a whole cloud (forward only)."""
+    """Single features fall; see `drop_feat`. `per` = "channel" drops a channel of a whole cloud (forward only)."""
 
     level = "feat"
 

@@ -21,9 +21,8 @@ from dropfold.kernels.noise import draw as _noise
 from dropfold.kernels.noise import elementwise as _norm_pass
 from dropfold.kernels.noise.draw import Drawn
 from dropfold.kernels.norm import batch_norm as _norm
-
-from .cases import batch_norm, noise
-from .gates import compile_only, launches
+from tests.kernels.cases import batch_norm, noise
+from tests.kernels.gates import compile_only, launches
 
 EDGE, LINEAR, POOL, KNN, RANDOM = (
     importlib.import_module(f"dropfold.kernels.{name}")

@@ -1,6 +1,6 @@
 """`dropfold compare NAME`: variants x seeds (x folds) of a study or a recipe, and the table of what they reach.
 
-A study is a function of `dropfold.train.compare.studies`; of a recipe the variants are those of --vary. Each run has a folder: a finished
+A study is a function of `studies`; of a recipe the variants are those of --vary. Each run has a folder: a finished
 one is read, an interrupted one goes on, so the same command continues a comparison that was stopped.
 """
 

@@ -1,4 +1,4 @@
-"""`dropfold robustness RUN...`: trained runs under the corruptions of `dropfold.train.compare.corruptions`, five levels each.
+"""`dropfold robustness RUN...`: trained runs under the corruptions of `corruptions`, five levels each.
 
 Accuracy by corruption and level, and the mean corruption error (mCE) beside a baseline. Runs that differ in seed (or
 held-out fold) alone are one variant. A folder of runs, as a comparison leaves it, stands for all of them.

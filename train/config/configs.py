@@ -158,7 +158,7 @@ class CloudConfig(PointConfig):
 
 @dataclass
 class PartConfig(PointConfig):
-    """A network that names the part each point of a shape belongs to (an HDF5 file of dropfold.data_scripts.schemas.part_schema)."""
+    """A network that names the part each point of a shape belongs to (an HDF5 file of part_schema)."""
 
     task: ClassVar[str] = "parts"
 
@@ -170,7 +170,7 @@ class PartConfig(PointConfig):
     """Train on the choice among the parts of the shape's own category, which is all that the metrics ask; the peers train on
     that among the parts of all categories."""
     local_shape: bool = False
-    """Feed how the points around each point lie, all of the shape's, as 24 more channels (dropfold.train.data.local_shape)."""
+    """Feed how the points around each point lie, all of the shape's, as 24 more channels (local_shape)."""
 
 
 @dataclass
@@ -200,7 +200,7 @@ class SceneConfig(BlockConfig):
     task: ClassVar[str] = "scenes"
 
     local_shape: bool = False
-    """Feed how the points around each point lie, at the room's full density, as 24 more channels (dropfold.train.data.local_shape)."""
+    """Feed how the points around each point lie, at the room's full density, as 24 more channels (local_shape)."""
     blocks: int | None = None
     """Blocks in an epoch; default: points of the training rooms x sample_rate / points."""
     sample_rate: float = 1.0
@@ -216,7 +216,7 @@ class SceneConfig(BlockConfig):
 
 @dataclass
 class VideoConfig(Config):
-    """A recurrent network that classifies videos, pixel by pixel (an HDF5 file of dropfold.data_scripts.schemas.video_schema)."""
+    """A recurrent network that classifies videos, pixel by pixel (an HDF5 file of video_schema)."""
 
     task: ClassVar[str] = "video"
 

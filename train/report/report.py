@@ -105,7 +105,7 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
 
 def command(config: Config) -> str:
     """The command line that repeats the run: the recipe, and what differs from it."""
-    words = ["python", "-m", "train", config.recipe]
+    words = ["dropfold", "train", config.recipe]
     base = _flat(asdict(recipe(config.recipe))) if config.recipe in RECIPES else {}
     for key, value in _flat(asdict(config)).items():
         if key in ("out", "resume", "recipe") or base.get(key) == value:

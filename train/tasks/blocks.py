@@ -1,4 +1,4 @@
-"""Blocks of rooms that lie ready in a file (dropfold.data_scripts.schemas.block_schema), and what is shown of them (see `dropfold.train.tasks.registry`).
+"""Blocks of rooms that lie ready in a file (block_schema), and what is shown of them (see registry.py).
 
 A batch is read when it is drawn, so memory does not grow with the file. Figures are over all points of all blocks, as those
 published on such blocks are; a point that lies in two blocks counts twice.

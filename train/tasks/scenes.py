@@ -195,7 +195,7 @@ def answers(network: nn.Module, split: Rooms, config: SceneConfig, final: bool =
 
 
 def whole_rooms(network: nn.Module, split: Rooms, config: SceneConfig) -> Answers:
-    """Each room labelled as `dropfold.train.tasks.scene_prediction` does: predicted, all rooms' labels in their order; ptr, where each
+    """Each room labelled as `scene_prediction` does: predicted, all rooms' labels in their order; ptr, where each
     begins; the confusion of each, and of all."""
     from dropfold.train.tasks.scene_prediction import label_points, progress
 

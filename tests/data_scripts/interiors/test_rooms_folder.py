@@ -58,13 +58,14 @@ def test_an_interrupted_start_goes_on(folder):
 def test_ctrl_c_ends_in_a_sentence(tmp_path, run_python):
     """In a terminal, where every process of the group hears it."""
     code = (
-        "import os, signal, sys, threading, time\nfrom pathlib import Path\nfrom dropfold.data_scripts.interiors import rooms\n"
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\n"
+        "from dropfold.__main__ import main\n"
         "os.setpgrp()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupt():\n"
         "    while not list(Path(sys.argv[2]).rglob('*.txt')):\n        time.sleep(0.02)\n"
         "    os.killpg(0, signal.SIGINT)\n"
         "if __name__ == '__main__':\n"
-        "    threading.Thread(target=interrupt, daemon=True).start()\n    rooms.main()\n"
+        "    threading.Thread(target=interrupt, daemon=True).start()\n    main(['data', 'rooms', *sys.argv[1:]])\n"
     )
     program = tmp_path / "program.py"
     program.write_text(code)

@@ -88,9 +88,7 @@ def test_any_areas_and_what_a_folder_states(tmp_path):
     assert set(scenes.area[scenes.of(TEST)]) == {2}
     assert len(scenes.of(VALIDATION)) == 0
     assert (scenes.source, scenes.credits) == ("made", "CC")
-    assert scenes.rebuild.startswith(
-        "make rooms; dropfold data s3dis --source rooms_raw --test-area 2"
-    )
+    assert scenes.rebuild.startswith("make rooms; dropfold data s3dis --source rooms_raw --test-area 2")
     assert set(np.unique(made(source, tmp_path)[0].area[made(source, tmp_path)[0].of(TEST)])) == {11}
     with pytest.raises(SchemaError, match="area 7 was asked for"):
         made(source, tmp_path, test_area=7)

@@ -128,7 +128,7 @@ def test_a_faulty_set_is_not_written(small, tmp_path):
     with pytest.raises(SchemaError, match="length of clip 0"):
         video_schema.write(tmp_path / "a.h5", replace(small, length=small.length * 0))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SchemaError, match=r"a\.h5 is not there\. python -m data_scripts\.moving_furniture"):
+    with pytest.raises(SchemaError, match=r"a\.h5 is not there\. dropfold data moving-furniture"):
         video_schema.read(tmp_path / "a.h5")
 
 

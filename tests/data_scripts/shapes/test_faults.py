@@ -88,20 +88,21 @@ def test_damaged_bytes_are_named_with_their_dataset(small, tmp_path):
     content = bytearray(path.read_bytes())
     content[chunk.byte_offset + 20 : chunk.byte_offset + 60] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(SchemaError, match=r"points cannot be read .* python -m data_scripts\.furniture"):
+    with pytest.raises(SchemaError, match=r"points cannot be read .* dropfold data furniture"):
         shape_schema.read(path)
 
 
 @pytest.mark.parametrize(
     "moment",
-    ["h5py.Group.create_dataset = die", "_file.checksum = die", "os.fsync = die", "os.replace = die"],
+    ["h5py.Group.create_dataset = die", "h5_file.checksum = die", "os.fsync = die", "os.replace = die"],
 )
 def test_a_kill_while_writing_leaves_the_old_file(moment, small, tmp_path, run_python):
     path = tmp_path / "a.h5"
     shape_schema.write(path, small)
     before = path.read_bytes()
     code = (
-        "import os, signal, sys, h5py\nfrom pathlib import Path\nfrom dropfold.data_scripts.schemas import h5_file, shape_schema\n"
+        "import os, signal, sys, h5py\nfrom pathlib import Path\n"
+        "from dropfold.data_scripts.schemas import h5_file, shape_schema\n"
         "path = Path(sys.argv[1])\nclouds = shape_schema.read(path)\n"
         f"die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n{moment}\nshape_schema.write(path, clouds)\n"
     )

@@ -19,8 +19,7 @@ from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import clips, videos
 from dropfold.data_scripts.videos.clips import Clip
 from dropfold.data_scripts.videos.videos import Options
-
-from .conftest import encode, pictures
+from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
 STATED = {"source": "a test", "credits": "none", "rebuild": "dropfold data videos"}
@@ -80,7 +79,7 @@ def test_the_stated_command_makes_the_file_anew(tmp_path, monkeypatch):
         monkeypatch.chdir(inside)
         made, _ = videos.convert(options(tmp_path, source=source, sampling="first", every=2, seed=3))
         words = shlex.split(made.rebuild)
-        assert words[:3] == ["python", "-m", "dropfold.data_scripts.videos.videos"]
+        assert words[:3] == ["dropfold", "data", "videos"]
         again = tyro.cli(Options, args=words[3:])
         assert again == options(
             tmp_path, source=Path("my videos"), out=Path("FILE"), sampling="first", every=2, seed=3, workers=0
@@ -194,7 +193,7 @@ import sys
 from pathlib import Path
 from dropfold.data_scripts.videos import clips, videos
 from dropfold.data_scripts.videos.videos import Options
-from tests.data_scripts.test_clips import STATED, slow
+from tests.data_scripts.videos.test_clips import STATED, slow
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     options = Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), frames=4, size="32x24", workers=1)
@@ -275,10 +274,10 @@ def test_no_process_outlives_a_killed_parent(folder, tmp_path):
 
 LIMITED = """
 import resource, sys
-from dropfold.data_scripts.videos import videos
+from dropfold.__main__ import main
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
-    videos.main()
+    main(["data", "videos", *sys.argv[1:]])
 """
 
 

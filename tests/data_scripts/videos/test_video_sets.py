@@ -12,8 +12,7 @@ from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import hmdb51, hollywood2, ucf11, youtube_celebrities
 from dropfold.data_scripts.work import archive
 from dropfold.data_scripts.work.archive import ArchiveError
-
-from .conftest import encode, pictures
+from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
 WISH = {"size": "32x24", "frames": 2, "workers": 2}

@@ -16,9 +16,8 @@ from dropfold.kernels.group_mlp_max import tiles as _group_tiles
 from dropfold.kernels.group_mlp_max.passes import OnCPU
 from dropfold.kernels.points.clouds import global_idx
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
+from tests.kernels.cases import EXACT, batch_norm, kept, noise
 from tests.oracle import groups as oracle
-
-from .cases import EXACT, batch_norm, kept, noise
 
 ROOT = Path(__file__).parents[3]
 LEVELS = [None, "feat", "point", "cluster"]

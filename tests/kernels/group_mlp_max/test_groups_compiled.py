@@ -7,9 +7,8 @@ from dropfold.kernels import BatchNorm, Groups, group_mlp_max
 from dropfold.kernels.group_mlp_max.kernels import OnGPU
 from dropfold.kernels.group_mlp_max.passes import Entries, Tile
 from dropfold.kernels.noise.draw import Drawn
-
-from .cases import batch_norm, noise
-from .gates import TARGETS, compile_only, launches
+from tests.kernels.cases import batch_norm, noise
+from tests.kernels.gates import TARGETS, compile_only, launches
 
 WIDTHS = (5, 6, 4)
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from dropfold.kernels import Groups, Noise, group_mlp_max
+from tests.kernels.cases import batch_norm, kept, noise
 from tests.oracle import groups as oracle
-
-from ..cases import batch_norm, kept, noise
 
 
 def moved(value, device):

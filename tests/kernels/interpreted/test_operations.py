@@ -9,8 +9,7 @@ from dropfold.kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, 
 from dropfold.kernels.noise import draw as noises
 from dropfold.kernels.noise import philox as _random
 from dropfold.kernels.noise.draw import Noise
-
-from ..cases import batch_norm, noise
+from tests.kernels.cases import batch_norm, noise
 
 KNN = importlib.import_module("dropfold.kernels.points.knn")  # the package has the function under that name
 LEVELS = [None, "feat", "point", "cluster"]

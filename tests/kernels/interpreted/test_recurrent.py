@@ -10,7 +10,8 @@ from benchmarks.gates import ledger
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
 
 KRON, LSTM, GRU = (
-    importlib.import_module(f"dropfold.kernels.recurrent.{name}") for name in ("kron_linear", "lstm_sequence", "gru_sequence")
+    importlib.import_module(f"dropfold.kernels.recurrent.{name}")
+    for name in ("kron_linear", "lstm_sequence", "gru_sequence")
 )
 
 # Shapes of A and C for H = 12: a Kronecker sum in either order, low rank, dense.

@@ -11,8 +11,7 @@ from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, drop_cluster, drop_feat, drop_point, knn
 from dropfold.kernels.noise.draw import point_factor
 from dropfold.kernels.noise.philox import uniform
-
-from .cases import noise
+from tests.kernels.cases import noise
 
 
 def philox(seed, counter):

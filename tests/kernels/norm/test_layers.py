@@ -17,9 +17,8 @@ from dropfold.kernels import (
     norm_pool,
 )
 from dropfold.kernels.norm.batch_norm import moments
+from tests.kernels.cases import EXACT, batch_norm, kept, noise
 from tests.oracle import norm as oracle
-
-from .cases import EXACT, batch_norm, kept, noise
 
 LEVELS = [None, "feat", "point", "cluster"]
 # (B, N, C_in, C_out, k): one point, k = N, odd sizes, more than one block of rows
@@ -108,7 +107,9 @@ def test_norm_pool_is_the_textbook_form(shape, level, training):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_linear_norm_pool_is_the_textbook_form(shape, level, training, monkeypatch):
-    monkeypatch.setattr(sys.modules["dropfold.kernels.norm.norm_pool"], "TILE", 64)  # several tiles, the last one shorter
+    monkeypatch.setattr(
+        sys.modules["dropfold.kernels.norm.norm_pool"], "TILE", 64
+    )  # several tiles, the last one shorter
     B, N, C, D, _ = shape
     x = clouds(B, N, C, ties=N == 63)
     found = noise(level, x)

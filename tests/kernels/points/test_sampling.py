@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dropfold.kernels import ball_query, farthest_point_sample, three_nn_interpolate
-
-from ..oracle import sampling as oracle
+from tests.oracle import sampling as oracle
 
 SIZES = [3, 200, 497]
 BATCH = torch.arange(3).repeat_interleave(torch.tensor(SIZES))

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dropfold.kernels import ball_query, farthest_point_sample, three_nn_interpolate
-
-from .gates import compile_only, launches
+from tests.kernels.gates import compile_only, launches
 
 SAMPLE, BALL, INTERPOLATE = (
     importlib.import_module(f"dropfold.kernels.points.{name}")

@@ -8,13 +8,13 @@ import torch
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
 from dropfold.kernels.noise.philox import uniform
+from tests.kernels.cases import EXACT
+from tests.kernels.gates import compile_only, launches
 from tests.oracle import recurrent as oracle
 
-from .cases import EXACT
-from .gates import compile_only, launches
-
 KRON, LSTM, GRU = (
-    importlib.import_module(f"dropfold.kernels.recurrent.{name}") for name in ("kron_linear", "lstm_sequence", "gru_sequence")
+    importlib.import_module(f"dropfold.kernels.recurrent.{name}")
+    for name in ("kron_linear", "lstm_sequence", "gru_sequence")
 )
 D = torch.float64
 T, B, H = 5, 3, 12

@@ -18,8 +18,7 @@ from dropfold.models import (
     PointNetSegmentation,
     needs_reestimation,
 )
-
-from .test_networks import lived_in
+from tests.models.clouds.test_networks import lived_in
 
 CATEGORIES = 4
 POINTS = 60

@@ -7,9 +7,8 @@ from torch import nn
 
 from dropfold.models import DGCNN, PointNet
 from dropfold.models.convert.clouds import ANTAO97, YANX27, from_pyg, load_antao97, load_yanx27
+from tests.models.clouds.test_networks import lived_in
 from tests.oracle import networks as oracle
-
-from .test_networks import lived_in
 
 
 def foreign(model, names, conv_dims):

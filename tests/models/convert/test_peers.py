@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import one_hot
@@ -111,22 +112,21 @@ def test_what_a_checkpoint_lacks_is_named():
         load(weights)
 
 
-def test_a_checkpoint_is_converted_by_one_command(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_is_converted_by_one_command(tmp_path, capsys):
     form, _, channels = form_of("dgcnn_semseg")
     weights = Weights(training=False, dtype=torch.float32)
     x = torch.rand(1, 30, channels)
     expected = form(weights, x)
     torch.save({f"module.{k}": v.detach() for k, v in weights.items()}, tmp_path / "model.t7")
     arguments = [str(tmp_path / "model.t7"), "--out", str(tmp_path / "scenes.safetensors")]
-    monkeypatch.setattr("sys.argv", ["convert", *arguments])
-    convert.main()
+    convert.main(tyro.cli(convert.Options, args=arguments))
     assert "scenes.safetensors: DGCNNSegmentation, " in capsys.readouterr().out
     model = DGCNNSegmentation(5, k=K, emb_dims=32).eval()
     model.load_state_dict(load_file(tmp_path / "scenes.safetensors"))
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)  # float32, eight layers
-    monkeypatch.setattr("sys.argv", ["convert", str(tmp_path / "none.t7"), *arguments[1:]])
+    arguments[0] = str(tmp_path / "none.t7")
     with pytest.raises(SystemExit, match=r"error: .*No such file"):
-        convert.main()
+        convert.main(tyro.cli(convert.Options, args=arguments))
 
 
 CHECKPOINT = Path(os.environ.get("DROPFOLD_DGCNN_S3DIS", ""))

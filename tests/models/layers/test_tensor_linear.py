@@ -21,8 +21,7 @@ from dropfold.models import (
 )
 from dropfold.models.formats import FormatSpec
 from dropfold.models.formats.plan import plan, switches
-
-from .test_tensor_rnn import CELLS, EXACT, SPECS, D, rnn
+from tests.models.recurrent.test_tensor_rnn import CELLS, EXACT, SPECS, D, rnn
 
 WAYS = ("lowered", "cores", "reconstructed")
 USELESS = "ignore:.*largest useful one"  # the published ranks

@@ -9,8 +9,7 @@ from torch import nn
 
 from dropfold.models import TensorGRU, TensorLSTM
 from dropfold.models.recurrent.plain import suffix
-
-from .test_tensor_rnn import EXACT, SPECS, D, H, flat, rnn
+from tests.models.recurrent.test_tensor_rnn import EXACT, SPECS, D, H, flat, rnn
 
 CLOSED = (
     "tt",

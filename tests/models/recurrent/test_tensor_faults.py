@@ -7,8 +7,7 @@ import torch
 
 from dropfold.models import TensorGRU, TensorLSTM, VideoClassifier
 from dropfold.models.formats import FormatSpec
-
-from .test_tensor_rnn import LENGTHS, SPECS, B, H, T, pack
+from tests.models.recurrent.test_tensor_rnn import LENGTHS, SPECS, B, H, T, pack
 
 
 def lstm(**options):

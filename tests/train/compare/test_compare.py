@@ -22,8 +22,7 @@ from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.config.recipes import recipe
 from dropfold.train.engine.check import check
 from dropfold.train.tasks.registry import task_of
-
-from .conftest import small, small_video
+from tests.train.conftest import small, small_video
 
 
 def test_intervals_are_students():
@@ -233,7 +232,8 @@ def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "dropfold.train.compare.compare",
+        "dropfold",
+        "compare",
         "furniture",
         "--seeds",
         "4",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dropfold.__main__ import main
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.train.compare import outcomes, robustness
 from dropfold.train.compare.corruptions import ALL, corrupted
@@ -15,8 +16,7 @@ from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.engine.run import Run
 from dropfold.train.scoring.predict import predict
 from dropfold.train.tasks.trained import load_network
-
-from .conftest import small, small_video
+from tests.train.conftest import small, small_video
 
 POINTNET = {"network": "pointnet", "transforms": False, "epochs": 1}
 
@@ -60,8 +60,10 @@ def test_a_measurement_is_kept_and_not_that_of_other_corruptions(runs):
 
 def test_the_command_compares_variants_over_seeds(runs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["robustness", str(runs / "none"), str(runs), "--out", str(out)])
-    robustness.main()
+    monkeypatch.setattr(
+        sys, "argv", ["dropfold", "robustness", str(runs / "none"), str(runs), "--out", str(out)]
+    )
+    main()
     said = capsys.readouterr().out
     assert "| none | 2 |" in said
     assert "| DropPoint | 2 |" in said

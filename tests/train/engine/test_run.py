@@ -25,8 +25,7 @@ from dropfold.train.scoring.objective import loss_function
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import clouds
 from dropfold.train.tasks.trained import load_network
-
-from .conftest import small
+from tests.train.conftest import small
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
@@ -255,15 +254,15 @@ def test_other_configs_run(options, folder, tmp_path):
 def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python, furniture):
     chair = tmp_path / "chair.xyz"
     np.savetxt(chair, furniture.points[0] * 7 + 3)
-    done = run_python("-m", "dropfold.train.predict.predict", str(finished), str(chair), "--json")
+    done = run_python("-m", "dropfold", "predict", str(finished), str(chair), "--json")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)
     assert found["class"] in furniture.class_names[:3]
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-    done = run_python("-m", "dropfold.train.predict.predict", str(finished), str(tmp_path / "none.off"))
+    done = run_python("-m", "dropfold", "predict", str(finished), str(tmp_path / "none.off"))
     assert done.returncode == 1
     assert "none.off is not there" in done.stderr
-    done = run_python("-m", "dropfold.train.predict.evaluate", str(finished))
+    done = run_python("-m", "dropfold", "evaluate", str(finished))
     accuracy = json.loads((finished / "summary.json").read_text())["test/overall_accuracy"]
     assert f"overall accuracy {100 * accuracy:.2f} %" in done.stdout, done.stderr
 

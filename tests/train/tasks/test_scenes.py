@@ -14,8 +14,7 @@ from dropfold.train.data.local_shape import CHANNELS, local_shape
 from dropfold.train.tasks import scenes
 from dropfold.train.tasks.scene_prediction import PADDING, label_points, starts
 from dropfold.train.tasks.segmentation import groups
-
-from .small_segmentation import CLASSES, room, small_scenes, write_rooms
+from tests.train.small_segmentation import CLASSES, room, small_scenes, write_rooms
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,7 @@ from dropfold.train.scoring.objective import loss_function, restricted
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import blocks, parts, scenes
 from dropfold.train.tasks.trained import load_network
-
-from .small_segmentation import (
+from tests.train.small_segmentation import (
     room,
     small_blocks,
     small_parts,
@@ -108,7 +107,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(task, folder, finished, tmp
     (tmp_path / "spec").mkdir()
     checkpoint.save_config(tmp_path / "spec/config.json", small(folder, out=out), Signature([]))
     script = (
-        "import os, signal, pathlib, dropfold.train.engine.run as e\nfrom dropfold.train.storage import checkpoint\nf = e.loss_function; n = [0]\n"
+        "import os, signal, pathlib, dropfold.train.engine.run as e\n"
+        "from dropfold.train.storage import checkpoint\nf = e.loss_function; n = [0]\n"
         "def g(*a):\n  n[0] += 1\n  if n[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n  return f(*a)\n"
         f"e.loss_function = g\nconfig, _ = checkpoint.load_config(pathlib.Path({str(tmp_path / 'spec')!r}))\n"
         "e.Run(config).train()\n"
@@ -269,25 +269,25 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
     run, scene, out = (
         str(path) for path in (finished["scenes"], tmp_path / "scene.ply", tmp_path / "labelled.ply")
     )
-    done = run_python("-m", "dropfold.train.predict.predict", run, scene, "--out", out, "--json")
+    done = run_python("-m", "dropfold", "predict", run, scene, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["out"] == out
     for bad, said in (
         (str(tmp_path / "more/a.pcd"), f"{tmp_path / 'more/a.pcd'} has the suffix '.pcd'"),
         (scene, "is the file to be labelled"),
     ):
-        done = run_python("-m", "dropfold.train.predict.predict", run, scene, "--out", bad)
+        done = run_python("-m", "dropfold", "predict", run, scene, "--out", bad)
         assert done.returncode == 1
         assert said in done.stderr.replace("\n", "")
     assert not (tmp_path / "more").exists()
-    done = run_python("-m", "dropfold.train.predict.predict", run, scene, str(tmp_path / "scene.xyz"))
+    done = run_python("-m", "dropfold", "predict", run, scene, str(tmp_path / "scene.xyz"))
     assert done.returncode == 1
     assert "would both be labelled in" in done.stderr
     assert not (tmp_path / "scene-labelled.ply").exists()
-    done = run_python("-m", "dropfold.train.predict.predict", run, str(tmp_path / "none.ply"))
+    done = run_python("-m", "dropfold", "predict", run, str(tmp_path / "none.ply"))
     assert done.returncode == 1
     assert "none.ply is not there" in done.stderr
-    done = run_python("-m", "dropfold.train.predict.evaluate", run)
+    done = run_python("-m", "dropfold", "evaluate", run)
     figure = json.loads((finished["scenes"] / "summary.json").read_text())["test/mean_iou"]
     assert f"mean IoU {100 * figure:.2f} %" in done.stdout, done.stderr
 

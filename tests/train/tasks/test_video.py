@@ -13,23 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dropfold.__main__ import main
 from dropfold.data_scripts.schemas import video_schema
 from dropfold.models.formats import FormatSpec
-from dropfold.train.__main__ import main
 from dropfold.train.config.configs import Signature, VideoConfig
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.engine.check import check
 from dropfold.train.engine.run import Run
 from dropfold.train.engine.schedule import learning_rate
-from dropfold.train.predict import evaluate, predict
 from dropfold.train.report.report import command, curves
 from dropfold.train.scoring.metrics import scores
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import trained as network
 from dropfold.train.tasks import video
 from dropfold.train.tasks.trained import load_network
-
-from .conftest import small_video
+from tests.train.conftest import small_video
 
 ROOT = Path(__file__).parents[3]
 TT = FormatSpec("tt", (6, 8), (4, 2), (3,))
@@ -108,8 +106,8 @@ def test_many_labels_are_judged_by_average_precision(video_folder, tmp_path, mon
     found = np.load(out / "predictions.npz")
     expected = np.mean([average_precision(s, y) for s, y in zip(found["logits"].T, found["label"].T)])
     assert summary["test/mean_average_precision"] == pytest.approx(expected, abs=1e-6)
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(out)])
-    evaluate.main()
+    monkeypatch.setattr(sys, "argv", ["dropfold", "evaluate", str(out)])
+    main()
     assert f"mean average precision {100 * expected:.2f} %" in capsys.readouterr().out
     assert "average precision" in (out / "report.html").read_text()
     with pytest.raises(ValueError, match="label_smoothing must be 0"):
@@ -201,9 +199,9 @@ def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch,
     (tmp_path / "empty.npy").write_bytes(b"")
     names = ("clip", "nan", "other", "none", "whole", "wide", "junk", "empty")
     files = [str(tmp_path / f"{name}.npy") for name in names]
-    monkeypatch.setattr(sys, "argv", ["predict", str(finished), *files, "--json"])
+    monkeypatch.setattr(sys, "argv", ["dropfold", "predict", str(finished), *files, "--json"])
     with pytest.raises(SystemExit) as stopped:
-        predict.main()
+        main()
     (found,) = json.loads(capsys.readouterr().out)
     *_, model = load_network(finished)
     logits = network.predict(model, (torch.from_numpy(clips.frames[:1]), torch.from_numpy(clips.length[:1])))
@@ -258,11 +256,13 @@ def test_another_file_of_clips_is_not_gone_on_with(video_folder, clips, tmp_path
 
 def test_evaluation_on_frames_of_another_size_is_refused(finished, clips, tmp_path, monkeypatch):
     video_schema.write(tmp_path / "a.h5", replace(clips, frames=clips.frames[:, :, :, :4]))
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(finished), "--data", str(tmp_path / "a.h5")])
+    monkeypatch.setattr(
+        sys, "argv", ["dropfold", "evaluate", str(finished), "--data", str(tmp_path / "a.h5")]
+    )
     with pytest.raises(
         SystemExit, match=r"has samples \[5, 6, 4, 1\], the run was trained on \[5, 6, 8, 1\]"
     ):
-        evaluate.main()
+        main()
 
 
 def test_an_interruption_says_how_to_go_on(video_folder, tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def test_an_interruption_says_how_to_go_on(video_folder, tmp_path, monkeypatch):
         "--batch-size",
         4,
     ]
-    monkeypatch.setattr(sys, "argv", ["train", "action-video", *map(str, given)])
+    monkeypatch.setattr(sys, "argv", ["dropfold", "train", "action-video", *map(str, given)])
     with pytest.raises(SystemExit, match=r"dropfold train action-video --resume .*/run$"):
         main()
 
@@ -298,7 +298,7 @@ def test_an_interruption_says_how_to_go_on(video_folder, tmp_path, monkeypatch):
 def test_the_printed_command_makes_the_same_config(name, changes, monkeypatch):
     config, seen = replace(recipe(name), **changes), []
     monkeypatch.setattr("dropfold.train.engine.run.Run", lambda config: seen.append(config) or sys.exit())
-    monkeypatch.setattr(sys, "argv", shlex.split(command(config))[2:])
+    monkeypatch.setattr(sys, "argv", shlex.split(command(config)))
     with pytest.raises(SystemExit):
         main()
     assert seen == [config]
