@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dropfold.__main__ import COMMANDS, DATA
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -20,7 +22,6 @@ def test_examples_run(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_links_exist(page):
-    from dropfold.__main__ import COMMANDS, DATA
     from dropfold.train.config.recipes import RECIPES
 
     text = page.read_text()

@@ -194,7 +194,7 @@ def test_a_zip_of_shapes_states_the_zip_as_its_source(tmp_path, whole, run_pytho
             file.writestr(f"__MACOSX/mine/chair/._{i}.xyz", "\0\1")
         file.writestr("mine/chair/broken.off", "OFF")
     out = tmp_path / "out.h5"
-    command = ("-m", "dropfold.data_scripts.shapes.meshes", "--points", "32", "--out", str(out), "--source")
+    command = ("-m", "dropfold", "data", "meshes", "--points", "32", "--out", str(out), "--source")
     done = run_python(*command, str(tmp_path / "mine.zip"))
     assert done.returncode == 0, done.stderr
     assert "left out:" in done.stdout
