@@ -18,8 +18,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-
-from dropfold.kernels.backend.triton import JitFunction
+from triton.runtime.jit import KernelInterface
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -34,7 +33,7 @@ OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion")
 class Launch:
     """A kernel with the arguments of one launch."""
 
-    kernel: JitFunction
+    kernel: Any
     arguments: dict[str, Any]
     options: dict[str, int]
 
@@ -77,15 +76,15 @@ def launches(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Launch]:
     """Run the launch function `fn` without launching, and return what it would have launched."""
     recorded: list[Launch] = []
 
-    def record(kernel: JitFunction, _grid: Any) -> Callable[..., None]:
+    def record(kernel: Any, _grid: Any) -> Callable[..., None]:
         def launch(*positional: Any, **named: Any) -> None:
             options = {name: named.pop(name) for name in OPTIONS if name in named}
-            names = [p.name for p in kernel.triton.params]
+            names = [p.name for p in kernel.params]
             recorded.append(Launch(kernel, {**dict(zip(names, positional)), **named}, options))
 
         return launch
 
-    with mock.patch.object(JitFunction, "__getitem__", record):
+    with mock.patch.object(KernelInterface, "__getitem__", record):
         fn(*args, **kwargs)
     return recorded
 
@@ -101,7 +100,7 @@ def _compile(launch: Launch, target: str) -> Resources:
     from triton.compiler import ASTSource
 
     signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(launch.kernel.triton.params):
+    for i, parameter in enumerate(launch.kernel.params):
         value = launch.arguments.get(parameter.name, parameter.default)
         kind = "constexpr" if parameter.is_constexpr else _type(value)
         signature[parameter.name] = kind
@@ -109,7 +108,7 @@ def _compile(launch: Launch, target: str) -> Resources:
             constants[parameter.name] = value
         elif kind.startswith("*") or (isinstance(value, int) and value % 16 == 0):
             attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel.triton, signature, constants, attributes)
+    source = ASTSource(launch.kernel, signature, constants, attributes)
     options = dict(launch.options)
     if target.startswith("gfx"):
         options.pop("maxnreg", None)  # an option of NVIDIA's compiler
@@ -174,7 +173,7 @@ def _counted(book: Ledger) -> Iterator[None]:
         getattr(InterpreterBuilder, f"create_{name}")
         for name in ("masked_load", "masked_store", "atomic_rmw", "barrier")
     )
-    getitem = JitFunction.__getitem__
+    getitem = KernelInterface.__getitem__
     running = [""]
     seen: set[tuple[bool, int]] = set()
     unfenced: set[int] = set()
@@ -212,7 +211,7 @@ def _counted(book: Ledger) -> Iterator[None]:
         unfenced.clear()
         return barrier(self)
 
-    def named(kernel: JitFunction, grid: Any) -> Any:
+    def named(kernel: Any, grid: Any) -> Any:
         running[0] = kernel.fn.__name__
         seen.clear()
         unfenced.clear()
@@ -223,6 +222,6 @@ def _counted(book: Ledger) -> Iterator[None]:
         mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
         mock.patch.object(InterpreterBuilder, "create_atomic_rmw", counted_atomic),
         mock.patch.object(InterpreterBuilder, "create_barrier", fenced),
-        mock.patch.object(JitFunction, "__getitem__", named),
+        mock.patch.object(KernelInterface, "__getitem__", named),
     ):
         yield

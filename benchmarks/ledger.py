@@ -7,7 +7,6 @@ asks for a row k times, and has it from the cache all times but the first.
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -19,7 +18,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.gates import ledger
-from dropfold.kernels.noise.draw import Noise
+from dropfold.kernels.noise.draw.operation import Noise
+from dropfold.kernels.norm.edge_conv import triton as edge_conv_triton
+from dropfold.kernels.points.ball_query import triton as ball_query_triton
+from dropfold.kernels.points.farthest_point_sample import triton as farthest_point_sample_triton
+from dropfold.kernels.points.three_nn_interpolate import triton as three_nn_interpolate_triton
+from dropfold.kernels.recurrent.gru_sequence import triton as gru_sequence_triton
+from dropfold.kernels.recurrent.kron_linear import triton as kron_linear_triton
+from dropfold.kernels.recurrent.lstm_sequence import triton as lstm_sequence_triton
 
 B, N, C, K = 2, 64, 64, 8
 
@@ -41,27 +47,28 @@ class Entry:
 def entries() -> list[Entry]:
     """The noises, edge_conv and the passes over groups; the process must have TRITON_INTERPRET=1."""
     from dropfold import kernels
-    from dropfold.kernels.noise.draw import draw
+    from dropfold.kernels.noise.draw.operation import draw
     from dropfold.kernels.points.clouds import global_idx
 
-    edge: Any = importlib.import_module("dropfold.kernels.norm.edge_conv")
     x, idx = torch.randn(B, N, C), torch.randint(N, (B, N, K))
     p, seed, M = torch.tensor(0.3), torch.tensor(7), B * N
 
     pq, rows = torch.randn(M, 2 * C), global_idx(idx)
     none = draw(None, torch.tensor([0, N, M]), 0)
-    top, where, total, *_ = edge._launch_gather(pq, rows, *none)
+    top, where, total, *_ = edge_conv_triton.edge_conv_fwd(pq, rows, *none)
     cluster = draw(Noise("cluster", p, seed, rows), torch.tensor([0, N, M]), M)
     csr = 8 * (M * K + M + 1)  # the transposed graph, which backward reads instead of idx
     return [
         entry("drop_feat", lambda: kernels.drop_feat(x, p, seed=seed), x),
         entry("drop_point", lambda: kernels.drop_point(x, p, seed=seed), x),
         entry("drop_cluster", lambda: kernels.drop_cluster(x, p, idx, seed=seed), x, idx),
-        entry("edge_conv forward", lambda: edge._launch_gather(pq, rows, *none), pq, rows),
-        entry("edge_conv forward, noise", lambda: edge._launch_gather(pq, rows, *cluster), pq, rows),
+        entry("edge_conv forward", lambda: edge_conv_triton.edge_conv_fwd(pq, rows, *none), pq, rows),
+        entry(
+            "edge_conv forward, noise", lambda: edge_conv_triton.edge_conv_fwd(pq, rows, *cluster), pq, rows
+        ),
         entry(
             "edge_conv backward",
-            lambda: edge._launch_backward(pq, top, total, where, rows, torch.ones(4, C)),
+            lambda: edge_conv_triton.edge_conv_bwd(pq, top, total, where, rows, torch.ones(4, C)),
             *(pq, top, total, where),
             outputs=pq.numel() * 4 + csr,
         ),
@@ -71,9 +78,9 @@ def entries() -> list[Entry]:
 
 def of_groups() -> list[Entry]:
     """The passes of group_mlp_max that gather, take the max, and sum over the entries of each row."""
-    from dropfold.kernels.group_mlp_max.kernels import OnGPU, _launch_spread
-    from dropfold.kernels.group_mlp_max.passes import Entries, Tile
-    from dropfold.kernels.noise.draw import draw
+    from dropfold.kernels.group_mlp_max.entries import Entries, Tile
+    from dropfold.kernels.group_mlp_max.triton_passes import OnGPU, launch_spread
+    from dropfold.kernels.noise.draw.operation import draw
     from dropfold.kernels.points.clouds import transposed
 
     points, groups, size = B * N, 32, 16
@@ -98,7 +105,7 @@ def of_groups() -> list[Entry]:
         entry("groups, max", lambda: (OnGPU.highest(z, e, t, none, top, where), top, where)[1:], z, ptr),
         entry(
             "groups, sums over entries",
-            lambda: _launch_spread(z, None, e.count, *lists, total),
+            lambda: launch_spread(z, None, e.count, *lists, total),
             *(z, *lists, total),
         ),
     ]
@@ -106,41 +113,38 @@ def of_groups() -> list[Entry]:
 
 def sampling() -> list[Entry]:
     """Farthest points, balls, and interpolation both ways: what searches points reads each of them once."""
-    sample: Any = importlib.import_module("dropfold.kernels.points.farthest_point_sample")
-    ball: Any = importlib.import_module("dropfold.kernels.points.ball_query")
-    nearest: Any = importlib.import_module("dropfold.kernels.points.three_nn_interpolate")
     x, ptr, start = torch.rand(B * N, 3), torch.tensor([0, N, 2 * N]), torch.zeros(B, dtype=torch.int64)
     centres, batch = x[::4].contiguous(), torch.arange(B).repeat_interleave(N // 4)
     centres_ptr, batches = ptr // 4, torch.arange(B).repeat_interleave(N)
-    sizes = ball._launch_lists(x, ptr, centres, batch, 0.2, K)[1]
-    idx, weight = nearest._launch_nearest(centres, centres_ptr, x, ptr, 3)
+    sizes = ball_query_triton._launch_lists(x, ptr, centres, batch, 0.2, K)[1]
+    idx, weight = three_nn_interpolate_triton.three_nn(centres, centres_ptr, x, ptr, 3)
     features, dout = torch.randn(B * N // 4, C), torch.randn(B * N, C)
     csr = 8 * (idx.numel() + len(features) + 1)
     return [
         entry(
             "farthest_point_sample",
-            lambda: sample._launch_sample(x, ptr, start, N // 4, N),
+            lambda: farthest_point_sample_triton.farthest_point_sample(x, ptr, start, N // 4, N),
             *(x, ptr, start),
         ),
         entry(
             "ball_query lists",
-            lambda: ball._launch_lists(x, ptr, centres, batch, 0.2, K),
+            lambda: ball_query_triton._launch_lists(x, ptr, centres, batch, 0.2, K),
             *(x, ptr, centres, batch),
             outputs=4 * int(sizes.sum()) + 8 * len(sizes),
         ),
         entry(
             "three_nn",
-            lambda: nearest._launch_nearest(centres, centres_ptr, x, ptr, 3),
+            lambda: three_nn_interpolate_triton.three_nn(centres, centres_ptr, x, ptr, 3),
             *(centres, centres_ptr, x, batches),
         ),
         entry(
             "three_nn_interpolate forward",
-            lambda: nearest._launch_interpolate(features, idx, weight),
+            lambda: three_nn_interpolate_triton.three_nn_interpolate_fwd(features, idx, weight),
             *(features, idx, weight),
         ),
         entry(
             "three_nn_interpolate backward",
-            lambda: nearest._launch_backward(dout, idx, weight, len(features)),
+            lambda: three_nn_interpolate_triton.three_nn_interpolate_bwd(dout, idx, weight, len(features)),
             *(dout, weight),
             outputs=features.numel() * 4 + csr,
         ),
@@ -152,9 +156,6 @@ def recurrent() -> list[Entry]:
 
     Beyond the least, a program writes and reads what stands between two GEMMs, the sums before the gates, and its states.
     """
-    layer: Any = importlib.import_module("dropfold.kernels.recurrent.kron_linear")
-    lstm: Any = importlib.import_module("dropfold.kernels.recurrent.lstm_sequence")
-    gru: Any = importlib.import_module("dropfold.kernels.recurrent.gru_sequence")
     steps, batch, hidden = 4, 4, 64
     pixels = torch.randint(256, (32, 8 * 30), dtype=torch.uint8)
     a, c, bias = torch.randn(3, 8, 8), torch.randn(3, 30, 8), torch.randn(64)
@@ -162,33 +163,33 @@ def recurrent() -> list[Entry]:
     b_n = torch.randn(hidden)
     gx, h = torch.randn(steps, batch, 4 * hidden), torch.randn(batch, hidden)
     g3 = torch.randn(steps, batch, 3 * hidden)
-    hs, cs, gates = lstm._launch_fwd(gx, ua, uc, h, h, None, None, False, True)
-    g_hs, g_gates = gru._launch_fwd(g3, ga, gc, b_n, h, None, None, False, True)
+    hs, cs, gates = lstm_sequence_triton.lstm_sequence_fwd(gx, ua, uc, h, h, None, None, False, True)
+    g_hs, g_gates = gru_sequence_triton.gru_sequence_fwd(g3, ga, gc, b_n, h, None, None, False, True)
     dout, none = torch.randn(steps, batch, hidden), (None, None, False)
     return [
         entry(
             "kron_linear forward, bytes",
-            lambda: layer._launch_fwd(pixels, a, c, bias, 1 / 255, 0.0),
+            lambda: kron_linear_triton.kron_linear_fwd(pixels, a, c, bias, 1 / 255, 0.0),
             *(pixels, a, c, bias),
         ),
         entry(
             "lstm_sequence forward",
-            lambda: lstm._launch_fwd(gx, ua, uc, h, h, *none, True),
+            lambda: lstm_sequence_triton.lstm_sequence_fwd(gx, ua, uc, h, h, *none, True),
             *(gx, ua, uc, h, h),
         ),
         entry(
             "lstm_sequence backward",
-            lambda: lstm._launch_bwd(dout, h, h, gates, hs, cs, ua, uc, *none),
+            lambda: lstm_sequence_triton.lstm_sequence_bwd(dout, h, h, gates, hs, cs, ua, uc, *none),
             *(dout, h, h, gates, cs, ua, uc),
         ),
         entry(
             "gru_sequence forward",
-            lambda: gru._launch_fwd(g3, ga, gc, b_n, h, *none, True),
+            lambda: gru_sequence_triton.gru_sequence_fwd(g3, ga, gc, b_n, h, *none, True),
             *(g3, ga, gc, b_n, h),
         ),
         entry(
             "gru_sequence backward",
-            lambda: gru._launch_bwd(dout, h, g_gates, g_hs, ga, gc, b_n, *none),
+            lambda: gru_sequence_triton.gru_sequence_bwd(dout, h, g_gates, g_hs, ga, gc, b_n, *none),
             *(dout, h, g_gates, g_hs, ga, gc),
         ),
     ]

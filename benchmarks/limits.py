@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Case
-from dropfold.kernels.group_mlp_max import chain as _group_chain
+from dropfold.kernels.group_mlp_max import compiled_chain
 
 GEMMS, ONEDNN, BYTES = "limit: GEMMs", "limit: GEMMs, oneDNN", "limit: bytes"
 DTYPES = {
@@ -50,7 +50,7 @@ def products(step: Callable[[], Any]) -> tuple[Product, ...]:
     torch.set_num_threads(1)  # the products of other threads are not recorded
     try:
         with (
-            mock.patch.object(_group_chain, "routine", return_value=0),  # nor those in compiled loops
+            mock.patch.object(compiled_chain, "routine", return_value=0),  # nor those in compiled loops
             torch.profiler.profile(
                 activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, acc_events=True
             ) as profile,

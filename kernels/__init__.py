@@ -1,13 +1,13 @@
 """Operations on point clouds and sequences: CPU and Triton, one file each."""
 
 from dropfold.kernels.backend.gemm import linear
-from dropfold.kernels.group_mlp_max.operation import group_mlp_max
-from dropfold.kernels.noise.draw import Noise
+from dropfold.kernels.group_mlp_max import group_mlp_max
+from dropfold.kernels.noise.draw.operation import Noise
 from dropfold.kernels.noise.drop_cluster import drop_cluster
 from dropfold.kernels.noise.drop_feat import drop_feat
 from dropfold.kernels.noise.drop_point import drop_point
-from dropfold.kernels.noise.philox import draw_seed
-from dropfold.kernels.norm.batch_norm import BatchNorm
+from dropfold.kernels.noise.philox.operation import draw_seed
+from dropfold.kernels.norm.batch_norm.operation import BatchNorm
 from dropfold.kernels.norm.edge_conv import edge_conv
 from dropfold.kernels.norm.linear_norm_max import linear_norm_max
 from dropfold.kernels.norm.norm_act import norm_act

@@ -12,20 +12,23 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from numba.core import cgutils, errors, types
+from numba.extending import intrinsic
 
-from dropfold.kernels.backend.numba import NumbaFunction, njit
+from dropfold.kernels.backend.numba import njit
 
 LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+BYTES = ir.IntType(8).as_pointer()
 ROUTINES = {torch.float32: "sgemm_", torch.float64: "dgemm_"}
 
 
 @functools.cache
 def routine(dtype: torch.dtype) -> int:
     """The address of the product of `dtype`; 0 where there is none, or nothing is compiled."""
-    import numba
-
     compiled = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
     if dtype not in ROUTINES or not compiled or not torch.backends.mkl.is_available():
         return 0
@@ -36,45 +39,26 @@ def routine(dtype: torch.dtype) -> int:
     return ctypes.cast(found, ctypes.c_void_p).value or 0
 
 
-class _Fortran(NumbaFunction):
-    """`call(address, arguments)`: an array goes as its memory, anything else by reference."""
+@intrinsic
+def _call(typing: Any, address: Any, arguments: Any) -> Any:
+    """`_call(address, arguments)` of a Fortran routine: an array goes as its memory, anything else by reference."""
+    arrays = [kind for kind in arguments if isinstance(kind, types.Array)]
+    if any(kind.layout != "C" or kind.dtype != arrays[0].dtype for kind in arrays):
+        raise errors.TypingError(f"arrays must be contiguous and of one type; got {arguments}.")
 
-    @functools.cached_property
-    def compiled(self) -> Any:
-        from llvmlite import ir
-        from numba.core import cgutils, errors, types
-        from numba.extending import intrinsic
+    def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        pointers = []
+        for kind, value in zip(arguments, cgutils.unpack_tuple(builder, given[1]), strict=True):
+            if isinstance(kind, types.Array):
+                pointer = context.make_array(kind)(context, builder, value).data
+            else:
+                pointer = cgutils.alloca_once_value(builder, value)
+            pointers.append(builder.bitcast(pointer, BYTES))
+        function = ir.FunctionType(ir.VoidType(), [BYTES] * len(pointers))
+        builder.call(builder.inttoptr(given[0], function.as_pointer()), pointers)
+        return context.get_dummy_value()
 
-        byte = ir.IntType(8).as_pointer()
-
-        @intrinsic
-        def call(typing: Any, address: Any, arguments: Any) -> Any:
-            arrays = [kind for kind in arguments if isinstance(kind, types.Array)]
-            if any(kind.layout != "C" or kind.dtype != arrays[0].dtype for kind in arrays):
-                raise errors.TypingError(f"arrays must be contiguous and of one type; got {arguments}.")
-
-            def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-                pointers = []
-                for kind, value in zip(arguments, cgutils.unpack_tuple(builder, given[1]), strict=True):
-                    if isinstance(kind, types.Array):
-                        pointer = context.make_array(kind)(context, builder, value).data
-                    else:
-                        pointer = cgutils.alloca_once_value(builder, value)
-                    pointers.append(builder.bitcast(pointer, byte))
-                function = ir.FunctionType(ir.VoidType(), [byte] * len(pointers))
-                builder.call(builder.inttoptr(given[0], function.as_pointer()), pointers)
-                return context.get_dummy_value()
-
-            return types.void(types.int64, arguments), code
-
-        return call
-
-
-def _call(address, arguments):
-    """Stands for the intrinsic until it is compiled."""
-
-
-_call = _Fortran(_call, {"parallel": False})
+    return types.void(types.int64, arguments), code
 
 
 @njit

@@ -36,11 +36,11 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import gram, mm, product_dtype
-from dropfold.kernels.backend.triton import accumulator
+from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.group_mlp_max.operators import forward_of, gradients_of, moments_of, sums_of
 from dropfold.kernels.group_mlp_max.tiles import first_gradient, first_sums, gaussian_mean, identity, times
-from dropfold.kernels.noise.draw import Noise, draw
-from dropfold.kernels.norm.batch_norm import (
+from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
     Statistics,
     affine,

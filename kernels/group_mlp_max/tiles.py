@@ -1,7 +1,7 @@
 """A shared perceptron on groups, tile by tile: what kernels/group_mlp_max/operation.py makes of the passes of one device.
 
-The passes are `OnCPU` (passes.py) or `OnGPU` (kernels.py). On a CPU a tile's chain is mostly one
-compiled call instead (kernels/group_mlp_max/chain.py), with the same methods.
+The passes are `OnCPU` (cpu_passes.py) or `OnGPU` (triton_passes.py). On a CPU a tile's chain is mostly one
+compiled call instead (compiled_chain.py), with the same methods.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.gemm import gram, mm
-from dropfold.kernels.group_mlp_max.passes import Entries, Tile
-from dropfold.kernels.noise.draw import Drawn
-from dropfold.kernels.norm.batch_norm import merge_moments
+from dropfold.kernels.group_mlp_max.entries import Entries, Tile
+from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.norm.batch_norm.operation import merge_moments
 
 PIECE = 1 << 14  # rows of q or p at a time: what is made between stays in the cache
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from dropfold.kernels.noise.draw import Noise, Scaling, as_rate, check
-from dropfold.kernels.noise.elementwise import drop
-from dropfold.kernels.noise.philox import as_seed, uniform
+from dropfold.kernels.noise.draw.operation import Noise, Scaling, as_rate, check
+from dropfold.kernels.noise.elementwise.operation import drop
+from dropfold.kernels.noise.philox.operation import as_seed, uniform
 from dropfold.kernels.points.clouds import ptr_to_batch, to_rows
 
 

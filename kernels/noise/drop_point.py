@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dropfold.kernels.noise.draw import Noise, Scaling, as_rate, check
-from dropfold.kernels.noise.elementwise import drop
-from dropfold.kernels.noise.philox import as_seed
+from dropfold.kernels.noise.draw.operation import Noise, Scaling, as_rate, check
+from dropfold.kernels.noise.elementwise.operation import drop
+from dropfold.kernels.noise.philox.operation import as_seed
 from dropfold.kernels.points.clouds import to_rows
 
 

@@ -24,9 +24,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.noise.draw import Noise, draw
-from dropfold.kernels.noise.elementwise import norm_apply, norm_grad, norm_sums
-from dropfold.kernels.norm.batch_norm import BatchNorm, affine, check_channels, norm_gradients, statistics
+from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.elementwise.operation import norm_apply, norm_grad, norm_sums
+from dropfold.kernels.norm.batch_norm.operation import (
+    BatchNorm,
+    affine,
+    check_channels,
+    norm_gradients,
+    statistics,
+)
 from dropfold.kernels.points.clouds import to_rows
 
 

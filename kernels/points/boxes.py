@@ -9,16 +9,14 @@ exactly what a search of all points finds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.numba import njit, shared
-
-if TYPE_CHECKING:
-    from numba import prange
+from dropfold.kernels.backend.numba import launch, njit, shared
 
 LEAF = 32  # points of a leaf: a few vectors of the processor
 NONE = 0x7FFFFFFF
@@ -50,7 +48,7 @@ def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
     many = torch.empty(clouds, dtype=torch.int64)
     work = 0 if clouds == 1 else 12 * x.shape[0]
     with shared(work):
-        _cut_cpu(x, ptr, order, starts, children, many)
+        launch(_cut_cpu, x, ptr, order, starts, children, many)
     leaves, nodes = torch.zeros((2, clouds + 1), dtype=torch.int64)
     torch.cumsum(many, 0, out=leaves[1:])
     torch.cumsum(2 * many - 1, 0, out=nodes[1:])
@@ -59,7 +57,7 @@ def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
     child = torch.empty(tree.shape[0], dtype=torch.int32)
     found = Boxes(points, index, leaves, nodes, child, tree)
     with shared(work):
-        _fill_cpu(x, ptr, order, starts, children, *found)
+        launch(_fill_cpu, x, ptr, order, starts, children, *found)
     return found
 
 

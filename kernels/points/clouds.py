@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
-from dropfold.kernels.backend.numba import njit
 
 
 def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
@@ -108,24 +107,11 @@ def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """
     flat = targets.flatten()
     if flat.is_cpu:
+        from dropfold.kernels.backend.numba import launch
+        from dropfold.kernels.points.transpose import transpose
+
         ptr, entries = flat.new_empty(rows + 1), torch.empty_like(flat)
-        _transpose_cpu(flat, ptr, entries)
+        launch(transpose, flat, ptr, entries)
         return ptr, entries
     ordered, entries = torch.sort(flat, stable=True)
     return torch.searchsorted(ordered, torch.arange(rows + 1, device=flat.device)), entries
-
-
-@njit
-def _transpose_cpu(targets, ptr, entries):
-    """A counting sort; of `entries`, the first ptr[-1] are filled."""
-    ptr[:] = 0
-    for target in targets:
-        if target >= 0:
-            ptr[target + 1] += 1
-    for j in range(1, ptr.shape[0]):
-        ptr[j] += ptr[j - 1]
-    place = ptr.copy()
-    for e, target in enumerate(targets):
-        if target >= 0:
-            entries[place[target]] = e
-            place[target] += 1

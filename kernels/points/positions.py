@@ -6,18 +6,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
-from dropfold.kernels.backend.numba import njit
 from dropfold.kernels.points.clouds import to_rows
-
-
-@njit
-def _all_finite(rows):
-    """One pass of the caller's thread: torch's would wait for others."""
-    bad = 0
-    for i in range(rows.shape[0]):
-        for c in range(3):
-            bad += rows[i, c] - rows[i, c] != 0
-    return bad == 0
 
 
 def positions(
@@ -33,13 +22,20 @@ def positions(
         )
     rows, ptr = to_rows(x.detach(), batch, batch_size)
     rows = rows.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-    if x.is_cpu and not torch.compiler.is_compiling() and not _all_finite(rows):
+    if x.is_cpu and not torch.compiler.is_compiling() and not _are_finite(rows):
         bad = (~rows.isfinite()).any(1).nonzero()[:, 0]
         raise ValueError(
             f"{name} must be finite; {len(bad)} of {len(rows)} rows hold NaN or infinity, the first is row {int(bad[0])}. "
             "Leave such points out."
         )
     return rows, ptr
+
+
+def _are_finite(rows: Tensor) -> bool:
+    from dropfold.kernels.backend.numba import launch
+    from dropfold.kernels.points.finite import all_finite
+
+    return launch(all_finite, rows)
 
 
 def positions_of_both(

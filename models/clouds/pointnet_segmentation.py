@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold import kernels
 from dropfold.kernels.backend.gemm import gram, mm
-from dropfold.kernels.norm.batch_norm import sum_over_processes
+from dropfold.kernels.norm.batch_norm.operation import sum_over_processes
 from dropfold.models.clouds.pointnet import Regularized, TransformNet, transform
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax, add_to_points, one_hot
 from dropfold.models.layers.noise import draw, placed

@@ -15,7 +15,7 @@ from dropfold import kernels
 from dropfold.kernels import BatchNorm, Noise, draw_seed
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
-from dropfold.kernels.noise.draw import as_rate
+from dropfold.kernels.noise.draw.operation import as_rate
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

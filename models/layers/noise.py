@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
-from dropfold.kernels.noise.draw import Level, Reading, Scaling, check
+from dropfold.kernels.noise.draw.operation import Level, Reading, Scaling, check
 from dropfold.kernels.points.clouds import global_idx
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels import kron_linear, linear
-from dropfold.kernels.recurrent.kron import check_input, scaled
+from dropfold.kernels.recurrent.kron.products import check_input, scaled
 from dropfold.models.formats import Format, FormatSpec, Kron
 from dropfold.models.formats.plan import Execution, switches
 

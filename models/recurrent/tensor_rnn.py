@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.recurrent.kron import scaled
-from dropfold.kernels.recurrent.sequence import check_lengths
+from dropfold.kernels.recurrent.kron.products import scaled
+from dropfold.kernels.recurrent.sequence.frames import check_lengths
 from dropfold.models.formats import Kron
 from dropfold.models.formats.spec import Specs, spec_of_layer
 from dropfold.models.layers.tensor_linear import Mega, TensorLinear

@@ -11,7 +11,7 @@ from benchmarks.cloud_steps import Setting
 from benchmarks.harness import Row
 from benchmarks.limits import Product
 from dropfold.kernels import BatchNorm, group_mlp_max
-from dropfold.kernels.group_mlp_max.passes import OnCPU
+from dropfold.kernels.group_mlp_max.cpu_passes import OnCPU
 from dropfold.kernels.points.groups import neighbourhoods
 
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels import BatchNorm, Noise, knn
-from dropfold.kernels.noise.draw import ELEMENTS, NONE, draw
-from dropfold.kernels.noise.philox import uniform
+from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE
+from dropfold.kernels.noise.draw.operation import draw
+from dropfold.kernels.noise.philox.operation import uniform
 
 # Sums of up to 1e5 float64 terms of size 1 to 10.
 EXACT = {"rtol": 0.0, "atol": 1e-11}

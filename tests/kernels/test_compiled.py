@@ -1,7 +1,5 @@
 """Gates that need no GPU: compile-only resources on four targets, opcheck, torch.compile, gradcheck."""
 
-import importlib
-
 import pytest
 import torch
 
@@ -17,17 +15,18 @@ from dropfold.kernels import (
     norm_act,
     norm_pool,
 )
-from dropfold.kernels.noise import draw as _noise
-from dropfold.kernels.noise import elementwise as _norm_pass
-from dropfold.kernels.noise.draw import Drawn
-from dropfold.kernels.norm import batch_norm as _norm
+from dropfold.kernels.noise.draw import triton as draw_triton
+from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.noise.elementwise import triton as elementwise_triton
+from dropfold.kernels.noise.philox import triton as philox_triton
+from dropfold.kernels.norm.batch_norm import triton as batch_norm_triton
+from dropfold.kernels.norm.edge_conv import triton as edge_conv_triton
+from dropfold.kernels.norm.linear_norm_max import triton as linear_norm_max_triton
+from dropfold.kernels.norm.norm_pool import triton as norm_pool_triton
+from dropfold.kernels.points.knn import triton as knn_triton
 from tests.kernels.cases import batch_norm, noise
 from tests.kernels.gates import compile_only, launches
 
-EDGE, LINEAR, POOL, KNN, RANDOM = (
-    importlib.import_module(f"dropfold.kernels.{name}")
-    for name in ("norm.edge_conv", "norm.linear_norm_max", "norm.norm_pool", "points.knn", "noise.philox")
-)
 M, B = 32 * 64, 32
 
 
@@ -50,18 +49,18 @@ def operations(channels, dtype, mode):
     pq = torch.zeros(M, 2 * channels, dtype=dtype)
     where = torch.zeros(M, channels, dtype=torch.uint8)
     found = [
-        launches(_norm._launch_moments, y),
-        launches(_norm_pass._launch_apply, y, *vectors(channels, 2), 0.2, *drawn(mode)),
-        launches(_norm_pass._launch_sums, y, y, *vectors(channels, 4), 0.2, True, *drawn(mode)),
-        launches(_norm_pass._launch_grad, y, y, *vectors(channels, 6), 0.2, *drawn(mode)),
-        launches(POOL._launch_pool, y, ptr, *vectors(channels, 4), 0.2, *drawn(mode)),
+        launches(batch_norm_triton.moments, y),
+        launches(elementwise_triton.norm_apply, y, *vectors(channels, 2), 0.2, *drawn(mode)),
+        launches(elementwise_triton.norm_sums, y, y, *vectors(channels, 4), 0.2, True, *drawn(mode)),
+        launches(elementwise_triton.norm_grad, y, y, *vectors(channels, 6), 0.2, *drawn(mode)),
+        launches(norm_pool_triton.norm_pool_fwd, y, ptr, *vectors(channels, 4), 0.2, *drawn(mode)),
         launches(
-            POOL._launch_unpool,
+            norm_pool_triton.norm_pool_bwd,
             *(y, batch, torch.zeros(6, channels), pooled, pooled, arg, 0.2, 0, M),
             *drawn(mode),
         ),
-        launches(EDGE._launch_gather, pq, idx, *drawn(mode)),
-        launches(EDGE._launch_backward, pq, wide, wide, where, idx, torch.zeros(4, channels)),
+        launches(edge_conv_triton.edge_conv_fwd, pq, idx, *drawn(mode)),
+        launches(edge_conv_triton.edge_conv_bwd, pq, wide, wide, where, idx, torch.zeros(4, channels)),
     ]
     return [launch for group in found for launch in group]
 
@@ -69,22 +68,22 @@ def operations(channels, dtype, mode):
 def linear(c_in, dtype, mode):
     x, weight = torch.zeros(M, c_in, dtype=dtype), torch.zeros(1024, c_in, dtype=dtype)
     pooled, arg = torch.zeros(B, 1024), torch.zeros(B, 1024, dtype=torch.int64)
-    return launches(LINEAR._launch_max, x, weight, torch.arange(B + 1) * 64, *drawn(mode)) + launches(
-        LINEAR._launch_sparse, pooled, arg, x, weight
-    )
+    return launches(
+        linear_norm_max_triton.linear_norm_max_fwd, x, weight, torch.arange(B + 1) * 64, *drawn(mode)
+    ) + launches(linear_norm_max_triton.linear_norm_max_bwd, pooled, arg, x, weight)
 
 
 def others():
     seed, ptr = torch.tensor(1), torch.arange(B + 1) * 64
-    found = launches(RANDOM._launch_uniform, seed, 5000)
-    found += launches(_noise._launch_kept_points, seed, torch.ones(1), None, M)
+    found = launches(philox_triton.uniform, seed, 5000)
+    found += launches(draw_triton.kept_points, seed, torch.ones(1), None, M)
     for k in (20, 64):
         found += launches(
-            _noise._launch_kept_points, seed, torch.ones(k + 1), torch.zeros(M, k, dtype=torch.int64), M
+            draw_triton.kept_points, seed, torch.ones(k + 1), torch.zeros(M, k, dtype=torch.int64), M
         )
     for channels in (3, 9, 64, 128):
         for k in (20, 40):
-            found += launches(KNN._launch_knn, torch.zeros(M, channels), ptr, k)
+            found += launches(knn_triton.knn, torch.zeros(M, channels), ptr, k)
     return found
 
 

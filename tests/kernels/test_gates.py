@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
+import triton.language as tl
 
 from benchmarks.gates import TARGETS, compile_only, launches
 from dropfold.kernels.backend.triton import jit
-
-if TYPE_CHECKING:
-    import triton.language as tl
 
 
 @jit

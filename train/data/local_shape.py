@@ -21,7 +21,7 @@ import torch
 
 from dropfold import kernels
 from dropfold.train.data.grid import grid_subsample
-from dropfold.kernels.backend.numba import njit
+from dropfold.kernels.backend.numba import launch, njit
 
 K = 16
 CELLS = (0.0, 0.05, 0.15)  # sides of the cubes, in the units of the cloud; 0: not thinned
@@ -64,7 +64,7 @@ def local_shape(points: np.ndarray, up: int) -> np.ndarray:
 
 def _lies(seen: np.ndarray, idx: np.ndarray, up: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the neighbourhoods idx [n, k]: the first six channels [n, 6], the mean [n, 3] and sqrt(l1) [n]."""
-    covariance, mean, height = _moments(seen, idx, up)
+    covariance, mean, height = launch(_moments, seen, idx, up)
     values, vectors = np.linalg.eigh(covariance)
     small, middle, large = np.clip(values, SMALLEST, None).T
     size, upright = np.sqrt(large), np.abs(vectors[:, up, 0])

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, knn
-from dropfold.kernels.noise.draw import point_factor
-from dropfold.kernels.noise.philox import uniform
+from dropfold.kernels.noise.draw.operation import point_factor
+from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.models import DGCNN, PointNet, PointNet2
 from dropfold.train.config.configs import CloudConfig, Signature
 from dropfold.train.data.augment import augment

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dropfold.kernels.backend.numba import njit
+from dropfold.kernels.backend.numba import launch, njit
 from dropfold.train.config.configs import BlockConfig, SceneConfig
 from dropfold.train.data.columns import UP, Columns, channels
 from dropfold.train.data.local_shape import local_shape
@@ -125,7 +125,7 @@ def label_points(
                 highest,
                 None if shape is None else shape[some],
             )
-            _add(votes, some.ravel() - begin, _probabilities(network, seen, amp))
+            launch(_add, votes, some.ravel() - begin, _probabilities(network, seen, amp))
     settle(len(points))
     return labels
 

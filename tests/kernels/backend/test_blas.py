@@ -11,9 +11,9 @@ import torch
 
 from dropfold.kernels.backend import blas as _blas
 from dropfold.kernels.backend import gemm as _gemm
-from dropfold.kernels.group_mlp_max import chain as _group_chain
-from dropfold.kernels.group_mlp_max import tiles as _group_tiles
-from dropfold.kernels.group_mlp_max.passes import Entries
+from dropfold.kernels.group_mlp_max import compiled_chain as compiled_chain
+from dropfold.kernels.group_mlp_max import tiles
+from dropfold.kernels.group_mlp_max.entries import Entries
 
 TYPES = torch.float32, torch.float64
 
@@ -50,20 +50,20 @@ def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
 )
 @pytest.mark.parametrize("dtype", TYPES)
 def test_torchs_blas_is_found_and_taken(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_group_chain, "wide", lambda: False)
-    source = _group_tiles.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
-    assert type(_group_chain.on_cpu(source)) is _group_chain.CompiledChain
+    monkeypatch.setattr(compiled_chain, "wide", lambda: False)
+    source = tiles.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
+    assert type(compiled_chain.on_cpu(source)) is compiled_chain.CompiledChain
 
 
 def test_half_weights_and_a_processor_for_onednn_take_the_passes_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    half = _group_tiles.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
-    assert type(_group_chain.on_cpu(half)) is _group_tiles.Chain
+    half = tiles.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
+    assert type(compiled_chain.on_cpu(half)) is tiles.Chain
     assert _blas.routine(torch.bfloat16) == 0
-    monkeypatch.setattr(_group_chain, "wide", lambda: True)
-    whole = _group_tiles.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
-    assert type(_group_chain.on_cpu(whole)) is _group_tiles.Chain
+    monkeypatch.setattr(compiled_chain, "wide", lambda: True)
+    whole = tiles.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
+    assert type(compiled_chain.on_cpu(whole)) is tiles.Chain
 
 
 def test_arrays_whose_rows_lie_apart_or_of_two_types_are_refused() -> None:

@@ -10,10 +10,9 @@ import torch
 
 from dropfold.kernels import Groups, group_mlp_max, knn
 from dropfold.kernels.backend.workers import each
-from dropfold.kernels.group_mlp_max import chain as _group_chain
+from dropfold.kernels.group_mlp_max import compiled_chain, tiles
 from dropfold.kernels.group_mlp_max import operators as _group_operators
-from dropfold.kernels.group_mlp_max import tiles as _group_tiles
-from dropfold.kernels.group_mlp_max.passes import OnCPU
+from dropfold.kernels.group_mlp_max.cpu_passes import OnCPU
 from dropfold.kernels.points.clouds import global_idx
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
 from tests.kernels.cases import EXACT, batch_norm, kept, noise
@@ -76,7 +75,7 @@ def twice(*tensors):
 
 def passes_in_a_row(monkeypatch):
     """As where a compiled loop has no product of this type."""
-    monkeypatch.setattr(_group_chain, "routine", lambda dtype: 0)
+    monkeypatch.setattr(compiled_chain, "routine", lambda dtype: 0)
 
 
 @pytest.fixture(params=["one tile", "small tiles", "passes in a row", "passes in a row, small tiles"])
@@ -84,14 +83,14 @@ def _tiles(request, monkeypatch):
     """Also with tiles smaller than some groups, shared by two threads, and vectors in pieces."""
     before = torch.get_num_threads()
     # On AMD's processors, too, tests take the compiled chain.
-    monkeypatch.setattr(_group_chain, "wide", lambda: False)
+    monkeypatch.setattr(compiled_chain, "wide", lambda: False)
     if "passes" in request.param:
         passes_in_a_row(monkeypatch)
     if "small" in request.param:
-        monkeypatch.setattr(_group_chain, "PIECE", 30)
-        monkeypatch.setattr(_group_chain, "TILE", 100)
+        monkeypatch.setattr(compiled_chain, "PIECE", 30)
+        monkeypatch.setattr(compiled_chain, "TILE", 100)
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 5))
-        monkeypatch.setattr(_group_tiles, "PIECE", 16)
+        monkeypatch.setattr(tiles, "PIECE", 16)
         torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
@@ -164,13 +163,13 @@ def test_an_empty_group_and_one_whose_members_all_fall_are_zero():
 def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatch):
     x = torch.randn(2, 500, 6)
     idx, found = knn(x, 8), []
-    monkeypatch.setattr(_group_chain, "wide", lambda: False)
+    monkeypatch.setattr(compiled_chain, "wide", lambda: False)
     if not compiled:
         passes_in_a_row(monkeypatch)
     for size in (100_000, 300, 300):
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels, size=size: size))
-        monkeypatch.setattr(_group_chain, "PIECE", 24 * size)
-        monkeypatch.setattr(_group_chain, "TILE", 48 * size)
+        monkeypatch.setattr(compiled_chain, "PIECE", 24 * size)
+        monkeypatch.setattr(compiled_chain, "TILE", 48 * size)
         torch.manual_seed(3)
         layer, leaf = EdgeConv2(6, (16, 24)), x.clone().requires_grad_()
         out = layer(leaf, idx)
@@ -184,9 +183,9 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
 @pytest.mark.parametrize("level", LEVELS)
 def test_float32_gradients_of_both_chains_are_float64s(level, monkeypatch):
     """One group larger than a piece beside small ones, copies, small tiles and two threads."""
-    monkeypatch.setattr(_group_chain, "wide", lambda: False)
-    monkeypatch.setattr(_group_chain, "PIECE", 300)
-    monkeypatch.setattr(_group_chain, "TILE", 900)
+    monkeypatch.setattr(compiled_chain, "wide", lambda: False)
+    monkeypatch.setattr(compiled_chain, "PIECE", 300)
+    monkeypatch.setattr(compiled_chain, "TILE", 900)
     ptr = torch.tensor([0, 400, *range(408, 1001, 8)])
     groups = Groups(ptr, torch.randint(300, (1000,)), torch.randint(1, 4, (1000,)))
     pos, centres = torch.randn(300, 3), torch.randn(len(ptr) - 1, 3)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dropfold.kernels import BatchNorm, Groups, group_mlp_max
-from dropfold.kernels.group_mlp_max.kernels import OnGPU
-from dropfold.kernels.group_mlp_max.passes import Entries, Tile
-from dropfold.kernels.noise.draw import Drawn
+from dropfold.kernels.group_mlp_max.entries import Entries, Tile
+from dropfold.kernels.group_mlp_max.triton_passes import OnGPU
+from dropfold.kernels.noise.draw.drawn import Drawn
 from tests.kernels.cases import batch_norm, noise
 from tests.kernels.gates import TARGETS, compile_only, launches
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+import triton.language as tl
 
 from benchmarks.gates import ledger
-from dropfold.kernels.backend.triton import cdiv, jit
-
-if TYPE_CHECKING:
-    import triton.language as tl
+from dropfold.kernels.backend.launch import cdiv
+from dropfold.kernels.backend.triton import jit
 
 
 @jit

@@ -1,24 +1,27 @@
 """The Triton kernels against the CPU's, on the device or in the interpreter: noise bit for bit, the rest to rounding."""
 
-import importlib
-
 import pytest
 import torch
 
 from dropfold.kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
-from dropfold.kernels.noise import draw as noises
-from dropfold.kernels.noise import philox as _random
-from dropfold.kernels.noise.draw import Noise
+from dropfold.kernels.noise.draw import cpu as draw_cpu
+from dropfold.kernels.noise.draw import operation as draw_operation
+from dropfold.kernels.noise.draw.operation import Noise
+from dropfold.kernels.noise.elementwise import cpu as elementwise_cpu
+from dropfold.kernels.noise.elementwise import triton as elementwise_triton
+from dropfold.kernels.noise.philox import cpu as philox_cpu
+from dropfold.kernels.noise.philox import triton as philox_triton
+from dropfold.kernels.points.knn import cpu as knn_cpu
+from dropfold.kernels.points.knn import triton as knn_triton
 from tests.kernels.cases import batch_norm, noise
 
-KNN = importlib.import_module("dropfold.kernels.points.knn")  # the package has the function under that name
 LEVELS = [None, "feat", "point", "cluster"]
 
 
 @pytest.mark.parametrize("n", [1, 5, 1000, 2049])
 def test_random_numbers_are_the_same_bit_for_bit(n, device):
     seed = torch.tensor(2**61 + 7)
-    assert torch.equal(_random._launch_uniform(seed.to(device), n).cpu(), _random._cpu_uniform(seed, n))
+    assert torch.equal(philox_triton.uniform(seed.to(device), n).cpu(), philox_cpu.uniform(seed, n))
 
 
 @pytest.mark.parametrize(
@@ -28,19 +31,19 @@ def test_the_same_points_fall(level, reading, device):
     x, ptr = torch.rand(2, 50, 3), torch.tensor([0, 50, 100])
     found = noise(level, x, p=0.3, k=7)._replace(reading=reading)
     moved = Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
-    there = noises.point_factor(moved, ptr.to(device), 100).cpu() > 0
+    there = draw_operation.point_factor(moved, ptr.to(device), 100).cpu() > 0
 
-    u, lists = _random._cpu_uniform(found.seed, 100), found.neighbours
+    u, lists = philox_cpu.uniform(found.seed, 100), found.neighbours
     if level == "point":
         kept = u >= found.rate
     elif reading == "gather":
-        kept = u[lists].amin(1) >= noises.gather_thresholds(found)[7]
+        kept = u[lists].amin(1) >= draw_operation.gather_thresholds(found)[7]
         assert torch.equal(
             kept.float(),
-            noises._cpu_kept_points(found.seed, noises.gather_thresholds(found), lists, 100),
+            draw_cpu.kept_points(found.seed, draw_operation.gather_thresholds(found), lists, 100),
         )
     else:
-        gamma = noises.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.rate)
+        gamma = draw_operation.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.rate)
         seeds = u < gamma.float().repeat_interleave(50)
         kept = torch.ones(100, dtype=torch.bool)
         kept[lists[seeds].flatten()] = False
@@ -50,14 +53,13 @@ def test_the_same_points_fall(level, reading, device):
 
 @pytest.mark.parametrize("channels", [7, 8])
 def test_the_same_elements_fall(channels, device):
-    from dropfold.kernels.noise import elementwise as passes
 
     x = torch.randn(2, 20, channels)
-    drawn = noises.draw(noise("feat", x), torch.tensor([0, 20, 40]), 40)
+    drawn = draw_operation.draw(noise("feat", x), torch.tensor([0, 20, 40]), 40)
     one = torch.ones(channels)
     rows = x.flatten(0, 1)
-    cpu = passes._cpu_apply(rows, one, one * 0, 1.0, *drawn)
-    gpu = passes._launch_apply(
+    cpu = elementwise_cpu.norm_apply(rows, one, one * 0, 1.0, *drawn)
+    gpu = elementwise_triton.norm_apply(
         *(t.to(device) for t in (rows, one, one * 0)), 1.0, drawn[0], *(t.to(device) for t in drawn[1:])
     )
     assert torch.equal(gpu.cpu(), cpu)
@@ -68,8 +70,8 @@ def test_knn(channels, device):
     x = torch.randint(-3, 4, (75, channels)).float()
     ptr = torch.tensor([0, 34, 41, 75])
     for k in (1, 7):
-        cpu = KNN._cpu_knn(x, ptr, k)
-        gpu = KNN._launch_knn(x.to(device), ptr.to(device), k).cpu()
+        cpu = knn_cpu.knn(x, ptr, k)
+        gpu = knn_triton.knn(x.to(device), ptr.to(device), k).cpu()
         if channels == 3:
             assert torch.equal(gpu, cpu)
         else:  # the product form may swap points whose distances round differently

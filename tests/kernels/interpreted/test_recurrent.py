@@ -1,6 +1,5 @@
 """The Triton kernels of kron_linear and the sequences against the CPU's, on the device or in the interpreter."""
 
-import importlib
 import os
 
 import pytest
@@ -8,11 +7,12 @@ import torch
 
 from benchmarks.gates import ledger
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-
-KRON, LSTM, GRU = (
-    importlib.import_module(f"dropfold.kernels.recurrent.{name}")
-    for name in ("kron_linear", "lstm_sequence", "gru_sequence")
-)
+from dropfold.kernels.recurrent.gru_sequence import cpu as gru_sequence_cpu
+from dropfold.kernels.recurrent.gru_sequence import triton as gru_sequence_triton
+from dropfold.kernels.recurrent.kron_linear import cpu as kron_linear_cpu
+from dropfold.kernels.recurrent.kron_linear import triton as kron_linear_triton
+from dropfold.kernels.recurrent.lstm_sequence import cpu as lstm_sequence_cpu
+from dropfold.kernels.recurrent.lstm_sequence import triton as lstm_sequence_triton
 
 # Shapes of A and C for H = 12: a Kronecker sum in either order, low rank, dense.
 FACTORS = {
@@ -49,12 +49,14 @@ def test_kron_linear(name, bytes_, device):
     x = torch.randint(0, 256, (21, 12), dtype=torch.uint8) if bytes_ else torch.randn(21, 12)
     bias, dy = torch.randn(12), torch.randn(21, 12)
     scale, shift = (1 / 64, -2.0) if bytes_ else (1.0, 0.0)
-    right = KRON._cpu_fwd(x, a, c, bias, scale, shift)
+    right = kron_linear_cpu.kron_linear_fwd(x, a, c, bias, scale, shift)
     moved = [v.to(device) for v in (x, a, c)]
-    mine = KRON._launch_fwd(*moved, bias.to(device), scale, shift)
+    mine = kron_linear_triton.kron_linear_fwd(*moved, bias.to(device), scale, shift)
     check(mine[:1], right[:1], device)  # what stands between the products is each one's own
-    gradients = KRON._cpu_bwd(dy, x, right[1], a, c, scale, shift, not bytes_)
-    found = KRON._launch_bwd(dy.to(device), moved[0], mine[1], *moved[1:], scale, shift, not bytes_)
+    gradients = kron_linear_cpu.kron_linear_bwd(dy, x, right[1], a, c, scale, shift, not bytes_)
+    found = kron_linear_triton.kron_linear_bwd(
+        dy.to(device), moved[0], mine[1], *moved[1:], scale, shift, not bytes_
+    )
     check(found, gradients, device)
 
 
@@ -74,12 +76,14 @@ def test_lstm_sequence(name, extras, reverse, device):
     if extras:
         gx[1:, 0] = torch.nan  # after its length
     factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
-    right = LSTM._cpu_fwd(gx, a, c, h0, c0, lengths, factor, reverse, True)
-    mine = LSTM._launch_fwd(*to(device, gx, a, c, h0, c0, lengths, factor), reverse, True)
+    right = lstm_sequence_cpu.lstm_sequence_fwd(gx, a, c, h0, c0, lengths, factor, reverse, True)
+    mine = lstm_sequence_triton.lstm_sequence_fwd(
+        *to(device, gx, a, c, h0, c0, lengths, factor), reverse, True
+    )
     check(mine, right, device)
     grads = torch.randn(frames, batch, 12), *torch.randn(2, batch, 12)
-    there = LSTM._cpu_bwd(*grads, right[2], *right[:2], a, c, lengths, factor, reverse)
-    found = LSTM._launch_bwd(
+    there = lstm_sequence_cpu.lstm_sequence_bwd(*grads, right[2], *right[:2], a, c, lengths, factor, reverse)
+    found = lstm_sequence_triton.lstm_sequence_bwd(
         *to(device, *grads), mine[2], *mine[:2], *to(device, a, c, lengths, factor), reverse
     )
     check(found, there, device)
@@ -98,12 +102,16 @@ def test_gru_sequence(name, reset, extras, reverse, device):
     if extras:
         gx[1:, 0] = torch.nan  # after its length
     factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
-    right = GRU._cpu_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, True)
-    mine = GRU._launch_fwd(*to(device, gx, a, c, b_n, h0, lengths, factor), reverse, True)
+    right = gru_sequence_cpu.gru_sequence_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, True)
+    mine = gru_sequence_triton.gru_sequence_fwd(
+        *to(device, gx, a, c, b_n, h0, lengths, factor), reverse, True
+    )
     check(mine, right, device)
     dout, dh = torch.randn(frames, batch, 12), torch.randn(batch, 12)
-    there = GRU._cpu_bwd(dout, dh, right[1], right[0], a, c, b_n, lengths, factor, reverse)
-    found = GRU._launch_bwd(
+    there = gru_sequence_cpu.gru_sequence_bwd(
+        dout, dh, right[1], right[0], a, c, b_n, lengths, factor, reverse
+    )
+    found = gru_sequence_triton.gru_sequence_bwd(
         *to(device, dout, dh), mine[1], mine[0], *to(device, a, c, b_n, lengths, factor), reverse
     )
     check(found, there, device)
@@ -144,16 +152,22 @@ def test_inputs_need_not_be_contiguous(name, device):
 def test_a_barrier_stands_between_threads_that_write_and_read(name):
     gx, h = torch.randn(3, 2, 48), torch.randn(2, 12)
     a, c = factors(name, 4)
-    books = [ledger(LSTM._launch_fwd, gx, a, c, h, h, None, None, False, True)]
+    books = [ledger(lstm_sequence_triton.lstm_sequence_fwd, gx, a, c, h, h, None, None, False, True)]
     hs, cs, gates = books[0].result
-    books.append(ledger(LSTM._launch_bwd, hs[1:], h, h, gates, hs, cs, a, c, None, None, False))
+    books.append(
+        ledger(lstm_sequence_triton.lstm_sequence_bwd, hs[1:], h, h, gates, hs, cs, a, c, None, None, False)
+    )
     a, c = factors(name, 3)
     for b_n in (None, h[0]):
-        books.append(ledger(GRU._launch_fwd, gx[..., :36], a, c, b_n, h, None, None, False, True))
+        books.append(
+            ledger(gru_sequence_triton.gru_sequence_fwd, gx[..., :36], a, c, b_n, h, None, None, False, True)
+        )
         hs, gates = books[-1].result
-        books.append(ledger(GRU._launch_bwd, hs[1:], h, gates, hs, a, c, b_n, None, None, False))
+        books.append(
+            ledger(gru_sequence_triton.gru_sequence_bwd, hs[1:], h, gates, hs, a, c, b_n, None, None, False)
+        )
     if name != "dense":
         x, (a, c) = torch.randn(5, 12), factors(name)
-        books.append(ledger(KRON._launch_fwd, x, a, c, None, 1.0, 0.0))
+        books.append(ledger(kron_linear_triton.kron_linear_fwd, x, a, c, None, 1.0, 0.0))
     assert all(book.stored_bytes for book in books)
     assert [book.unfenced_loads for book in books] == [0] * len(books)

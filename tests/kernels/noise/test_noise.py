@@ -9,8 +9,8 @@ import torch
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, drop_cluster, drop_feat, drop_point, knn
-from dropfold.kernels.noise.draw import point_factor
-from dropfold.kernels.noise.philox import uniform
+from dropfold.kernels.noise.draw.operation import point_factor
+from dropfold.kernels.noise.philox.operation import uniform
 from tests.kernels.cases import noise
 
 
@@ -201,7 +201,7 @@ def test_features_are_drawn_in_vector_registers():
     """A call that is not inlined, or a first index that is no constant, keeps the loop to single numbers."""
     import numba
 
-    from dropfold.kernels.noise.draw import noise_span
+    from dropfold.kernels.noise.draw.cpu import noise_span
 
     compiled = getattr(noise_span, "compiled", noise_span)  # it is already, where a kernel that calls it is
     span = numba.njit(compiled.py_func)  # what comes from the cache shows no code

@@ -24,7 +24,7 @@ def test_coordinates_are_exact_and_the_smaller_index_wins_ties(shape, k):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_clouds_have_the_same_neighbours(dtype):
-    from dropfold.kernels.points.knn import SEARCH
+    from dropfold.kernels.points.knn.cpu import SEARCH
 
     sizes = [SEARCH + 100, 7, 300]
     batch = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))

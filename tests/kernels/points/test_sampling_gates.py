@@ -1,34 +1,30 @@
 """Gates of the sampling operations that need no GPU: compile-only resources, opcheck, torch.compile, gradcheck."""
 
-import importlib
-
 import pytest
 import torch
 
 from dropfold.kernels import ball_query, farthest_point_sample, three_nn_interpolate
+from dropfold.kernels.points.ball_query import triton as ball_query_triton
+from dropfold.kernels.points.farthest_point_sample import triton as farthest_point_sample_triton
+from dropfold.kernels.points.three_nn_interpolate import triton as three_nn_interpolate_triton
 from tests.kernels.gates import compile_only, launches
-
-SAMPLE, BALL, INTERPOLATE = (
-    importlib.import_module(f"dropfold.kernels.points.{name}")
-    for name in ("farthest_point_sample", "ball_query", "three_nn_interpolate")
-)
 
 
 def recorded():
     """PointNet++'s launches, and a scene's."""
     x, ptr, batch = torch.zeros(200, 3), torch.tensor([0, 100, 200]), torch.zeros(200, dtype=torch.int64)
     start = torch.zeros(2, dtype=torch.int64)
-    found = launches(SAMPLE._launch_sample, x, ptr, start, 1, 100_000)
-    for most in (1024, SAMPLE.IN_REGISTERS):
-        found += launches(SAMPLE._launch_sample, x, ptr, start, 8, most)
-    found += launches(BALL._launch_lists, x, ptr, x, batch, 0.2, 32)
+    found = launches(farthest_point_sample_triton.farthest_point_sample, x, ptr, start, 1, 100_000)
+    for most in (1024, farthest_point_sample_triton.IN_REGISTERS):
+        found += launches(farthest_point_sample_triton.farthest_point_sample, x, ptr, start, 8, most)
+    found += launches(ball_query_triton._launch_lists, x, ptr, x, batch, 0.2, 32)
     idx, weight = torch.zeros(200, 3, dtype=torch.int64), torch.zeros(200, 3)
     for k in (1, 3, 8):
-        found += launches(INTERPOLATE._launch_nearest, x, ptr, x, ptr, k)
+        found += launches(three_nn_interpolate_triton.three_nn, x, ptr, x, ptr, k)
     for dtype in (torch.float32, torch.bfloat16):
         features = torch.zeros(200, 128, dtype=dtype)
-        found += launches(INTERPOLATE._launch_interpolate, features, idx, weight)
-        found += launches(INTERPOLATE._launch_backward, features, idx, weight, 200)
+        found += launches(three_nn_interpolate_triton.three_nn_interpolate_fwd, features, idx, weight)
+        found += launches(three_nn_interpolate_triton.three_nn_interpolate_bwd, features, idx, weight, 200)
     return found
 
 

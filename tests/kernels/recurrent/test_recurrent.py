@@ -1,21 +1,23 @@
 """kron_linear and the sequences: the textbook in float64, gradcheck, one graph, opcheck, no spill, one launch."""
 
-import importlib
 from unittest import mock
 
 import pytest
 import torch
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.noise.philox import uniform
+from dropfold.kernels.noise.philox.operation import uniform
+from dropfold.kernels.recurrent.gru_sequence import operation as gru_operation
+from dropfold.kernels.recurrent.gru_sequence import triton as gru_sequence_triton
+from dropfold.kernels.recurrent.kron_linear import cpu as kron_linear_cpu
+from dropfold.kernels.recurrent.kron_linear import outputs as kron_linear_outputs
+from dropfold.kernels.recurrent.kron_linear import triton as kron_linear_triton
+from dropfold.kernels.recurrent.lstm_sequence import operation as lstm_operation
+from dropfold.kernels.recurrent.lstm_sequence import triton as lstm_sequence_triton
 from tests.kernels.cases import EXACT
 from tests.kernels.gates import compile_only, launches
 from tests.oracle import recurrent as oracle
 
-KRON, LSTM, GRU = (
-    importlib.import_module(f"dropfold.kernels.recurrent.{name}")
-    for name in ("kron_linear", "lstm_sequence", "gru_sequence")
-)
 D = torch.float64
 T, B, H = 5, 3, 12
 
@@ -62,7 +64,7 @@ def test_kron_linear_takes_pieces_of_a_large_input():
     """More rows than one piece that stays in the cache, and a last one that is not whole."""
     a, c = (torch.randn(2, n, 3, dtype=D, requires_grad=True) for n in (300, 200))
     x = torch.randn(41, 60_000, dtype=D, requires_grad=True)
-    assert x.numel() > 2 * KRON.CHUNK
+    assert x.numel() > 2 * kron_linear_cpu.CHUNK
     compare(kron_linear(x, a, c) / 100, x @ oracle.kron(a, c) / 100, [x, a, c])
 
 
@@ -124,7 +126,9 @@ def test_what_comes_after_the_length_is_not_read(kind, reverse):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_gates_are_saved_for_backward_alone(kind):
-    module, sequence, gates = (LSTM, lstm_sequence, 4) if kind == "lstm" else (GRU, gru_sequence, 3)
+    module, sequence, gates = (
+        (lstm_operation, lstm_sequence, 4) if kind == "lstm" else (gru_operation, gru_sequence, 3)
+    )
     inputs = (torch.randn(T, B, gates * H, dtype=D), *factors("square", gates))
     frozen = [t.detach() for t in inputs]
     with mock.patch.object(module, "_fwd", side_effect=module._fwd) as forward:
@@ -276,7 +280,7 @@ def test_bad_input_is_named():
 )
 def test_products_round_to_tf32_where_torch_is_allowed_to(allow, expected, run_python):
     """By each of torch's settings; once one kind is used, torch refuses to read the other."""
-    code = "import torch; from types import SimpleNamespace as N; from dropfold.kernels.backend.triton import precision"
+    code = "import torch; from types import SimpleNamespace as N; from dropfold.kernels.backend.launch import precision"
     done = run_python(
         "-c", f"{code}; torch.{allow}; print(precision(N(is_cuda=True)), precision(N(is_cuda=False)))"
     )
@@ -310,8 +314,21 @@ def lstm_launches(name, dtype, extras, frames=2, batch=16):
     )
     gx, h = torch.zeros(frames, batch, 4 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
     hs, wide = torch.zeros(frames + 1, batch, hidden, dtype=dtype), torch.zeros(frames + 1, batch, hidden)
-    return launches(LSTM._launch_fwd, gx, a, c, h, h, lengths, factor, extras, True), launches(
-        LSTM._launch_bwd, hs[1:], wide[0], wide[0], gx, hs, wide, a, c, lengths, factor, extras
+    return launches(
+        lstm_sequence_triton.lstm_sequence_fwd, gx, a, c, h, h, lengths, factor, extras, True
+    ), launches(
+        lstm_sequence_triton.lstm_sequence_bwd,
+        hs[1:],
+        wide[0],
+        wide[0],
+        gx,
+        hs,
+        wide,
+        a,
+        c,
+        lengths,
+        factor,
+        extras,
     )
 
 
@@ -323,17 +340,19 @@ def gru_launches(name, dtype, extras, frames=2, batch=16):
     gx, h = torch.zeros(frames, batch, 3 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
     hs = torch.zeros(frames + 1, batch, hidden, dtype=dtype)
     gates = torch.zeros(frames, batch, (4 if extras else 3) * hidden)
-    return launches(GRU._launch_fwd, gx, a, c, b_n, h, None, None, False, True), launches(
-        GRU._launch_bwd, hs[1:], h.float(), gates, hs, a, c, b_n, None, None, False
+    return launches(
+        gru_sequence_triton.gru_sequence_fwd, gx, a, c, b_n, h, None, None, False, True
+    ), launches(
+        gru_sequence_triton.gru_sequence_bwd, hs[1:], h.float(), gates, hs, a, c, b_n, None, None, False
     )
 
 
 def linear_launches(name, dtype, bytes_, rows=8):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in INPUT[name])
     x = torch.zeros(rows, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
-    y, t = KRON._fake_fwd(x, a, c, None, 1.0, 0.0)
-    return launches(KRON._launch_fwd, x, a, c, y[0], 1.0, 0.0), launches(
-        KRON._launch_bwd, y, x, t, a, c, 1.0, 0.0, False
+    y, t = kron_linear_outputs._fake_fwd(x, a, c, None, 1.0, 0.0)
+    return launches(kron_linear_triton.kron_linear_fwd, x, a, c, y[0], 1.0, 0.0), launches(
+        kron_linear_triton.kron_linear_bwd, y, x, t, a, c, 1.0, 0.0, False
     )
 
 

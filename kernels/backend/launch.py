@@ -1,0 +1,30 @@
+"""What launches of kernels are computed with: grid sizes, types of sums, options; no Triton needed."""
+
+from __future__ import annotations
+
+import torch
+
+
+def cdiv(a: int, b: int) -> int:
+    """Ceiling division, `ceil(a / b)` for positive integers."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least `n`."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def all_registers() -> dict[str, int]:
+    """Launch options of a kernel with few programs: NVIDIA's compiler is not to spill for the sake of more of them."""
+    return {} if torch.version.hip else {"maxnreg": 255}
+
+
+def precision(x: torch.Tensor) -> str:
+    """Of float32 products: TF32 where torch is allowed it, by the setting that its older ones change too."""
+    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type that sums of `dtype` are kept in: float64 for itself, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

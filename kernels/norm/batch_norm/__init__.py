@@ -1,0 +1,1 @@
+"""Batch normalisation around an operation: what is left when its big sums are known."""

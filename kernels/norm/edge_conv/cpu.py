@@ -1,0 +1,112 @@
+"""edge_conv on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
+from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.norm.edge_conv.outputs import BLOCK, _fake_gather
+from dropfold.kernels.points.clouds import check_rows, transposed
+
+
+@njit(parallel=True)
+def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, where, total, means, m2s):
+    rows, k = idx.shape
+    channels = top.shape[1]
+    number = pq.dtype.type  # of an integer: with one, float32 becomes float64
+    for b in prange(means.shape[0]):
+        f = np.empty(channels, np.float32)
+        best = np.empty(channels, pq.dtype)
+        arg = np.empty(channels, np.int32)
+        s = np.empty(channels, pq.dtype)
+        ss = np.empty(channels, pq.dtype)
+        pilot = pq[idx[b * block, 0], channels:].copy()
+        origin = pq[b * block, :channels] + pilot
+        first = np.zeros(channels, pq.dtype)
+        second = np.zeros(channels, pq.dtype)
+        edges = k * (min(rows, (b + 1) * block) - b * block)
+        for i in range(b * block, min(rows, (b + 1) * block)):
+            best[:] = -np.inf
+            arg[:] = k
+            s[:] = 0
+            ss[:] = 0
+            for pos in range(k):
+                j = idx[i, pos]
+                if mode != 0:
+                    noise_row(mode, factor, rate, noise_scale, seed, j, f)
+                # Arrays are read once, before any store: what a store may change is not vectorised.
+                for c in range(channels):
+                    q, held = pq[j, channels + c], best[c]
+                    d = q - pilot[c]
+                    better = (q > held) | (q != q)
+                    if mode != 0:
+                        better &= f[c] > 0
+                    s[c] += d
+                    ss[c] += d * d
+                    arg[c] = np.int32(pos) if better else arg[c]
+                    best[c] = q if better else held
+            for c in range(channels):
+                p, sum_q = pq[i, c], s[c]
+                from_origin = p + pilot[c] - origin[c]
+                sum_y = number(k) * from_origin + sum_q
+                first[c] += sum_y
+                second[c] += from_origin * (sum_y + sum_q) + ss[c]
+                top[i, c] = p + best[c]
+                where[i, c] = arg[c]
+                total[i, c] = sum_q + number(k) * pilot[c]
+        for c in range(channels):
+            shift = first[c] / edges
+            means[b, c] = origin[c] + shift
+            m2s[b, c] = max(second[c] - first[c] * shift, 0)
+
+
+@njit(parallel=True)
+def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, block, dpq):
+    rows, k = idx.shape
+    channels = g.shape[1]
+    number = g.dtype.type
+    zero, edges = number(0), number(k)
+    for b in prange((rows + block - 1) // block):
+        hits = np.empty(channels, g.dtype)
+        dense = np.empty(channels, g.dtype)
+        for j in range(b * block, min(rows, (b + 1) * block)):
+            hits[:] = 0
+            dense[:] = 0
+            for e in range(ptr[j], ptr[j + 1]):
+                i = entries[e] // k
+                pos = np.int32(entries[e] - i * k)
+                for c in range(channels):
+                    p, hit = pq[i, c], where[i, c] == pos
+                    hits[c] += g[i, c] if hit else zero
+                    dense[c] += p
+            degree = number(ptr[j + 1] - ptr[j])
+            for c in range(channels):
+                p, q = pq[j, c], pq[j, channels + c]
+                near = dense[c] + degree * (q - mean[c])
+                own = edges * (p - mean[c]) + total[j, c]
+                dp = scale[c] * (g[j, c] - edges * c1[c] - c2[c] * own)
+                dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * near)
+                dpq[j, c] = dp
+
+
+def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
+    check_rows(idx, pq.shape[0])
+    outputs = _fake_gather(pq, idx)
+    launch(_gather_cpu, pq.to(outputs[0].dtype), idx, BLOCK, *numba_noise(Drawn(*drawn)), *outputs)
+    return outputs
+
+
+def edge_conv_bwd(
+    pq: Tensor, g: Tensor, total: Tensor, where: Tensor, idx: Tensor, vectors: Tensor
+) -> Tensor:
+    ptr, entries = transposed(idx, idx.shape[0])
+    dpq = torch.empty_like(pq, dtype=g.dtype)
+    launch(_backward_cpu, pq.to(g.dtype), g, total, where, idx, ptr, entries, *vectors.unbind(0), BLOCK, dpq)
+    return dpq.to(pq.dtype)

@@ -1,0 +1,5 @@
+"""k nearest neighbours within each cloud, in coordinates or in feature space."""
+
+from dropfold.kernels.points.knn.operation import knn
+
+__all__ = ["knn"]

@@ -1,0 +1,5 @@
+"""Features of points from the k nearest points that have them, weighted by inverse squared distance."""
+
+from dropfold.kernels.points.three_nn_interpolate.operation import three_nn_interpolate
+
+__all__ = ["three_nn_interpolate"]

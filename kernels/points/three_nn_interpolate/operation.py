@@ -1,0 +1,97 @@
+r"""Features of points from the k nearest points that have them, weighted by inverse squared distance.
+
+    out_i = sum_j w_ij f_j / sum_j w_ij,   w_ij = 1 / (|q_i - p_j|^2 + 1e-8),   j the k nearest of q_i in its cloud
+
+Of equally near points the smaller index is taken; a cloud of fewer than k points uses all. Distances are sums of
+squared differences in float32 (float64 for float64 positions). The gradient goes to the features alone,
+
+    df_j = sum over i with j in N(i) of w_ij / (sum_j w_ij) dout_i,
+
+over the transposed graph, without atomics: it is the same in every run.
+
+Source: PointNet++ (Qi et al. 2017, equation 2, p = 2, k = 3); the 1e-8 is that of its public implementations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.points.positions import positions_of_both
+from dropfold.kernels.points.three_nn_interpolate.outputs import _fake_nearest
+
+_nearest = operator(
+    "three_nn(Tensor pos, Tensor ptr, Tensor query, Tensor query_ptr, int k) -> (Tensor, Tensor)",
+    implementations=__package__,
+    fake=_fake_nearest,
+)
+
+
+_interpolate = operator(
+    "three_nn_interpolate_fwd(Tensor features, Tensor idx, Tensor weight) -> Tensor",
+    implementations=__package__,
+    fake=lambda features, idx, _: features.new_empty((idx.shape[0], features.shape[1])),
+)
+
+
+_backward = operator(
+    "three_nn_interpolate_bwd(Tensor dout, Tensor idx, Tensor weight, int rows) -> Tensor",
+    implementations=__package__,
+    fake=lambda dout, idx, weight, rows: dout.new_empty((rows, dout.shape[1])),
+)
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(idx, weight)
+        ctx.rows = features.shape[0]
+        return _interpolate(features, idx, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(dout.contiguous(), *ctx.saved_tensors, ctx.rows), None, None
+
+
+def three_nn_interpolate(
+    features: Tensor,
+    pos: Tensor,
+    query: Tensor,
+    *,
+    k: int = 3,
+    batch: Tensor | None = None,
+    query_batch: Tensor | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Features at `query` from those of the k nearest points of `pos`; see the head of this file.
+
+    Args:
+        features: dense [B, S, C], or rows [M, C].
+        pos: their positions, [B, S, 3] or [M, 3] with `batch` [M] (None: one cloud).
+        query: [B, N, 3] or [Q, 3] with `query_batch` [Q].
+        k: at least 1; a cloud of fewer points uses all.
+
+    Returns:
+        [B, N, C] or [Q, C], in the type of the features.
+
+    Raises:
+        ValueError: shapes do not fit, k is below 1, or (on the CPU) a query in a cloud without points.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1; got k = {k}.")
+    if features.shape[:-1] != pos.shape[:-1] or features.dim() != pos.dim():
+        raise ValueError(
+            f"features must be [B, S, C] for pos [B, S, 3], or [M, C] for rows [M, 3]; got features {describe(features)} "
+            f"and pos {describe(pos)}."
+        )
+    both = positions_of_both(("pos", "query"), pos, query, batch, query_batch, batch_size)
+    with torch.no_grad():
+        idx, weight = _nearest(*both, k)
+    out = _Interpolate.apply(features.reshape(-1, features.shape[-1]).contiguous(), idx, weight)
+    return out.view(*query.shape[:-1], features.shape[-1])

@@ -1,0 +1,119 @@
+r"""A whole LSTM layer in one direction, over time, with a compressed hidden matrix.
+
+    z_t = gx_t + (f * h_{t-1}) U,   U = sum_s A_s (x) C_s [H, 4 H],   gates i, f, g, o in PyTorch's order
+    c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
+
+gx [T, B, 4 H] is the input's part, biases included; f, 0 or 1 / (1 - p), the recurrent dropout of a unit, the same at all
+steps. A dense U is A = 1 [1, 1, 1] and C = U [1, H, 4 H].
+
+Forward is one launch and backward is one: a program takes some rows of the batch through all steps, no program waits for
+another, and A and C (H 256, S 5, bf16: 12.5 KB) stay in the processor's cache. Backward walks back through
+
+    dz = (dc g i (1 - i), dc c_{t-1} f (1 - f), dc i (1 - g^2), dh tanh(c) o (1 - o)),   dc += dh o (1 - tanh(c)^2),
+    dh_{t-1} = f * (dz U^T),   dc_{t-1} = f dc
+
+from the saved gates, and the gradients of A and C are then GEMMs over all (t, b). State c and all sums are kept in float32
+(float64 for itself).
+
+Limits: one launch streams a *dense* U of large H (2,048: 16.8M numbers) from the L2 cache at every step; cuDNN is made
+for that. No projection (proj_size), no peepholes.
+
+Sources: Hochreiter & Schmidhuber 1997; persistent RNNs: Diamos et al. 2016; recurrent dropout: Gal & Ghahramani 2016.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.recurrent.kron.products import weight_gradients
+from dropfold.kernels.recurrent.lstm_sequence.outputs import _fake_bwd, _fake_fwd
+from dropfold.kernels.recurrent.sequence.frames import (
+    check_sequence,
+    last,
+    multiplied,
+    needs_grad,
+    outputs,
+    recurrent_factor,
+)
+
+_fwd = operator(
+    "lstm_sequence_fwd(Tensor gx, Tensor a, Tensor c, Tensor h0, Tensor c0, Tensor? lengths, Tensor? factor, "
+    "bool reverse, bool save) -> (Tensor, Tensor, Tensor)",
+    implementations=__package__,
+    fake=_fake_fwd,
+)
+
+
+_bwd = operator(
+    "lstm_sequence_bwd(Tensor dout, Tensor dh_n, Tensor dc_n, Tensor gates, Tensor hs, Tensor cs, Tensor a, Tensor c, "
+    "Tensor? lengths, Tensor? factor, bool reverse) -> (Tensor, Tensor, Tensor)",
+    implementations=__package__,
+    fake=_fake_bwd,
+)
+
+
+class _LSTMSequence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None,
+        factor: Tensor | None, reverse: bool, save: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, factor, reverse, save)
+        ctx.save_for_backward(gates, hs, cs, a, c, lengths, factor)
+        ctx.reverse = reverse
+        return *outputs(hs, lengths, reverse), last(cs, reverse).to(gx.dtype, copy=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
+        gates, hs, cs, a, c, lengths, factor = ctx.saved_tensors
+        h = multiplied(hs, factor, ctx.reverse).flatten(0, 1)
+        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, ctx.reverse)
+        da, dc_factor = weight_gradients(h, dz.flatten(0, 1), a, c)
+        return dz, da, dc_factor, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
+
+
+def lstm_sequence(
+    gx: Tensor,
+    a: Tensor,
+    c: Tensor,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    recurrent_dropout: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM layer in one direction; see the head of this file for the formula.
+
+    Args:
+        gx: [T, B, 4 H], the input's part of the gates i, f, g, o with all biases.
+        a, c: [S, p, u] and [S, q, v], p q = H, u v = 4 H; for a dense U ones [1, 1, 1] and U [1, H, 4 H].
+        h0, c0: first states [B, H]; default zeros.
+        lengths: int64 [B], the frames of each row, 1 to T; default T. What comes after is not read, and out is 0 there.
+        reverse: from the last frame of each row to its first.
+        recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps.
+        seed: of that dropout; default drawn by torch.
+
+    Returns:
+        out [T, B, H], h_n [B, H], c_n [B, H].
+
+    Raises:
+        ValueError: shapes do not fit, a length below 1 or above T, or a rate outside [0, 1).
+    """
+    hidden = check_sequence(gx, a, c, 4, h0, lengths)
+    h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
+    c0 = torch.zeros_like(h0) if c0 is None else c0.to(gx.dtype)
+    if c0.shape != h0.shape:
+        raise ValueError(f"c0 must have h0's shape {list(h0.shape)}; got {list(c0.shape)}.")
+    factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    lengths = None if lengths is None else lengths.contiguous()
+    a, c = a.to(gx.dtype), c.to(gx.dtype)
+    save = needs_grad(gx, a, c, h0, c0)
+    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, save)
