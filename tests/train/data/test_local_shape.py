@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dropfold.train.data.grid import grid_subsample
-from dropfold.train.data.local_shape import (CELLS, CHANNELS, EACH, FARTHEST, SMALLEST, K, local_shape)
+from dropfold.train.data.local_shape import CELLS, CHANNELS, EACH, FARTHEST, SMALLEST, K, local_shape
 
 LINEARITY, PLANARITY, SPHERICITY, SIZE, UPRIGHTNESS, HEIGHT, BESIDE, ABOVE = range(EACH)
 
