@@ -215,20 +215,20 @@ def test_what_is_saved_is_what_the_method_evaluates(folder, tmp_path):
 
 
 class Frozen(Method):
-    """Puts a network in the place of the built one; only its head learns."""
+    """Freezes all layers but the head."""
 
     def prepare(self, network):
         for name, parameter in network.named_parameters():
-            parameter.requires_grad = name.startswith("head")
+            parameter.requires_grad = name.startswith("fc")
         self.before = {name: value.clone() for name, value in network.named_parameters()}
         return network
 
 
-def test_a_method_prepares_the_network(folder, tmp_path):
+def test_a_method_prepares_the_network_before_the_optimiser_is_made(folder, tmp_path):
     method = Frozen()
     found = trained_weights(small(folder, out=tmp_path / "run", **STILL), method)
     for name, value in method.before.items():
-        assert torch.equal(found[name], value) != name.startswith("head"), name
+        assert torch.equal(found[name], value) != name.startswith("fc"), name
 
 
 def test_a_step_has_one_owner(folder, tmp_path):
