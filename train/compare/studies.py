@@ -149,14 +149,14 @@ def formats(
         "CP": {"format": "cp", "ranks": (5,)},
         "HT": {"format": "ht", "ranks": (5,)},
     }
-    found = {}
+    variants = {}
     for name, options in settings.items():
         rows, columns = ring if name == "TR" else (inputs, hidden)
         ih = FormatSpec(in_modes=rows, out_modes=columns, **options)
         hh = FormatSpec(in_modes=columns, out_modes=columns, **options)
-        found[f"{name}, input"] = replace(base, ih=ih, hh=FormatSpec(), mega=FormatSpec())
-        found[f"{name}, both"] = replace(base, ih=ih, hh=hh, mega=FormatSpec())
-    return found
+        variants[f"{name}, input"] = replace(base, ih=ih, hh=FormatSpec(), mega=FormatSpec())
+        variants[f"{name}, both"] = replace(base, ih=ih, hh=hh, mega=FormatSpec())
+    return variants
 
 
 def action_video() -> dict[str, Config]:

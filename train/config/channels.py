@@ -28,11 +28,11 @@ class Channels:
     @property
     def slices(self) -> dict[str, slice]:
         """The channels of each kind: `x[..., channels.slices["normal"]]`; empty for a kind that is left out."""
-        found, start = {}, 0
+        slices, start = {}, 0
         for kind, count in asdict(self).items():
-            found[kind] = slice(start, start + count)
+            slices[kind] = slice(start, start + count)
             start += count
-        return found
+        return slices
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {kind}" for kind, count in asdict(self).items() if count)

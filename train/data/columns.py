@@ -1,4 +1,4 @@
-"""Columns of a room: the points above a square of the floor, found without a search of all points.
+"""Columns of a room: the points above a square of the floor, without a search of all points.
 
 The points are sorted into square cells once; a column is then a few runs of the sorted points, cut exactly.
 """

@@ -175,7 +175,7 @@ class Run:
             row |= method.after_epoch(self.network, self.epoch)
         done = self.epoch + 1
         due = done % self.config.validate_every == 0 or done == self.config.epochs
-        if self.rank == 0 and due and len(self._selecting()):
+        if self.rank == 0 and due and len(self._selection_split()):
             row |= self._validate()
         row["seconds"] = time.monotonic() - start
         self.seconds += row["seconds"]
@@ -239,7 +239,7 @@ class Run:
             "A lower --lr may help."
         )
 
-    def _selecting(self) -> Samples:
+    def _selection_split(self) -> Samples:
         """The split whose best epoch is reported beside the last one."""
         return self.data.test if self.config.select == "test" else self.data.validation
 
@@ -247,7 +247,7 @@ class Run:
         """Score the network on the split that selects, and keep it if it is the best so far."""
         select, network = self.config.select, self._evaluated()
         self.final = network if self.epoch + 1 == self.config.epochs else None
-        scores = self._scores(network, self._selecting())
+        scores = self._scores(network, self._selection_split())
         self.score = scores.leading
         if scores.leading >= self.best[0]:
             self.best = (scores.leading, self.epoch)

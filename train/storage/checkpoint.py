@@ -122,7 +122,7 @@ def resumed(config: Config) -> Config:
 
 
 def _read_dataclass(kind: Any, values: dict[str, Any]) -> Any:
-    hints, found = get_type_hints(kind), {}
+    hints, options = get_type_hints(kind), {}
     for field in fields(kind):
         if field.name not in values:
             continue
@@ -133,8 +133,8 @@ def _read_dataclass(kind: Any, values: dict[str, Any]) -> Any:
             value = Path(value)
         elif isinstance(value, list):
             value = tuple(value)
-        found[field.name] = value
-    return kind(**found)
+        options[field.name] = value
+    return kind(**options)
 
 
 class Metrics:
