@@ -187,7 +187,7 @@ class BlockConfig(PointConfig):
     colour: bool = True
     """Feed colours, three of nine channels."""
     class_weights: bool = False
-    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over what trains."""
+    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over the training split."""
     block: float = 1.0
     """Width of a block in metres, along x and y; a block is as high as the room."""
     stride: float = 0.5
@@ -210,7 +210,7 @@ class SceneConfig(BlockConfig):
     sample_rate: float = 1.0
     """See blocks."""
     fewest: int = 1024
-    """A training block is centred on a random point whose block has more points than this; where 16 tries find none, the
+    """A training block is centred on a random point whose block has more points than this; if 16 tries find none, the
     fullest of them is taken."""
     pool_points: int = 1 << 25
     """Points of the rooms that blocks are cut from at a time, which bounds the memory; an epoch goes pool by pool."""
@@ -255,7 +255,7 @@ class VideoConfig(Config):
     frames: int | None = None
     """Frames of a clip that the network sees; default: all that are stored."""
     choose: Literal["uniform", "first"] = "uniform"
-    """Which frames, where fewer are seen than a clip has: spread over it, or its first ones."""
+    """Which frames, if fewer are seen than a clip has: spread over it, or its first ones."""
     shift: int = 0
     """Training clips are moved by up to so many pixels along both axes, all frames of a clip alike."""
     mean: float = 0.5
@@ -274,7 +274,7 @@ class Signature:
     """What a trained network maps: its input's shape, without the batch, to one of (or, multi-label, any of) the classes.
 
     Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
-    belongs to. `channels` says what the channels of a point mean; None where samples are no points."""
+    belongs to. `channels` says what the channels of a point mean; None if samples are no points."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()

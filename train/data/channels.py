@@ -8,7 +8,7 @@ from dropfold.train.data.local_shape import CHANNELS
 
 
 def channels_of(config: Config) -> Channels | None:
-    """The channels of a point that the network of a config sees; None where samples are no points."""
+    """The channels of a point that the network of a config sees; None if samples are no points."""
     if isinstance(config, CloudConfig):
         return Channels(normal=3 * config.normals)
     if isinstance(config, PartConfig):

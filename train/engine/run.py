@@ -66,8 +66,11 @@ class Run:
         check(config, self.data, self.processes)
         self.steps = self.task.samples(self.data.train, config) // config.batch_size
         self.methods = [*methods_of(config), *methods]
-        if len(owners := [type(method).__name__ for method in self.methods if owns_step(method)]) > 1:
-            raise ValueError(f"a step has one owner, and {', '.join(owners)} each want to own it.")
+        owners = [method for method in self.methods if owns_step(method)]
+        if len(owners) > 1:
+            names = ", ".join(type(method).__name__ for method in owners)
+            raise ValueError(f"a step has one owner, and {names} each want to own it.")
+        self.step_owner = owners[0] if owners else None
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
         self.final: nn.Module | None = None  # the network as it was scored after the last epoch
         saved = self.folder / "checkpoint.pt"
@@ -219,8 +222,8 @@ class Run:
         step.clear_gradients()
         for method in self.methods:
             method.before_step(step)
-        owner = next((method for method in self.methods if owns_step(method)), None)
-        loss, logits = (owner.take_step(step) if owner else None) or step.take()
+        taken = self.step_owner.take_step(step) if self.step_owner is not None else None
+        loss, logits = step.take() if taken is None else taken
         for method in self.methods:
             method.after_step(step)
         return (
