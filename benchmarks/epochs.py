@@ -17,7 +17,6 @@ from typing import Any
 from benchmarks.harness import Case
 from dropfold.train.config.configs import CloudConfig
 from dropfold.train.config.recipes import recipe
-from dropfold.train.data.splits import batches
 from dropfold.train.engine.run import Run
 
 
@@ -39,7 +38,7 @@ def make(network: str, batch: int, points: int, provider: str) -> Callable[[], A
     shutil.rmtree(folder)
     if provider == "dropfold":
         return lambda: run._epoch(lambda: None)
-    return lambda: sum(1 for _ in batches(run.task.draw, run.data.train, run.config, 0))
+    return lambda: sum(1 for _ in run.task.batches(run.data.train, run.config, 0))
 
 
 def all_cases(batches: tuple[int, ...], points: tuple[int, ...]) -> Iterator[list[Case]]:

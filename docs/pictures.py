@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.train.tasks.clouds import fallen
+from dropfold.train.tasks.clouds import dropped_share
 
 HERE = Path(__file__).parent
 KEPT, FALLEN = "#1668a8", "#e8743b"
@@ -25,7 +25,7 @@ def main() -> None:
         "cluster": "DropCluster: points with their neighbourhood",
     }
     for i, (level, title) in enumerate(titles.items(), 1):
-        share = fallen(points, level, 0.3, 64)
+        share = dropped_share(points, level, 0.3, 64)
         axes = figure.add_subplot(1, 3, i, projection="3d")
         kept, lost = (matplotlib.colors.to_rgb(color) for color in (KEPT, FALLEN))
         color = np.outer(1 - share, kept) + np.outer(share, lost)

@@ -20,7 +20,8 @@ def main(words: Sequence[str] | None = None, program: str = "dropfold train") ->
     config: Config = tyro.extras.overridable_config_cli(
         recipes, prog=program, description=__doc__, args=sys.argv[1:] if words is None else words
     )
-    from dropfold.train.engine.run import Run, in_a_line
+    from dropfold.train.engine.run import Run
+    from dropfold.train.scoring.metrics import in_a_line
 
     run: Run | None = None
     try:
@@ -35,7 +36,10 @@ def main(words: Sequence[str] | None = None, program: str = "dropfold train") ->
             f"\ninterrupted; go on with: dropfold train {config.recipe} --resume {run.folder}"
         ) from None
     if summary:
-        print(f"test: {in_a_line(summary)}, {summary['seconds']:.0f} s\nreport: {run.folder / 'report.html'}")
+        figures = {
+            name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
+        }
+        print(f"test: {in_a_line(figures)}, {summary['seconds']:.0f} s\nreport: {run.folder / 'report.html'}")
     sys.stdout.flush()
 
 

@@ -1,6 +1,6 @@
-"""`dropfold compare NAME`: variants x seeds (x folds) of a study or a recipe, and the table of what they reach.
+"""`dropfold compare NAME`: variants x seeds (x folds) of a study or a recipe, and the table of their figures.
 
-A study is a function of `studies`; of a recipe the variants are those of --vary. Each run has a folder: a finished
+A study is a function of `studies`; the variants of a recipe are those of --vary. Each run has a folder: a finished
 one is read, an interrupted one goes on, so the same command continues a comparison that was stopped.
 """
 
@@ -28,6 +28,7 @@ from dropfold.data_scripts.schemas.shape_schema import FOLDS, stated_checksum
 from dropfold.data_scripts.work.processes import cores, end_with_parent
 from dropfold.train.compare import outcomes, robustness, summed, table
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
+from dropfold.train.compare.results import write_results
 from dropfold.train.compare.studies import STUDIES
 from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, SceneConfig
 from dropfold.train.config.recipes import RECIPES, recipe
@@ -51,9 +52,9 @@ class Options:
     vary: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """An option and its values, as `--vary noise.kind none point`; several make a grid, one value is set for all."""
     split: Literal["test", "validation"] = "test"
-    """What to judge by, after the last epoch; choose settings on validation."""
+    """The split of the figures, after the last epoch; choose settings on validation."""
     only: tuple[str, ...] = ()
-    """Of a study these variants alone."""
+    """Only these variants of the study."""
     baseline: str = ""
     """The variant that the others are compared to; default: the first."""
     jobs: int = 1
@@ -70,31 +71,31 @@ def variants(
         raise ValueError(
             f"there is no study or recipe {name!r}. Studies: {', '.join(STUDIES)}. Recipes: {', '.join(RECIPES)}."
         )
-    found = STUDIES[name]() if name in STUDIES else {"": recipe(name)}
-    if unknown := set(only) - set(found):
-        raise ValueError(f"there is no variant {sorted(unknown)}; {name} has {list(found)}.")
-    found = {label: config for label, config in found.items() if not only or label in only}
+    configs = STUDIES[name]() if name in STUDIES else {"": recipe(name)}
+    if unknown := set(only) - set(configs):
+        raise ValueError(f"there is no variant {sorted(unknown)}; {name} has {list(configs)}.")
+    configs = {label: config for label, config in configs.items() if not only or label in only}
     for option, *values in vary:
         if not values:
             raise ValueError(f"--vary {option} needs one or more values.")
-        crossed = itertools.product(found.items(), values)
-        found = {
-            label if len(values) == 1 else f"{label}, {option} {value}".strip(", "): changed(
+        crossed = itertools.product(configs.items(), values)
+        configs = {
+            label if len(values) == 1 else f"{label}, {option} {value}".strip(", "): change_option(
                 config, option, value
             )
             for (label, config), value in crossed
         }
-    return {label or name: config for label, config in found.items()}
+    return {label or name: config for label, config in configs.items()}
 
 
-def changed(config: Config, option: str, value: str) -> Config:
+def change_option(config: Config, option: str, value: str) -> Config:
     """`config` with one option as on the command line; "--vary ih.ranks '4 4 4'" gives several numbers."""
     words = [f"--{option.replace('_', '-')}", *value.split()]
     return tyro.cli(type(config), default=config, args=words, config=(tyro.conf.FlagConversionOff,))
 
 
-def finished(config: Config) -> dict[str, Any] | None:
-    """The summary of a run that has ended, in the folder of `config`; one with another config there is refused."""
+def read_finished(config: Config) -> dict[str, Any] | None:
+    """The summary of the finished run in the folder of `config`, if there is one; ValueError if it has another config."""
     assert config.out is not None
     if not (config.out / "config.json").exists():
         return None
@@ -112,9 +113,8 @@ def finished(config: Config) -> dict[str, Any] | None:
     return json.loads(summary.read_text())
 
 
-def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | str:
-    """Run, or go on with, one run, and measure it under corruption if asked for; its summary, or the sentence that says why
-    there is none."""
+def run_one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | str:
+    """Run, or continue, one run, and measure it under corruption if asked for. Returns its summary, or an error sentence."""
     from dropfold.train.engine.run import Run
 
     folder = config.out
@@ -124,19 +124,21 @@ def one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | st
         sys.stderr = log
         try:
             going_on = (folder / "config.json").exists()
-            summary = finished(config) or Run(replace(config, resume=folder) if going_on else config).train()
+            summary = (
+                read_finished(config) or Run(replace(config, resume=folder) if going_on else config).train()
+            )
             if corrupt_split:
-                robustness.measured(folder, corrupt_split)
+                robustness.measure(folder, corrupt_split)
             return summary
         except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-            traceback.print_exc(file=log)  # a RuntimeError may be a want of memory, or a fault of ours
+            traceback.print_exc(file=log)  # a RuntimeError: out of memory, or a bug
             return str(error)
         finally:
             sys.stderr = sys.__stderr__
 
 
-def apart(config: Config, corrupt_split: str | None, threads: int) -> dict[str, Any] | str:
-    """`one` in a fresh process with so many threads: its peak memory and its generators are its own, and if it is killed the
+def run_in_process(config: Config, corrupt_split: str | None, threads: int) -> dict[str, Any] | str:
+    """`run_one` in a new process with `threads` threads: it has its own peak memory and generators, and if it is killed the
     other runs go on."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -158,12 +160,12 @@ def _work(sender: Connection, config: Config, corrupt_split: str | None, threads
 
     end_with_parent()
     torch.set_num_threads(threads)
-    sender.send(one(config, corrupt_split))
+    sender.send(run_one(config, corrupt_split))
 
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """What processes that begin in the meantime find in their environment."""
+    """Environment variables for the processes that start inside."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -196,33 +198,33 @@ def compare(options: Options) -> str:
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    own = {label: folds(config) if options.folds else [-1] for label, config in configs.items()}
-    held_out = sorted({fold for found in own.values() for fold in found})
+    own = {label: find_folds(config) if options.folds else [-1] for label, config in configs.items()}
+    held_out = sorted({fold for folds in own.values() for fold in folds})
     runs = {
-        (label, seed, fold): of_run(config, seed, fold, folder / named(label))
+        (label, seed, fold): config_of(config, seed, fold, folder / folder_name(label))
         for seed in range(options.seeds)
         for fold in held_out
         for label, config in configs.items()
         if fold in own[label]
     }
-    found: dict[Key, dict[str, Any]] = {}
+    rows: dict[Key, dict[str, Any]] = {}
 
     def note(key: Key, summary: dict[str, Any] | str) -> None:
-        found[key] = row(key, summary, options.split)
-        table.write(folder, [found[key] for key in runs if key in found], baseline)
-        said = (
+        rows[key] = make_row(key, summary, options.split)
+        write_results(folder, [rows[key] for key in runs if key in rows], baseline)
+        result = (
             summary
             if isinstance(summary, str)
-            else f"{100 * found[key]['score']:.1f} %, {summary['seconds']:.0f} s"
+            else f"{100 * rows[key]['score']:.1f} %, {summary['seconds']:.0f} s"
         )
-        where = f"seed {key[1]}" + (f", fold {key[2]}" if options.folds else "")
-        console.print(f"{len(found)} of {len(runs)}: {key[0]}, {where}: {said}")
+        run = f"seed {key[1]}" + (f", fold {key[2]}" if options.folds else "")
+        console.print(f"{len(rows)} of {len(runs)}: {key[0]}, {run}: {result}")
 
     corrupt_split = options.split if options.robustness else None
     ended = {}
     for key, config in runs.items():
-        summary = finished(config)
-        if summary and (not corrupt_split or outcome(config, corrupt_split, corrupted=True)):
+        summary = read_finished(config)
+        if summary and (not corrupt_split or read_outcome(config, corrupt_split, corrupted=True)):
             ended[key] = summary
     for key, summary in ended.items():
         note(key, summary)
@@ -231,7 +233,7 @@ def compare(options: Options) -> str:
         pool = ThreadPoolExecutor(options.jobs)
         try:
             waiting = {
-                pool.submit(apart, config, corrupt_split, threads): key
+                pool.submit(run_in_process, config, corrupt_split, threads): key
                 for key, config in runs.items()
                 if key not in ended
             }
@@ -241,29 +243,29 @@ def compare(options: Options) -> str:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
                 process.terminate()
-    right: Outcomes = {}
+    by_run: Outcomes = {}
     for key in runs:
-        if "score" in found[key] and (known := outcome(runs[key], options.split, options.robustness)):
-            right[key] = known
-    text = table.write(folder, [found[key] for key in runs], baseline, right)
-    if options.robustness and right:
-        robustness.write(folder, right)
-    ended_runs = {key: config.out for key, config in runs.items() if config.out and "score" in found[key]}
+        if "score" in rows[key] and (kept := read_outcome(runs[key], options.split, options.robustness)):
+            by_run[key] = kept
+    text = write_results(folder, [rows[key] for key in runs], baseline, by_run)
+    if options.robustness and by_run:
+        robustness.write_levels(folder, by_run)
+    ended_runs = {key: config.out for key, config in runs.items() if config.out and "score" in rows[key]}
     if options.folds and options.split == "test" and (pooled := summed.table_of(ended_runs)):
         text += "\n" + pooled
         checkpoint.write(folder / "summed.md", pooled.encode())
     return text
 
 
-def folds(config: Config) -> list[int]:
-    """What can be held out: five folds, or the areas of a file of rooms."""
+def find_folds(config: Config) -> list[int]:
+    """The folds that can be held out: five, or the areas of a file of rooms."""
     if not isinstance(config, BlockConfig):
         return list(range(FOLDS))
     schema = scene_schema if isinstance(config, SceneConfig) else block_schema
     return np.unique(schema.read(located(config)).area).tolist()
 
 
-def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
+def config_of(config: Config, seed: int, fold: int, folder: Path) -> Config:
     """The config of a variant's run; a fold of -1 leaves the protocol as it is."""
     config = replace(config, seed=seed, out=folder / f"seed-{seed}", wandb="disabled")
     if fold < 0:
@@ -274,20 +276,20 @@ def of_run(config: Config, seed: int, fold: int, folder: Path) -> Config:
     return replace(config, protocol=protocol, held_out=fold, out=folder / f"seed-{seed}" / f"fold-{fold}")
 
 
-def outcome(config: Config, split: str, corrupted: bool) -> Outcome | None:
-    """What a finished run got right, sample by sample; None where that was not kept."""
+def read_outcome(config: Config, split: str, corrupted: bool) -> Outcome | None:
+    """The outcome of a finished run, sample by sample; None if it was not saved."""
     assert config.out is not None
     if corrupted:
         return robustness.read(config.out, split)
     return outcomes.of_predictions(config.out / "predictions.npz") if split == "test" else None
 
 
-def named(label: str) -> str:
+def folder_name(label: str) -> str:
     """A variant's folder."""
     return "".join(c if c.isalnum() or c in "-.=" else "-" for c in label.replace(", ", "--"))
 
 
-def row(key: Key, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
+def make_row(key: Key, summary: dict[str, Any] | str, split: str) -> dict[str, Any]:
     """A line of the table of runs."""
     variant, seed, fold = key
     start = {"variant": variant, "seed": seed, **({"fold": fold} if fold >= 0 else {})}

@@ -1,13 +1,13 @@
 """The seven corruptions of PointCloud-C (Ren, Pan and Liu 2022) and an eighth, five levels each, for clouds [N, 3] in the
 unit sphere.
 
-| | what becomes of a cloud | levels 1 .. 5 |
+| | the corrupted cloud | levels 1 .. 5 |
 |---|---|---|
 | jitter | x + s z, z ~ N(0, 1) a coordinate | s = .01 .02 .03 .04 .05 |
 | scale | each axis times U(1/S, S), then centred and scaled to the unit sphere | S = 1.6 1.7 1.8 1.9 2.0 |
 | rotate | Rz Ry Rx, each angle U(-t, t) | t = pi/30 pi/15 pi/10 pi/7.5 pi/6 |
-| drop_global | a random share r falls | r = .25 .375 .5 .625 .75 |
-| drop_local | K points fall, in C parts: a random point and the nearest to it | K = 100 200 300 400 500 |
+| drop_global | a random share r is dropped | r = .25 .375 .5 .625 .75 |
+| drop_local | K points are dropped, in C parts: a random point and the nearest to it | K = 100 200 300 400 500 |
 | add_global | K points more, uniform in the unit sphere | K = 10 20 30 40 50 |
 | add_local | K points more, in C parts: Gaussians about points of the cloud, s ~ U(.075, .125) | K = 100 200 300 400 500 |
 | missing_parts | drop_local with 30 to 70 % of the points | K = 307.2 409.6 512 614.4 716.8 |
@@ -51,13 +51,13 @@ def rotate(x: np.ndarray, most: float, random: np.random.Generator) -> np.ndarra
 
 
 def drop_global(x: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """floor(N (1 - share)) points, chosen at random, stay."""
+    """floor(N (1 - share)) points, chosen at random, are kept."""
     return x[np.sort(random.permutation(len(x))[: int(len(x) * (1 - share))])]
 
 
 def drop_local(x: np.ndarray, count: float, random: np.random.Generator) -> np.ndarray:
-    """K points fall: part by part a random point of those that are left, and the nearest of them."""
-    for size in parts(of(count, x), random):
+    """K points are dropped: part by part a random point of those that are left, and the nearest to it."""
+    for size in parts(scale_count(count, x), random):
         distance = np.square(x - x[random.integers(len(x))]).sum(1)
         x = x[np.sort(distance.argpartition(size)[size:])]
     return x
@@ -65,7 +65,7 @@ def drop_local(x: np.ndarray, count: float, random: np.random.Generator) -> np.n
 
 def add_global(x: np.ndarray, count: float, random: np.random.Generator) -> np.ndarray:
     """K points more, uniform in the unit sphere: radius U(0, 1)^(1/3)."""
-    K = of(count, x)
+    K = scale_count(count, x)
     direction = random.standard_normal((K, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return np.concatenate([x, direction * random.random((K, 1)) ** (1 / 3)])
@@ -74,7 +74,7 @@ def add_global(x: np.ndarray, count: float, random: np.random.Generator) -> np.n
 def add_local(x: np.ndarray, count: float, random: np.random.Generator) -> np.ndarray:
     """K points more, part by part p = c + s z with c a point of x, s ~ U(.075, .125), z ~ N(0, 1); beyond the unit sphere
     p / |p|^2."""
-    sizes = parts(of(count, x), random)
+    sizes = parts(scale_count(count, x), random)
     centres = x[random.permutation(len(x))[: len(sizes)]]
     width = random.uniform(0.075, 0.125, (len(sizes), 1))
     added = np.repeat(centres, sizes, 0) + np.repeat(width, sizes, 0) * random.standard_normal(
@@ -83,8 +83,8 @@ def add_local(x: np.ndarray, count: float, random: np.random.Generator) -> np.nd
     return np.concatenate([x, added / np.maximum(1, np.square(added).sum(1, keepdims=True))])
 
 
-def of(count: float, x: np.ndarray) -> int:
-    """A count for clouds of 1,024 points in one of as many as x has."""
+def scale_count(count: float, x: np.ndarray) -> int:
+    """A count for clouds of 1,024 points, scaled to the number of points of x."""
     return round(count * len(x) / 1024)
 
 
@@ -130,8 +130,8 @@ def corrupted(points: np.ndarray, places: np.ndarray, name: str, level: int, see
         )
     apply, strengths = ALL[name]
     which = list(ALL).index(name)
-    found = [
+    clouds = [
         apply(cloud, strengths[level - 1], np.random.default_rng((seed, which, level, int(place))))
         for cloud, place in zip(points.astype(np.float64), places, strict=True)
     ]
-    return np.stack(found).astype(np.float32)
+    return np.stack(clouds).astype(np.float32)

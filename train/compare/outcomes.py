@@ -1,4 +1,4 @@
-"""What runs got right, sample by sample; figures from it, and their differences between variants with bootstrap intervals.
+"""The outcomes of runs, sample by sample; figures from them, and differences between variants with bootstrap intervals.
 
 Figures: corrupted_accuracy is the mean of the accuracies under each of the seven corruptions and level, missing_accuracy
 those of missing_parts, and with e[c] the errors 1 - accuracy under corruption c of the seven, added over its levels and
@@ -24,66 +24,66 @@ RESAMPLES = 9_999
 
 @dataclass
 class Outcome:
-    """What a run got right of a split."""
+    """Whether a run predicts each sample of a split correctly."""
 
     index: np.ndarray
     """Places of the samples in their file, [n]."""
     label: np.ndarray
     """Classes [n]."""
     right: np.ndarray
-    """[n] bool; of shapes with parts, the IoU of each."""
+    """[n] bool; for shapes with parts, the IoU of each."""
     corrupted: np.ndarray | None = None
-    """[corruptions of ALL, levels, n] bool, where it was measured."""
+    """[corruptions of ALL, levels, n] bool; None if it was not measured."""
 
     def values(self) -> dict[str, np.ndarray]:
-        """By figure, what each sample gives to it: [n, 1], of mce its errors under each corruption, [n, corruptions]."""
-        found = {"score": self.right[:, None].astype(float)}
+        """By figure, each sample's contribution to it: [n, 1]; to mce its errors under each corruption, [n, corruptions]."""
+        figures = {"score": self.right[:, None].astype(float)}
         if self.corrupted is not None:
             seven, missing = self.corrupted[: len(CORRUPTIONS)], self.corrupted[list(ALL).index(MISSING)]
-            found["corrupted_accuracy"] = seven.mean((0, 1))[:, None]
-            found["missing_accuracy"] = missing.mean(0)[:, None]
-            found["mce"] = (~seven).mean(1).T
-        return found
+            figures["corrupted_accuracy"] = seven.mean((0, 1))[:, None]
+            figures["missing_accuracy"] = missing.mean(0)[:, None]
+            figures["mce"] = (~seven).mean(1).T
+        return figures
 
 
 Outcomes = dict[Key, Outcome]
 
 
 def of_predictions(path: Path) -> Outcome | None:
-    """The outcome of a run's predictions.npz; None where a sample has several labels, for then none is right as a whole, and
-    of rooms, whose figure is no mean over them."""
-    with np.load(path) as found:
-        if "iou" in found:
-            return Outcome(found["index"], found["category"], found["iou"])
-        if "logits" not in found:
+    """The outcome of a run's predictions.npz. None if samples have several labels, so that none is correct as a whole; and
+    for rooms, whose figure is no mean over rooms."""
+    with np.load(path) as predictions:
+        if "iou" in predictions:
+            return Outcome(predictions["index"], predictions["category"], predictions["iou"])
+        if "logits" not in predictions:
             return None
-        label = found["label"]
+        label = predictions["label"]
         if label.ndim > 1:
             return None
-        return Outcome(found["index"], label, found["logits"].argmax(1) == label)
+        return Outcome(predictions["index"], label, predictions["logits"].argmax(1) == label)
 
 
 def of_corrupted(outcomes: Outcomes, baseline: str) -> dict[Key, dict[str, float]]:
     """The figures under corruption of each run that has them; mce beside the baseline's mean over its runs."""
     values = {key: outcome.values() for key, outcome in outcomes.items() if outcome.corrupted is not None}
-    ours = [found["mce"].mean(0) for (variant, *_), found in values.items() if variant == baseline]
-    usual = np.mean(ours, 0) if ours else np.full(len(CORRUPTIONS), np.nan)
+    errors = [figures["mce"].mean(0) for (variant, *_), figures in values.items() if variant == baseline]
+    unit = np.mean(errors, 0) if errors else np.full(len(CORRUPTIONS), np.nan)
     with np.errstate(all="ignore"):  # a baseline without an error has no mCE
         return {
             key: {
-                "corrupted_accuracy": float(found["corrupted_accuracy"].mean()),
-                "missing_accuracy": float(found["missing_accuracy"].mean()),
-                "mce": float((found["mce"].mean(0) / usual).mean()),
+                "corrupted_accuracy": float(figures["corrupted_accuracy"].mean()),
+                "missing_accuracy": float(figures["missing_accuracy"].mean()),
+                "mce": float((figures["mce"].mean(0) / unit).mean()),
             }
-            for key, found in values.items()
+            for key, figures in values.items()
         }
 
 
 def interval(outcomes: Outcomes, variant: str, baseline: str, figure: str) -> tuple[float, float]:
-    """95 % bootstrap interval of a figure's difference between two variants; NaN where there is nothing to resample.
+    """95 % bootstrap interval of a figure's difference between two variants; NaN if there is nothing to resample.
 
-    A sample is drawn with all that is known of it: its values in both variants, averaged over the seeds (and folds) in
-    which both were tested on it.
+    A sample is resampled with its values in both variants, averaged over the seeds (and folds) in which both were tested on
+    it.
     """
     ours, theirs = paired(outcomes, variant, baseline, figure)
 
@@ -120,15 +120,15 @@ def paired(outcomes: Outcomes, variant: str, baseline: str, figure: str) -> tupl
 
 
 def bootstrap(statistic: Callable[..., np.ndarray], n: int) -> tuple[float, float]:
-    """95 % BCa interval (Efron 1987) of a statistic of n samples, which is given their numbers [..., n]."""
+    """95 % BCa interval (Efron 1987) of a statistic of n samples, a function of their indices [..., n]."""
     from scipy import stats
 
     if n < 2:
         return np.nan, np.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # Where all samples are alike, or a resample leaves the baseline no error, there is no interval: NaN.
+        # If all samples are alike, or a resample leaves the baseline without an error, there is no interval: NaN.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             (np.arange(n),),
             statistic,
             n_resamples=RESAMPLES,
@@ -137,4 +137,4 @@ def bootstrap(statistic: Callable[..., np.ndarray], n: int) -> tuple[float, floa
             method="BCa",
             random_state=np.random.default_rng(0),
         ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

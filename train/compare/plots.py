@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 
 from dropfold.train.compare import table
 from dropfold.train.compare.corruptions import ALL, LEVELS, corrupted
-from dropfold.train.config.configs import Config
+from dropfold.train.config.configs import CloudConfig
+from dropfold.train.data.splits import Data, Split
 from dropfold.train.scoring.metrics import in_words
 from dropfold.train.storage import checkpoint
+from dropfold.train.tasks import clouds
 
 INK, PALE, BLUE, ORANGE = "#333333", "#9aa3ab", "#1668a8", "#e8743b"
 COLORS = (INK, BLUE, ORANGE, "#2a9d6f", "#8e5bb5", "#c9a227", "#c2457b", "#5aa9c9")
@@ -35,7 +37,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
 }
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#b9d3e8", BLUE, "#0b3a5e"])  # far to near
-STRENGTH = {  # how a corruption's strength is written, and its factor
+STRENGTH = {  # how a corruption's strength is written, and its scale
     "jitter": ("σ = {:.2f}", 1.0),
     "scale": ("up to × {:.1f}", 1.0),
     "rotate": ("up to ± {:.0f}°", 180 / math.pi),
@@ -65,13 +67,13 @@ def comparison(path: Path, lines: table.Rows, rows: table.Rows, figure: str, bas
         for y, line in enumerate(lines):
             color = INK if line["variant"] == baseline else BLUE
             runs = [row for row in rows if row["variant"] == line["variant"] and name in row]
-            seeds = [kind.factor * value for value in table.by_seed([(row, row[name]) for row in runs])]
+            seeds = [kind.scale * value for value in table.by_seed([(row, row[name]) for row in runs])]
             values.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.3, ms=5, mew=0)
-            span(values, y, line[f"{prefix}mean"], line[f"{prefix}half_width"], kind.factor, color)
+            span(values, y, line[f"{prefix}mean"], line[f"{prefix}half_width"], kind.scale, color)
             if line["variant"] != baseline:
                 difference(differences, y, line, name)
         values.axvline(
-            kind.factor * lines[variants.index(baseline)][f"{prefix}mean"], color=PALE, lw=1, ls=":"
+            kind.scale * lines[variants.index(baseline)][f"{prefix}mean"], color=PALE, lw=1, ls=":"
         )
         differences.axvline(0, color=PALE, lw=1, ls=":")
         for axes in (values, differences):
@@ -92,7 +94,7 @@ def comparison(path: Path, lines: table.Rows, rows: table.Rows, figure: str, bas
 
 
 def span(axes: Any, y: float, middle: float, half: float, factor: float, color: str) -> None:
-    """A mean and Student's interval."""
+    """Draw a mean and Student's interval."""
     axes.plot([factor * middle], [y], "o", color=color, ms=6, zorder=3)
     if not math.isnan(half):
         axes.plot(
@@ -105,7 +107,7 @@ def span(axes: Any, y: float, middle: float, half: float, factor: float, color: 
 
 
 def difference(axes: Any, y: float, line: dict[str, Any], name: str) -> None:
-    """A difference with both intervals, and its figure above."""
+    """Draw a difference with both intervals, and its number above."""
     kind, key = table.FIGURES[name], f"{table.prefix(name)}difference"
     middle, low, high = line[key], line.get(f"{key}_low", math.nan), line.get(f"{key}_high", math.nan)
     half = line[f"{key}_half_width"]
@@ -115,12 +117,12 @@ def difference(axes: Any, y: float, line: dict[str, Any], name: str) -> None:
     if low * high > 0 and not half > abs(middle):
         color = BLUE if (middle > 0) != (name == "mce") else ORANGE
     if not math.isnan(low):
-        ends = [kind.factor * low, kind.factor * high]
+        ends = [kind.scale * low, kind.scale * high]
         axes.plot(ends, [y, y], color=color, lw=6, alpha=0.45, solid_capstyle="butt")
-    span(axes, y, middle, half, kind.factor, INK if color == PALE else color)
+    span(axes, y, middle, half, kind.scale, INK if color == PALE else color)
     axes.annotate(
-        f"{kind.factor * middle:+.{kind.digits}f}",
-        (kind.factor * middle, y),
+        f"{kind.scale * middle:+.{kind.digits}f}",
+        (kind.scale * middle, y),
         (0, 6),
         textcoords="offset points",
         ha="center",
@@ -137,9 +139,9 @@ def levels(path: Path, accuracies: dict[str, np.ndarray]) -> None:
     lines: list[Any] = []
     for c, (name, axes) in enumerate(zip(ALL, grid)):
         for (variant, values), color in zip(accuracies.items(), np.resize(COLORS, len(accuracies)).tolist()):
-            found = [table.mean((100 * values[:, c, level]).tolist()) for level in range(LEVELS + 1)]
-            middle = np.array([at.mean for at in found])
-            half = np.array([at.half for at in found])
+            means = [table.mean((100 * values[:, c, level]).tolist()) for level in range(LEVELS + 1)]
+            middle = np.array([mean.mean for mean in means])
+            half = np.array([mean.half for mean in means])
             line = axes.plot(middle, color=color, lw=1.8, marker="o", ms=3.5, label=variant)
             if not np.isnan(half).any():
                 axes.fill_between(
@@ -164,21 +166,17 @@ def levels(path: Path, accuracies: dict[str, np.ndarray]) -> None:
 
 
 @rc_context(STYLE)
-def corruptions(path: Path, config: Config, seed: int = 0) -> None:
-    """Each corruption at each level on the first test shape of the data set; what falls and what is added is orange."""
-    from dropfold.train.tasks.registry import task_of
-
-    task = task_of(config)
-    data = task.load(config)
-    points, place = task.inputs(data.test, config)[0][:1].numpy(), data.test.index[:1]
+def corruptions(path: Path, data: Data[Split], config: CloudConfig, seed: int = 0) -> None:
+    """Each corruption at each level on the first test shape; points that are dropped or added are orange."""
+    points, place = clouds.inputs(data.test, config)[0][:1].numpy(), data.test.index[:1]
     picture = Figure(figsize=(9, 13), layout="constrained")
     grid = picture.subplots(len(ALL), 1 + LEVELS)
     for row, (name, (_, strengths)) in zip(grid, ALL.items(), strict=True):
         for level, axes in enumerate(row):
             cloud = corrupted(points, place, name, level, seed)[0] if level else points[0]
             draw(axes, points[0], cloud)
-            text, factor = STRENGTH[name]
-            title = text.format(factor * strengths[level - 1]) if level else "clean"
+            text, unit = STRENGTH[name]
+            title = text.format(unit * strengths[level - 1]) if level else "clean"
             axes.set_title(title, fontsize=8, weight="normal", color=INK)
         row[0].set_ylabel(in_words(name), fontsize=10, weight="bold", color=INK)
     picture.suptitle(f"{data.name[place[0]]}, {points.shape[1]} points; levels 1 to {LEVELS}", fontsize=10)
@@ -186,23 +184,23 @@ def corruptions(path: Path, config: Config, seed: int = 0) -> None:
 
 
 def draw(axes: Any, clean: np.ndarray, cloud: np.ndarray) -> None:
-    """A corrupted cloud [N', 3] of y up, seen from the side; nearer points are darker."""
+    """Draw a corrupted cloud [N', 3] with y up, seen from the side; nearer points are darker."""
     N = len(clean)
     if len(cloud) < N:
-        there = {tuple(point) for point in cloud.tolist()}
-        fallen = np.array([tuple(point) not in there for point in clean.tolist()])
-        axes.scatter(*seen(clean[fallen])[:2], s=3, color=ORANGE, alpha=0.5, linewidths=0)
-    x, y, depth = seen(cloud[:N])
+        kept = {tuple(point) for point in cloud.tolist()}
+        dropped = np.array([tuple(point) not in kept for point in clean.tolist()])
+        axes.scatter(*project(clean[dropped])[:2], s=3, color=ORANGE, alpha=0.5, linewidths=0)
+    x, y, depth = project(cloud[:N])
     axes.scatter(x, y, s=4, c=depth, cmap=DEPTH, vmin=-1, vmax=1, linewidths=0)
     if len(cloud) > N:
-        axes.scatter(*seen(cloud[N:])[:2], s=4, color=ORANGE, linewidths=0)
+        axes.scatter(*project(cloud[N:])[:2], s=4, color=ORANGE, linewidths=0)
     axes.set(xlim=(-0.9, 0.9), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def seen(points: np.ndarray) -> np.ndarray:
-    """[3, n]: right, up, and towards the eye, of points [n, 3] with y up."""
+def project(points: np.ndarray) -> np.ndarray:
+    """[3, n]: coordinates to the right, up, and towards the eye, of points [n, 3] with y up."""
     azimuth, elevation = VIEW
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     right = x * math.cos(azimuth) + z * math.sin(azimuth)

@@ -6,7 +6,6 @@ held-out fold) alone are one variant. A folder of runs, as a comparison leaves i
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -42,10 +41,10 @@ class Options:
     """The folder of tables and pictures."""
 
 
-def measured(
+def measure(
     run: Path, split: str = "test", seed: int = 0, advance: Callable[[int], object] = lambda steps: None
 ) -> Outcome:
-    """What a finished run gets right of a split, clean and corrupted; kept in its folder, and read from there.
+    """The outcome of a finished run on a split, clean and corrupted; saved in its folder, and read from there the next time.
 
     Raises:
         ValueError: not a run on point clouds without normals; another data file than it was trained on; no shapes in the
@@ -54,83 +53,81 @@ def measured(
     import torch
 
     from dropfold.train.scoring.predict import predict
-    from dropfold.train.tasks.registry import task_of
-    from dropfold.train.tasks.trained import load_network
+    from dropfold.train.tasks import clouds
+    from dropfold.train.tasks.trained import Trained
 
-    if kept := read(run, split, seed):
+    if saved := read(run, split, seed):
         advance(STEPS)
-        return kept
-    config, _, model = load_network(run)
+        return saved
+    trained = Trained.of(run)
+    config, network = trained.config, trained.network
     if not isinstance(config, CloudConfig) or config.normals:
         raise ValueError(
             f"{run} is not a run on the coordinates of point clouds alone, and the corruptions are of those."
         )
-    task = task_of(config)
-    data = task.load(config)
-    checkpoint.same_data(run, config, data.checksum)
-    samples = getattr(data, split)
-    if not len(samples):
-        raise ValueError(f"{config.data} has no {task.NOUN} in its {split} split.")
-    points = task.inputs(samples, config)[0].numpy()
+    samples: Any = trained.split(split)
+    points = clouds.inputs(samples, config)[0].numpy()
 
-    def right(clouds: np.ndarray) -> np.ndarray:
-        logits = predict(model, (torch.from_numpy(clouds),), config.batch_size)
+    def is_correct(x: np.ndarray) -> np.ndarray:
+        logits = predict(network, (torch.from_numpy(x),), config.batch_size)
         advance(1)
         return (logits.argmax(1) == samples.label).numpy()
 
-    found = Outcome(
+    outcome = Outcome(
         samples.index,
         samples.label.numpy(),
-        right(points),
+        is_correct(points),
         np.array(
             [
-                [right(corrupted(points, samples.index, name, level + 1, seed)) for level in range(LEVELS)]
+                [
+                    is_correct(corrupted(points, samples.index, name, level + 1, seed))
+                    for level in range(LEVELS)
+                ]
                 for name in ALL
             ]
         ),
     )
-    buffer = io.BytesIO()
-    np.savez(buffer, definition=definition(seed), **vars(found))
-    checkpoint.write(kept_in(run, split), buffer.getvalue())
-    return found
+    checkpoint.save_arrays(file_of(run, split), {"definition": definition(seed), **vars(outcome)})
+    return outcome
 
 
 def read(run: Path, split: str, seed: int = 0) -> Outcome | None:
-    """What an earlier measurement left in the run's folder; None if it is not there, or not of these corruptions."""
-    path = kept_in(run, split)
+    """An earlier measurement, from the run's folder; None if there is none, or one of other corruptions."""
+    path = file_of(run, split)
     if not path.exists():
         return None
-    with np.load(path) as found:
-        if str(found["definition"]) != definition(seed):
+    with np.load(path) as arrays:
+        if str(arrays["definition"]) != definition(seed):
             return None
-        return Outcome(*(found[name] for name in ("index", "label", "right", "corrupted")))
+        return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
 
 
-def kept_in(run: Path, split: str) -> Path:
+def file_of(run: Path, split: str) -> Path:
     """The file of a measurement."""
     return run / f"robustness-{split}.npz"
 
 
 def definition(seed: int) -> str:
-    """What the points of the corrupted clouds depend on, beside the clouds."""
+    """All that the corrupted clouds depend on, beside the clouds themselves."""
     return f"seed {seed}, {', '.join(f'{name} {levels}' for name, (_, levels) in ALL.items())}"
 
 
 def accuracies(outcomes: Outcomes) -> dict[str, np.ndarray]:
-    """Of each variant [seeds, corruptions, 1 + levels], the clean accuracy first; folds of a seed are averaged."""
-    found: dict[str, dict[int, list[np.ndarray]]] = {}
+    """By variant [seeds, corruptions, 1 + levels], the clean accuracy first; folds of a seed are averaged."""
+    by_variant: dict[str, dict[int, list[np.ndarray]]] = {}
     for (variant, seed, _), outcome in outcomes.items():
         if outcome.corrupted is not None:
             levels = outcome.corrupted.mean(2)
             clean = np.full((len(levels), 1), outcome.right.mean())
-            found.setdefault(variant, {}).setdefault(seed, []).append(np.concatenate([clean, levels], 1))
+            by_variant.setdefault(variant, {}).setdefault(seed, []).append(np.concatenate([clean, levels], 1))
     return {
-        variant: np.array([np.mean(folds, 0) for folds in seeds.values()]) for variant, seeds in found.items()
+        variant: np.array([np.mean(folds, 0) for folds in seeds.values()])
+        for variant, seeds in by_variant.items()
     }
 
 
-def write(folder: Path, outcomes: Outcomes) -> str:
-    """levels.csv, levels.md and levels.png: accuracy by corruption and level. Returns the Markdown."""
+def write_levels(folder: Path, outcomes: Outcomes) -> str:
+    """Write levels.csv, levels.md and levels.png: accuracy by corruption and level. Return the Markdown."""
     from dropfold.train.compare import plots
 
     rows: list[dict[str, Any]] = [
@@ -147,25 +144,28 @@ def write(folder: Path, outcomes: Outcomes) -> str:
         for name, levels in zip(ALL, outcome.corrupted, strict=True)
         for level, right in enumerate(levels)
     ]
-    found = accuracies(outcomes)
+    values_by_variant = accuracies(outcomes)
     lines = [
         [
             in_words(name) if level else "none",
             str(level),
-            *(table.shown(*table.mean(values[:, c, level].tolist())[:2]) for values in found.values()),
+            *(
+                table.shown(*table.mean(values[:, c, level].tolist())[:2])
+                for values in values_by_variant.values()
+            ),
         ]
         for c, name in enumerate(ALL)
         for level in range(0 if c == 0 else 1, LEVELS + 1)
     ]
-    markdown = table.table(["corruption", "level", *found], lines, 1)
+    markdown = table.table(["corruption", "level", *values_by_variant], lines, 1)
     markdown += "\nAccuracy in per cent, ± Student's 95 % over seeds.\n"
     checkpoint.write(folder / "levels.csv", table.as_csv(rows).encode())
     checkpoint.write(folder / "levels.md", markdown.encode())
-    plots.levels(folder / "levels.png", found)
+    plots.levels(folder / "levels.png", values_by_variant)
     return markdown
 
 
-def found_in(folders: tuple[Path, ...]) -> list[Path]:
+def find_runs(folders: tuple[Path, ...]) -> list[Path]:
     """The finished runs in these folders, in their order."""
     runs = [path.parent for folder in folders for path in sorted(folder.rglob("summary.json"))]
     if empty := [str(folder) for folder in folders if not any(folder.rglob("summary.json"))]:
@@ -175,7 +175,7 @@ def found_in(folders: tuple[Path, ...]) -> list[Path]:
     return list(dict.fromkeys(runs))
 
 
-def keys(runs: list[Path]) -> dict[Path, Key]:
+def keys_of(runs: list[Path]) -> dict[Path, Key]:
     """(variant, seed, fold) of each run; runs whose configs differ in seed and fold alone are one variant, which has the
     name of the folder above its seed-N and fold-N.
 
@@ -193,23 +193,23 @@ def keys(runs: list[Path]) -> dict[Path, Key]:
     for run, config in configs.items():
         above = [part for part in run.resolve().parts if not re.fullmatch(r"(seed|fold)-\d+", part)]
         short, whole = above[-1], "/".join(above[-2:])
-        names.setdefault(apart_from_seed(config), short if short not in names.values() else whole)
-    found = {
-        run: (names[apart_from_seed(config)], config.seed, -1 if config.held_out is None else config.held_out)
+        names.setdefault(without_seed(config), short if short not in names.values() else whole)
+    keys = {
+        run: (names[without_seed(config)], config.seed, -1 if config.held_out is None else config.held_out)
         for run, config in configs.items()
     }
     seen: dict[Key, Path] = {}
-    for run, key in found.items():
+    for run, key in keys.items():
         if key in seen:
             raise ValueError(f"{run} and {seen[key]} are runs of one config and seed; give one of them.")
         seen[key] = run
-    return found
+    return keys
 
 
-def apart_from_seed(config: Config) -> str:
-    """All of a config but its seed, its fold and where it was kept."""
-    apart = ("seed", "held_out", "out", "resume", "wandb", "recipe")
-    return repr({name: value for name, value in asdict(config).items() if name not in apart})
+def without_seed(config: Config) -> str:
+    """All of a config except its seed, its fold and its folder."""
+    left_out = ("seed", "held_out", "out", "resume", "wandb", "recipe")
+    return repr({name: value for name, value in asdict(config).items() if name not in left_out})
 
 
 def robustness(options: Options) -> str:
@@ -218,16 +218,18 @@ def robustness(options: Options) -> str:
     from rich.progress import Progress
 
     from dropfold.train.compare import plots
+    from dropfold.train.compare.results import write_results
+    from dropfold.train.tasks.trained import Trained
 
-    runs = found_in(options.runs)
-    baseline = found_in((options.baseline,))[0] if options.baseline else runs[0]
-    named = keys(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too
+    runs = find_runs(options.runs)
+    baseline = find_runs((options.baseline,))[0] if options.baseline else runs[0]
+    named = keys_of(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too
     outcomes: Outcomes = {}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("corruptions", total=STEPS * len(named))
         for run, key in named.items():
             progress.update(task, description=f"{key[0]}, seed {key[1]}")
-            outcomes[key] = measured(run, options.split, options.seed, lambda n: progress.advance(task, n))
+            outcomes[key] = measure(run, options.split, options.seed, lambda n: progress.advance(task, n))
     rows = [
         {
             "variant": variant,
@@ -240,9 +242,11 @@ def robustness(options: Options) -> str:
         for run, (variant, seed, fold) in named.items()
     ]
     options.out.mkdir(parents=True, exist_ok=True)
-    text = table.write(options.out, rows, named[baseline][0], outcomes)
-    text += "\n" + write(options.out, outcomes)
-    plots.corruptions(options.out / "corruptions.png", checkpoint.load_config(baseline)[0], options.seed)
+    text = write_results(options.out, rows, named[baseline][0], outcomes)
+    text += "\n" + write_levels(options.out, outcomes)
+    first = Trained.of(baseline)
+    assert isinstance(first.config, CloudConfig)
+    plots.corruptions(options.out / "corruptions.png", first.data, first.config, options.seed)
     return text
 
 

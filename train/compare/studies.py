@@ -20,8 +20,8 @@ from dropfold.train.config.recipes import recipe
 
 Shape = tuple[int, ...]
 
-NETWORKS = {"pointnet": "-pointnet", "pointnet2": "-pointnet2", "dgcnn": ""}
-# Which recipe a noise study begins with.
+RECIPE_SUFFIXES = {"pointnet": "-pointnet", "pointnet2": "-pointnet2", "dgcnn": ""}
+# The recipe that each noise study varies.
 NOISE_STUDIES = {
     "pointnet": "furniture-pointnet",
     "dgcnn": "furniture",
@@ -29,19 +29,19 @@ NOISE_STUDIES = {
     "dgcnn-meshes": "labeled-meshes",
     "pointnet2": "furniture-pointnet2",
     **{
-        f"{network}-{data}": f"{data}{recipe}"
+        f"{network}-{data}": f"{data}{suffix}"
         for data in ("components", "rooms")
-        for network, recipe in NETWORKS.items()
+        for network, suffix in RECIPE_SUFFIXES.items()
     },
 }
 
 
-# Of each noise study, the settings that it compares. Those of CHOSEN are chosen on validation shapes of the same data: the
-# rate (and size) that is best inside the pool in the noise-grid study, then the best position at that rate in the
-# noise-where study. Best is the largest sum of accuracy and accuracy with parts missing, mCE deciding between equals.
+# The settings that each noise study compares. Those of CHOSEN are chosen on validation shapes of the same data: the p (and
+# cluster size) that is best inside the pool in the noise-grid study, then the best position at that p in the noise-where
+# study. Best is the largest sum of accuracy and accuracy with parts missing, mCE deciding between equals.
 CHOSEN = ("pointnet", "dgcnn", "pointnet-meshes", "dgcnn-meshes")
-# The others are not chosen: of parts and scenes, which are whole here, a little of each; PointNet++'s pools are over 128
-# centres, of rooms over 64.
+# The others are not chosen: parts and scenes, which are complete here, get a small p of each. PointNet++'s pools are over
+# 128 centres, for rooms over 64.
 LITTLE = {
     "DropFeat": NoiseConfig("feat", 0.2),
     "DropPoint": NoiseConfig("point", 0.2),
@@ -76,8 +76,8 @@ SETTINGS = {name: OF_CENTRES if "pointnet2" in name else LITTLE for name in NOIS
     },
 }
 
-# What is tried of each noise inside the pool: rates of DropFeat and DropPoint, rates and sizes of DropCluster. As many
-# settings for each, so that none has more chances than another; fewer for DGCNN, whose run takes three times as long.
+# The settings tried for each noise inside the pool: p of DropFeat and DropPoint, p and size of DropCluster. Each noise has
+# as many, so that none has more chances than another; fewer for DGCNN, whose run takes three times as long.
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, int], ...]]] = {
     "pointnet": (
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.7),
@@ -86,12 +86,12 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, int], ...]]] = {
     "dgcnn": ((0.1, 0.3, 0.5), ((0.2, 32), (0.5, 32), (0.5, 64))),
 }
 
-# Where each noise is tried, at the setting that is best inside the pool.
+# The positions tried for each noise, at the setting that is best inside the pool.
 POSITIONS = {"pointnet": ("conv1", "conv2", "pool"), "dgcnn": ("edge1", "edge4", "pool")}
 
 
 def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
-    """A noise study's recipe, made smaller, without noise and with each of these."""
+    """A noise study's recipe, made smaller, without noise and with each of `noises`."""
     base = recipe(NOISE_STUDIES[name])
     assert isinstance(base, PointConfig)
     settings = {"none": NoiseConfig()} | noises
@@ -99,7 +99,7 @@ def varied(name: str, noises: dict[str, NoiseConfig]) -> dict[str, Config]:
 
 
 def smaller(config: PointConfig) -> PointConfig:
-    """A config that a core trains in minutes. Where nothing is chosen, nothing is left out to choose by."""
+    """A config that one core trains in minutes. Studies that choose nothing train on the validation split too."""
     if config.network == "dgcnn":
         config = replace(config, k=10, emb_dims=256)
     if isinstance(config, SceneConfig):
@@ -131,9 +131,9 @@ def noise_grid(name: str) -> dict[str, Config]:
 def noise_where(name: str) -> dict[str, Config]:
     """Each noise in the first layer, a late one, and inside the pool, beside no noise; choose with --split validation."""
     places = POSITIONS[name.removesuffix("-meshes")]
-    each = SETTINGS[name].items()
+    settings = SETTINGS[name].items()
     return varied(
-        name, {f"{label}, {at}": replace(one, layers=(at,)) for label, one in each for at in places}
+        name, {f"{label}, {at}": replace(noise, layers=(at,)) for label, noise in settings for at in places}
     )
 
 
@@ -149,14 +149,14 @@ def formats(
         "CP": {"format": "cp", "ranks": (5,)},
         "HT": {"format": "ht", "ranks": (5,)},
     }
-    found = {}
+    variants = {}
     for name, options in settings.items():
         rows, columns = ring if name == "TR" else (inputs, hidden)
         ih = FormatSpec(in_modes=rows, out_modes=columns, **options)
         hh = FormatSpec(in_modes=columns, out_modes=columns, **options)
-        found[f"{name}, input"] = replace(base, ih=ih, hh=FormatSpec(), mega=FormatSpec())
-        found[f"{name}, both"] = replace(base, ih=ih, hh=hh, mega=FormatSpec())
-    return found
+        variants[f"{name}, input"] = replace(base, ih=ih, hh=FormatSpec(), mega=FormatSpec())
+        variants[f"{name}, both"] = replace(base, ih=ih, hh=hh, mega=FormatSpec())
+    return variants
 
 
 def action_video() -> dict[str, Config]:

@@ -12,15 +12,15 @@ from dropfold.train.scoring import metrics
 
 
 def table_of(runs: dict[Key, Path]) -> str:
-    """Markdown: by variant the figures of the confusions summed over folds, mean over seeds with Student's interval; empty
-    where the runs are not of rooms. `runs` are folders of finished runs; a seed that lacks a fold which another has is
+    """Markdown: by variant the figures of the confusion matrices summed over folds, mean over seeds with Student's interval;
+    empty if the runs are not of rooms. `runs` are folders of finished runs; a seed that lacks a fold which another has is
     left out."""
     matrices: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for (variant, seed, fold), folder in runs.items():
-        with np.load(folder / "predictions.npz") as found:
-            if "confusion" not in found:
+        with np.load(folder / "predictions.npz") as predictions:
+            if "confusion" not in predictions:
                 return ""
-            matrices.setdefault((variant, seed), {})[fold] = found["confusion"]
+            matrices.setdefault((variant, seed), {})[fold] = predictions["confusion"]
     most = max((len(folds) for folds in matrices.values()), default=0)
     figures: dict[str, list[dict[str, float]]] = {}
     for (variant, _), folds in matrices.items():
@@ -34,7 +34,7 @@ def table_of(runs: dict[Key, Path]) -> str:
         [
             variant,
             str(len(seeds)),
-            *(table.shown(*table.mean([found[name] for found in seeds])[:2]) for name in names),
+            *(table.shown(*table.mean([seed[name] for seed in seeds])[:2]) for name in names),
         ]
         for variant, seeds in figures.items()
     ]

@@ -2,7 +2,7 @@
 
 A seed gives one value, its mean over folds where there are some, and a difference is between runs of the same seed and
 fold. ± is Student's interval over seeds: how much another training of the same variant would change. [ ] is the bootstrap
-interval over test samples (`dropfold.train.compare.outcomes`): how much another test set of this size would.
+interval over test samples (`dropfold.train.compare.outcomes`): how much another test set of this size would change it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import csv
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dropfold.train.compare import outcomes
 from dropfold.train.compare.outcomes import Outcomes
-from dropfold.train.scoring.metrics import in_words
-from dropfold.train.storage import checkpoint
 
 Rows = list[dict[str, Any]]
-COLUMNS = {  # of a run's summary, and how the table heads them
+COLUMNS = {  # keys of a run's summary, and their titles in the table
     "parameters": "parameters",
     "cores": "RNN matrices",
     "biases": "RNN biases",
@@ -40,7 +37,8 @@ class Figure:
     title: str
     unit: str
     difference_unit: str
-    factor: float
+    scale: float
+    """From the figure to its unit."""
     digits: int
 
 
@@ -75,11 +73,11 @@ def mean(values: list[float]) -> Mean:
     return Mean(middle, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n), n)
 
 
-def summarized(rows: Rows, baseline: str, found: Outcomes | None = None) -> Rows:
+def summarize(rows: Rows, baseline: str, by_run: Outcomes | None = None) -> Rows:
     """One row a variant, from one row a run: {variant, seed, fold if there are folds, the figures and columns that the runs
     have}; a run that failed has no score. The score's keys have no prefix, those of another figure its name."""
     present = [name for name in FIGURES if name == "score" or any(name in row for row in rows)]
-    base = {_run(row): row for row in rows if row["variant"] == baseline}
+    base = {seed_and_fold(row): row for row in rows if row["variant"] == baseline}
     lines = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
         runs = [row for row in rows if row["variant"] == variant]
@@ -93,9 +91,9 @@ def summarized(rows: Rows, baseline: str, found: Outcomes | None = None) -> Rows
         for figure in present:
             values = [(row, row[figure]) for row in ended if figure in row]
             pairs = [
-                (row, value - base[_run(row)][figure])
+                (row, value - base[seed_and_fold(row)][figure])
                 for row, value in values
-                if variant != baseline and figure in base.get(_run(row), {})
+                if variant != baseline and figure in base.get(seed_and_fold(row), {})
             ]
             value, difference = mean(by_seed(values)), mean(by_seed(pairs))
             start = prefix(figure)
@@ -105,20 +103,21 @@ def summarized(rows: Rows, baseline: str, found: Outcomes | None = None) -> Rows
                 f"{start}difference": difference.mean,
                 f"{start}difference_half_width": difference.half,
             }
-            if found is not None:
+            if by_run is not None:
                 ends = math.nan, math.nan
                 if variant != baseline:
-                    ends = outcomes.interval(found, variant, baseline, figure)
+                    ends = outcomes.interval(by_run, variant, baseline, figure)
                 line[f"{start}difference_low"], line[f"{start}difference_high"] = ends
         for name in COLUMNS:
-            stated = [row[name] for row in ended if name in row]
-            if stated:
-                line[name] = stated[0] if len(set(stated)) == 1 else sum(stated) / len(stated)
+            column = [row[name] for row in ended if name in row]
+            if column:
+                line[name] = column[0] if len(set(column)) == 1 else sum(column) / len(column)
         lines.append(line)
     return lines
 
 
-def _run(row: dict[str, Any]) -> tuple[int, int]:
+def seed_and_fold(row: dict[str, Any]) -> tuple[int, int]:
+    """The seed and the fold (-1: none) of a run."""
     return row["seed"], row.get("fold", -1)
 
 
@@ -128,28 +127,6 @@ def by_seed(values: list[tuple[dict[str, Any], float]]) -> list[float]:
     for row, value in values:
         seeds.setdefault(row["seed"], []).append(value)
     return [sum(folds) / len(folds) for folds in seeds.values()]
-
-
-def write(folder: Path, rows: Rows, baseline: str, found: Outcomes | None = None) -> str:
-    """runs.csv, table.csv and table.md, of which the last is returned; with the runs' outcomes also the figures under
-    corruption, the intervals over samples and the picture, comparison.png."""
-    if found is not None:
-        corrupted = outcomes.of_corrupted(found, baseline)
-        rows = [row | corrupted.get((row["variant"], *_run(row)), {}) for row in rows]
-    lines = summarized(rows, baseline, found)
-    figure = in_words(next((row["figure"] for row in rows if "figure" in row), "score"))
-    text = as_markdown(lines, figure, baseline)
-    for name, content in (
-        ("runs.csv", as_csv(rows)),
-        ("table.csv", as_csv(lines)),
-        ("table.md", text),
-    ):
-        checkpoint.write(folder / name, content.encode())
-    if found is not None and any(line["runs"] for line in lines):
-        from dropfold.train.compare import plots
-
-        plots.comparison(folder / "comparison.png", lines, rows, figure, baseline)
-    return text
 
 
 def as_csv(rows: Rows) -> str:
@@ -218,7 +195,7 @@ def compared(line: dict[str, Any], name: str) -> list[str]:
 
 
 def prefix(figure: str) -> str:
-    """Of the keys of a figure in a row of the summary."""
+    """The prefix of a figure's keys in a row of the summary."""
     return "" if figure == "score" else f"{figure}_"
 
 
@@ -227,8 +204,8 @@ def shown(middle: float, half: float, figure: str = "score", sign: str = "") -> 
     kind = FIGURES[figure]
     if math.isnan(middle):
         return ""
-    found = f"{kind.factor * middle:{sign}.{kind.digits}f}"
-    return found if math.isnan(half) else f"{found} ± {kind.factor * half:.{kind.digits}f}"
+    text = f"{kind.scale * middle:{sign}.{kind.digits}f}"
+    return text if math.isnan(half) else f"{text} ± {kind.scale * half:.{kind.digits}f}"
 
 
 def between(low: float, high: float, figure: str = "score") -> str:
@@ -236,4 +213,4 @@ def between(low: float, high: float, figure: str = "score") -> str:
     kind = FIGURES[figure]
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f" [{kind.factor * low:+.{kind.digits}f}, {kind.factor * high:+.{kind.digits}f}]"
+    return f" [{kind.scale * low:+.{kind.digits}f}, {kind.scale * high:+.{kind.digits}f}]"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from dropfold.models.formats import FormatSpec
+from dropfold.train.config.channels import Channels
 
 
 @dataclass
 class Config:
-    """What every run has, whatever it learns from."""
+    """The options of every run, whatever it learns from."""
 
     task: ClassVar[str]
     """Which module of `dropfold.train.tasks.registry` loads, builds and shows."""
@@ -32,7 +33,7 @@ class Config:
     """Cosine to lr_end, or lr_factor every lr_epochs epochs, both once an epoch; or, step by step, from lr / 25 up to lr
     over 30 % of the run and down to lr / 250,000, by cosines (torch's OneCycleLR)."""
     lr_factor: float = 0.7
-    """Factor of the step schedule."""
+    """Factor by which the step schedule lowers the rate."""
     lr_epochs: int = 20
     """Epochs between two steps of the step schedule."""
     weight_decay: float = 1e-4
@@ -61,6 +62,8 @@ class Config:
     """Of everything: weights, order, augmentation, noise."""
     out: Path | None = None
     """The run's folder; default: runs/RECIPE-DATE-TIME."""
+    start: Path | None = None
+    """Begin from the weights of the finished run in this folder; its classes, channels and network must be the same."""
     resume: Path | None = None
     """Continue the run in this folder, with its own config."""
     wandb: Literal["offline", "online", "disabled"] = "offline"
@@ -76,36 +79,36 @@ class NoiseConfig:
     kind: Literal["none", "feat", "point", "cluster"] = "none"
     """DropFeat, DropPoint, DropCluster, or none."""
     p: float = 0.3
-    """Share that falls, 0 <= p < 1."""
+    """Drop probability, 0 <= p < 1."""
     layers: tuple[str, ...] = ("pool",)
     """Layers that carry it; "pool", inside the last max, is the recommended one.
     A wrong name is refused with those that the network has."""
     k: int = 32
     """Cluster: points in a neighbourhood."""
     reading: Literal["gather", "scatter"] = "gather"
-    """Cluster: a point falls with its neighbours, or a seed drops its neighbours."""
+    """Cluster: a point is dropped if one of its neighbours is a seed, or each seed drops its neighbours."""
     space: Literal["coordinates", "features", "graph"] = "coordinates"
-    """Cluster: where neighbours are found; "graph" is DGCNN's own."""
+    """Cluster: the space in which neighbours are searched; "graph" takes DGCNN's own neighbours."""
     radius: float | None = None
     """Cluster: neighbours farther away are left out."""
     scaling: Literal["unbiased", "count", "none"] = "unbiased"
-    """Of what is kept; inside a max nothing is scaled."""
+    """Scale of the kept features; inside a max nothing is scaled."""
     warmup_epochs: float = 0.0
     """Epochs over which p grows linearly from 0."""
 
 
 @dataclass
 class AugmentConfig:
-    """Augmentation of the training clouds, drawn anew for each shape and epoch."""
+    """Random augmentation of the training clouds, another for each shape and epoch."""
 
     scale: tuple[float, float] = (2 / 3, 3 / 2)
-    """Range of the factor."""
+    """Range of the random scale."""
     scale_per_axis: bool = True
-    """A factor for each axis, or one for all three."""
+    """One scale for each axis, or one for all three."""
     shift: float = 0.2
-    """Half the range of the shift along each axis."""
+    """Half the range of the random shift along each axis."""
     rotate: bool = False
-    """Turn about the upright axis by any angle."""
+    """Turn about the upright axis by a random angle."""
     up: Literal["y", "z"] = "y"
     """The upright axis."""
     jitter: float = 0.0
@@ -116,7 +119,7 @@ class AugmentConfig:
 
 @dataclass
 class PointConfig(Config):
-    """What every network over points has, whatever it says of them."""
+    """The options of every network over points, whatever it predicts."""
 
     network: Literal["dgcnn", "pointnet", "pointnet2"] = "dgcnn"
     """The network."""
@@ -129,7 +132,7 @@ class PointConfig(Config):
     grouping: Literal["ssg", "msg"] = "ssg"
     """PointNet++: balls of one scale around a centre, or of several."""
     radius: float = 1.0
-    """PointNet++: factor of the published radii; larger for blocks with fewer points."""
+    """PointNet++: scale of the published radii; larger for blocks with fewer points."""
     k: int = 20
     """DGCNN: neighbours of a point."""
     emb_dims: int = 1024
@@ -139,7 +142,7 @@ class PointConfig(Config):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
     norm_decay: float = 1.0
-    """Factor of BatchNorm's momentum every lr_epochs epochs, down to a tenth of it (yanx27's segmentation: 0.5)."""
+    """BatchNorm's momentum is multiplied by this every lr_epochs epochs, down to a tenth (yanx27's segmentation: 0.5)."""
     sync_batch_norm: bool = True
     """BatchNorm statistics over all processes."""
 
@@ -158,7 +161,7 @@ class CloudConfig(PointConfig):
 
 @dataclass
 class PartConfig(PointConfig):
-    """A network that names the part each point of a shape belongs to (an HDF5 file of part_schema)."""
+    """A network that predicts the part of each point of a shape (an HDF5 file of part_schema)."""
 
     task: ClassVar[str] = "parts"
 
@@ -175,7 +178,7 @@ class PartConfig(PointConfig):
 
 @dataclass
 class BlockConfig(PointConfig):
-    """A network that names the class of each point of a room, from blocks that lie ready (an HDF5 file of
+    """A network that predicts the class of each point of a room, from blocks cut beforehand (an HDF5 file of
     dropfold.data_scripts.schemas.block_schema)."""
 
     task: ClassVar[str] = "blocks"
@@ -184,7 +187,7 @@ class BlockConfig(PointConfig):
     colour: bool = True
     """Feed colours, three of nine channels."""
     class_weights: bool = False
-    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over what trains."""
+    """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over the training split."""
     block: float = 1.0
     """Width of a block in metres, along x and y; a block is as high as the room."""
     stride: float = 0.5
@@ -195,7 +198,8 @@ class BlockConfig(PointConfig):
 
 @dataclass
 class SceneConfig(BlockConfig):
-    """The same from whole rooms, of which blocks are drawn (an HDF5 file of dropfold.data_scripts.schemas.scene_schema)."""
+    """The same from whole rooms, of which blocks are cut while training (an HDF5 file of
+    dropfold.data_scripts.schemas.scene_schema)."""
 
     task: ClassVar[str] = "scenes"
 
@@ -206,10 +210,10 @@ class SceneConfig(BlockConfig):
     sample_rate: float = 1.0
     """See blocks."""
     fewest: int = 1024
-    """A training block is centred on a random point whose block has more points than this; where 16 tries find none, the
+    """A training block is centred on a random point whose block has more points than this; if 16 tries find none, the
     fullest of them is taken."""
     pool_points: int = 1 << 25
-    """Points of the rooms that blocks are drawn from at a time, which bounds the memory; an epoch goes pool by pool."""
+    """Points of the rooms that blocks are cut from at a time, which bounds the memory; an epoch goes pool by pool."""
     validation_blocks: int = 64
     """Blocks, always the same, that the epochs are compared on; at the end whole rooms are labelled."""
 
@@ -247,15 +251,15 @@ class VideoConfig(Config):
     recurrent_dropout: float = 0.0
     """Dropout on the hidden state, one mask for all frames of a clip."""
     hidden_gain: float = 1.0
-    """Standard deviation of what the hidden matrix makes of unit states at the start; `mega` has its own."""
+    """Standard deviation of the hidden matrix's product with unit states at the start; `mega` has its own."""
     frames: int | None = None
     """Frames of a clip that the network sees; default: all that are stored."""
     choose: Literal["uniform", "first"] = "uniform"
-    """Which frames, where fewer are seen than a clip has: spread over it, or its first ones."""
+    """Which frames, if fewer are seen than a clip has: spread over it, or its first ones."""
     shift: int = 0
     """Training clips are moved by up to so many pixels along both axes, all frames of a clip alike."""
     mean: float = 0.5
-    """Taken off the pixels, read as 0 to 1 ..."""
+    """Subtracted from the pixels, read as 0 to 1 ..."""
     std: float = 0.25
     """... which are then divided by this."""
 
@@ -269,11 +273,12 @@ CONFIGS: dict[str, type[Config]] = {
 class Signature:
     """What a trained network maps: its input's shape, without the batch, to one of (or, multi-label, any of) the classes.
 
-    Where each point of a sample has a class, that of parts: `categories` are the kinds of shapes, `part_category` [classes]
-    the one that each part belongs to."""
+    Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
+    belongs to. `channels` says what the channels of a point mean; None if samples are no points."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
     multi_label: bool = False
     categories: list[str] = field(default_factory=list)
     part_category: list[int] = field(default_factory=list)
+    channels: Channels | None = None

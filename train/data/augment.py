@@ -1,6 +1,7 @@
-"""Augmentation of a batch of clouds, drawn for the whole batch from one generator.
+"""Random augmentation of a batch of clouds.
 
-The draws of a batch do not depend on how many processes share it, nor on what ran before.
+One generator serves the whole batch, so the result does not depend on how many processes share the batch, nor on what ran
+before.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Ten
         noise = config.jitter * torch.randn(points.shape, generator=generator)
         points = points + noise.clamp(-5 * config.jitter, 5 * config.jitter)
     if config.point_dropout:
-        share = config.point_dropout * torch.rand(B, 1, 1, generator=generator)
-        fallen = torch.rand(B, N, 1, generator=generator) <= share
-        points = torch.where(fallen, points[:, :1], points)
-        rest = torch.where(fallen, rest[:, :1], rest) if rest.shape[-1] else rest
+        p = config.point_dropout * torch.rand(B, 1, 1, generator=generator)
+        dropped = torch.rand(B, N, 1, generator=generator) <= p
+        points = torch.where(dropped, points[:, :1], points)
+        rest = torch.where(dropped, rest[:, :1], rest) if rest.shape[-1] else rest
     return torch.cat([points, rest], -1)
 
 

@@ -15,11 +15,11 @@ class Cells(NamedTuple):
     """The occupied cells, in the order of their coordinates: x slowest, z fastest."""
 
     index: NDArray[np.int64]  # type: ignore[assignment]
-    """[S] the point that stands for the cell: the nearest to the mean of its points, of equals the smaller index."""
+    """[S] the point kept for the cell: the nearest to the mean of its points, of equals the smaller index."""
     count: NDArray[np.int64]  # type: ignore[assignment]
     """[S] points in the cell."""
     cell: NDArray[np.int64]
-    """[M] the cell of each point: `labels[cells.cell]` gives every point what was found for its cell's."""
+    """[M] the cell of each point: `labels[cells.cell]` gives every point the label of its cell's point."""
 
 
 def grid_subsample(pos: NDArray[np.floating], cell: float) -> Cells:

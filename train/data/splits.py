@@ -1,6 +1,6 @@
 """Batches of a data set in memory: what a step sees is a function of (seed, epoch, step) alone.
 
-No worker processes: sets of this size fit in memory, and a batch is cut out in less time than a process is woken.
+No worker processes: sets of this size fit in memory, and a batch is cut out faster than a process wakes up.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +18,19 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
 from dropfold.train.config.configs import Config, Signature
 
 
+class Samples(Protocol):
+    """A split of a file, as every task has one: its length is the number of its samples."""
+
+    index: np.ndarray
+    """The samples' places in the file."""
+
+    def __len__(self) -> int: ...
+
+
 @dataclass
 class Split:
-    """One split: inputs, one entry a sample in each; label [n], or [n, classes] of 0 and 1; `index`, their places in the
-    file."""
+    """A split in memory: inputs, one entry a sample in each; label [n], or [n, classes] of 0 and 1; `index`, the samples'
+    places in the file."""
 
     inputs: tuple[Tensor, ...]
     label: Tensor
@@ -31,29 +40,30 @@ class Split:
         return len(self.label)
 
 
+SplitT = TypeVar("SplitT", bound=Samples)
+
+
 @dataclass
-class Data:
-    """The three splits of a file, the name of each of its samples, and where they come from.
+class Data(Generic[SplitT]):
+    """The three splits of a file, of the type that their task reads; the name of each sample; and their source."""
 
-    A split is what the functions of its task know; it has a length, its samples, and `index`, their places in the file."""
-
-    train: Any
-    validation: Any
-    test: Any
+    train: SplitT
+    validation: SplitT
+    test: SplitT
     signature: Signature
     name: list[str]
     source: str
     credits: str
     checksum: str
-    """Of the whole file."""
+    """Checksum of the whole file."""
     weight: Tensor | None = None
-    """Of each class in the loss, where they are weighed."""
+    """[classes] weights of the loss; None: all alike."""
     family: Tensor | None = None
-    """Of each class, where the loss is over the classes of the true one's family alone."""
+    """[classes] numbers; the loss is then over the classes of the target's family alone. None: over all."""
 
 
 Batch = tuple[tuple[Tensor, ...], Tensor]  # inputs, one entry a sample in each, and labels
-Draw = Callable[[Any, Tensor, Any, torch.Generator], Batch]
+Draw = Callable[[Any, Tensor, Any, torch.Generator], Batch]  # (split, chosen samples, config, generator)
 
 
 def located(config: Config) -> Path:
@@ -85,7 +95,7 @@ def by_protocol(config: Config, split: np.ndarray, folds: dict[str, np.ndarray])
 
 
 def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices to train, validate and test."""
+    """Indices of the training, validation and test samples."""
     train, validation, test = (np.flatnonzero(split == which) for which in (TRAIN, VALIDATION, TEST))
     if config.train_on_validation:
         train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
@@ -95,9 +105,9 @@ def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np
 def batches(
     draw: Draw, split: Any, config: Config, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """This process's share `(inputs, label)` of each batch of one epoch, as `draw` makes (and augments) it.
+    """This rank's part `(inputs, label)` of each batch of an epoch; `draw` cuts a batch out and augments it.
 
-    Whole batches; what is left over is another part of the set in each epoch."""
+    Only whole batches: the samples that are left over are others in each epoch."""
     order = torch.randperm(len(split), generator=generator(config.seed, epoch))
     mine = share(config, rank, processes)
     for step in range(len(split) // config.batch_size):
@@ -107,7 +117,7 @@ def batches(
 
 
 def share(config: Config, rank: int, processes: int) -> slice:
-    """The part of a batch that is this process's."""
+    """The part of a batch that is this rank's."""
     size = config.batch_size // processes
     return slice(rank * size, (rank + 1) * size)
 

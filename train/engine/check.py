@@ -1,6 +1,8 @@
-"""What cannot be trained is refused in a sentence, before anything is written."""
+"""Configs that cannot be trained are refused with a sentence, before anything is written."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from dropfold.train.config.configs import BlockConfig, Config, PointConfig
 from dropfold.train.data.splits import Data
@@ -26,7 +28,7 @@ RANGES = (
 )
 
 
-def check(config: Config, data: Data, processes: int = 1) -> None:
+def check(config: Config, data: Data[Any], processes: int = 1) -> None:
     """Refuse a config that cannot be trained on these data.
 
     Raises:

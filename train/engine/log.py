@@ -1,4 +1,4 @@
-"""Weights & Biases, if it is installed and wanted: absent or failing, it never stops a run."""
+"""Weights & Biases, if it is installed and asked for. Absent or failing, it never stops a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dropfold.train.config.configs import Config
 from dropfold.train.data.splits import Data
-from dropfold.train.scoring.metrics import Answers
+from dropfold.train.scoring.metrics import Predictions
 from dropfold.train.tasks.registry import task_of
 
 
@@ -38,14 +38,16 @@ class Tracker:
         )
 
     def log(self, row: dict[str, Any]) -> None:
-        """One line of metrics."""
+        """Log one epoch's line of metrics."""
         self._try(lambda: self.run.log(row))
 
-    def finish(self, summary: dict[str, Any], config: Config, data: Data, answers: Answers) -> None:
-        """The summary, and what the task shows of the test split."""
+    def finish(
+        self, summary: dict[str, Any], config: Config, data: Data[Any], predictions: Predictions
+    ) -> None:
+        """Send the summary, and what the task shows of the test split, and end the W&B run."""
 
         def send() -> None:
-            self.run.log(task_of(config).tracked(self.wandb, config, data, answers))
+            self.run.log(task_of(config).log_predictions(self.wandb, config, data, predictions))
             self.run.summary.update(summary)
             self.run.finish()
 

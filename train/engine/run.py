@@ -1,8 +1,8 @@
 """The engine: config in, a run's folder out.
 
 Every step is a function of the weights and of (seed, epoch, step): the order, the augmentation, the noise and the
-dropout are drawn from generators seeded anew at each step. So a checkpoint needs no generator states, and a resumed
-run is the uninterrupted one bit for bit.
+dropout come from generators seeded anew at each step. So a checkpoint needs no generator states, and a resumed run equals
+the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -11,57 +11,49 @@ import copy
 import datetime
 import json
 import math
-import resource
-import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from torch import nn
+from torch import Tensor, nn
 
-from dropfold.models import needs_reestimation, reestimate_batch_norm
 from dropfold.train.config.configs import Config
-from dropfold.train.data.splits import Data, generator
+from dropfold.train.data.splits import Data, Samples, generator
 from dropfold.train.engine import memory
 from dropfold.train.engine.check import check
+from dropfold.train.engine.display import Display
 from dropfold.train.engine.log import Tracker
-from dropfold.train.engine.schedule import learning_rate, set_momentum
-from dropfold.train.scoring.metrics import Answers, Scores, in_words
-from dropfold.train.scoring.objective import loss_function, restricted, share_right
+from dropfold.train.engine.method import Method, owns_step
+from dropfold.train.engine.methods import methods_of
+from dropfold.train.engine.schedule import learning_rate
+from dropfold.train.engine.start import load_start
+from dropfold.train.engine.step import Learner, Step
+from dropfold.train.report.report import write_report
+from dropfold.train.scoring.metrics import Predictions, Scores
+from dropfold.train.scoring.objective import accuracy
 from dropfold.train.storage import checkpoint
 from dropfold.train.storage.provenance import commit, machine
-from dropfold.train.tasks.registry import task_of
+from dropfold.train.tasks.registry import AnyTask, task_of
+from dropfold.train.tasks.trained import Trained
 
 
 class Run:
-    """A run in progress: its folder, data, network and optimiser."""
+    """A run in progress: its folder, data, network and optimiser.
 
-    def __init__(self, config: Config) -> None:
+    `methods` change how it trains, after those that the config itself asks for (`methods_of`). They are no part of the
+    config: a run that is resumed is given them again.
+    """
+
+    def __init__(self, config: Config, methods: Sequence[Method] = ()) -> None:
         from accelerate import Accelerator
 
-        folder = (
-            config.resume
-            or config.out
-            or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        )
-        if config.resume is not None:
-            config = checkpoint.resumed(config)
-        elif (folder / "config.json").exists():
-            raise FileExistsError(
-                f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
-            )
-        self.config, self.folder, self.task = config, folder, task_of(config)
+        resuming = config.resume is not None
+        self.config, self.folder = _config_and_folder(config)
+        config = self.config
+        self.task: AnyTask = task_of(config)
         cuda = torch.cuda.is_available()
         if config.amp == "fp16" and not cuda:
             raise ValueError("amp fp16 needs a GPU, its loss scaling is not made for CPUs; use bf16 or no.")
@@ -70,39 +62,68 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=config.amp, cpu=not cuda)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)
-        self.data: Data = self.task.load(config)
+        self.data: Data[Any] = self.task.load(config)
         check(config, self.data, self.processes)
         self.steps = self.task.samples(self.data.train, config) // config.batch_size
-        torch.manual_seed(config.seed)
-        network: nn.Module = self.task.build(config, self.data.signature, self.steps)
-        self.parameters = sum(p.numel() for p in network.parameters())
-        optimizer = self._optimizer(network)
+        self.methods = [*methods_of(config), *methods]
+        owners = [method for method in self.methods if owns_step(method)]
+        if len(owners) > 1:
+            names = ", ".join(type(method).__name__ for method in owners)
+            raise ValueError(f"a step has one owner, and {names} each want to own it.")
+        self.step_owner = owners[0] if owners else None
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
-        self.final: nn.Module | None = None  # the network as the last epoch was scored
-        saved = folder / "checkpoint.pt"
-        state = checkpoint.load_state(saved) if saved.exists() else None
+        self.final: nn.Module | None = None  # the network as it was scored after the last epoch
+        saved = self.folder / "checkpoint.pt"
+        self._build(checkpoint.load_state(saved) if resuming and saved.exists() else None)
+
+    def _build(self, state: dict[str, Any] | None) -> None:
+        """The network, its methods and its optimiser: new ones, or as a checkpoint left them."""
+        config = self.config
+        torch.manual_seed(config.seed)
+        network = self.task.build(config, self.data.signature, self.steps)
+        if config.start is not None and state is None:
+            load_start(network, config.start, config, self.data.signature)
+        for method in self.methods:
+            network = method.prepare(network)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        optimizer = make_optimizer(config, network)
         if state is not None:
-            if (began := state.get("data", self.data.checksum)) != self.data.checksum:
-                raise ValueError(
-                    f"{config.data} is not the file that {folder} began with: its checksum is {self.data.checksum}, it was "
-                    f"{began}. Put that file back, or train anew."
-                )
+            self._check_state(state)
+            for method, (_, kept) in zip(self.methods, state.get("methods", ())):
+                method.load_state_dict(kept)
             network.load_state_dict(state["model"])
             self.epoch, self.seconds = state["epoch"], state["seconds"]
             self.best = (state["best"], state["best_epoch"])
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
             optimizer.load_state_dict(state["optimizer"])
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
+        # No process group around it, and no autocast but that of the training step.
+        self.network: nn.Module = self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        device = self.accelerator.device
+        weight, family = (
+            None if value is None else value.to(device) for value in (self.data.weight, self.data.family)
+        )
+        terms = [method.loss for method in self.methods]
+        self.learner = Learner(
+            config, wrapped, self.network, self.optimizer, self.accelerator, weight, family, terms
+        )
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        config = self.config
-        # Fused: one pass over weights, gradients and moments, and no temporaries of the size of a weight.
-        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-        if config.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), **options)
-        return torch.optim.SGD(network.parameters(), momentum=0.9, **options)
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with other data, or other methods, than the run began with."""
+        config, folder, checksum = self.config, self.folder, self.data.checksum
+        if (began := state.get("data", checksum)) != checksum:
+            raise ValueError(
+                f"{config.data} is not the file that {folder} began with: its checksum is {checksum}, it was "
+                f"{began}. Put that file back, or train anew."
+            )
+        names = [type(method).__name__ for method in self.methods]
+        if (kept := [name for name, _ in state.get("methods", ())] or names) != names:
+            raise ValueError(
+                f"{folder} was trained with the methods {', '.join(kept)}, and is resumed with {', '.join(names)}; give "
+                "the same ones."
+            )
 
     def train(self) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation and the report. Returns the summary."""
@@ -110,146 +131,156 @@ class Run:
         if self.epoch == config.epochs and (self.folder / "summary.json").exists():
             return self._ended()
         if main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.tidy(self.folder)
-            checkpoint.save_config(self.folder / "config.json", config, self.data.signature)
+            self._prepare_folder()
             metrics = checkpoint.Metrics(self.folder / "metrics.jsonl", self.epoch)
             tracker = Tracker(config, self.folder, self.console.print)
-            splits = [len(split) for split in (self.data.train, self.data.validation, self.data.test)]
-            self.console.print(
-                f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
-                f"{self.task.NOUN} to train, validate and test; {self.folder}"
-            )
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=not (main and self.console.is_terminal),
-        ) as progress:
-            total = (config.epochs - self.epoch) * self.steps
-            task = progress.add_task("training", total=total, note="")
+            self._announce()
+        with Display(self.console, config.epochs, self.steps, self.epoch, quiet=not main) as display:
             while self.epoch < config.epochs:
-                row = self._epoch(lambda: progress.advance(task))
+                row = self._epoch(display.advance)
                 self.epoch += 1
                 if main:
                     metrics.add(row)
                     tracker.log(row)
                     self._save()
-                    note = f"loss {row['train/loss']:.3f}"
-                    if f"{config.select}/loss" in row:
-                        note += f", {config.select} {100 * self.score:.1f} %"
-                    progress.update(task, note=note)
-                    if not self.console.is_terminal:
-                        left = self.seconds / self.epoch * (config.epochs - self.epoch)
-                        self.console.print(f"epoch {self.epoch}/{config.epochs}: {note}, {left:.0f} s left")
+                    display.end_epoch(self.epoch, self._note(row), self.seconds)
         if not main:
             return {}
-        summary, answers = self._finish()
-        tracker.finish(summary, config, self.data, answers)
+        summary, predictions = self._finish()
+        tracker.finish(summary, config, self.data, predictions)
         return summary
 
-    def _epoch(self, advance: Any) -> dict[str, Any]:
-        """One pass over the training split, and the scores of the split that selects."""
-        config, start, device = self.config, time.monotonic(), self.accelerator.device
-        losses, hits, norms = [], [], []
-        weight, family = (
-            None if each is None else each.to(device) for each in (self.data.weight, self.data.family)
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.tidy(self.folder)
+        if self.config.start is not None and self.epoch == 0:
+            self._save()  # from now on the run needs no other run's folder
+        checkpoint.save_config(self.folder / "config.json", self.config, self.data.signature)
+
+    def _announce(self) -> None:
+        config, data = self.config, self.data
+        splits = [len(split) for split in (data.train, data.validation, data.test)]
+        self.console.print(
+            f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
+            f"{self.task.NOUN} to train, validate and test; {self.folder}"
         )
-        set_momentum(self._plain(), config, self.epoch)
-        drawn = self.task.batches(self.data.train, config, self.epoch, self.rank, self.processes)
-        for step, (inputs, label) in enumerate(drawn):
-            rate = learning_rate(config, self.epoch, step, self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.network.train()
-            # Noise and dropout of this step: the same after a resume, another in each process.
-            torch.manual_seed(generator(config.seed, self.epoch, step, self.rank).initial_seed())
-            label = label.to(device)
-            with self.accelerator.autocast():
-                logits = self.network(*(value.to(device) for value in inputs))
-            if family is not None:
-                logits = restricted(logits, family, family[label])
-            loss = loss_function(logits, label, config, weight)
-            if (penalty := self.task.penalty(self._plain(), config)) is not None:
-                loss = loss + penalty
-            self.optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            norms.append(self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip or math.inf))
-            self.optimizer.step()
-            losses.append(loss.detach())
-            hits.append(share_right(logits.detach(), label))
-            advance()
-        means = torch.stack(
-            [torch.stack([torch.as_tensor(v) for v in values]).mean() for values in (losses, hits, norms)]
-        )
-        loss_, accuracy, norm = self.accelerator.reduce(means, "mean").tolist()
-        # With fp16's loss scaling a step whose gradient overflows is skipped, and is no fault.
-        if not math.isfinite(loss_) or not (math.isfinite(norm) or self.accelerator.scaler):
-            kept = f"; epoch {self.epoch} is in {self.folder / 'checkpoint.pt'}" if self.epoch else ""
-            raise FloatingPointError(
-                f"the mean loss is {loss_}, the gradient's norm {norm} in epoch {self.epoch + 1}{kept}. "
-                "A lower --lr may help."
-            )
-        row: dict[str, Any] = {
-            "epoch": self.epoch,
-            "lr": rate,
-            "train/loss": loss_,
-            "train/accuracy": accuracy,
-            "gradient_norm": norm,
-        }
-        split = self.data.test if config.select == "test" else self.data.validation
+
+    def _note(self, row: dict[str, Any]) -> str:
+        select = self.config.select
+        scored = f", {select} {100 * self.score:.1f} %" if f"{select}/loss" in row else ""
+        return f"loss {row['train/loss']:.3f}{scored}"
+
+    def _epoch(self, advance: Callable[[], object]) -> dict[str, Any]:
+        """One pass over the training split, and the scores of the split that selects: the epoch's line of metrics."""
+        start = time.monotonic()
+        row = self._train_epoch(advance)
+        for method in self.methods:
+            row |= method.after_epoch(self.network, self.epoch)
         done = self.epoch + 1
-        due = done % config.validate_every == 0 or done == config.epochs
-        if self.rank == 0 and len(split) and due:
-            model = self._evaluated()
-            self.final = model if done == config.epochs else None
-            found = self._scores(model, split)
-            row |= {f"{config.select}/{name}": value for name, value in found.figures.items()}
-            row[f"{config.select}/loss"] = found.loss
-            self.score = found.leading
-            if found.leading >= self.best[0]:
-                self.best = (found.leading, self.epoch)
-                checkpoint.save_weights(self.folder / "best.safetensors", model.state_dict())
+        due = done % self.config.validate_every == 0 or done == self.config.epochs
+        if self.rank == 0 and due and len(self._selection_split()):
+            row |= self._validate()
         row["seconds"] = time.monotonic() - start
         self.seconds += row["seconds"]
         self.accelerator.wait_for_everyone()
         return row
 
-    def _plain(self) -> Any:
-        """The network itself: no process group around it, and no autocast but that of the training step."""
-        return self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+    def _train_epoch(self, advance: Callable[[], object]) -> dict[str, Any]:
+        """All steps of an epoch. Returns the means of their loss, accuracy and gradient norm."""
+        config = self.config
+        for method in self.methods:
+            method.before_epoch(self.network, self.epoch)
+        rate, figures = config.lr, []
+        batches = self.task.batches(self.data.train, config, self.epoch, self.rank, self.processes)
+        for index, (inputs, target) in enumerate(batches):
+            rate = learning_rate(config, self.epoch, index, self.steps)
+            figures.append(self._step(index, rate, inputs, target))
+            advance()
+        means = torch.stack([torch.stack(values).mean() for values in zip(*figures, strict=True)])
+        loss, mean_accuracy, norm = self.accelerator.reduce(means, "mean").tolist()
+        self._check_finite(loss, norm)
+        return {
+            "epoch": self.epoch,
+            "lr": rate,
+            "train/loss": loss,
+            "train/accuracy": mean_accuracy,
+            "gradient_norm": norm,
+        }
+
+    def _step(
+        self, index: int, rate: float, inputs: tuple[Tensor, ...], target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step at a learning rate. Returns its loss, accuracy and gradient norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.learner.wrapped.train()
+        # The seed of the step's noise and dropout: the same after a resume, another on each rank.
+        torch.manual_seed(generator(self.config.seed, self.epoch, index, self.rank).initial_seed())
+        device = self.accelerator.device
+        on_device = tuple(value.to(device) for value in inputs)
+        step = Step(self.learner, self.epoch, index, on_device, target.to(device))
+        step.clear_gradients()
+        for method in self.methods:
+            method.before_step(step)
+        taken = self.step_owner.take_step(step) if self.step_owner is not None else None
+        loss, logits = step.take() if taken is None else taken
+        for method in self.methods:
+            method.after_step(step)
+        return (
+            loss.detach(),
+            accuracy(logits.detach(), step.target),
+            torch.as_tensor(step.gradient_norm, device=loss.device),
+        )
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        # With fp16's loss scaling a step whose gradient overflows is skipped, and is no fault.
+        if math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler):
+            return
+        kept = f"; epoch {self.epoch} is in {self.folder / 'checkpoint.pt'}" if self.epoch else ""
+        raise FloatingPointError(
+            f"the mean loss is {loss}, the gradient's norm {norm} in epoch {self.epoch + 1}{kept}. "
+            "A lower --lr may help."
+        )
+
+    def _selection_split(self) -> Samples:
+        """The split whose best epoch is reported beside the last one."""
+        return self.data.test if self.config.select == "test" else self.data.validation
+
+    def _validate(self) -> dict[str, float]:
+        """Score the network on the split that selects, and keep it if it is the best so far."""
+        select, network = self.config.select, self._evaluated()
+        self.final = network if self.epoch + 1 == self.config.epochs else None
+        scores = self._scores(network, self._selection_split())
+        self.score = scores.leading
+        if scores.leading >= self.best[0]:
+            self.best = (scores.leading, self.epoch)
+            checkpoint.save_weights(self.folder / "best.safetensors", network.state_dict())
+        figures = {f"{select}/{name}": value for name, value in scores.figures.items()}
+        return figures | {f"{select}/loss": scores.loss}
 
     def _evaluated(self) -> nn.Module:
-        """The network as it is evaluated: BatchNorm's statistics re-estimated where noise came before one."""
-        model = self._plain()
-        if not needs_reestimation(model):
-            return model
-        model = copy.deepcopy(model)
-        for module in model.modules():
-            if hasattr(module, "sync"):
-                module.sync = False  # one process evaluates alone
-        device, config = self.accelerator.device, self.config
-        clean = (
-            tuple(value.to(device) for value in inputs)
-            for inputs, _ in self.task.batches(self.data.train, config, config.epochs)
-        )
-        reestimate_batch_norm(model, clean, lambda inputs: model(*inputs))
-        return model
+        """The network to score and save."""
+        network = self.network
+        for method in self.methods:
+            network = method.evaluated(network, self._clean_batches)
+        return network
 
-    def _scores(self, model: nn.Module, split: Any) -> Scores:
-        return self.task.scores(self.task.answers(model, split, self.config), self.data.signature)
+    def _clean_batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of one more epoch of training."""
+        batches = self.task.batches(self.data.train, self.config, self.config.epochs)
+        return (tuple(value.to(self.accelerator.device) for value in inputs) for inputs, _ in batches)
+
+    def _scores(self, network: nn.Module, split: Samples) -> Scores:
+        predictions = self.task.predict_split(network, split, self.config)
+        return self.task.scores(predictions, self.data.signature)
 
     def _save(self) -> None:
         scaler = self.accelerator.scaler
         state = {
-            "model": self._plain().state_dict(),
+            "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "methods": [(type(method).__name__, method.state_dict()) for method in self.methods],
             "epoch": self.epoch,
             "seconds": self.seconds,
             "best": self.best[0],
@@ -260,42 +291,33 @@ class Run:
 
     def _ended(self) -> dict[str, Any]:
         """The summary of a run that is resumed after its end; a kill may have left it without a report."""
-        from dropfold.train.report.report import write_report
-
         if self.rank != 0:
             return {}
-        write_report(self.folder, self.data)
+        write_report(Trained(self.folder, self.config, self.data.signature, data=self.data))
         return json.loads((self.folder / "summary.json").read_text())
 
-    def _finish(self) -> tuple[dict[str, Any], Answers]:
+    def _finish(self) -> tuple[dict[str, Any], Predictions]:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
-        Returns the summary and what the network says of the test split."""
-        config, test = self.config, self.data.test
-        model = self._evaluated() if self.final is None else self.final
-        answers = self.task.answers(model, test, config, final=True)
-        last = self.task.scores(answers, self.data.signature)
-        checkpoint.save_weights(self.folder / "model.safetensors", model.state_dict())
-        save_predictions(self.folder / "predictions.npz", answers)
-        summary: dict[str, Any] = {f"test/{name}": value for name, value in last.figures.items()}
+        Returns the summary and the predictions on the test split."""
+        config, test, signature = self.config, self.data.test, self.data.signature
+        network = self._evaluated() if self.final is None else self.final
+        predictions = self.task.predict_split(network, test, config, final=True)
+        checkpoint.save_weights(self.folder / "model.safetensors", network.state_dict())
+        checkpoint.save_arrays(self.folder / "predictions.npz", predictions)
+        figures = self.task.scores(predictions, signature).figures
+        summary: dict[str, Any] = {f"test/{name}": value for name, value in figures.items()}
         if len(self.data.validation):
-            validation = self._scores(model, self.data.validation).figures
+            validation = self._scores(network, self.data.validation).figures
             summary |= {f"validation/{name}": value for name, value in validation.items()}
         if (self.folder / "best.safetensors").exists():
-            from safetensors.torch import load_file
-
-            there = answers
-            if self.best[1] + 1 < config.epochs:
-                chosen = copy.deepcopy(model)
-                chosen.load_state_dict(load_file(self.folder / "best.safetensors"))
-                there = self.task.answers(chosen, test, config, final=True)
-            best = {**self.task.scores(there, self.data.signature).figures, "epoch": self.best[1] + 1}
+            best = {**self._best_figures(network, predictions), "epoch": self.best[1] + 1}
             summary |= {f"test_at_best_{config.select}/{name}": value for name, value in best.items()}
         summary |= {
             "epochs": config.epochs,
             "seconds": round(self.seconds, 2),
-            "peak_memory_bytes": peak_memory(self.accelerator.device),
+            "peak_memory_bytes": memory.peak(self.accelerator.device),
             "parameters": self.parameters,
-            **self.task.facts(model),
+            **self.task.facts(network),
             "commit": commit(),
             "machine": machine(self.accelerator.device),
             "processes": self.processes,
@@ -303,32 +325,39 @@ class Run:
             "torch": torch.__version__,
         }
         checkpoint.save_json(self.folder / "summary.json", summary)
-        from dropfold.train.report.report import write_report
+        trained = Trained(
+            self.folder, config, signature, network=network, data=self.data, predictions=predictions
+        )
+        write_report(trained)
+        return summary, predictions
 
-        write_report(self.folder, self.data)
-        return summary, answers
+    def _best_figures(self, last: nn.Module, predictions: Predictions) -> dict[str, float]:
+        """Figures on the test split of the selected epoch's network; `last` and `predictions` are the last epoch's."""
+        if self.best[1] + 1 < self.config.epochs:
+            from safetensors.torch import load_file
 
-
-def in_a_line(summary: dict[str, Any], digits: int = 1) -> str:
-    """The test split's figures of a summary."""
-    figures = {
-        name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
-    }
-    return ", ".join(f"{in_words(name)} {100 * value:.{digits}f} %" for name, value in figures.items())
-
-
-def save_predictions(path: Path, answers: Answers) -> None:
-    """What the network says of every sample of a split."""
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **answers)  # type: ignore[arg-type]
-    checkpoint.write(path, buffer.getvalue())
+            best = copy.deepcopy(last)
+            best.load_state_dict(load_file(self.folder / "best.safetensors"))
+            predictions = self.task.predict_split(best, self.data.test, self.config, final=True)
+        return self.task.scores(predictions, self.data.signature).figures
 
 
-def peak_memory(device: torch.device) -> int:
-    """Largest memory so far in bytes: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else 1024 * largest  # macOS counts bytes, Linux kilobytes
+def _config_and_folder(config: Config) -> tuple[Config, Path]:
+    """The config of a run, as saved if it is resumed, and its folder."""
+    if config.resume is not None:
+        return checkpoint.resumed(config), config.resume
+    folder = config.out or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
+        )
+    return config, folder
+
+
+def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a config."""
+    # Fused: one pass over weights, gradients and moments, and no temporaries of the size of a weight.
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), **options)
+    return torch.optim.SGD(network.parameters(), momentum=0.9, **options)

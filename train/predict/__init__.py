@@ -1,1 +1,1 @@
-"""What a trained network says: of files, and of whole splits."""
+"""Predictions of a trained network: for files, and for whole splits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -25,41 +25,35 @@ def main(options: Options) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dropfold.train.engine.run import in_a_line
-    from dropfold.train.storage import checkpoint
-    from dropfold.train.tasks.registry import task_of
-    from dropfold.train.tasks.trained import load_network
+    from dropfold.train.scoring.metrics import in_a_line
+    from dropfold.train.tasks.trained import Trained
 
+    changes: dict[str, Any] = {"train_on_validation": False}
+    if options.data is not None:
+        changes["data"] = options.data
     try:
-        config, signature, model = load_network(options.run)
-        config.data = options.data or config.data
-        config.train_on_validation = False
-        task = task_of(config)
-        data = task.load(config)
-        if options.data is None:
-            checkpoint.same_data(options.run, config, data.checksum)
-        if data.signature.class_names != signature.class_names:
+        trained = Trained.of(options.run, **changes)
+        task, config, signature, network = trained.task, trained.config, trained.signature, trained.network
+        theirs = trained.data.signature
+        if theirs.class_names != signature.class_names:
             raise ValueError(
-                f"{config.data} has the classes {data.signature.class_names}, the run was trained on "
+                f"{config.data} has the classes {theirs.class_names}, the run was trained on "
                 f"{signature.class_names}."
             )
-        if data.signature.shape[1:] != signature.shape[1:]:
+        if theirs.shape[1:] != signature.shape[1:]:
             raise ValueError(
-                f"{config.data} has samples {list(data.signature.shape)}, the run was trained on {list(signature.shape)}."
+                f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."
             )
-        split = getattr(data, options.split)
-        if not len(split):
-            raise ValueError(f"{config.data} has no {task.NOUN} in its {options.split} split.")
-        answers = task.answers(model, split, config, final=True)
+        predictions = task.predict_split(network, trained.split(options.split), config, final=True)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    found = task.scores(answers, signature)
-    stated = task.classes(found, answers, signature)["classes"]
+    scores = task.scores(predictions, signature)
+    classes = task.class_table(scores, predictions, signature)
     table = Table(title=f"{options.run}, {options.split} split")
-    for name in stated["head"]:
-        table.add_column(name, justify="left" if name == stated["head"][0] else "right")
-    for name, count, *values in stated["rows"]:
+    for name in classes.head:
+        table.add_column(name, justify="left" if name == classes.head[0] else "right")
+    for name, count, *values in classes.rows:
         shown = (f"{100 * value:.1f} %" if count and value == value else "" for value in values)
         table.add_row(name, f"{count:,}", *shown)
     Console().print(table)
-    print(in_a_line({f"test/{name}": value for name, value in found.figures.items()}, 2))
+    print(in_a_line(scores.figures, 2))

@@ -1,12 +1,12 @@
-"""`dropfold predict RUN FILE...`: what a trained network says of shapes, clouds, scenes and videos in files.
+"""`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, clouds, scenes and videos in files.
 
 For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are
-taken as they are. Each file is read as the training data were: centred, in the unit sphere; it should stand as they do,
-the same axis up. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
+taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis should
+be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
-PLY, LAS, LAZ, XYZ, TXT, NPY, shapes with parts from what is named above; either is written as any of these. Scenes stand
-with z upwards; colours are 0 .. 255.
+PLY, LAS, LAZ, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats. Scenes
+have z upwards; colours are 0 .. 255.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dropfold.data_scripts.readers.scene_file import Unit
-from dropfold.train.config.configs import Config, Signature
 
 if TYPE_CHECKING:
-    from torch import nn
+    from dropfold.train.tasks.trained import Trained
 
 
 @dataclass
@@ -34,14 +33,14 @@ class Options:
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Meshes, clouds, scenes or videos."""
     votes: int | None = None
-    """Samplings of each mesh or cloud whose probabilities are averaged, 8 if not said; where each point is labelled, how
-    often they are cut into groups: 1, or as the run's config says."""
+    """Samplings of each mesh or cloud whose probabilities are averaged, default 8. For runs that label points: how often
+    the points are cut into groups, default 1, or as the run's config says."""
     out: Path | None = None
     """Parts and scenes: where the labelled points of one file go; default: NAME-labelled.ply beside it."""
     category: str = ""
-    """Parts: the kind of shape that the files hold."""
+    """Parts: the kind of shape in the files."""
     unit: Unit | None = None
-    """Scenes: the unit of the coordinates; default: metres, where that is a room's size."""
+    """Scenes: the unit of the coordinates; default: metres, if that gives a room's size."""
     top: int = 3
     """Classes shown for each file."""
     json: bool = False
@@ -52,28 +51,31 @@ def main(options: Options) -> None:
     if options.votes is not None and options.votes < 1:
         raise SystemExit(f"error: votes must be at least 1; got {options.votes}.")
     from dropfold.train.scoring.predict import predict
-    from dropfold.train.tasks.registry import task_of
-    from dropfold.train.tasks.trained import load_network
+    from dropfold.train.tasks.registry import CLASSIFYING
+    from dropfold.train.tasks.trained import Trained
 
     try:
-        config, signature, model = load_network(options.run)
+        trained = Trained.of(options.run)
+        network = trained.network
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    names, found, faults = signature.class_names, [], []
-    if config.task in ("parts", "blocks", "scenes"):
-        return label(options, config, signature, model)
+    config, signature = trained.config, trained.signature
+    task = CLASSIFYING.get(config.task)
+    if task is None:
+        return label(options, trained)
     if options.out is not None:
         raise SystemExit(f"error: --out is for runs that label points, and {options.run} names classes.")
+    names, rows, errors = signature.class_names, [], []
     for file in options.files:
         try:
-            inputs = task_of(config).read(file, config, signature, options.votes or 8)
+            inputs = task.read(file, config, signature, options.votes or 8)
         except (ValueError, OSError) as error:
-            faults.append(str(error))
+            errors.append(str(error))
             continue
-        logits = predict(model, inputs)
+        logits = predict(network, inputs)
         probabilities = (logits.sigmoid() if signature.multi_label else logits.softmax(1)).mean(0)
         order = probabilities.argsort(descending=True).tolist()
-        found.append(
+        rows.append(
             {
                 "file": str(file),
                 "class": names[order[0]],
@@ -81,41 +83,43 @@ def main(options: Options) -> None:
             }
         )
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(rows, indent=2))
     else:
-        for one in found:
-            likely = list(one["probabilities"].items())[: options.top]
-            print(f"{one['file']}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in likely))
-    if faults:
-        raise SystemExit("\n".join(f"error: {fault}" for fault in faults))
+        for row in rows:
+            likely = list(row["probabilities"].items())[: options.top]
+            print(f"{row['file']}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in likely))
+    if errors:
+        raise SystemExit("\n".join(f"error: {error}" for error in errors))
 
 
-def label(options: Options, config: Config, signature: Signature, model: nn.Module) -> None:
+def label(options: Options, trained: Trained) -> None:
     """Label the points of the files."""
-    from dropfold.train.predict.labelling import in_words, label_file, target
+    from dropfold.train.predict.labelling import in_words, label_file, output_path
 
     if options.out is not None and len(options.files) > 1:
         raise SystemExit(f"error: --out names one file, and {len(options.files)} are to be labelled.")
-    targets = [target(file, options.out) for file in options.files]
+    targets = [output_path(file, options.out) for file in options.files]
     for file, out in zip(options.files, targets):
         if targets.count(out) > 1:
             raise SystemExit(
                 f"error: {file} and another file would both be labelled in {out}; label them one by one, with --out."
             )
-    found, faults = [], []
+    rows, errors = [], []
     for file, out in zip(options.files, targets):
         try:
-            asked: dict[str, Any] = {
-                "votes": options.votes,
-                "category": options.category,
-                "unit": options.unit,
-            }
-            found.append(label_file(model, config, signature, file, out, **asked))
+            rows.append(
+                label_file(
+                    *(trained, file, out),
+                    votes=options.votes,
+                    category=options.category,
+                    unit=options.unit,
+                )
+            )
         except (ValueError, OSError) as error:
-            faults.append(str(error))
+            errors.append(str(error))
         except KeyboardInterrupt:
             raise SystemExit(f"\ninterrupted; nothing of {file} was written.") from None
-    if found or options.json:
-        print(json.dumps(found, indent=2) if options.json else "\n".join(map(in_words, found)))
-    if faults:
-        raise SystemExit("\n".join(f"error: {fault}" for fault in faults))
+    if rows or options.json:
+        print(json.dumps(rows, indent=2) if options.json else "\n".join(map(in_words, rows)))
+    if errors:
+        raise SystemExit("\n".join(f"error: {error}" for error in errors))

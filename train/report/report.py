@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,31 +14,31 @@ import numpy as np
 
 from dropfold.train.config.configs import Config
 from dropfold.train.config.recipes import RECIPES, recipe
-from dropfold.train.data.splits import Data
 from dropfold.train.scoring.metrics import in_words
 from dropfold.train.storage import checkpoint
-from dropfold.train.tasks.registry import task_of
-from dropfold.train.tasks.trained import load_network
+from dropfold.train.tasks.section import Section
+from dropfold.train.tasks.trained import Trained
 
 PAGE = Path(__file__).with_name("report_page.html")
 
 
-def write_report(run: Path, data: Data) -> None:
-    """Write `report.html` into a finished run's folder; `data` are those it was trained on."""
-    page = PAGE.read_text().replace("{{DATA}}", json.dumps(_finite(collect(run, data))).replace("</", "<\\/"))
-    checkpoint.write(run / "report.html", page.encode())
+def write_report(trained: Trained, sections: Sequence[Section] = ()) -> None:
+    """Write `report.html` into a finished run's folder; `sections` come after those of the run's task."""
+    content = json.dumps(_finite(collect(trained, sections))).replace("</", "<\\/")
+    page = PAGE.read_text().replace("{{DATA}}", content)
+    checkpoint.write(trained.run / "report.html", page.encode())
 
 
-def collect(run: Path, data: Data) -> dict[str, Any]:
-    """Everything that the page shows, from the files of the run."""
-    config, signature, network = load_network(run)
-    task, names = task_of(config), signature.class_names
+def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any]:
+    """Everything that the page shows, from the run's files."""
+    run, config, task, data = trained.run, trained.config, trained.task, trained.data
+    names, predictions = trained.signature.class_names, trained.predictions
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    with np.load(run / "predictions.npz") as found:
-        answers = dict(found)
-    found_scores = task.scores(answers, signature)
-    name, leading = next(iter(found_scores.figures.items()))
+    scores = task.scores(predictions, trained.signature)
+    name, leading = next(iter(scores.figures.items()))
+    table = task.class_table(scores, predictions, trained.signature)
+    own = [*task.galleries(config, data, predictions), *task.sections(config, data, trained.network)]
     return {
         "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(data.test)} test {task.NOUN}",
         "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} "
@@ -46,9 +47,11 @@ def collect(run: Path, data: Data) -> dict[str, Any]:
         "tiles": tiles(config, summary, name),
         "epochs": [row["epoch"] + 1 for row in rows],
         "curves": curves(config, rows, name),
-        "sections": [*task.galleries(config, data, answers), *task.sections(config, data, network)],
+        "sections": [section.as_json() for section in (*own, *sections)],
         "names": names,
-        **task.classes(found_scores, answers, signature),
+        "confusion": table.confusion,
+        "unit": table.unit,
+        "classes": {"head": table.head, "rows": table.rows},
         "command": command(config),
         "machine": f"Measured: commit {summary['commit']}, {summary['machine']}, torch {summary['torch']}. "
         f"Data: {data.credits}.",
@@ -58,7 +61,7 @@ def collect(run: Path, data: Data) -> dict[str, Any]:
 
 def tiles(config: Config, summary: dict[str, Any], name: str) -> list[list[str]]:
     """The figures at the top."""
-    found = [
+    shown = [
         [f"{100 * value:.1f} %", f"{in_words(key.removeprefix('test/'))}, last epoch"]
         for key, value in summary.items()
         if key.startswith("test/")
@@ -66,14 +69,14 @@ def tiles(config: Config, summary: dict[str, Any], name: str) -> list[list[str]]
     key = f"test_at_best_{config.select}"
     if f"{key}/epoch" in summary:
         value, epoch = 100 * summary[f"{key}/{name}"], summary[f"{key}/epoch"]
-        found.append([f"{value:.1f} %", f"{in_words(name)}, epoch {epoch} (best on {config.select})"])
+        shown.append([f"{value:.1f} %", f"{in_words(name)}, epoch {epoch} (best on {config.select})"])
     minutes, seconds = divmod(round(summary["seconds"]), 60)
-    found.append([f"{minutes}:{seconds:02d}", "minutes of training"])
-    found.append([f"{summary['parameters']:,}", "parameters"])
+    shown.append([f"{minutes}:{seconds:02d}", "minutes of training"])
+    shown.append([f"{summary['parameters']:,}", "parameters"])
     if "cores" in summary:
-        found.append([f"{summary['cores'] + summary['biases']:,}", "of them in the RNN"])
-    found.append([f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB", "peak memory"])
-    return found
+        shown.append([f"{summary['cores'] + summary['biases']:,}", "of them in the RNN"])
+    shown.append([f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB", "peak memory"])
+    return shown
 
 
 def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What answers are worth: classification by torchmetrics, parts and scenes by their confusion of points."""
+"""Scores of predictions: classification by torchmetrics, parts and scenes from the confusion matrix of their points."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Answers = dict[str, np.ndarray]  # what a network says of a split, by the names of predictions.npz
+Predictions = dict[str, np.ndarray]  # a network's predictions on a split, by the names in predictions.npz
 
 
 @dataclass
 class Scores:
-    """Figures by name, the leading one first; what each class reaches; confusion [true, predicted] where a sample has one
-    class.
+    """Figures by name, the leading one first; the leading figure of each class; the confusion matrix [target, predicted], if
+    a sample has one class.
 
-    One class a sample: overall_accuracy (share of samples) and mean_class_accuracy (mean of the classes' shares).
+    One class a sample: overall_accuracy (over samples) and mean_class_accuracy (mean over classes of their accuracies).
     Any number of classes: mean_average_precision, the mean over classes of the area under precision against recall.
     """
 
     figures: dict[str, float]
     loss: float
-    each: Tensor
+    by_class: Tensor
     confusion: Tensor | None = None
 
     @property
@@ -37,47 +37,51 @@ def scores(logits: Tensor, label: Tensor) -> Scores:
 
     classes = logits.shape[1]
     if label.ndim == 2:
-        each = torch.full((classes,), torch.nan)
+        precision = torch.full((classes,), torch.nan)
         for c in range(classes):
             if label[:, c].any():
-                each[c] = classification.binary_average_precision(logits[:, c], label[:, c].long())
+                precision[c] = classification.binary_average_precision(logits[:, c], label[:, c].long())
         loss = nn.functional.binary_cross_entropy_with_logits(logits, label)
-        return Scores({"mean_average_precision": float(each.nanmean())}, float(loss), each)
-    confusion = classification.multiclass_confusion_matrix(logits, label, classes)
-    each = classification.multiclass_accuracy(logits, label, classes, average="none")
-    there = confusion.sum(1) > 0
+        return Scores({"mean_average_precision": float(precision.nanmean())}, float(loss), precision)
+    matrix = torch.from_numpy(confusion(label.numpy(), logits.argmax(1).numpy(), classes))
+    accuracy = classification.multiclass_accuracy(logits, label, classes, average="none")
     figures = {
         "overall_accuracy": float(
             classification.multiclass_accuracy(logits, label, classes, average="micro")
         ),
-        "mean_class_accuracy": float(each[there].mean()),
+        "mean_class_accuracy": float(accuracy[matrix.sum(1) > 0].mean()),
     }
-    return Scores(figures, float(nn.functional.cross_entropy(logits, label)), each, confusion)
+    return Scores(figures, float(nn.functional.cross_entropy(logits, label)), accuracy, matrix)
 
 
 def in_words(name: str) -> str:
-    """A figure's name as a reader wants it."""
+    """A figure's name for readers."""
     return name.replace("_", " ").replace("iou", "IoU")
 
 
+def in_a_line(figures: dict[str, float], digits: int = 1) -> str:
+    """Figures from 0 to 1 in a line, in per cent."""
+    return ", ".join(f"{in_words(name)} {100 * value:.{digits}f} %" for name, value in figures.items())
+
+
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Points by class [true, predicted], int64."""
-    both = label.astype(np.int64) * classes + predicted
-    return np.bincount(both.ravel(), minlength=classes * classes).reshape(classes, classes)
+    """The confusion matrix: samples (or points) by class [target, predicted], int64."""
+    pairs = label.astype(np.int64) * classes + predicted
+    return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
 
 
 def scene_scores(matrix: np.ndarray, loss: float = np.nan) -> Scores:
-    """Of a confusion matrix [true, predicted] summed over all points: mean_iou, overall_accuracy, mean_class_accuracy.
+    """Scores of a confusion matrix [target, predicted] over points: mean_iou, overall_accuracy, mean_class_accuracy.
 
-    IoU of a class = points that are it and are said to be / points that are it or are said to be. A class that neither is
-    there nor is said does not count; one that is not there and is said has IoU 0, and no accuracy.
+    IoU of a class = points of the class that are predicted as it / points of the class or predicted as it. A class that
+    neither occurs nor is predicted does not count; one that is predicted and does not occur has IoU 0, and no accuracy.
     """
-    hit, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    iou = ratio(hit, true + said - hit)
+    hit, target, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    iou = ratio(hit, target + predicted - hit)
     figures = {
         "mean_iou": mean(iou),
-        "overall_accuracy": float(hit.sum() / max(1, true.sum())),
-        "mean_class_accuracy": mean(ratio(hit, true)),
+        "overall_accuracy": float(hit.sum() / max(1, target.sum())),
+        "mean_class_accuracy": mean(ratio(hit, target)),
     }
     return Scores(figures, loss, torch.from_numpy(iou), torch.from_numpy(matrix))
 
@@ -85,8 +89,8 @@ def scene_scores(matrix: np.ndarray, loss: float = np.nan) -> Scores:
 def shape_ious(
     label: np.ndarray, predicted: np.ndarray, ptr: np.ndarray, category: np.ndarray, part_category: np.ndarray
 ) -> np.ndarray:
-    """[n]: of each shape, rows ptr[i] .. ptr[i + 1], the mean over its category's parts of their IoU; 1 for a part that
-    neither is there nor is predicted."""
+    """[n]: for each shape, rows ptr[i] .. ptr[i + 1], the mean over its category's parts of their IoU; 1 for a part that
+    neither occurs nor is predicted."""
     parts = len(part_category)
     start = np.repeat(np.arange(len(category)) * parts, np.diff(ptr))
 
@@ -94,12 +98,8 @@ def shape_ious(
         return np.bincount(rows, minlength=len(category) * parts).reshape(-1, parts)
 
     same = label == predicted
-    true, said, hit = (
-        counts(start + label),
-        counts(start + predicted),
-        counts(start[same] + label[same]),
-    )
-    union = true + said - hit
+    hit = counts(start[same] + label[same])
+    union = counts(start + label) + counts(start + predicted) - hit
     iou = np.where(union > 0, hit / np.maximum(1, union), 1.0)
     own = part_category[None, :] == category[:, None]
     return (iou * own).sum(1) / own.sum(1)
@@ -114,15 +114,15 @@ def part_scores(
     loss: float = np.nan,
 ) -> Scores:
     """instance_mean_iou, the mean over shapes of their IoU; class_mean_iou, the mean over categories of the mean over their
-    shapes; overall_accuracy, the share of points. `each` is by category."""
+    shapes; overall_accuracy, over points. `by_class` is by category."""
     shapes = np.bincount(category, minlength=categories)
-    each = ratio(np.bincount(category, ious, categories), shapes)
+    by_category = ratio(np.bincount(category, ious, categories), shapes)
     figures = {
         "instance_mean_iou": float(ious.mean()),
-        "class_mean_iou": mean(each),
+        "class_mean_iou": mean(by_category),
         "overall_accuracy": float((label == predicted).mean()),
     }
-    return Scores(figures, loss, torch.from_numpy(each))
+    return Scores(figures, loss, torch.from_numpy(by_category))
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -131,6 +131,6 @@ def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of what is not NaN."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
+    """The mean of the values that are not NaN."""
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else float("nan")

@@ -1,4 +1,4 @@
-"""The loss, and the share of answers that are right."""
+"""The loss and the accuracy of a batch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dropfold.train.config.configs import Config
 
 
 def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy of logits [..., classes] against classes [...], or the binary one where label [B, classes] is floating
-    point and says yes or no to each class. `weight` [classes] weighs the samples (or points) of each class.
+    """Cross-entropy of logits [..., classes] against classes [...], or binary cross-entropy if label [B, classes] is of
+    floating point, 0 or 1 for each class. `weight` [classes] weighs the samples (or points) of each class.
 
-    label_smoothing spreads its share over the *other* classes, as antao97 has it. PyTorch spreads over all classes, so
-    its share is C / (C - 1) times ours.
+    label_smoothing spreads its probability over the *other* classes, as antao97 has it. PyTorch spreads over all classes, so
+    it is given C / (C - 1) times ours.
     """
     if label.is_floating_point():
         return nn.functional.binary_cross_entropy_with_logits(logits.float(), label)
@@ -22,17 +22,17 @@ def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor 
     logits, label = logits.float().reshape(-1, classes), label.reshape(-1)
     if weight is None:
         return nn.functional.cross_entropy(logits, label, label_smoothing=smoothing)
-    # PyTorch would weigh each class of a smoothed target by its own weight: rare ones would get most of what is spread.
-    each = nn.functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
-    return (weight[label] * each).sum() / weight[label].sum()
+    # PyTorch would weigh each class of a smoothed target by its own weight: rare classes would get most of the smoothing.
+    losses = nn.functional.cross_entropy(logits, label, label_smoothing=smoothing, reduction="none")
+    return (weight[label] * losses).sum() / weight[label].sum()
 
 
 def restricted(logits: Tensor, family: Tensor, to: Tensor) -> Tensor:
-    """Logits [..., classes], minus infinity for the classes whose family, `family` [classes], is not `to` [...]."""
+    """Logits [..., classes], minus infinity for the classes whose family, `family` [classes], differs from `to` [...]."""
     return logits.masked_fill(family != to[..., None], -torch.inf)
 
 
-def share_right(logits: Tensor, label: Tensor) -> Tensor:
-    """Share of samples (or points) whose class is right; of many labels, the share of answers that are."""
-    found = logits > 0 if label.is_floating_point() else logits.argmax(-1)
-    return (found == label).float().mean()
+def accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Share of the samples (or points) whose class is predicted; with many labels, share of the labels that are."""
+    predicted = logits > 0 if label.is_floating_point() else logits.argmax(-1)
+    return (predicted == label).float().mean()

@@ -1,4 +1,4 @@
-"""The predictions of a network."""
+"""The logits of a network."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and where it came from."""
+"""The files of a run, and where its figures come from."""

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, each file whole or not at all: written beside its place, synchronised, then renamed."""
+"""The files of a run, each written whole or not at all: to a temporary file beside it, synchronised, then renamed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import CONFIGS, Config, Signature
 from dropfold.train.config.recipes import recipe
+from dropfold.train.data.channels import channels_of
 
 
 def write(path: Path, content: bytes) -> None:
@@ -33,43 +37,50 @@ def write(path: Path, content: bytes) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a kill left of files that were being written."""
+    """Remove temporary files that a kill has left."""
     for left in folder.glob(".*"):
         if left.is_file():
             left.unlink()
 
 
 def save_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON."""
+    """Write `value` as indented JSON."""
     write(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name, as a compressed .npz."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write(path, buffer.getvalue())
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Tensors and numbers, to be read with `load_state`."""
+    """Write tensors and numbers, to be read with `load_state`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote; nothing in the file is executed."""
+    """Read what `save_state` wrote; nothing in the file is executed."""
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """A state dict as safetensors."""
+    """Write a state dict as safetensors."""
     from safetensors.torch import save
 
     write(path, save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
 
 
 def save_config(path: Path, config: Config, signature: Signature) -> None:
-    """The config and its task, and the signature that predictions need."""
+    """Write the config, its task, and the signature that predictions need."""
     save_json(path, {"task": config.task, **asdict(config), **asdict(signature)})
 
 
 def load_config(run: Path) -> tuple[Config, Signature]:
-    """The config and signature of a run's folder."""
+    """Read the config and the signature of a run's folder."""
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -77,13 +88,17 @@ def load_config(run: Path) -> tuple[Config, Signature]:
         )
     values = json.loads(path.read_text())
     kind = CONFIGS[values.get("task", "clouds")]
+    config = _read_dataclass(kind, values)
     signature = {field.name: values[field.name] for field in fields(Signature) if field.name in values}
     signature["shape"] = tuple(signature.get("shape", ()))
-    return _dataclass(kind, values), Signature(**signature)
+    # Runs made before channels were saved: their config says which they had.
+    channels = values.get("channels")
+    signature["channels"] = Channels(**channels) if channels is not None else channels_of(config)
+    return config, Signature(**signature)
 
 
 def same_data(run: Path, config: Config, checksum: str) -> None:
-    """Refuse a data file that is not the one which a finished run was trained on; `checksum` is the file's."""
+    """Refuse a data file that differs from the one a finished run was trained on; `checksum` is the file's."""
     began = json.loads((run / "summary.json").read_text()).get("data", checksum)
     if began != checksum:
         raise ValueError(
@@ -93,7 +108,7 @@ def same_data(run: Path, config: Config, checksum: str) -> None:
 
 
 def resumed(config: Config) -> Config:
-    """The config of the run in `config.resume`; what was asked for beside it must agree."""
+    """The config of the run in `config.resume`; other options given beside it must agree with it."""
     assert config.resume is not None
     saved, _ = load_config(config.resume)
     default = recipe(config.recipe) if config.recipe else config
@@ -106,20 +121,20 @@ def resumed(config: Config) -> Config:
     return saved
 
 
-def _dataclass(kind: Any, values: dict[str, Any]) -> Any:
-    hints, found = get_type_hints(kind), {}
+def _read_dataclass(kind: Any, values: dict[str, Any]) -> Any:
+    hints, options = get_type_hints(kind), {}
     for field in fields(kind):
         if field.name not in values:
             continue
         value, hint = values[field.name], hints[field.name]
         if is_dataclass(hint):
-            value = _dataclass(hint, value)
+            value = _read_dataclass(hint, value)
         elif "Path" in str(hint) and value is not None:
             value = Path(value)
         elif isinstance(value, list):
             value = tuple(value)
-        found[field.name] = value
-    return kind(**found)
+        options[field.name] = value
+    return kind(**options)
 
 
 class Metrics:
@@ -132,7 +147,7 @@ class Metrics:
             for line in path.read_text().splitlines():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:  # a line that the kill cut short
+                except json.JSONDecodeError:  # a kill cut the line short
                     break
                 if row["epoch"] < before_epoch:
                     self.rows.append(row)

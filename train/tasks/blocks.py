@@ -1,7 +1,7 @@
-"""Blocks of rooms that lie ready in a file (block_schema), and what is shown of them (see registry.py).
+"""Blocks of rooms, cut beforehand into a file (block_schema): their batches, and what is shown of them (see `task.py`).
 
-A batch is read when it is drawn, so memory does not grow with the file. Figures are over all points of all blocks, as those
-published on such blocks are; a point that lies in two blocks counts twice.
+A batch is read from the file when it is needed, so memory does not grow with the file. Figures are over all points of all
+blocks, as those published on such blocks are; a point that lies in two blocks counts twice.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from torch import Tensor, nn
 from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.train.config.configs import BlockConfig, Signature
 from dropfold.train.data.augment import augment
+from dropfold.train.data.channels import channels_of
 from dropfold.train.data.splits import Batch, Data, by_protocol, located, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
-from dropfold.train.scoring.metrics import Answers
+from dropfold.train.scoring.metrics import Predictions
 from dropfold.train.tasks import points, scenes, segmentation
-from dropfold.train.tasks.segmentation import PALETTE, compared
+from dropfold.train.tasks.section import Section
+from dropfold.train.tasks.segmentation import PALETTE, compare_clouds
 
 NOUN = SAMPLES = "blocks"
 CLASSES = "classes"
 SHOWN = 4  # blocks in each gallery
-penalty, describe, facts = points.penalty, points.describe, points.facts
-build, scores, classes, sections = scenes.build, scenes.scores, scenes.classes, scenes.sections
+describe, facts = points.describe, points.facts
+scores, class_table = scenes.scores, scenes.class_table
 
 
 @dataclass
-class Split:
-    """Blocks of a file, by their places in it; nothing is read before it is needed."""
+class Blocks:
+    """Blocks of a file, by their places in it; a block is read when it is needed."""
 
     file: block_schema.Blocks
     index: np.ndarray
@@ -50,11 +52,11 @@ class Split:
         return torch.from_numpy(x), torch.from_numpy(label).long()
 
 
-def load(config: BlockConfig) -> Data:
-    """Open `config.data` and cut it into splits; what does not fit is said in a sentence."""
+def load(config: BlockConfig) -> Data[Blocks]:
+    """Open `config.data` and cut it into splits; ValueError says what does not fit the config."""
     path = located(config)
     file = block_schema.read(path)
-    segmentation.enough_points(config, 1024)
+    segmentation.check_points(config, 1024)
     if config.points > file.points:
         raise ValueError(
             f"the blocks of {path} have {file.points} points, and the config asks for {config.points}; ask for "
@@ -64,30 +66,31 @@ def load(config: BlockConfig) -> Data:
     if config.protocol == "area":
         _, first, member = np.unique(np.array(file.room), return_index=True, return_inverse=True)
         split = scene_schema.carve_rooms(split[first].astype(np.uint8), scenes.VALIDATION_SHARE)[member]
-    train, validation, test = (Split(file, index, config.colour) for index in parts(split, config))
-    signature = Signature(file.class_names, (config.points, 9 if config.colour else 6))
-    stated = file.room, file.source, file.credits, file.checksum
+    train, validation, test = (Blocks(file, index, config.colour) for index in parts(split, config))
+    seen = 9 if config.colour else 6
+    signature = Signature(file.class_names, (config.points, seen), channels=channels_of(config))
+    origin = file.room, file.source, file.credits, file.checksum
     weight = None
     if config.class_weights:
-        some = np.array_split(np.arange(len(train)), max(1, len(train) // config.batch_size))
-        each = (train.read(chosen)[1].numpy().ravel() for chosen in some)
-        weight = scenes.class_weights(each, len(file.class_names))
-    return Data(train, validation, test, signature, *stated, weight=weight)
+        pieces = np.array_split(np.arange(len(train)), max(1, len(train) // config.batch_size))
+        labels = (train.read(chosen)[1].numpy().ravel() for chosen in pieces)
+        weight = scenes.class_weights(labels, len(file.class_names))
+    return Data(train, validation, test, signature, *origin, weight=weight)
 
 
-def samples(split: Split, config: BlockConfig) -> int:
+def samples(split: Blocks, config: BlockConfig) -> int:
     """Training blocks in an epoch."""
     return len(split)
 
 
 def batches(
-    split: Split, config: BlockConfig, epoch: int, rank: int = 0, processes: int = 1
+    split: Blocks, config: BlockConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Of blocks in random order."""
+    """This rank's part of each batch of an epoch: blocks in random order."""
     return data_batches(draw, split, config, epoch, rank, processes)
 
 
-def draw(split: Split, chosen: Tensor, config: BlockConfig, generator: torch.Generator) -> Batch:
+def draw(split: Blocks, chosen: Tensor, config: BlockConfig, generator: torch.Generator) -> Batch:
     """Training blocks, a fresh choice of `points` of each, augmented."""
     x, label = split.read(chosen.numpy())
     order = torch.stack([torch.randperm(x.shape[1], generator=generator) for _ in chosen])[:, : config.points]
@@ -95,74 +98,89 @@ def draw(split: Split, chosen: Tensor, config: BlockConfig, generator: torch.Gen
     return (torch.cat([augment(x[..., :3], config.augment, generator), x[..., 3:]], 2),), label
 
 
+def build(config: BlockConfig, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
+    return points.build_segmenter(config, len(signature.class_names), signature.shape[1], steps=steps)
+
+
 @torch.no_grad()
-def answers(network: nn.Module, split: Split, config: BlockConfig, final: bool = False) -> Answers:
+def predict_split(network: nn.Module, split: Blocks, config: BlockConfig, final: bool = False) -> Predictions:
     """The class of the first `points` points of each block."""
-    device, count = next(network.parameters()).device, len(split.file.class_names)
+    device, classes = next(network.parameters()).device, len(split.file.class_names)
     network.eval()
-    said, true, losses = [], [], []
+    predicted_classes, target_classes, losses = [], [], []
     for chosen in np.array_split(np.arange(len(split)), max(1, -(-len(split) // config.batch_size))):
         x, label = (value[:, : config.points] for value in split.read(chosen))
         logits = network(x.to(device)).float().cpu()
         losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), label.flatten()) * len(label))
-        said.append(logits.argmax(-1))
-        true.append(label)
-    predicted, truth = (torch.cat(values).numpy().astype(np.uint8) for values in (said, true))
+        predicted_classes.append(logits.argmax(-1))
+        target_classes.append(label)
+    predicted, target = (
+        torch.cat(values).numpy().astype(np.uint8) for values in (predicted_classes, target_classes)
+    )
     return {
         "predicted": predicted,
-        "label": truth,
-        "confusion": metrics.confusion(truth, predicted, count),
+        "label": target,
+        "confusion": metrics.confusion(target, predicted, classes),
         "index": split.index,
         "loss": np.array(float(torch.stack(losses).sum()) / max(1, len(split))),
     }
 
 
-def galleries(config: BlockConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+def galleries(config: BlockConfig, data: Data[Blocks], predictions: Predictions) -> list[Section]:
     """The worst and the best blocks beside their truth, and the figures of each room's blocks."""
-    right = (answered["predicted"] == answered["label"]).mean(1)
-    order = np.argsort(right, kind="stable")
+    accuracy = (predictions["predicted"] == predictions["label"]).mean(1)
+    order = np.argsort(accuracy, kind="stable")
     text = "Truth, prediction, and in red the points where they differ. Drag to turn."
-    found: list[dict[str, Any]] = []
-    for title, places in (("worst", order[:SHOWN]), ("best", order[::-1][:SHOWN])):
-        items = [item for i in places.tolist() for item in picture(config, data, answered, i)]
-        found.append({"title": f"The {title} test blocks", "text": text, "items": items, "wide": True})
-    return [*found, room_table(data, answered)]
+    sections = []
+    for title, shown in (("worst", order[:SHOWN]), ("best", order[::-1][:SHOWN])):
+        items = [item for i in shown.tolist() for item in picture(config, data, predictions, i)]
+        sections.append(Section(f"The {title} test blocks", text, items, wide=True))
+    return [*sections, room_table(data, predictions)]
 
 
-def picture(config: BlockConfig, data: Data, answered: Answers, i: int) -> list[dict[str, Any]]:
+def picture(
+    config: BlockConfig, data: Data[Blocks], predictions: Predictions, i: int
+) -> list[dict[str, Any]]:
     """Test block i, for the report: z upwards."""
     x, _ = data.test.read(np.array([i]))
-    cloud = segmentation.standing(x[0, : config.points, :3].numpy())
+    cloud = segmentation.to_page(x[0, : config.points, :3].numpy())
     names = data.signature.class_names
-    shown = answered["label"][i], answered["predicted"][i]
-    note = f"{100 * (shown[0] == shown[1]).mean():.1f} % of the points are right"
-    return compared(
-        data.name[data.test.index[i]], note, cloud, *shown, names, np.arange(len(names)) % len(PALETTE)
-    )
+    target, predicted = predictions["label"][i], predictions["predicted"][i]
+    note = f"{100 * (target == predicted).mean():.1f} % of the points are right"
+    colours = np.arange(len(names)) % len(PALETTE)
+    return compare_clouds(data.name[data.test.index[i]], note, cloud, target, predicted, names, colours)
 
 
-def room_table(data: Data, answered: Answers) -> dict[str, Any]:
-    """Of the blocks of each test room, the figures."""
+def room_table(data: Data[Blocks], predictions: Predictions) -> Section:
+    """The figures of each test room's blocks."""
     rooms = np.array([data.name[i] for i in data.test.index])
     rows, head = [], ["room", NOUN]
     for room in dict.fromkeys(rooms.tolist()):
-        of = rooms == room
+        inside = rooms == room
         matrix = metrics.confusion(
-            answered["label"][of], answered["predicted"][of], len(data.signature.class_names)
+            predictions["label"][inside], predictions["predicted"][inside], len(data.signature.class_names)
         )
         figures = metrics.scene_scores(matrix).figures
-        rows.append([room, f"{of.sum():,}", *(f"{100 * value:.1f} %" for value in figures.values())])
+        rows.append([room, f"{inside.sum():,}", *(f"{100 * value:.1f} %" for value in figures.values())])
         head = ["room", NOUN, *(metrics.in_words(name) for name in figures)]
-    return {"title": "Each test room", "text": "", "head": head, "rows": rows}
+    return Section("Each test room", head=head, rows=rows)
 
 
-def tracked(wandb: Any, config: BlockConfig, data: Data, answered: Answers) -> dict[str, Any]:
+def sections(config: BlockConfig, data: Data[Blocks], network: nn.Module) -> list[Section]:
+    """Nothing more."""
+    return []
+
+
+def log_predictions(
+    wandb: Any, config: BlockConfig, data: Data[Blocks], predictions: Predictions
+) -> dict[str, Any]:
     """Turnable test blocks, predicted and true."""
-    sent = {}
+    clouds = {}
     for i in range(min(4, len(data.test))):
         x, _ = data.test.read(np.array([i]))
         for name in ("predicted", "label"):
-            sent[f"samples/{i}: {name}"] = segmentation.coloured(
-                wandb, x[0, : config.points, :3].numpy(), answered[name][i] % len(PALETTE)
+            clouds[f"samples/{i}: {name}"] = segmentation.colour_cloud(
+                wandb, x[0, : config.points, :3].numpy(), predictions[name][i] % len(PALETTE)
             )
-    return sent
+    return clouds

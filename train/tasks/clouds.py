@@ -1,4 +1,4 @@
-"""Point clouds: their file, their batches, their networks, and their pictures (see `dropfold.train.tasks.registry`)."""
+"""Point clouds: their file, their batches, their networks, and their pictures (see `dropfold.train.tasks.task`)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, knn
 from dropfold.kernels.noise.draw.operation import point_factor
 from dropfold.kernels.noise.philox.operation import uniform
-from dropfold.models import DGCNN, PointNet, PointNet2
 from dropfold.train.config.configs import CloudConfig, Signature
 from dropfold.train.data.augment import augment
+from dropfold.train.data.channels import channels_of
 from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
 from dropfold.train.data.splits import batches as data_batches
-from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import classification, points
-from dropfold.train.tasks.segmentation import enough_points
+from dropfold.train.tasks.section import ClassTable, Section
+from dropfold.train.tasks.segmentation import check_points
 
 NOUN = SAMPLES = "shapes"
 CLASSES = "classes"
 samples, scores = classification.samples, classification.scores
-penalty, describe, facts = points.penalty, points.describe, points.facts
+describe, facts = points.describe, points.facts
 
 
-def load(config: CloudConfig) -> Data:
-    """Read `config.data` and cut it into splits; too few points or no normals are said in a sentence."""
+def load(config: CloudConfig) -> Data[Split]:
+    """Read `config.data` and cut it into splits; ValueError if it has too few points or no normals."""
     path = located(config)
     clouds = shape_schema.read(path)
     if clouds.points.shape[1] < config.points:
         raise ValueError(
             f"{path} has {clouds.points.shape[1]} points a shape and the config asks for {config.points}."
         )
-    enough_points(config, 512)
+    check_points(config, 512)
     if config.normals and clouds.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     x = clouds.points if not config.normals else np.concatenate([clouds.points, clouds.normals], -1)
@@ -49,17 +50,17 @@ def load(config: CloudConfig) -> Data:
     if config.protocol == "fold":
         split = shape_schema.carve_validation(clouds.label, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
-    signature = Signature(clouds.class_names, (config.points, x.shape[2]))
-    stated = clouds.name, clouds.source, clouds.credits, clouds.checksum
-    return Data(train, validation, test, signature, *stated)
+    signature = Signature(clouds.class_names, (config.points, x.shape[2]), channels=channels_of(config))
+    origin = clouds.name, clouds.source, clouds.credits, clouds.checksum
+    return Data(train, validation, test, signature, *origin)
 
 
 def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Generator) -> Batch:
     """Training clouds (x [b, points, C],), resampled and augmented, and their classes."""
     x = split.inputs[0][chosen]
     if config.resample:
-        places = torch.rand(x.shape[:2], generator=generator).argsort(1)[:, : config.points]
-        x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+        chosen_points = torch.rand(x.shape[:2], generator=generator).argsort(1)[:, : config.points]
+        x = x.gather(1, chosen_points[..., None].expand(-1, -1, x.shape[2]))
     else:
         x = x[:, : config.points]
     return (augment(x, config.augment, generator),), split.label[chosen]
@@ -73,52 +74,23 @@ def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:
 def batches(
     split: Split, config: CloudConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Of shapes in random order."""
+    """This rank's part of each batch of an epoch: shapes in random order."""
     return data_batches(draw, split, config, epoch, rank, processes)
 
 
-def answers(network: nn.Module, split: Split, config: CloudConfig, final: bool = False) -> Answers:
+def predict_split(network: nn.Module, split: Split, config: CloudConfig, final: bool = False) -> Predictions:
     """Logits."""
-    return classification.answers(network, inputs(split, config), split, config)
+    return classification.predict_split(network, inputs(split, config), split, config)
 
 
-def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+def class_table(scores: Scores, predictions: Predictions, signature: Signature) -> ClassTable:
     """Recall and precision."""
-    return classification.classes(found, answered, signature, NOUN)
+    return classification.class_table(scores, predictions, signature, NOUN)
 
 
 def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    classes, channels = len(signature.class_names), 6 if config.normals else 3
-    if config.network == "pointnet":
-        return PointNet(
-            classes,
-            channels,
-            input_transform=config.transforms,
-            feature_transform=config.transforms,
-            dropout=config.dropout,
-            noise=points.noises(config, steps),
-            sync_batch_norm=config.sync_batch_norm,
-        )
-    if config.network == "pointnet2":
-        return PointNet2(
-            classes,
-            channels,
-            grouping=config.grouping,
-            radius=config.radius,
-            dropout=config.dropout,
-            noise=points.noises(config, steps),
-            sync_batch_norm=config.sync_batch_norm,
-        )
-    return DGCNN(
-        classes,
-        channels,
-        k=config.k,
-        emb_dims=config.emb_dims,
-        dropout=config.dropout,
-        noise=points.noises(config, steps),
-        sync_batch_norm=config.sync_batch_norm,
-    )
+    return points.build_classifier(config, len(signature.class_names), 6 if config.normals else 3, steps)
 
 
 def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
@@ -132,17 +104,18 @@ def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> t
     return (torch.from_numpy(np.stack(clouds)),)
 
 
-def pictures(config: CloudConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
+def pictures(config: CloudConfig, data: Data[Split], shown: list[int]) -> list[dict[str, Any]]:
     """Test shapes to turn."""
-    return [{"points": points.packed(data.test.inputs[0][i, : config.points, :3].numpy())} for i in shown]
+    clouds = (data.test.inputs[0][i, : config.points, :3].numpy() for i in shown)
+    return [{"points": points.pack_points(cloud)} for cloud in clouds]
 
 
-def galleries(config: CloudConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+def galleries(config: CloudConfig, data: Data[Split], predictions: Predictions) -> list[Section]:
     """Right ones and wrong ones."""
-    return classification.galleries(config, data, answered, pictures, NOUN)
+    return classification.galleries(config, data, predictions, pictures, NOUN)
 
 
-def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+def sections(config: CloudConfig, data: Data[Split], network: nn.Module) -> list[Section]:
     """The three noises on the first training shape of the first class."""
     first = int((data.train.label == data.train.label.min()).nonzero()[0])
     cloud = np.ascontiguousarray(data.train.inputs[0][first, : config.points, :3].numpy())
@@ -156,21 +129,20 @@ def sections(config: CloudConfig, data: Data, network: nn.Module) -> list[dict[s
         {
             "title": f"Drop{level.capitalize()}, p {p}",
             "note": note,
-            "points": points.packed(cloud),
-            "fallen": points.text((255 * fallen(cloud, level, p, config.noise.k)).astype(np.uint8)),
+            "points": points.pack_points(cloud),
+            "dropped": points.to_base64(
+                (255 * dropped_share(cloud, level, p, config.noise.k)).astype(np.uint8)
+            ),
             "graded": level == "feat",
         }
         for level, note in notes.items()
     ]
-    text = (
-        "The three noises on a training shape, at one rate, seen in coordinates. Orange falls. Drag to turn."
-    )
-    return [{"title": "What the noise drops", "text": text, "items": items}]
+    text = "The three noises at one drop probability on a training shape's coordinates. Orange is dropped. Drag to turn."
+    return [Section("What the noise drops", text, items)]
 
 
-def fallen(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
-    """What one draw drops of a cloud [N, 3]: the share of its features that falls at each point, [N] (0 or 1 but for
-    DropFeat)."""
+def dropped_share(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
+    """[N]: the share of each point's features that one draw of noise drops, of a cloud [N, 3]; 0 or 1 but for DropFeat."""
     x, n = torch.from_numpy(cloud), len(cloud)
     seed, rate = torch.tensor(4), torch.tensor(p)
     if level == "feat":
@@ -179,10 +151,12 @@ def fallen(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
     return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
 
 
-def tracked(wandb: Any, config: CloudConfig, data: Data, answered: Answers) -> dict[str, Any]:
+def log_predictions(
+    wandb: Any, config: CloudConfig, data: Data[Split], predictions: Predictions
+) -> dict[str, Any]:
     """The confusion matrix and turnable test clouds."""
 
     def picture(i: int) -> Any:
         return wandb.Object3D(data.test.inputs[0][i, : config.points].numpy())
 
-    return classification.tracked(wandb, data, answered, picture)
+    return classification.log_predictions(wandb, data, predictions, picture)

@@ -1,4 +1,4 @@
-"""Parts of shapes: their file, their batches, and what is shown of them (see `dropfold.train.tasks.registry`)."""
+"""Parts of shapes: their file, their batches, and what is shown of them (see `dropfold.train.tasks.task`)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from torch import Tensor, nn
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.train.config.configs import PartConfig, Signature
 from dropfold.train.data.augment import augment
+from dropfold.train.data.channels import channels_of
 from dropfold.train.data.local_shape import local_shape
 from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
-from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.scoring.objective import restricted
 from dropfold.train.tasks import points, segmentation
-from dropfold.train.tasks.segmentation import PALETTE, compared, drawn
+from dropfold.train.tasks.section import ClassTable, Section
+from dropfold.train.tasks.segmentation import PALETTE, compare_clouds, take
 
 NOUN = SAMPLES = "shapes"
 CLASSES = "parts"
 SHOWN = 4  # shapes in each gallery
-penalty, describe, facts = points.penalty, points.describe, points.facts
+describe, facts = points.describe, points.facts
 
 
 @dataclass
 class Shapes:
     """Shapes of any number of points: shape i is rows ptr[i] .. ptr[i + 1] of x [M, C] and part [M], and of a category
-    [n]; `index`, their places in the file; `part_category` [parts], the category that each part is of."""
+    [n]; `index`, their places in the file; `part_category` [parts], the category that each part belongs to."""
 
     x: Tensor
     part: Tensor
@@ -48,56 +50,56 @@ class Shapes:
     def chosen(self, i: int, wanted: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`wanted` points of shape i and their parts, in random order."""
         start, end = self.ptr[i], self.ptr[i + 1]
-        rows = start + drawn(end - start, wanted, torch.randperm(end - start, generator=generator))
+        rows = start + take(end - start, wanted, torch.randperm(end - start, generator=generator))
         return self.x[rows], self.part[rows].long()
 
     def stacked(self, chosen: list[int], wanted: int, generators: list[torch.Generator]) -> Batch:
         """`((x [b, wanted, C], category [b]), part [b, wanted])`."""
-        both = [self.chosen(i, wanted, random) for i, random in zip(chosen, generators, strict=True)]
-        x, part = (torch.stack(values) for values in zip(*both, strict=True))
+        shapes = [self.chosen(i, wanted, random) for i, random in zip(chosen, generators, strict=True)]
+        x, part = (torch.stack(values) for values in zip(*shapes, strict=True))
         return (x, self.category[chosen]), part
 
 
-def load(config: PartConfig) -> Data:
-    """Read `config.data` and cut it into splits; what does not fit is said in a sentence."""
+def load(config: PartConfig) -> Data[Shapes]:
+    """Read `config.data` and cut it into splits; ValueError says what does not fit the config."""
     path = located(config)
-    read = part_schema.read(path)
-    segmentation.enough_points(config, 512)
+    file = part_schema.read(path)
+    segmentation.check_points(config, 512)
     if config.own_parts and config.label_smoothing:
         raise ValueError(
             f"label smoothing ({config.label_smoothing:g}) spreads over the parts of all categories, and own_parts leaves a "
             "shape its own; give --label-smoothing 0 or --no-own-parts."
         )
-    if config.normals and read.normals is None:
+    if config.normals and file.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
-    columns = [read.points, read.normals] if config.normals else [read.points]
+    columns = [file.points, file.normals] if config.normals else [file.points]
     if config.local_shape:
-        shapes = (read.points[start:end] for start, end in pairwise(read.ptr))
-        columns.append(np.concatenate([around(points, config) for points in shapes]))
+        shapes = (file.points[start:end] for start, end in pairwise(file.ptr))
+        columns.append(np.concatenate([describe_surroundings(points, config) for points in shapes]))
     x = np.concatenate([values for values in columns if values is not None], 1)
     signature = Signature(
-        read.part_names,
+        file.part_names,
         (config.points, x.shape[1]),
-        categories=read.class_names,
-        part_category=read.part_category.tolist(),
+        categories=file.class_names,
+        part_category=file.part_category.tolist(),
+        channels=channels_of(config),
     )
-    part_category = torch.from_numpy(read.part_category)
+    part_category = torch.from_numpy(file.part_category)
 
     def cut(index: np.ndarray) -> Shapes:
-        rows = np.concatenate([np.arange(read.ptr[i], read.ptr[i + 1]) for i in index] or [index])
-        ptr = np.concatenate([[0], np.cumsum(np.diff(read.ptr)[index])])
-        category = torch.from_numpy(read.category[index])
-        points_and_parts = torch.from_numpy(x[rows]), torch.from_numpy(read.part[rows])
+        rows = np.concatenate([np.arange(file.ptr[i], file.ptr[i + 1]) for i in index] or [index])
+        ptr = np.concatenate([[0], np.cumsum(np.diff(file.ptr)[index])])
+        category = torch.from_numpy(file.category[index])
+        points_and_parts = torch.from_numpy(x[rows]), torch.from_numpy(file.part[rows])
         return Shapes(*points_and_parts, ptr, category, index, part_category)
 
-    split = by_protocol(config, read.split, {"fold": shape_schema.stratified_folds(read.category)})
+    split = by_protocol(config, file.split, {"fold": shape_schema.stratified_folds(file.category)})
     if config.protocol == "fold":
-        split = shape_schema.carve_validation(read.category, split, 0.15)
+        split = shape_schema.carve_validation(file.category, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
-    stated = read.name, read.source, read.credits, read.checksum
-    return Data(
-        train, validation, test, signature, *stated, family=part_category if config.own_parts else None
-    )
+    origin = file.name, file.source, file.credits, file.checksum
+    family = part_category if config.own_parts else None
+    return Data(train, validation, test, signature, *origin, family=family)
 
 
 def samples(split: Shapes, config: PartConfig) -> int:
@@ -108,51 +110,53 @@ def samples(split: Shapes, config: PartConfig) -> int:
 def batches(
     split: Shapes, config: PartConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Of shapes in random order."""
+    """This rank's part of each batch of an epoch: shapes in random order."""
     return data_batches(draw, split, config, epoch, rank, processes)
 
 
 def draw(split: Shapes, chosen: Tensor, config: PartConfig, generator: torch.Generator) -> Batch:
     """Training shapes, a fresh choice of their points, augmented."""
     (x, category), part = split.stacked(chosen.tolist(), config.points, [generator] * len(chosen))
-    moved = 6 if config.normals else 3
-    x = torch.cat([augment(x[..., :moved], config.augment, generator), x[..., moved:]], -1)
+    turned = 6 if config.normals else 3  # channels that augmentation changes
+    x = torch.cat([augment(x[..., :turned], config.augment, generator), x[..., turned:]], -1)
     return (x, category), part
 
 
-def around(points: np.ndarray, config: PartConfig) -> np.ndarray:
-    """How the points around each point of a shape lie: float32 [n, CHANNELS]."""
+def describe_surroundings(points: np.ndarray, config: PartConfig) -> np.ndarray:
+    """`local_shape` of a shape's points, float32 [n, CHANNELS]."""
     return local_shape(points, "xyz".index(config.augment.up)).astype(np.float32)
 
 
 def fixed(split: Shapes, chosen: list[int], config: PartConfig) -> Batch:
-    """Shapes as evaluation sees them: a choice of points that is always the same."""
+    """Shapes as evaluation sees them: always the same choice of points."""
     return split.stacked(chosen, config.points, [generator(0, int(split.index[i])) for i in chosen])
 
 
 def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module:
-    """The network of a config."""
-    return segmentation.build(
+    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
+    return points.build_segmenter(
         config, len(signature.class_names), signature.shape[1], len(signature.categories), steps
     )
 
 
 @torch.no_grad()
-def answers(network: nn.Module, split: Shapes, config: PartConfig, final: bool = False) -> Answers:
-    """The part of each point, of those that its shape's category has."""
+def predict_split(network: nn.Module, split: Shapes, config: PartConfig, final: bool = False) -> Predictions:
+    """The part of each point, among those of its shape's category."""
     device = next(network.parameters()).device
     network.eval()
-    said, true, losses = [], [], []
+    predicted_parts, target_parts, losses = [], [], []
     for start in range(0, len(split), config.batch_size):
         chosen = list(range(start, min(start + config.batch_size, len(split))))
         (x, category), part = fixed(split, chosen, config)
         logits = network(x.to(device), category.to(device)).float().cpu()
         own = restricted(logits, split.part_category, category[:, None])
-        asked = own if config.own_parts else logits
-        losses.append(nn.functional.cross_entropy(asked.flatten(0, 1), part.flatten(), reduction="none"))
-        said.append(own.argmax(-1))
-        true.append(part)
-    predicted, label = (torch.cat(values).numpy().astype(np.uint8) for values in (said, true))
+        scored = own if config.own_parts else logits
+        losses.append(nn.functional.cross_entropy(scored.flatten(0, 1), part.flatten(), reduction="none"))
+        predicted_parts.append(own.argmax(-1))
+        target_parts.append(part)
+    predicted, label = (
+        torch.cat(parts).numpy().astype(np.uint8) for parts in (predicted_parts, target_parts)
+    )
     kinds, ptr = split.category.numpy(), np.arange(len(split) + 1) * label.shape[1]
     part_category = split.part_category.numpy()
     return {
@@ -165,90 +169,91 @@ def answers(network: nn.Module, split: Shapes, config: PartConfig, final: bool =
     }
 
 
-def scores(found: Answers, signature: Signature) -> Scores:
-    """Of answers, the figures."""
+def scores(predictions: Predictions, signature: Signature) -> Scores:
+    """The figures of predictions."""
     return metrics.part_scores(
-        found["iou"],
-        found["category"],
-        found["label"],
-        found["predicted"],
+        predictions["iou"],
+        predictions["category"],
+        predictions["label"],
+        predictions["predicted"],
         len(signature.categories),
-        float(found["loss"]),
+        float(predictions["loss"]),
     )
 
 
-def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+def class_table(scores: Scores, predictions: Predictions, signature: Signature) -> ClassTable:
     """The IoU of each category."""
-    right = (answered["label"] == answered["predicted"]).mean(1)
-    category = answered["category"]
+    accuracy = (predictions["label"] == predictions["predicted"]).mean(1)
+    category = predictions["category"]
     rows = [
-        [name, int((category == c).sum()), float(found.each[c]), metrics.mean(right[category == c])]
+        [name, int((category == c).sum()), float(scores.by_class[c]), metrics.mean(accuracy[category == c])]
         for c, name in enumerate(signature.categories)
     ]
-    head = ["category", NOUN, "mean IoU of its shapes", "accuracy"]
-    return {"confusion": None, "classes": {"head": head, "rows": rows}}
+    return ClassTable(["category", NOUN, "mean IoU of its shapes", "accuracy"], rows)
 
 
-def galleries(config: PartConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+def galleries(config: PartConfig, data: Data[Shapes], predictions: Predictions) -> list[Section]:
     """The best and the worst shapes beside their truth, and each part's IoU."""
-    order = np.argsort(answered["iou"], kind="stable")
-    found = []
-    for title, places in (("worst", order[:SHOWN]), ("best", order[::-1][:SHOWN])):
-        items = [item for i in places.tolist() for item in picture(config, data, answered, i)]
-        text = "Truth, prediction, and in red the points where they differ. Drag to turn."
-        found.append({"title": f"The {title} test shapes", "text": text, "items": items, "wide": True})
-    return [*found, part_table(answered, data.signature)]
+    order = np.argsort(predictions["iou"], kind="stable")
+    text = "Truth, prediction, and in red the points where they differ. Drag to turn."
+    sections = []
+    for title, shown in (("worst", order[:SHOWN]), ("best", order[::-1][:SHOWN])):
+        items = [item for i in shown.tolist() for item in picture(config, data, predictions, i)]
+        sections.append(Section(f"The {title} test shapes", text, items, wide=True))
+    return [*sections, part_table(predictions, data.signature)]
 
 
-def picture(config: PartConfig, data: Data, answered: Answers, i: int) -> list[dict[str, Any]]:
+def picture(config: PartConfig, data: Data[Shapes], predictions: Predictions, i: int) -> list[dict[str, Any]]:
     """Test shape i, for the report."""
     (x, category), _ = fixed(data.test, [i], config)
     names, category_name = data.signature.class_names, data.signature.categories[int(category)]
-    note = f"{category_name}, IoU {100 * answered['iou'][i]:.1f} %"
+    note = f"{category_name}, IoU {100 * predictions['iou'][i]:.1f} %"
     cloud = x[0, :, :3].numpy()
     cloud = cloud / max(1.0, float(np.abs(cloud).max()))
-    shown = answered["label"][i], answered["predicted"][i]
-    return compared(data.name[data.test.index[i]], note, cloud, *shown, names, colours(data.signature))
+    parts = predictions["label"][i], predictions["predicted"][i]
+    return compare_clouds(data.name[data.test.index[i]], note, cloud, *parts, names, colours(data.signature))
 
 
 def colours(signature: Signature) -> np.ndarray:
-    """[parts]: numbers in the palette; the parts of a category have different ones."""
+    """[parts]: indices into the palette; the parts of a category have different ones."""
     category = np.array(signature.part_category)
     return np.array([(category[:p] == c).sum() for p, c in enumerate(category)]) % len(PALETTE)
 
 
-def part_table(answered: Answers, signature: Signature) -> dict[str, Any]:
+def part_table(predictions: Predictions, signature: Signature) -> Section:
     """IoU of each part over the points of all shapes."""
-    matrix = metrics.confusion(answered["label"], answered["predicted"], len(signature.class_names))
-    each = metrics.scene_scores(matrix).each.tolist()
+    classes = len(signature.class_names)
+    matrix = metrics.confusion(predictions["label"], predictions["predicted"], classes)
+    ious = metrics.scene_scores(matrix).by_class.tolist()
     rows = [
         [name, f"{signature.categories[c]}", f"{count:,}", f"{100 * iou:.1f} %" if iou == iou else "–"]
         for name, c, count, iou in zip(
-            signature.class_names, signature.part_category, matrix.sum(1).tolist(), each, strict=True
+            signature.class_names, signature.part_category, matrix.sum(1).tolist(), ious, strict=True
         )
     ]
-    head = ["part", "category", "points", "IoU over all points"]
-    return {"title": "Each part", "text": "", "head": head, "rows": rows}
+    return Section("Each part", head=["part", "category", "points", "IoU over all points"], rows=rows)
 
 
-def sections(config: PartConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+def sections(config: PartConfig, data: Data[Shapes], network: nn.Module) -> list[Section]:
     """Nothing more."""
     return []
 
 
-def tracked(wandb: Any, config: PartConfig, data: Data, answered: Answers) -> dict[str, Any]:
+def log_predictions(
+    wandb: Any, config: PartConfig, data: Data[Shapes], predictions: Predictions
+) -> dict[str, Any]:
     """Turnable test shapes, predicted and true."""
-    sent = {}
+    clouds = {}
     for i in range(min(4, len(data.test))):
         (x, _), _ = fixed(data.test, [i], config)
         for name in ("predicted", "label"):
-            seen = colours(data.signature)[answered[name][i]]
-            sent[f"samples/{i}: {name}"] = segmentation.coloured(wandb, x[0, :, :3].numpy(), seen)
-    return sent
+            colour = colours(data.signature)[predictions[name][i]]
+            clouds[f"samples/{i}: {name}"] = segmentation.colour_cloud(wandb, x[0, :, :3].numpy(), colour)
+    return clouds
 
 
 def read(file: Path, config: PartConfig, signature: Signature) -> tuple[np.ndarray, np.ndarray]:
-    """All points of a cloud in a file: coordinates [N, 3] as the file has them, and what the network sees, [N, C], centred
+    """All points of a cloud in a file: coordinates [N, 3] as in the file, and the network's input [N, C], centred and scaled
     into the unit sphere. A mesh gives `points` of its surface."""
     from dropfold.data_scripts.readers.shapes import normalised, read_points
 
@@ -260,16 +265,16 @@ def read(file: Path, config: PartConfig, signature: Signature) -> tuple[np.ndarr
             raise ValueError(f"{file} has no normals, and the run was trained with them.")
         columns.append(normals)
     if config.local_shape:
-        columns.append(around(cloud, config))
+        columns.append(describe_surroundings(cloud, config))
     return points, np.concatenate(columns, 1)
 
 
 @torch.no_grad()
-def labelled(
+def label_cloud(
     network: nn.Module, cloud: np.ndarray, category: int, config: PartConfig, signature: Signature, votes: int
 ) -> np.ndarray:
-    """The part of every point of a cloud [N, C]: it is cut into groups of `points`, `votes` times, and the probabilities are
-    added."""
+    """The part of every point of a cloud [N, C]. The cloud is cut into groups of `points`, `votes` times, and the
+    probabilities are added."""
     device = next(network.parameters()).device
     total = torch.zeros(len(cloud), len(signature.class_names))
     part_category, to = torch.tensor(signature.part_category), torch.tensor([category])

@@ -1,8 +1,8 @@
-"""Rooms: their file, blocks drawn from them, and what is shown of them (see `dropfold.train.tasks.registry`).
+"""Rooms: their file, blocks cut from them, and what is shown of them (see `dropfold.train.tasks.task`).
 
-An epoch goes through the rooms in random order, a pool of them at a time (`pool_points` bounds their points); the blocks
-of a pool, in proportion to its rooms' points, are drawn in random order. A room is read when its first block comes and let
-go after its last one: once in an epoch. A block is a function of (seed, epoch, its number).
+An epoch goes through the rooms in random order, a pool of them at a time (`pool_points` bounds their points); each room has
+blocks in proportion to its points, and the blocks of a pool come in random order. A room is read before its first block and
+freed after its last one: once in an epoch. A block is a function of (seed, epoch, its number).
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Room, Scenes
 from dropfold.train.config.configs import AugmentConfig, SceneConfig, Signature
 from dropfold.train.data.augment import augment
+from dropfold.train.data.channels import channels_of
 from dropfold.train.data.columns import UP, Columns, channels
-from dropfold.train.data.local_shape import CHANNELS, local_shape
+from dropfold.train.data.local_shape import local_shape
 from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts, share
 from dropfold.train.scoring import metrics
-from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import points, segmentation
+from dropfold.train.tasks.scene_prediction import label_points, progress
+from dropfold.train.tasks.section import ClassTable, Section
 from dropfold.train.tasks.segmentation import PALETTE
 
 NOUN, SAMPLES, CLASSES = "rooms", "blocks", "classes"
 SHOWN = 3  # rooms in the report
-TRIES = 16  # centres that are tried for a block of many points
+TRIES = 16  # random centres of a block, until one has enough points
 VALIDATION_SHARE = 0.12
-penalty, describe, facts = points.penalty, points.describe, points.facts
+describe, facts = points.describe, points.facts
 
 
 @dataclass
 class Rooms:
-    """Rooms of a file, by their places in it; nothing is read before it is needed."""
+    """Rooms of a file, by their places in it; a room is read when it is needed."""
 
     scenes: Scenes
     index: np.ndarray
     kept: dict[int, Batch] = field(default_factory=dict, repr=False)
-    """Fixed blocks, by how many."""
+    """Fixed blocks, by their number."""
     shapes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-    """`local_shape` of rooms, by their numbers."""
+    """`local_shape` of rooms, by their index in the split."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -54,8 +57,7 @@ class Rooms:
         return self.scenes.sizes[self.index]
 
     def open(self, i: int, config: SceneConfig) -> OpenRoom:
-        """Room i of the split. The shape around its points is kept for the next epoch, if those of all rooms have room in
-        a pool."""
+        """Room i of the split. Its `local_shape` is kept for the next epoch if all rooms together fit into a pool."""
         room, shape = self.scenes.room(int(self.index[i])), self.shapes.get(i)
         if config.local_shape and shape is None:
             shape = local_shape(room.points, UP)
@@ -76,15 +78,15 @@ class OpenRoom:
         """`(x [points, C], label [points])` of a column around a random point."""
         config, half = self.config, self.config.block / 2
         best, centre = np.empty(0, np.int64), np.zeros(2)
-        for place in torch.randint(len(self.room.points), (TRIES,), generator=generator).tolist():
-            middle = self.room.points[place, :2].astype(np.float64)
-            found = self.columns.inside(middle - half, middle + half)
-            if len(found) > len(best):
-                best, centre = found, middle
+        for point in torch.randint(len(self.room.points), (TRIES,), generator=generator).tolist():
+            middle = self.room.points[point, :2].astype(np.float64)
+            inside = self.columns.inside(middle - half, middle + half)
+            if len(inside) > len(best):
+                best, centre = inside, middle
             if len(best) > config.fewest:
                 break
         order = torch.randperm(len(best), generator=generator)
-        if config.points > len(best):  # as many again as are lacking, each at random
+        if config.points > len(best):  # too few: the rest are random repetitions
             more = torch.randint(len(best), (config.points - len(best),), generator=generator)
             order = torch.cat([order, more])
         rows = self.columns.order[best[order[: config.points].numpy()]]
@@ -95,28 +97,31 @@ class OpenRoom:
         return torch.cat([turned, x[:, 3:]], 1), torch.from_numpy(self.room.label[rows]).long()
 
 
-def load(config: SceneConfig) -> Data:
-    """Open `config.data` and cut it into splits; what does not fit is said in a sentence."""
+def load(config: SceneConfig) -> Data[Rooms]:
+    """Open `config.data` and cut it into splits; ValueError says what does not fit the config."""
     path = located(config)
     scenes = scene_schema.read(path)
-    segmentation.enough_points(config, 1024)
+    segmentation.check_points(config, 1024)
     split = by_protocol(config, scenes.split, {"area": scenes.area})
     if config.protocol == "area":
         split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
-    seen = (9 if config.colour else 6) + (CHANNELS if config.local_shape else 0)
-    signature = Signature(scenes.class_names, (config.points, seen))
-    stated = scenes.name, scenes.source, scenes.credits, scenes.checksum
+    seen = channels_of(config)
+    assert seen is not None
+    signature = Signature(scenes.class_names, (config.points, seen.total), channels=seen)
+    origin = scenes.name, scenes.source, scenes.credits, scenes.checksum
     weight = None
     if config.class_weights:
-        each = (scenes.room(i).label for i in train.index.tolist())
-        weight = class_weights(each, len(scenes.class_names))
-    return Data(train, validation, test, signature, *stated, weight=weight)
+        labels = (scenes.room(i).label for i in train.index.tolist())
+        weight = class_weights(labels, len(scenes.class_names))
+    return Data(train, validation, test, signature, *origin, weight=weight)
 
 
 def class_weights(labels: Iterable[np.ndarray], classes: int) -> Tensor:
-    """[classes]: (most points of a class / the class's points)^(1/3) over some labels; 1 for a class without a point."""
-    counts = sum((np.bincount(some, minlength=classes) for some in labels), start=np.zeros(classes, np.int64))
+    """[classes]: (points of the largest class / points of the class)^(1/3) over all `labels`; 1 for an empty class."""
+    counts = sum(
+        (np.bincount(label, minlength=classes) for label in labels), start=np.zeros(classes, np.int64)
+    )
     weight = np.where(counts > 0, (counts.max() / np.maximum(1, counts)) ** (1 / 3), 1.0)
     return torch.from_numpy(weight.astype(np.float32))
 
@@ -127,7 +132,7 @@ def samples(split: Rooms, config: SceneConfig) -> int:
 
 
 def slots(split: Rooms, config: SceneConfig, epoch: int) -> np.ndarray:
-    """The room of each block of an epoch, in order, as a number in the split."""
+    """The room of each block of an epoch, in order, as an index into the split."""
     random = np.random.default_rng((config.seed, epoch))
     exact = samples(split, config) * split.sizes / max(1, split.sizes.sum())
     counts = np.floor(exact).astype(np.int64)
@@ -143,7 +148,7 @@ def slots(split: Rooms, config: SceneConfig, epoch: int) -> np.ndarray:
 def batches(
     split: Rooms, config: SceneConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Of blocks; see above for their order."""
+    """This rank's part of each batch of an epoch: blocks, in the order that the module describes."""
     order, size = slots(split, config, epoch), config.batch_size
     mine = share(config, rank, processes)
     steps = [np.arange(step * size, (step + 1) * size)[mine] for step in range(len(order) // size)]
@@ -163,7 +168,7 @@ def batches(
 
 
 def fixed(split: Rooms, config: SceneConfig) -> Batch:
-    """`validation_blocks` blocks of a split without augmentation, the same for all seeds and epochs."""
+    """`validation_blocks` blocks of a split, not augmented, the same for all seeds and epochs."""
     if config.validation_blocks not in split.kept:
         still = AugmentConfig(scale=(1.0, 1.0), shift=0.0)
         count = config.validation_blocks
@@ -173,127 +178,126 @@ def fixed(split: Rooms, config: SceneConfig) -> Batch:
 
 
 def build(config: SceneConfig, signature: Signature, steps: int = 1) -> nn.Module:
-    """The network of a config."""
-    return segmentation.build(config, len(signature.class_names), signature.shape[1], steps=steps)
+    """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
+    return points.build_segmenter(config, len(signature.class_names), signature.shape[1], steps=steps)
 
 
 @torch.no_grad()
-def answers(network: nn.Module, split: Rooms, config: SceneConfig, final: bool = False) -> Answers:
-    """While training, on fixed blocks; at the end, for every point of every room."""
+def predict_split(network: nn.Module, split: Rooms, config: SceneConfig, final: bool = False) -> Predictions:
+    """While training, on fixed blocks; after the last epoch, for every point of every room."""
     if final:
-        return whole_rooms(network, split, config)
+        return predict_rooms(network, split, config)
     (x,), label = fixed(split, config)
     device, classes = next(network.parameters()).device, len(split.scenes.class_names)
     network.eval()
     matrix, losses = np.zeros((classes, classes), np.int64), []
     for start in range(0, len(x), config.batch_size):
-        some = slice(start, start + config.batch_size)
-        logits = network(x[some].to(device)).float().cpu()
-        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), label[some].flatten()) * len(logits))
-        matrix += metrics.confusion(label[some].numpy(), logits.argmax(-1).numpy(), classes)
+        batch = slice(start, start + config.batch_size)
+        logits = network(x[batch].to(device)).float().cpu()
+        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), label[batch].flatten()) * len(logits))
+        matrix += metrics.confusion(label[batch].numpy(), logits.argmax(-1).numpy(), classes)
     return {"confusion": matrix, "loss": np.array(float(torch.stack(losses).sum()) / len(x))}
 
 
-def whole_rooms(network: nn.Module, split: Rooms, config: SceneConfig) -> Answers:
-    """Each room labelled as `scene_prediction` does: predicted, all rooms' labels in their order; ptr, where each
-    begins; the confusion of each, and of all."""
-    from dropfold.train.tasks.scene_prediction import label_points, progress
-
+def predict_rooms(network: nn.Module, split: Rooms, config: SceneConfig) -> Predictions:
+    """Each room labelled as `scene_prediction` does: predicted, the labels of all rooms in their order; ptr, where each room
+    begins; the confusion matrix of each room, and of all."""
     classes = len(split.scenes.class_names)
-    predicted, each = [], []
+    predicted, matrices = [], []
     with progress("labelling rooms", int(split.sizes.sum())) as advance:
         for i in split.index.tolist():
             room = split.scenes.room(i)
-            said = label_points(network, room.points, room.colour, config, classes, advance)
-            predicted.append(said)
-            each.append(metrics.confusion(room.label, said, classes))
+            predicted.append(label_points(network, room.points, room.colour, config, classes, advance))
+            matrices.append(metrics.confusion(room.label, predicted[-1], classes))
     return {
         "predicted": np.concatenate(predicted),
         "ptr": np.concatenate([[0], np.cumsum(split.sizes)]),
-        "confusions": np.stack(each),
-        "confusion": np.sum(each, 0),
+        "confusions": np.stack(matrices),
+        "confusion": np.sum(matrices, 0),
         "index": split.index,
         "loss": np.array(np.nan),
     }
 
 
-def scores(found: Answers, signature: Signature) -> Scores:
-    """Of answers, the figures."""
-    return metrics.scene_scores(found["confusion"], float(found["loss"]))
+def scores(predictions: Predictions, signature: Signature) -> Scores:
+    """The figures of predictions."""
+    return metrics.scene_scores(predictions["confusion"], float(predictions["loss"]))
 
 
-def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
-    """The confusion, in per cent of the truth, and the table of the classes."""
-    matrix = answered["confusion"]
-    true, said, hit = matrix.sum(1), matrix.sum(0), matrix.diagonal()
-    recall, precision = metrics.ratio(hit, true), metrics.ratio(hit, said)
+def class_table(scores: Scores, predictions: Predictions, signature: Signature) -> ClassTable:
+    """IoU, recall and precision of each class, and the confusion matrix in per cent of the truth."""
+    matrix = predictions["confusion"]
+    target, predicted, hit = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    recall, precision = metrics.ratio(hit, target), metrics.ratio(hit, predicted)
     rows = [
-        [name, int(true[c]), float(found.each[c]), float(recall[c]), float(precision[c])]
+        [name, int(target[c]), float(scores.by_class[c]), float(recall[c]), float(precision[c])]
         for c, name in enumerate(signature.class_names)
     ]
-    share = np.round(100 * matrix / np.maximum(1, true[:, None])).astype(int)
+    percent = np.round(100 * matrix / np.maximum(1, target[:, None])).astype(int)
     head = ["class", "points", "IoU", "recall", "precision"]
-    return {
-        "confusion": share.tolist(),
-        "unit": "per cent of the points of a row",
-        "classes": {"head": head, "rows": rows},
-    }
+    return ClassTable(head, rows, percent.tolist(), "per cent of the points of a row")
 
 
-def galleries(config: SceneConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+def galleries(config: SceneConfig, data: Data[Rooms], predictions: Predictions) -> list[Section]:
     """The worst rooms and the best one beside their truth, and each room's figures."""
-    found = [metrics.scene_scores(matrix).figures for matrix in answered["confusions"]]
-    order = np.argsort([figures["mean_iou"] for figures in found], kind="stable").tolist()
-    chosen = list(dict.fromkeys([*order[: SHOWN - 1], order[-1]]))
+    figures = [metrics.scene_scores(matrix).figures for matrix in predictions["confusions"]]
+    order = np.argsort([room["mean_iou"] for room in figures], kind="stable").tolist()
+    shown = list(dict.fromkeys([*order[: SHOWN - 1], order[-1]]))
     names = data.signature.class_names
     items = []
-    for i in chosen:
-        note = ", ".join(f"{metrics.in_words(k)} {100 * v:.1f} %" for k, v in list(found[i].items())[:2])
-        items += picture(data, answered, i, note)
+    for i in shown:
+        note = ", ".join(f"{metrics.in_words(k)} {100 * v:.1f} %" for k, v in list(figures[i].items())[:2])
+        items += picture(data, predictions, i, note)
     legend = [[name, PALETTE[c % len(PALETTE)]] for c, name in enumerate(names)]
     text = "Truth, prediction, and in red the points where they differ; ceilings are left out of the picture. Drag to turn."
-    rooms = [
+    rows = [
         [
             data.name[data.test.index[i]],
             f"{data.test.sizes[i]:,}",
-            *(f"{100 * v:.1f} %" for v in found[i].values()),
+            *(f"{100 * v:.1f} %" for v in figures[i].values()),
         ]
-        for i in range(len(found))
+        for i in range(len(figures))
     ]
-    head = ["room", "points", *(metrics.in_words(name) for name in found[0])]
+    head = ["room", "points", *(metrics.in_words(name) for name in figures[0])]
+    title = "The worst test rooms, and the best"
     return [
-        {"title": "The worst test rooms, and the best", "text": text, "items": items, "legend": legend}
-        | {"wide": True, "tilt": 0.9},
-        {"title": "Each test room", "text": "", "head": head, "rows": rooms},
+        Section(title, text, items, wide=True, tilt=0.9, legend=legend),
+        Section("Each test room", head=head, rows=rows),
     ]
 
 
-def picture(data: Data, answered: Answers, i: int, note: str) -> list[dict[str, Any]]:
+def picture(data: Data[Rooms], predictions: Predictions, i: int, note: str) -> list[dict[str, Any]]:
     """Test room i, for the report: z upwards, without its ceiling."""
     room, names = data.test.scenes.room(int(data.test.index[i])), data.signature.class_names
-    predicted = answered["predicted"][answered["ptr"][i] : answered["ptr"][i + 1]]
-    seen = np.ones(len(predicted), bool)
+    predicted = predictions["predicted"][predictions["ptr"][i] : predictions["ptr"][i + 1]]
+    shown = np.ones(len(predicted), bool)
     if "ceiling" in names:
-        seen = room.label != names.index("ceiling")
-        seen = seen if seen.any() else ~seen
-    cloud = segmentation.standing(room.points[seen])
+        shown = room.label != names.index("ceiling")
+        shown = shown if shown.any() else ~shown
+    cloud = segmentation.to_page(room.points[shown])
     colours = np.arange(len(names)) % len(PALETTE)
     title = data.name[data.test.index[i]]
-    items = segmentation.compared(title, note, cloud, room.label[seen], predicted[seen], names, colours)
+    items = segmentation.compare_clouds(
+        title, note, cloud, room.label[shown], predicted[shown], names, colours
+    )
     return [{key: value for key, value in item.items() if key != "legend"} for item in items]
 
 
-def sections(config: SceneConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+def sections(config: SceneConfig, data: Data[Rooms], network: nn.Module) -> list[Section]:
     """Nothing more."""
     return []
 
 
-def tracked(wandb: Any, config: SceneConfig, data: Data, answered: Answers) -> dict[str, Any]:
+def log_predictions(
+    wandb: Any, config: SceneConfig, data: Data[Rooms], predictions: Predictions
+) -> dict[str, Any]:
     """The first test room, predicted and true."""
     room = data.test.scenes.room(int(data.test.index[0]))
-    some = np.random.default_rng(0).permutation(len(room.points))[: segmentation.DRAWN]
-    said = answered["predicted"][: len(room.points)]
+    chosen = np.random.default_rng(0).permutation(len(room.points))[: segmentation.POINTS_SHOWN]
+    predicted = predictions["predicted"][: len(room.points)]
     return {
-        f"samples/{name}": segmentation.coloured(wandb, room.points[some], labels[some] % len(PALETTE))
-        for name, labels in (("predicted", said), ("true", room.label))
+        f"samples/{name}": segmentation.colour_cloud(
+            wandb, room.points[chosen], labels[chosen] % len(PALETTE)
+        )
+        for name, labels in (("predicted", predicted), ("true", room.label))
     }

@@ -1,28 +1,98 @@
-"""The trained network of a run's folder, and a network's predictions."""
+"""A finished run as one value."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from dropfold.train.config.configs import Config, Signature
+from dropfold.train.data.splits import Data, Samples
+from dropfold.train.scoring.metrics import Predictions
 from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.registry import AnyTask, task_of
 
 
-def load_network(run: Path) -> tuple[Config, Signature, nn.Module]:
-    """The config, the signature and the trained network of a run's folder, on the GPU if there is one."""
-    from safetensors.torch import load_file
+class Trained:
+    """A run's folder, config, signature and task; its network, data and predictions, each read when it is first asked for.
 
-    from dropfold.train.tasks.registry import task_of  # tasks use `predict`
+    The engine, which holds them already, gives them.
+    """
 
-    config, signature = checkpoint.load_config(run)
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        signature: Signature,
+        *,
+        network: nn.Module | None = None,
+        data: Data[Any] | None = None,
+        predictions: Predictions | None = None,
+    ) -> None:
+        self.run, self.config, self.signature = run, config, signature
+        self.task: AnyTask = task_of(config)
+        self._network, self._data, self._predictions = network, data, predictions
+        self._own_data = True
+
+    @classmethod
+    def of(cls, run: Path, **changes: Any) -> Trained:
+        """The finished run in a folder, with `changes` to its config, e.g. `data=` for another file.
+
+        Raises:
+            FileNotFoundError: no run there, or one that has not ended.
+        """
+        config, signature = checkpoint.load_config(run)
+        find_weights(run)
+        trained = cls(run, replace(config, **changes), signature)
+        trained._own_data = "data" not in changes
+        return trained
+
+    @property
+    def network(self) -> nn.Module:
+        """The trained network in evaluation mode, on the GPU if there is one."""
+        if self._network is None:
+            from safetensors.torch import load_file
+
+            network = self.task.build(self.config, self.signature)
+            network.load_state_dict(load_file(find_weights(self.run)))
+            self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return self._network
+
+    @property
+    def data(self) -> Data[Any]:
+        """The data of the config; ValueError if the run's own file is not the one it was trained on."""
+        if self._data is None:
+            data = self.task.load(self.config)
+            if self._own_data:
+                checkpoint.same_data(self.run, self.config, data.checksum)
+            self._data = data
+        return self._data
+
+    @property
+    def predictions(self) -> Predictions:
+        """The predictions on the test split after the last epoch, as the run kept them."""
+        if self._predictions is None:
+            with np.load(self.run / "predictions.npz") as kept:
+                self._predictions = dict(kept)
+        return self._predictions
+
+    def split(self, name: str) -> Samples:
+        """The train, validation or test split; ValueError if it is empty."""
+        split = getattr(self.data, name)
+        if not len(split):
+            raise ValueError(f"{self.config.data} has no {self.task.NOUN} in its {name} split.")
+        return split
+
+
+def find_weights(run: Path) -> Path:
+    """The weights of a finished run."""
     path = run / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not there: the run has not ended; continue it with --resume {run}."
         )
-    model = task_of(config).build(config, signature)
-    model.load_state_dict(load_file(path))
-    return config, signature, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return path

@@ -1,4 +1,4 @@
-"""Videos: their file, their batches, their recurrent networks, and their pictures (see `dropfold.train.tasks.registry`)."""
+"""Videos: their file, their batches, their recurrent networks, and their pictures (see `dropfold.train.tasks.task`)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import Signature, VideoConfig
 from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
 from dropfold.train.data.splits import batches as data_batches
-from dropfold.train.scoring.metrics import Answers, Scores
+from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import classification
+from dropfold.train.tasks.section import ClassTable, Section
 
 NOUN = SAMPLES = "clips"
 CLASSES = "classes"
 samples, scores = classification.samples, classification.scores
-SHOWN = 8  # frames in a strip
+FRAMES_SHOWN = 8  # in a strip
 
 
-def load(config: VideoConfig) -> Data:
+def load(config: VideoConfig) -> Data[Split]:
     """Read `config.data`, take the frames that the config asks for, and cut it into splits."""
     if config.shift < 0:
         raise ValueError(f"shift must be at least 0 pixels; got {config.shift}.")
@@ -35,7 +36,7 @@ def load(config: VideoConfig) -> Data:
     videos = video_schema.read(path)
     frames, length = chosen_frames(videos.frames, videos.length, config, str(path))
     label = videos.label if videos.labels is None else videos.labels.astype(np.float32)
-    whole = bool((length == frames.shape[1]).all())  # then nobody needs to be told lengths
+    whole = bool((length == frames.shape[1]).all())  # the network then needs no lengths
 
     def cut(index: np.ndarray) -> Split:
         inputs = [frames[index]] if whole else [frames[index], length[index]]
@@ -45,14 +46,14 @@ def load(config: VideoConfig) -> Data:
     split = by_protocol(config, videos.split, {"fold": videos.fold, "group-fold": videos.group_fold})
     train, validation, test = map(cut, parts(split, config))
     signature = Signature(videos.class_names, frames.shape[1:], videos.labels is not None)
-    stated = videos.name, videos.source, videos.credits, videos.checksum
-    return Data(train, validation, test, signature, *stated)
+    origin = videos.name, videos.source, videos.credits, videos.checksum
+    return Data(train, validation, test, signature, *origin)
 
 
 def chosen_frames(
     frames: np.ndarray, length: np.ndarray, config: VideoConfig, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frames [n, frames, H, W, C] that the network sees of [n, T, H, W, C], and how many each clip has of them."""
+    """The frames [n, frames, H, W, C] that the network sees of [n, T, H, W, C], and the number of them in each clip."""
     wanted, stored = config.frames, frames.shape[1]
     if wanted is None or wanted == stored:
         return frames, length
@@ -61,8 +62,8 @@ def chosen_frames(
     if config.choose == "first":
         return frames[:, :wanted], np.minimum(length, wanted)
     spread = np.floor((np.arange(wanted) + 0.5) * length[:, None] / wanted).astype(np.int64)
-    places = np.where(length[:, None] >= wanted, spread, np.arange(wanted))
-    return frames[np.arange(len(frames))[:, None], places], np.minimum(length, wanted)
+    time = np.where(length[:, None] >= wanted, spread, np.arange(wanted))
+    return frames[np.arange(len(frames))[:, None], time], np.minimum(length, wanted)
 
 
 def draw(split: Split, chosen: Tensor, config: VideoConfig, generator: torch.Generator) -> Batch:
@@ -89,18 +90,18 @@ def inputs(split: Split, config: VideoConfig) -> tuple[Tensor, ...]:
 def batches(
     split: Split, config: VideoConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Of clips in random order."""
+    """This rank's part of each batch of an epoch: clips in random order."""
     return data_batches(draw, split, config, epoch, rank, processes)
 
 
-def answers(network: nn.Module, split: Split, config: VideoConfig, final: bool = False) -> Answers:
+def predict_split(network: nn.Module, split: Split, config: VideoConfig, final: bool = False) -> Predictions:
     """Logits."""
-    return classification.answers(network, inputs(split, config), split, config)
+    return classification.predict_split(network, inputs(split, config), split, config)
 
 
-def classes(found: Scores, answered: Answers, signature: Signature) -> dict[str, Any]:
+def class_table(scores: Scores, predictions: Predictions, signature: Signature) -> ClassTable:
     """Recall and precision."""
-    return classification.classes(found, answered, signature, NOUN)
+    return classification.class_table(scores, predictions, signature, NOUN)
 
 
 def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Module:
@@ -125,10 +126,6 @@ def build(config: VideoConfig, signature: Signature, steps: int = 1) -> nn.Modul
     )
 
 
-def penalty(network: Any, config: VideoConfig) -> None:
-    """None."""
-
-
 def describe(config: VideoConfig) -> str:
     """The recurrence and the formats of its matrices."""
 
@@ -148,12 +145,12 @@ def describe(config: VideoConfig) -> str:
 def facts(network: nn.Module) -> dict[str, Any]:
     """Parameters by kind and multiply-adds a frame, each beside the dense network's."""
     columns = {"cores": "cores", "bias": "biases", "classifier": "classifier"}
-    found = dict.fromkeys((*columns.values(), "macs", "dense_parameters", "dense_macs"), 0)
+    counts = dict.fromkeys((*columns.values(), "macs", "dense_parameters", "dense_macs"), 0)
     for row in models.rnn_table(network):
-        found[columns[row["kind"]]] += row["parameters"]
+        counts[columns[row["kind"]]] += row["parameters"]
         for name in ("macs", "dense_parameters", "dense_macs"):
-            found[name] += row[name]
-    return found
+            counts[name] += row[name]
+    return counts
 
 
 def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
@@ -184,31 +181,31 @@ def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> t
         frames = frames.astype(np.float32)
     length = np.array([len(frames)])
     if len(frames) > T:
-        taken = VideoConfig(config.data, frames=T, choose=config.choose)
-        seen, length = chosen_frames(frames[None], length, taken, str(file))
+        shorter = VideoConfig(config.data, frames=T, choose=config.choose)
+        batch, length = chosen_frames(frames[None], length, shorter, str(file))
     else:
-        seen = frames[None]
-    return torch.from_numpy(np.ascontiguousarray(seen)), torch.from_numpy(length)
+        batch = frames[None]
+    return torch.from_numpy(np.ascontiguousarray(batch)), torch.from_numpy(length)
 
 
-def pictures(config: VideoConfig, data: Data, shown: list[int]) -> list[dict[str, Any]]:
+def pictures(config: VideoConfig, data: Data[Split], shown: list[int]) -> list[dict[str, Any]]:
     """Test clips as strips of frames."""
-    return [{"strip": png(strip(*(value[i].numpy() for value in data.test.inputs)))} for i in shown]
+    return [{"strip": to_png(make_strip(*(value[i].numpy() for value in data.test.inputs)))} for i in shown]
 
 
-def galleries(config: VideoConfig, data: Data, answered: Answers) -> list[dict[str, Any]]:
+def galleries(config: VideoConfig, data: Data[Split], predictions: Predictions) -> list[Section]:
     """Right ones and wrong ones."""
-    return classification.galleries(config, data, answered, pictures, NOUN)
+    return classification.galleries(config, data, predictions, pictures, NOUN)
 
 
-def sections(config: VideoConfig, data: Data, network: nn.Module) -> list[dict[str, Any]]:
+def sections(config: VideoConfig, data: Data[Split], network: nn.Module) -> list[Section]:
     """Where the parameters are: each tensor beside the dense network's."""
-    found = models.rnn_table(network)
+    tensors = models.rnn_table(network)
     numbers = ("parameters", "dense_parameters", "macs", "dense_macs")
-    total = {name: sum(row[name] for row in found) for name in numbers}
+    total = {name: sum(row[name] for row in tensors) for name in numbers}
     rows = [
         [row["name"], " x ".join(map(str, row["shape"])), *(f"{row[name]:,}" for name in numbers)]
-        for row in [*found, {"name": "all", "shape": (), **total}]
+        for row in [*tensors, {"name": "all", "shape": (), **total}]
     ]
     head = [
         "tensor",
@@ -223,21 +220,21 @@ def sections(config: VideoConfig, data: Data, network: nn.Module) -> list[dict[s
         f"{total['dense_macs'] / max(1, total['macs']):,.1f} times fewer multiply-adds than the dense network of this "
         "width, biases and classifier counted."
     )
-    return [{"title": "Parameters and multiply-adds by tensor", "text": text, "head": head, "rows": rows}]
+    return [Section("Parameters and multiply-adds by tensor", text, head=head, rows=rows)]
 
 
-def strip(frames: np.ndarray, length: np.ndarray | None = None) -> np.ndarray:
+def make_strip(frames: np.ndarray, length: np.ndarray | None = None) -> np.ndarray:
     """Frames [T, H, W, C] side by side, spread over the clip: an image [H, ., 3]."""
     T = len(frames) if length is None else int(length)
-    places = np.unique(np.linspace(0, T - 1, min(T, SHOWN)).round().astype(int))
+    shown = np.unique(np.linspace(0, T - 1, min(T, FRAMES_SHOWN)).round().astype(int))
     gap = np.full((frames.shape[1], 2, 3), 255, np.uint8)
     row: list[np.ndarray] = []
-    for frame in frames[places]:
+    for frame in frames[shown]:
         row += [np.broadcast_to(frame, (*frame.shape[:2], 3)), gap]
     return np.concatenate(row[:-1], 1)
 
 
-def png(image: np.ndarray) -> str:
+def to_png(image: np.ndarray) -> str:
     """An image [H, W, 3] as a base64 PNG."""
     from matplotlib.image import imsave
 
@@ -246,10 +243,12 @@ def png(image: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def tracked(wandb: Any, config: VideoConfig, data: Data, answered: Answers) -> dict[str, Any]:
+def log_predictions(
+    wandb: Any, config: VideoConfig, data: Data[Split], predictions: Predictions
+) -> dict[str, Any]:
     """The confusion matrix and test clips as strips of frames."""
 
     def picture(i: int) -> Any:
-        return wandb.Image(strip(*(value[i].numpy() for value in data.test.inputs)))
+        return wandb.Image(make_strip(*(value[i].numpy() for value in data.test.inputs)))
 
-    return classification.tracked(wandb, data, answered, picture)
+    return classification.log_predictions(wandb, data, predictions, picture)

@@ -18,6 +18,7 @@ from scipy import stats
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.models.formats import FormatSpec
 from dropfold.train.compare import compare, studies, table
+from dropfold.train.compare.results import write_results
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.config.recipes import recipe
 from dropfold.train.engine.check import check
@@ -44,7 +45,7 @@ def test_differences_are_paired_by_seed():
         for seed, score in enumerate(all_)
     ]
     rows.append({"variant": "b", "seed": 3, "failure": "the mean loss is nan"})
-    a, b = table.summarized(rows, "a")
+    a, b = table.summarize(rows, "a")
     assert math.isnan(a["difference"])
     assert b["difference"] == pytest.approx(0.2)
     assert b["difference_half_width"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
@@ -61,7 +62,7 @@ def test_a_table_of_failures_alone_is_a_table(tmp_path):
     """As it is written when the first run to end has failed, and when all have."""
     rows = [{"variant": "a", "seed": 0, "failure": "the mean loss is nan"}]
     for found in (None, {}):
-        assert "| a | 0 (1 failed) |  |  |" in table.write(tmp_path, rows, "a", found)
+        assert "| a | 0 (1 failed) |  |  |" in write_results(tmp_path, rows, "a", found)
 
 
 def test_variants_of_a_recipe_are_a_grid():
@@ -88,10 +89,10 @@ def test_folds_of_a_seed_are_one_value():
         for seed, score in enumerate(scores)
         for fold in range(5)
     ]
-    _, one = table.summarized([row for row in rows if row["seed"] == 0], "a")
+    _, one = table.summarize([row for row in rows if row["seed"] == 0], "a")
     assert one["difference"] == pytest.approx(0.1)
     assert math.isnan(one["difference_half_width"])
-    _, two = table.summarized(rows, "a")
+    _, two = table.summarize(rows, "a")
     assert (two["seeds"], two["runs"], two["mean"]) == (2, 10, pytest.approx(0.6))
     assert two["difference"] == pytest.approx(0.15)
     assert two["difference_half_width"] == pytest.approx(12.7062 * 0.05, rel=1e-4)  # t(0.975, 1) s / sqrt(2)
@@ -145,7 +146,9 @@ def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
 @pytest.fixture
 def inline(monkeypatch):
     """Runs in this process, one after the other."""
-    monkeypatch.setattr(compare, "apart", lambda config, split, threads: compare.one(config, split))
+    monkeypatch.setattr(
+        compare, "run_in_process", lambda config, split, threads: compare.run_one(config, split)
+    )
 
 
 def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch, inline):

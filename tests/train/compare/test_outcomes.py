@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dropfold.train.compare import outcomes, plots, table
+from dropfold.train.compare import outcomes, plots
 from dropfold.train.compare.corruptions import ALL
 from dropfold.train.compare.outcomes import Outcome
+from dropfold.train.compare.results import write_results
 
 
 def outcome(right, index=None, corrupted=None):
@@ -142,7 +143,7 @@ def test_the_picture_is_blue_where_all_of_an_interval_is_better_and_orange_where
         {"variant": name, "seed": 0, "figure": "overall_accuracy", "score": known.right.mean()}
         for (name, *_), known in found.items()
     ]
-    text = table.write(tmp_path, rows, "a", found)
+    text = write_results(tmp_path, rows, "a", found)
     assert f"| b | 1 | {80 if better else 40}.0 | {'+' if better else '-'}40.0 [" in text
     pixels = matplotlib.image.imread(tmp_path / "comparison.png")[..., :3]
     pixels = pixels[:, pixels.shape[1] * 6 // 10 :]  # the differences

@@ -15,7 +15,7 @@ from dropfold.train.compare.outcomes import Outcome
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.engine.run import Run
 from dropfold.train.scoring.predict import predict
-from dropfold.train.tasks.trained import load_network
+from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small, small_video
 
 POINTNET = {"network": "pointnet", "transforms": False, "epochs": 1}
@@ -34,24 +34,24 @@ def runs(folder, tmp_path_factory):
 
 def test_a_measurement_is_that_of_the_saved_network(runs, folder, furniture):
     run, steps = runs / "none/seed-0", []
-    found = robustness.measured(run, advance=steps.append)
+    found = robustness.measure(run, advance=steps.append)
     assert sum(steps) == robustness.STEPS == 41
     np.testing.assert_array_equal(found.right, outcomes.of_predictions(run / "predictions.npz").right)
-    _, _, model = load_network(run)
+    model = Trained.of(run).network
     clouds = shape_schema.read(folder / "small.h5")
     test = clouds.of(shape_schema.TEST)
     x = corrupted(clouds.points[test, :32], test, "drop_local", 4)
     right = predict(model, (torch.from_numpy(x),)).argmax(1).numpy() == clouds.label[test]
     np.testing.assert_array_equal(found.corrupted[4, 3], right)
     assert found.corrupted.shape == (8, 5, 12)
-    assert robustness.measured(run, "validation").corrupted.shape == (8, 5, 6)
+    assert robustness.measure(run, "validation").corrupted.shape == (8, 5, 6)
 
 
 def test_a_measurement_is_kept_and_not_that_of_other_corruptions(runs):
     run = runs / "none/seed-1"
-    first = robustness.measured(run)
+    first = robustness.measure(run)
     before = (run / "robustness-test.npz").stat().st_mtime_ns
-    again = robustness.measured(run)
+    again = robustness.measure(run)
     assert (run / "robustness-test.npz").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.corrupted, again.corrupted)
     assert robustness.read(run, "test", seed=1) is None

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 
 from dropfold.train.data.grid import grid_subsample
-from dropfold.train.data.local_shape import (CELLS, CHANNELS, EACH, FARTHEST, SMALLEST, K, local_shape)
+from dropfold.train.data.local_shape import (
+    CELLS,
+    CHANNELS,
+    CHANNELS_PER_SCALE,
+    FARTHEST,
+    SMALLEST_EIGENVALUE,
+    K,
+    local_shape,
+)
 
-LINEARITY, PLANARITY, SPHERICITY, SIZE, UPRIGHTNESS, HEIGHT, BESIDE, ABOVE = range(EACH)
+LINEARITY, PLANARITY, SPHERICITY, SIZE, UPRIGHTNESS, HEIGHT, BESIDE, ABOVE = range(CHANNELS_PER_SCALE)
 
 
 def textbook(points, up):
@@ -18,13 +26,20 @@ def textbook(points, up):
         for i, p in enumerate(points):
             centre = seen[cells.cell[i]] if cells else p
             near = seen[np.argsort(((seen - centre) ** 2).sum(1), kind="stable")[:K]]
-            small, middle, large = np.maximum(np.linalg.eigvalsh(np.cov(near.T, bias=True)), SMALLEST)
+            small, middle, large = np.maximum(
+                np.linalg.eigvalsh(np.cov(near.T, bias=True)), SMALLEST_EIGENVALUE
+            )
             normal = np.linalg.eigh(np.cov(near.T, bias=True))[1][:, 0]
             away = np.clip((near.mean(0) - p) / np.sqrt(large), -FARTHEST, FARTHEST)
             each = [(large - middle) / large, (middle - small) / large, small / large, 10 * np.sqrt(large)]
             each += [abs(normal[up]), 5 * np.ptp(near[:, up])]
             found.append([*each, np.linalg.norm(np.delete(away, up)), away[up]])
-    return np.array(found).reshape(len(CELLS), len(points), EACH).transpose(1, 0, 2).reshape(len(points), -1)
+    return (
+        np.array(found)
+        .reshape(len(CELLS), len(points), CHANNELS_PER_SCALE)
+        .transpose(1, 0, 2)
+        .reshape(len(points), -1)
+    )
 
 
 @pytest.mark.parametrize("up", [1, 2])
@@ -61,7 +76,9 @@ def test_turning_and_moving_a_cloud_about_the_upright_axis_changes_nothing_at_th
     points = np.random.default_rng(1).normal(size=(400, 3))
     c, s = np.cos(0.7), np.sin(0.7)
     turned = points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + (3, -2, 1)
-    one, two = (local_shape(x.astype(np.float32), 2)[:, :EACH].astype(float) for x in (points, turned))
+    one, two = (
+        local_shape(x.astype(np.float32), 2)[:, :CHANNELS_PER_SCALE].astype(float) for x in (points, turned)
+    )
     np.testing.assert_allclose(one, two, atol=0.01, rtol=0.01)
 
 

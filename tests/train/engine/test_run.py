@@ -24,7 +24,7 @@ from dropfold.train.report.report import command
 from dropfold.train.scoring.objective import loss_function
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import clouds
-from dropfold.train.tasks.trained import load_network
+from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small
 
 ROOT = Path(__file__).parents[3]
@@ -96,7 +96,8 @@ def test_the_best_epoch_s_figures_are_those_of_its_weights(select, options, best
 
     out = tmp_path / "run"
     summary = Run(small(folder, out=out, select=select, validate_every=1, **options)).train()
-    config, _, model = load_network(out)
+    trained = Trained.of(out)
+    config, model = trained.config, trained.network
     model.load_state_dict(load_file(out / "best.safetensors"))
     data = clouds.load(config).test
     right = (
@@ -119,7 +120,8 @@ def test_validating_changes_no_weight(finished, folder, tmp_path):
 def test_the_saved_network_gives_the_saved_predictions(finished, folder, furniture):
     from dropfold.train.scoring.predict import predict
 
-    config, signature, model = load_network(finished)
+    trained = Trained.of(finished)
+    config, signature, model = trained.config, trained.signature, trained.network
     assert signature.class_names == furniture.class_names[:3]
     logits = predict(model, clouds.inputs(clouds.load(config).test, config))
     torch.testing.assert_close(logits.numpy(), np.load(finished / "predictions.npz")["logits"])
@@ -139,7 +141,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment, folder, finished, t
     checkpoint.save_config(tmp_path / "spec/config.json", small(folder, out=out), Signature([]))
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     patch = {
-        "epoch": "import dropfold.train.engine.run as e; f = e.loss_function; n = [0]\n"
+        "epoch": "import dropfold.train.engine.step as e; f = e.loss_function; n = [0]\n"
         f"def g(*a):\n  n[0] += 1\n  if n[0] == 5:\n    {kill}\n  return f(*a)\ne.loss_function = g",
         "checkpoint": "import os as o; f = o.fsync; n = [0]\n"
         f"def g(fd):\n  n[0] += 1\n  if n[0] == 8:\n    o.ftruncate(fd, 10); {kill}\n  return f(fd)\no.fsync = g",
@@ -279,7 +281,7 @@ def test_bad_input_is_named(folder, finished, tmp_path):
     with pytest.raises(ValueError, match="is not there"):
         Run(small(folder, out=tmp_path / "a", data=tmp_path / "none.h5"))
     with pytest.raises(FileNotFoundError, match="give the folder of a run"):
-        load_network(tmp_path)
+        Trained.of(tmp_path)
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         Run(small(folder, out=tmp_path / "a", batch_size=0))
     with pytest.raises(ValueError, match="validate_every must be at least 1; got 0"):
@@ -304,7 +306,8 @@ def test_a_run_in_bf16_is_evaluated_as_its_saved_network(folder, tmp_path):
 
     out = tmp_path / "run"
     Run(small(folder, out=out, epochs=1, amp="bf16")).train()
-    config, _, model = load_network(out)
+    trained = Trained.of(out)
+    config, model = trained.config, trained.network
     logits = predict(model, clouds.inputs(clouds.load(config).test, config))
     torch.testing.assert_close(logits.numpy(), np.load(out / "predictions.npz")["logits"])
 

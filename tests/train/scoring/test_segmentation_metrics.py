@@ -47,7 +47,7 @@ def test_part_metrics_are_those_of_plain_loops():
             "overall_accuracy": (label == predicted).mean(),
         }
     )
-    np.testing.assert_allclose(found.each, [*each, np.nan])
+    np.testing.assert_allclose(found.by_class, [*each, np.nan])
     assert found.leading == ious.mean()
 
 
@@ -79,7 +79,7 @@ def test_scene_metrics_are_those_of_plain_loops():
             "mean_class_accuracy": np.mean(recall),
         }
     )
-    np.testing.assert_allclose(found.each, [*iou, np.nan])
+    np.testing.assert_allclose(found.by_class, [*iou, np.nan])
 
 
 def test_the_confusion_of_parts_of_a_scene_adds_up():

@@ -18,7 +18,7 @@ from dropfold.data_scripts.readers.scene_file import read_scene, write_scene
 from dropfold.train.compare import compare, outcomes, summed
 from dropfold.train.config.configs import Signature
 from dropfold.train.data.local_shape import CHANNELS, local_shape
-from dropfold.train.engine import run as engine
+from dropfold.train.engine import step as engine
 from dropfold.train.engine.run import Run
 from dropfold.train.predict.labelling import label_file
 from dropfold.train.report.report import curves
@@ -26,7 +26,7 @@ from dropfold.train.scoring import metrics
 from dropfold.train.scoring.objective import loss_function, restricted
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import blocks, parts, scenes
-from dropfold.train.tasks.trained import load_network
+from dropfold.train.tasks.trained import Trained
 from tests.train.small_segmentation import (
     room,
     small_blocks,
@@ -89,10 +89,11 @@ def test_a_run_ends_with_figures_and_a_report(task, finished):
 
 @pytest.mark.parametrize("task", FIGURES)
 def test_the_saved_network_gives_the_saved_answers(task, finished):
-    config, signature, network = load_network(finished[task])
+    trained = Trained.of(finished[task])
+    config, signature, network = trained.config, trained.signature, trained.network
     module = MODULES[task]
     data = module.load(config)
-    found = module.answers(network, data.test, config, final=True)
+    found = module.predict_split(network, data.test, config, final=True)
     with np.load(finished[task] / "predictions.npz") as kept:
         for name, value in found.items():
             np.testing.assert_array_equal(value, kept[name], err_msg=name)
@@ -107,11 +108,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(task, folder, finished, tmp
     (tmp_path / "spec").mkdir()
     checkpoint.save_config(tmp_path / "spec/config.json", small(folder, out=out), Signature([]))
     script = (
-        "import os, signal, pathlib, dropfold.train.engine.run as e\n"
+        "import os, signal, pathlib, dropfold.train.engine.step as e\nfrom dropfold.train.engine.run import Run\n"
         "from dropfold.train.storage import checkpoint\nf = e.loss_function; n = [0]\n"
         "def g(*a):\n  n[0] += 1\n  if n[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n  return f(*a)\n"
         f"e.loss_function = g\nconfig, _ = checkpoint.load_config(pathlib.Path({str(tmp_path / 'spec')!r}))\n"
-        "e.Run(config).train()\n"
+        "Run(config).train()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
@@ -148,7 +149,7 @@ def test_a_tracker_gets_coloured_clouds(task, finished):
     module = MODULES[task]
     with np.load(finished[task] / "predictions.npz") as answers:
         wandb = types.SimpleNamespace(Object3D=lambda cloud: cloud)
-        sent = module.tracked(wandb, config, module.load(config), dict(answers))
+        sent = module.log_predictions(wandb, config, module.load(config), dict(answers))
     assert sent
     for cloud in sent.values():
         assert cloud.shape[1] == 6
@@ -166,12 +167,12 @@ def test_a_part_run_keeps_what_the_bootstrap_needs(finished):
 
 
 def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path):
-    config, signature, network = load_network(finished["scenes"])
-    data = scenes.load(config)
+    trained = Trained.of(finished["scenes"])
+    data = trained.data
     room = data.test.scenes.room(int(data.test.index[0]))
     points = room.points + np.float32([10, 20, 5])
     write_scene(tmp_path / "scene.ply", points, room.colour, room.label)
-    found = label_file(network, config, signature, tmp_path / "scene.ply", tmp_path / "labelled.ply")
+    found = label_file(trained, tmp_path / "scene.ply", tmp_path / "labelled.ply")
     back = read_scene(tmp_path / "labelled.ply")
     np.testing.assert_array_equal(back.points, points)
     np.testing.assert_array_equal(back.colour, room.colour)
@@ -184,35 +185,37 @@ def test_every_point_of_a_scene_in_a_file_is_labelled(finished, tmp_path):
     assert found["against its labels"] == pytest.approx(figures)
     write_scene(tmp_path / "gray.xyz", points, None, None)
     with pytest.raises(ValueError, match=r"gray.xyz has no colours, and the run was trained with them"):
-        label_file(network, config, signature, tmp_path / "gray.xyz", tmp_path / "gray.ply")
+        label_file(trained, tmp_path / "gray.xyz", tmp_path / "gray.ply")
     assert not (tmp_path / "gray.ply").exists()
 
 
 def test_a_network_trained_on_blocks_labels_scenes(finished, tmp_path):
-    config, signature, network = load_network(finished["blocks"])
+    trained = Trained.of(finished["blocks"])
     points, colour, label = room(np.random.default_rng(0), 500)
     write_scene(tmp_path / "scene.ply", points, colour, label)
-    found = label_file(network, config, signature, tmp_path / "scene.ply", tmp_path / "labelled.ply", votes=2)
+    found = label_file(trained, tmp_path / "scene.ply", tmp_path / "labelled.ply", votes=2)
     assert found["points"] == 500
     back = read_scene(tmp_path / "labelled.ply")
     np.testing.assert_array_equal(back.points, points)
-    said = dict(zip(signature.class_names, np.bincount(back.label, minlength=4).tolist(), strict=True))
+    said = dict(
+        zip(trained.signature.class_names, np.bincount(back.label, minlength=4).tolist(), strict=True)
+    )
     assert found["classes"] == {name: count for name, count in said.items() if count}
 
 
 def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
-    config, signature, network = load_network(finished["parts"])
+    trained = Trained.of(finished["parts"])
     cloud = np.random.default_rng(0).uniform(0, 1, (75, 3)) * (2, 20, 2) + 100  # in its own place and size
     np.savetxt(tmp_path / "pole.xyz", cloud)
     options = {"category": "pole", "votes": 2}
-    found = label_file(network, config, signature, tmp_path / "pole.xyz", tmp_path / "out.ply", **options)
+    found = label_file(trained, tmp_path / "pole.xyz", tmp_path / "out.ply", **options)
     back = read_scene(tmp_path / "out.ply")
     np.testing.assert_allclose(back.points, cloud, rtol=1e-6)
     label = back.label
     assert len(label) == found["points"] == 75
     assert set(label.tolist()) <= {0, 1}  # the parts of a pole
     with pytest.raises(ValueError, match="one of pole, plate; got none"):
-        label_file(network, config, signature, tmp_path / "pole.xyz", tmp_path / "out.ply")
+        label_file(trained, tmp_path / "pole.xyz", tmp_path / "out.ply")
 
 
 def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
@@ -316,9 +319,9 @@ def test_bad_input_is_named(folder, tmp_path):
 
 def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finished, tmp_path):
     config = small_scenes(folder)
-    assert compare.folds(config) == compare.folds(small_blocks(folder)) == [1, 2, 3]
-    assert compare.folds(small_parts(folder)) == list(range(5))
-    run = compare.of_run(replace(config, protocol="split", held_out=None), 1, 2, tmp_path)
+    assert compare.find_folds(config) == compare.find_folds(small_blocks(folder)) == [1, 2, 3]
+    assert compare.find_folds(small_parts(folder)) == list(range(5))
+    run = compare.config_of(replace(config, protocol="split", held_out=None), 1, 2, tmp_path)
     assert (run.protocol, run.held_out) == ("area", 2)
     random, runs, total = np.random.default_rng(0), {}, np.zeros((4, 4), int)
     for fold in (1, 2, 3):

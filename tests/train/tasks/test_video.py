@@ -23,10 +23,10 @@ from dropfold.train.engine.run import Run
 from dropfold.train.engine.schedule import learning_rate
 from dropfold.train.report.report import command, curves
 from dropfold.train.scoring.metrics import scores
+from dropfold.train.scoring.predict import predict
 from dropfold.train.storage import checkpoint
-from dropfold.train.tasks import trained as network
 from dropfold.train.tasks import video
-from dropfold.train.tasks.trained import load_network
+from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small_video
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +54,8 @@ def test_a_run_leaves_its_figures_and_a_self_contained_report(finished, video_fo
         6 <= page.count('"strip": "iVBOR') <= 10
     )  # of ten test clips, at most six that are right and six that are wrong
     assert "Parameters and multiply-adds by tensor" in page
-    config, signature, model = load_network(finished)
+    trained = Trained.of(finished)
+    config, signature, model = trained.config, trained.signature, trained.network
     assert config == small_video(video_folder, out=finished)
     assert signature == Signature(["right", "left", "still"], (5, 6, 8, 1))
     assert sum(p.numel() for p in model.parameters()) == summary["parameters"]
@@ -66,13 +67,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(video_folder, finished, tmp
     spec.mkdir()
     checkpoint.save_config(spec / "config.json", small_video(video_folder, out=out), Signature([]))
     script = (
-        "import os, pathlib, signal, dropfold.train.engine.run as e\n"
+        "import os, pathlib, signal, dropfold.train.engine.step as e\n"
+        "from dropfold.train.engine.run import Run\n"
         "from dropfold.train.storage import checkpoint\n"
         "f = e.loss_function; n = [0]\n"
         "def g(*a):\n  n[0] += 1\n  if n[0] == 5: os.kill(os.getpid(), signal.SIGKILL)\n  return f(*a)\n"
         "e.loss_function = g\n"
         f"config, _ = checkpoint.load_config(pathlib.Path({str(spec)!r}))\n"
-        "e.Run(config).train()\n"
+        "Run(config).train()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
@@ -126,7 +128,7 @@ def test_average_precision_by_hand():
     label = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     found = scores(logits, label)
     assert found.leading == pytest.approx((1 + 2 / 3) / 2)
-    assert found.each[1].isnan()
+    assert found.by_class[1].isnan()
 
 
 def test_a_curve_without_values_is_not_in_the_report(video_folder):
@@ -203,8 +205,8 @@ def test_predictions_of_frames_in_a_file(finished, clips, tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as stopped:
         main()
     (found,) = json.loads(capsys.readouterr().out)
-    *_, model = load_network(finished)
-    logits = network.predict(model, (torch.from_numpy(clips.frames[:1]), torch.from_numpy(clips.length[:1])))
+    model = Trained.of(finished).network
+    logits = predict(model, (torch.from_numpy(clips.frames[:1]), torch.from_numpy(clips.length[:1])))
     expected = dict(zip(clips.class_names, logits.softmax(1)[0].tolist()))
     assert found["probabilities"] == pytest.approx(expected, abs=1e-4)
     said = str(stopped.value)

@@ -1,0 +1,99 @@
+"""What input channels mean: right for every task and option, kept in a run's config, known of older runs."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dropfold.train.config.channels import Channels
+from dropfold.train.config.configs import CONFIGS
+from dropfold.train.data.channels import channels_of
+from dropfold.train.data.local_shape import CHANNELS
+from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.registry import TASKS
+from tests.train.conftest import small, small_video
+from tests.train.small_segmentation import (
+    small_blocks,
+    small_parts,
+    small_scenes,
+    write_blocks,
+    write_rooms,
+    write_shapes,
+)
+
+CASES = {
+    "clouds": (small, {}, Channels()),
+    "clouds, normals": (small, {"normals": True}, Channels(normal=3)),
+    "parts": (small_parts, {}, Channels()),
+    "parts, shape": (small_parts, {"local_shape": True}, Channels(shape=CHANNELS)),
+    "blocks": (small_blocks, {}, Channels(colour=3, place=3)),
+    "blocks, gray": (small_blocks, {"colour": False}, Channels(place=3)),
+    "scenes": (small_scenes, {}, Channels(colour=3, place=3)),
+    "scenes, gray": (small_scenes, {"colour": False}, Channels(place=3)),
+    "scenes, shape": (small_scenes, {"local_shape": True}, Channels(colour=3, place=3, shape=CHANNELS)),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("segmentation")
+    write_shapes(path / "parts.h5")
+    write_blocks(path / "blocks.h5")
+    write_rooms(path / "rooms.h5")
+    return {"clouds": folder, "parts": path, "blocks": path, "scenes": path}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_channel_is_where_its_name_says(case, folders, tmp_path):
+    make, options, expected = CASES[case]
+    config = make(folders[case.split(",")[0]], **options)
+    config = replace(config, augment=replace(config.augment, scale=(1.0, 1.0), shift=0.0, rotate=False))
+    task = TASKS[config.task]
+    data = task.load(config)
+    channels = data.signature.channels
+    assert channels == expected == channels_of(config)
+    assert channels.total == data.signature.shape[-1]
+    (x, *_), _ = next(task.batches(data.train, config, 0))
+    assert x.shape[-1] == channels.total
+    parts = {name: x[..., where] for name, where in channels.slices.items()}
+    assert torch.equal(torch.cat(list(parts.values()), -1), x)
+    if channels.normal:
+        torch.testing.assert_close(parts["normal"].norm(dim=-1), torch.ones(x.shape[:-1]), atol=1e-3, rtol=0)
+    if channels.colour:  # the four colours of the rooms in tests
+        known = torch.tensor([[250, 250, 250], [90, 60, 30], [200, 180, 160], [20, 90, 200]]) / 255
+        assert torch.cdist(parts["colour"].flatten(0, -2), known).amin(1).max() < 1e-3
+    if channels.place:  # along z the place is the height, over the room's
+        place, height = parts["place"][..., 2], parts["pos"][..., 2]
+        assert ((place >= 0) & (place <= 1 + 1e-6)).all()
+        for block_place, block_height in zip(place, height):
+            assert np.corrcoef(block_place, block_height)[0, 1] > 0.999
+    if channels.shape:  # linearity, planarity and sphericity add up to 1
+        torch.testing.assert_close(
+            parts["shape"][..., :3].sum(-1), torch.ones(x.shape[:-1]), atol=5e-3, rtol=0
+        )
+    checkpoint.save_config(tmp_path / "config.json", config, data.signature)
+    assert checkpoint.load_config(tmp_path) == (config, data.signature)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["channels"]  # as a run of an older version left it
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert checkpoint.load_config(tmp_path) == (config, data.signature)
+
+
+def test_videos_have_no_points(video_folder):
+    config = small_video(video_folder)
+    assert TASKS["video"].load(config).signature.channels is None
+    assert CONFIGS.keys() == TASKS.keys()
+
+
+def test_slices_follow_one_another():
+    channels = Channels(colour=3, place=3, shape=24)
+    assert channels.slices == {
+        "pos": slice(0, 3),
+        "colour": slice(3, 6),
+        "place": slice(6, 9),
+        "normal": slice(9, 9),
+        "shape": slice(9, 33),
+    }
+    assert str(channels) == "3 pos, 3 colour, 3 place, 24 shape"

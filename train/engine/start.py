@@ -1,0 +1,53 @@
+"""Training that begins from the weights of a finished run (`--start`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from dropfold.train.config.configs import Config, Signature
+from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.registry import task_of
+from dropfold.train.tasks.trained import find_weights
+
+
+def load_start(network: nn.Module, run: Path, config: Config, signature: Signature) -> None:
+    """Load the weights of a finished run into the network of `config`.
+
+    Raises:
+        FileNotFoundError: no run there, or one that has not ended.
+        ValueError: a run on another task, with other classes, channels or another network.
+    """
+    from safetensors.torch import load_file
+
+    other, theirs = checkpoint.load_config(run)
+    weights = load_file(find_weights(run))
+    ours, their_words = (task_of(c).describe(c) for c in (config, other))
+    if config.task != other.task:
+        raise ValueError(f"--start {run} learnt {other.task}, and this run learns {config.task}.")
+    if (theirs.class_names, theirs.categories) != (signature.class_names, signature.categories):
+        raise ValueError(
+            f"--start {run} was trained on the classes {theirs.class_names}, and {config.data} has "
+            f"{signature.class_names}."
+        )
+    if theirs.channels != signature.channels or theirs.shape[1:] != signature.shape[1:]:
+        raise ValueError(
+            f"--start {run} sees samples {_in_words(theirs)}, and this config gives {_in_words(signature)}."
+        )
+    state = network.state_dict()
+    differing = [name for name in {**state, **weights} if _shape(name, state) != _shape(name, weights)]
+    if differing:
+        raise ValueError(
+            f"--start {run} is another network: {their_words}; this config builds: {ours}. {len(differing)} of their "
+            f"tensors differ, {differing[0]} among them."
+        )
+    network.load_state_dict(weights)
+
+
+def _in_words(signature: Signature) -> str:
+    return f"{list(signature.shape)}" + (f" of {signature.channels}" if signature.channels else "")
+
+
+def _shape(name: str, state: dict) -> object:
+    return state[name].shape if name in state else None
