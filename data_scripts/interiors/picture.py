@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.scenes.s3dis import CLASSES
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 # By class, in the order of CLASSES; those of S3DIS's own figures are near these.
 CLASS_COLOURS = np.array(

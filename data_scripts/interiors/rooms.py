@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -32,8 +31,12 @@ from dropfold.data_scripts.interiors.plan import Plan
 from dropfold.data_scripts.interiors.scan import positions, scan
 from dropfold.data_scripts.interiors.surface import surface
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.jobs import advise_restart
 from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.shipped import find_data
 
 TEST_AREA = 5
 FEWEST = 20  # points below which an object is not seen
@@ -114,14 +117,14 @@ def write_room(folder: Path, room: Room) -> None:
 
 def _job(options: Options, area: int, number: int) -> str:
     """Make one room and write it, unless it is there."""
-    stock = stock_of(shape_schema.read(options.source), area)
+    stock = stock_of(shape_schema.read(find_data(options.source)), area)
     plan = furnished(area, options.rooms, number, options.seed, stock)
     folder = _part(options.out, area) / plan.name
     if not folder.is_dir():
         unfinished = folder.with_name(f".{plan.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         write_room(unfinished, make(plan, stock, options.density, options.seed, number))
-        os.replace(unfinished, folder)
+        atomic.move_into_place(unfinished, folder)
     return plan.name
 
 
@@ -154,7 +157,7 @@ def _about(options: Options, furniture: shape_schema.Clouds) -> str:
 def convert(options: Options) -> None:
     """Make all rooms that are not there yet."""
     _check(options)
-    furniture = shape_schema.read(options.source)
+    furniture = shape_schema.read(find_data(options.source))
     Stock(furniture, (TEST,))  # says what is wrong with the furniture before anything is written
     stated = options.out / ABOUT
     text = _about(options, furniture)
@@ -165,13 +168,11 @@ def convert(options: Options) -> None:
     if (
         not stated.is_file()
         and options.out.is_dir()
-        and {p.name for p in options.out.iterdir()} - {f".{ABOUT}"}
+        and any(not path.name.startswith(f".{ABOUT}") for path in options.out.iterdir())
     ):
         raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
     options.out.mkdir(parents=True, exist_ok=True)
-    unfinished = stated.with_name(f".{ABOUT}")
-    unfinished.write_text(text)
-    os.replace(unfinished, stated)
+    atomic.write_bytes(stated, text.encode())
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
     workers = options.workers or cores()
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
@@ -186,30 +187,23 @@ def convert(options: Options) -> None:
                 bar.advance(task)
                 left[work[done]] -= 1
                 if not left[work[done]]:
-                    os.replace(_part(options.out, work[done]), options.out / f"Area_{work[done]}")
+                    atomic.move_into_place(_part(options.out, work[done]), options.out / f"Area_{work[done]}")
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a process was killed, perhaps for want of memory (--workers 1 takes less)"
+            ) from None
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 def main(options: Options) -> None:
-    try:
+    with advise_restart("goes on with what is missing"):
         convert(options)
         if options.sheet:
             from dropfold.data_scripts.interiors import picture
 
             picture.sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
-    except BrokenProcessPool:
-        raise SystemExit(
-            "error: a process was killed, perhaps for want of memory. The same command goes on with what is missing; "
-            "--workers 1 takes less."
-        ) from None
-    except OSError as error:
-        raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on with what is missing.") from None
     rooms = sorted(options.out.glob("Area_*/*/"))
     print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
     if options.areas < TEST_AREA:

@@ -11,16 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dropfold.data_scripts.schemas.video_schema import SchemaError, frame_size
+from dropfold.data_scripts.schemas.video_schema import frame_size
+from dropfold.data_scripts.work.errors import SchemaError, VideoError
 
 SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
 Sampling = Literal["first", "uniform", "tednet"]
-
-
-class VideoError(ValueError):
-    """A file is not a whole video; the message names it and what is wrong."""
 
 
 @dataclass(kw_only=True)

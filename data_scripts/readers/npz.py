@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 
 def load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work.errors import ShapeError
 
 TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",

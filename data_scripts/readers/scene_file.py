@@ -14,16 +14,14 @@ Without a header 3 columns are x y z, 6 are x y z r g b, and 7 x y z r g b label
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ShapeError
 
 Unit = Literal["m", "cm", "mm", "ft"]
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
@@ -47,8 +45,7 @@ def read_scene(path: Path) -> Scene:
     """The scene of a file (see above); a `ShapeError` names it, the line where there is one, and what is wrong."""
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    _check_suffix(path)
     if not path.is_file():
         raise ShapeError(f"{path} is not there.")
     if path.stat().st_size == 0:
@@ -92,8 +89,13 @@ def check_target(path: Path) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
     cannot be written to."""
     one = {name: np.zeros(1) for name in "xyz"} | {"label": np.zeros(1, np.uint8)}
-    with _temporary(path) as temporary:
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
+    try:
         _write(path, temporary, one)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
@@ -109,24 +111,15 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     if label is not None:
         small = label.size == 0 or 0 <= label.min() <= label.max() <= 255
         columns["label"] = label.astype(np.uint8 if small else np.int32)
-    with _temporary(path) as temporary:
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
         _write(path, temporary, columns)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write a scene to; it is gone afterwards, unless it was renamed."""
+def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix.lower())
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:

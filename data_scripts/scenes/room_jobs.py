@@ -12,11 +12,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import ShapeError
 from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Job
 
 
@@ -83,7 +82,7 @@ def assemble(
 
 def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was odd; faults are sentences."""
-    with work.faults_said(ArchiveError, SchemaError, ShapeError):
+    with work.advise_restart():
         scenes, notes = convert(options)
     counts = [len(scenes.of(split)) for split in range(3)]
     print(

@@ -24,12 +24,13 @@ from rich.progress import track
 
 from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas import block_schema
-from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks, SchemaError
+from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks
 from dropfold.data_scripts.schemas.scene_schema import split_by_area
 from dropfold.data_scripts.work import distribution
 from dropfold.data_scripts.work import jobs as work
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
+from dropfold.data_scripts.work.archive import download_or_reuse, opened
 from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Advance, Job
 
 URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
@@ -141,8 +142,8 @@ def _count(path: Path, points: int) -> int:
 
 
 def main(options: Options) -> None:
-    with work.faults_said(ArchiveError, SchemaError):
-        source = obtained(options.source, URL, options.out.parent, options.sha256)
+    with work.advise_restart():
+        source = download_or_reuse(options.source, URL, options.out.parent, options.sha256)
         with opened(source) as folder:
             blocks = convert(folder, options)
     print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")

@@ -20,14 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, doubtful, in_metres, read_scene
-from dropfold.data_scripts.readers.shapes import ShapeError
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes, SchemaError
+from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import opened
-from dropfold.data_scripts.work.folders import SPLIT_OF, files
+from dropfold.data_scripts.work.errors import SchemaError, ShapeError
+from dropfold.data_scripts.work.folders import files
 from dropfold.data_scripts.work.jobs import Advance, load
 
 GRAY = 127
@@ -69,10 +70,14 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
     jobs = []
     for path in found:
         inner = path.relative_to(folder)
-        split = next((SPLIT_OF[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF), None)
+        split = next(
+            (SPLIT_OF_FOLDER[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF_FOLDER),
+            None,
+        )
         named = re.match(r"(Area_\d+)_", path.name)
         area = next(
-            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF), named[1] if named else ""
+            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF_FOLDER),
+            named[1] if named else "",
         )
         areas += [area] if area not in areas else []
         beside = path.with_suffix(".labels")

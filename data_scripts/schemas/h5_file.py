@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,18 +19,24 @@ from typing import Any
 
 import numpy as np
 
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import SchemaError
+
 SCHEMA = "dropfold/1"
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FOLDS = 5
 SPLITS = ("train", "validation", "test")
+SPLIT_OF_FOLDER = {
+    "train": TRAIN,
+    "val": VALIDATION,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "test": TEST,
+}
 STATED = ("source", "credits", "rebuild")
 LEVEL = 1  # of gzip, the fastest
 
 Wrong = Callable[[str, object, str], Exception]  # (item, found, expected) -> the error that says so
-
-
-class SchemaError(ValueError):
-    """A file is not what the schema says; the message names the file, the item, and how to make it anew."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,7 @@ class Pending:
         self.path, self.layout = path, layout
         with self._said():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, self.temporary = tempfile.mkstemp(".tmp", f".{path.name}.", folder or path.parent)
-            os.close(handle)
+            self.temporary = atomic.make_temporary(path, folder=folder)
             self.file = h5py.File(self.temporary, "w")
 
     @contextlib.contextmanager
@@ -130,18 +133,13 @@ class Pending:
         with self._said():
             _put(self.file, self.layout, arrays, class_names, stated)
             self.file.close()
-            os.chmod(self.temporary, 0o644)
-            _flush(
-                self.temporary
-            )  # on the disk before the rename is: a power cut leaves the old file or the new
-            os.replace(self.temporary, self.path)
-            _flush(self.path.parent)
+            atomic.move_into_place(self.temporary, self.path)
 
     def close(self) -> None:
         """Remove what is not finished."""
         with contextlib.suppress(OSError, RuntimeError):
             self.file.close()
-        Path(self.temporary).unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
 
 def packed(row: np.ndarray) -> bytes:
@@ -168,14 +166,6 @@ def _put(
     for name in STATED:
         file.attrs[name] = stated[name]
     file.attrs["checksum"] = checksum(arrays)
-
-
-def _flush(path: Path | str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list[str], dict[str, str]]:

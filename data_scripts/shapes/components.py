@@ -78,10 +78,7 @@ def credited(parts: Parts) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        parts = convert(options.source)
-        part_schema.write(options.out, parts)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    parts = convert(options.source)
+    part_schema.write(options.out, parts)
     credits.put(options.out.with_name("CREDITS.md"), options.out.name, credited(parts))
     print(f"{options.out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")

@@ -92,11 +92,8 @@ def credited(clouds: Clouds) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        clouds = convert(options.source)
-        text = credited(clouds)  # before anything is written: no data without their licence
-        shape_schema.write(options.out, clouds)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    clouds = convert(options.source)
+    text = credited(clouds)  # before anything is written: no data without their licence
+    shape_schema.write(options.out, clouds)
     credits.put(options.out.with_name("CREDITS.md"), options.out.name, text)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

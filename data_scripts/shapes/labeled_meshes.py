@@ -16,7 +16,7 @@ import numpy as np
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.data_scripts.schemas.part_schema import Parts
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 
 
 @dataclass
@@ -75,14 +75,11 @@ def convert_parts(source: Path) -> Parts:
 
 def main(options: Options) -> None:
     out = options.out or Path(f"data/local/labeled_meshes{'_parts' * options.parts}.h5")
-    try:
-        made: Clouds | Parts
-        if options.parts:
-            made = convert_parts(options.source)
-            part_schema.write(out, made)
-        else:
-            made = convert(options.source)
-            shape_schema.write(out, made)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    made: Clouds | Parts
+    if options.parts:
+        made = convert_parts(options.source)
+        part_schema.write(out, made)
+    else:
+        made = convert(options.source)
+        shape_schema.write(out, made)
     print(f"{out}: {[len(made.of(s)) for s in range(3)]} shapes to train, validate and test")

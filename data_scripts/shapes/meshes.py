@@ -14,11 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import SUFFIXES, ShapeError, read_shape
+from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds, SchemaError
-from dropfold.data_scripts.work.archive import ArchiveError, opened
-from dropfold.data_scripts.work.folders import SPLIT_OF, files
+from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.work.archive import opened
+from dropfold.data_scripts.work.errors import SchemaError, ShapeError
+from dropfold.data_scripts.work.folders import files
 
 
 @dataclass
@@ -40,8 +42,10 @@ def listing(folder: Path) -> list[tuple[Path, str, int | None]]:
     found = []
     for path in files(folder, SUFFIXES):
         parents = list(path.relative_to(folder).parts[:-1])
-        split = next((SPLIT_OF[part.lower()] for part in parents if part.lower() in SPLIT_OF), None)
-        classes = [part for part in parents if part.lower() not in SPLIT_OF]
+        split = next(
+            (SPLIT_OF_FOLDER[part.lower()] for part in parents if part.lower() in SPLIT_OF_FOLDER), None
+        )
+        classes = [part for part in parents if part.lower() not in SPLIT_OF_FOLDER]
         if classes:
             found.append((path, classes[-1], split))
     return found
@@ -100,12 +104,9 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
 
 
 def main(options: Options) -> None:
-    try:
-        with opened(options.source) as folder:
-            clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
-        shape_schema.write(options.out, clouds)
-    except (ArchiveError, SchemaError) as error:
-        raise SystemExit(f"error: {error}") from None
+    with opened(options.source) as folder:
+        clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
+    shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     print(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
     for fault in faults:

@@ -20,18 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import (
-    ShapeError,
-    normalised,
-    read_numbers,
-    read_off,
-    sample_surface,
-)
+from dropfold.data_scripts.readers.shapes import normalised, read_numbers, read_off, sample_surface
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
+from dropfold.data_scripts.work.archive import download_or_reuse, opened
 from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.errors import SchemaError
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -207,11 +202,8 @@ def _off(root: Path, points: int) -> Source:
 
 
 def main(options: Options) -> None:
-    try:
-        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
-        with opened(source) as folder:
-            clouds = convert(folder, options.form, options.points, options.validation)
-        shape_schema.write(options.out, clouds)
-    except (ArchiveError, SchemaError, ShapeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    source = download_or_reuse(options.source, URLS[options.form], options.out.parent, options.sha256)
+    with opened(source) as folder:
+        clouds = convert(folder, options.form, options.points, options.validation)
+    shape_schema.write(options.out, clouds)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

@@ -26,12 +26,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import ShapeError, normalised
+from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
-from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts, SchemaError
+from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
 from dropfold.data_scripts.work import distribution, jobs
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
+from dropfold.data_scripts.work.archive import download_or_reuse, opened
 from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Advance, Job
 from dropfold.data_scripts.work.members import File, Members, members
 from dropfold.data_scripts.work.stack import Stack
@@ -298,9 +299,9 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def main(options: Options) -> None:
     out = options.out or OUT[options.form]
-    again = "goes on from here" if options.form == "normal" else "begins anew"
-    with jobs.faults_said(ArchiveError, SchemaError, ShapeError, again=again):
-        source = obtained(options.source, URLS[options.form], out.parent, options.sha256)
+    restart = "goes on from here" if options.form == "normal" else "begins anew"
+    with jobs.advise_restart(restart):
+        source = download_or_reuse(options.source, URLS[options.form], out.parent, options.sha256)
         parts, notes = convert(source, options.form, out, options.workers)
     print(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:

@@ -81,9 +81,6 @@ def convert(source: Path) -> Videos:
 
 
 def main(options: Options) -> None:
-    try:
-        videos = convert(options.source)
-        video_schema.write(options.out, videos)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    videos = convert(options.source)
+    video_schema.write(options.out, videos)
     print(f"{options.out}: {[len(videos.of(s)) for s in range(3)]} clips to train, validate and test")

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import multiprocessing
-import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -25,11 +24,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from dropfold.data_scripts.readers.decode import Reading, Sampling, VideoError, pyav, read_clip
+from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, SchemaError, Videos
-from dropfold.data_scripts.work import jobs
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
+from dropfold.data_scripts.work import atomic, jobs
+from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.processes import cores, end_with_parent
 
 Decode = Callable[[Path, str, Reading], np.ndarray]
@@ -127,7 +126,7 @@ def make(
 
 def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was left out; faults are sentences."""
-    with jobs.faults_said(ArchiveError, SchemaError, VideoError):
+    with jobs.advise_restart():
         videos, faults = convert(options)
     counts = [len(videos.of(split)) for split in range(3)]
     print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
@@ -160,17 +159,10 @@ def _begin(out: Path, reading: Reading) -> Path:
     part.mkdir(parents=True, exist_ok=True)
     file, wanted = part / "options.json", options_of(reading)
     if not file.exists():
-        _write(file, json.dumps(wanted).encode())
+        atomic.write_bytes(file, json.dumps(wanted).encode())
     if (found := json.loads(file.read_text())) != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    """A file that is whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _file_of(part: Path, clip: Clip) -> Path:
@@ -230,7 +222,7 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
         return f"{clip.path} cannot be read ({type(error).__name__}: {error})."
     buffer = io.BytesIO()
     np.save(buffer, frames)
-    _write(target, buffer.getbuffer())
+    atomic.write_bytes(target, buffer.getbuffer())
     return ""
 
 

@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.schemas import shape_schema, video_schema
-from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds
 from dropfold.data_scripts.schemas.video_schema import Videos, group_folds, random_folds
+from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.shipped import find_data
 
 MOTIONS = (
     "turn left",
@@ -222,14 +224,10 @@ def sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> None:
 
 
 def main(options: Options) -> None:
-    try:
-        size = video_schema.frame_size(options.size)
-        videos = convert(
-            shape_schema.read(options.source), options.frames, size, options.train, options.seed, options.loop
-        )
-        video_schema.write(options.out, videos)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    size = video_schema.frame_size(options.size)
+    furniture = shape_schema.read(find_data(options.source))
+    videos = convert(furniture, options.frames, size, options.train, options.seed, options.loop)
+    video_schema.write(options.out, videos)
     print(f"{options.out}: {[len(videos.of(s)) for s in range(3)]} clips to train, validate and test")
     if options.sheet:
         sheet(videos, options.sheet)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dropfold.data_scripts.readers.decode import SUFFIXES, decode
-from dropfold.data_scripts.schemas.video_schema import SchemaError, Videos
+from dropfold.data_scripts.readers.decode import SUFFIXES
+from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Sourced
 from dropfold.data_scripts.work.archive import opened
-from dropfold.data_scripts.work.folders import SPLIT_OF, files, hidden
-
-__all__ = ["Options", "convert", "decode", "listing", "main"]
+from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import files, hidden
 
 
 @dataclass(kw_only=True)
@@ -33,7 +33,7 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
         name = str(path.relative_to(folder))
         *parents, file = path.relative_to(folder).parts
         # train/wave or wave/train; farther down a recording may be called test
-        stated = [part for part in parents[:2] if part.lower() in SPLIT_OF][:1]
+        stated = [part for part in parents[:2] if part.lower() in SPLIT_OF_FOLDER][:1]
         inner = [part for part in parents if part not in stated]
         if not inner:
             faults.append(f"{name} lies in no class folder")
@@ -42,10 +42,13 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
         else:
             group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{file}"
             found.append(
-                Clip(path, name, (inner[0],), group, SPLIT_OF[stated[0].lower()] if stated else None)
+                Clip(path, name, (inner[0],), group, SPLIT_OF_FOLDER[stated[0].lower()] if stated else None)
             )
         used.update(inner[:1])
-    tops = [folder, *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in SPLIT_OF)]
+    tops = [
+        folder,
+        *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in SPLIT_OF_FOLDER),
+    ]
     classes = {f for top in tops for f in sorted(top.iterdir()) if f.is_dir() and f not in tops}
     empty = sorted(str(f) for f in classes if f.name not in used and not hidden([f.name]))
     return found, faults + [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]

@@ -22,9 +22,8 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-
-class ArchiveError(ValueError):
-    """An archive is broken or asks for what no data set needs; the message names it and the member."""
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ArchiveError
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
@@ -76,7 +75,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     if total and part.stat().st_size != total:
         raise ArchiveError(f"{url} stopped at {part.stat().st_size} of {total} bytes; run again to go on.")
     verify(part, sha256)
-    os.replace(part, path)
+    atomic.move_into_place(part, path)
     return path
 
 
@@ -89,8 +88,8 @@ def verify(path: Path, sha256: str | None) -> str:
     return found
 
 
-def obtained(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
-    """`source`, or where there is none what `url` gives, in `folder`. SHA-256 is checked where it is given."""
+def download_or_reuse(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
+    """`source`; without one, the archive at `url`, downloaded to `folder`. Its SHA-256 is checked where one is given."""
     if source is None:
         source = download(url, folder / Path(url).name, sha256)
         print(f"{source}: SHA-256 {verify(source, sha256)}")

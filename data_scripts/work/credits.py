@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dropfold.data_scripts.work import atomic
+
 TITLE = "# Credits of the data that ships with the project\n"
 
 
@@ -16,4 +18,4 @@ def put(path: Path, file: str, text: str) -> None:
     kept[file] = f"## {file}\n\n{text.strip()}"
     whole = [title.rstrip(), *kept.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(whole) + "\n", encoding="utf-8")
+    atomic.write_bytes(path, ("\n\n".join(whole) + "\n").encode())

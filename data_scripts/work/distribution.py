@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 
 def root(folder: Path, marker: str, hint: str = "") -> Path:

@@ -1,13 +1,9 @@
-"""What the folders of one's own data say: which files belong to it, and the split that a folder is named for."""
+"""The files of a folder of data, without what file managers leave behind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-
-from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN, VALIDATION
-
-SPLIT_OF = {"train": TRAIN, "val": VALIDATION, "validation": VALIDATION, "valid": VALIDATION, "test": TEST}
 
 
 def hidden(parts: Iterable[str]) -> bool:

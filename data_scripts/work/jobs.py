@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dropfold.data_scripts.readers.shapes import ShapeError
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError
 from dropfold.data_scripts.work.processes import cores
 
 Advance = Callable[[int], None]
@@ -43,17 +41,13 @@ class Job:
 
 
 @contextlib.contextmanager
-def faults_said(*faults: type[Exception], again: str = "goes on from here") -> Iterator[None]:
-    """Long work on the command line: these faults, a full disk and Ctrl-C end it with a sentence. again: what the same
-    command then does."""
+def advise_restart(restart: str = "goes on from here") -> Iterator[None]:
+    """Note on a full disk and on Ctrl-C what the same command then does; the command `dropfold` prints the note."""
     try:
         yield
-    except faults as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
+    except (OSError, KeyboardInterrupt) as error:
+        error.add_note(f"the same command {restart}")
+        raise
 
 
 def stamp(path: Path, unpacked: bool) -> str:
@@ -138,9 +132,5 @@ def load(part: Path, job: Job) -> dict[str, Any]:
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """A file that is whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before it has its name
-    os.replace(temporary, path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError
 from dropfold.data_scripts.work.folders import hidden
 
 

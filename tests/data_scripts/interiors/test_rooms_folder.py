@@ -11,7 +11,7 @@ from dropfold.data_scripts.interiors import picture, rooms
 from dropfold.data_scripts.interiors.catalogue import Stock
 from dropfold.data_scripts.interiors.rooms import Options, convert
 from dropfold.data_scripts.scenes.s3dis import CLASSES
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 ROOT = Path(__file__).parents[3]
 

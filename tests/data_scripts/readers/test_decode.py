@@ -10,8 +10,8 @@ import pytest
 
 from dropfold.data_scripts.readers import decode
 from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip, sample
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import clips, videos
+from dropfold.data_scripts.work.errors import SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
 av = pytest.importorskip("av")

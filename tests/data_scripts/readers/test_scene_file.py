@@ -8,7 +8,7 @@ import pytest
 
 from dropfold.data_scripts.readers import scene_file, text_table
 from dropfold.data_scripts.readers.scene_file import in_metres, read_scene, write_scene
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work.errors import ShapeError
 
 
 def scene(n=50, seed=0):

@@ -12,8 +12,8 @@ import pytest
 from dropfold.data_scripts.readers import ply
 from dropfold.data_scripts.readers.shapes import ShapeError, read_numbers, read_off, read_points, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.shapes import meshes, modelnet40
+from dropfold.data_scripts.work.errors import SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 

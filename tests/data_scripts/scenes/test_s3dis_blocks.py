@@ -187,7 +187,7 @@ def test_a_changed_block_is_named(source, tmp_path):
     found = block_schema.read(tmp_path / "a.h5")
     found.load(np.arange(3))
     with pytest.raises(
-        SchemaError, match=r"block 3 \(Area_1/office_2\) is not what was written.*s3dis_blocks"
+        SchemaError, match=r"block 3 \(Area_1/office_2\) is not what was written.*s3dis-blocks"
     ):
         found.load(np.arange(5))
     with h5py.File(tmp_path / "a.h5", "r+") as file:

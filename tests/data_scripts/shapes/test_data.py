@@ -13,10 +13,9 @@ import pytest
 
 from dropfold.data_scripts.readers.shapes import ShapeError, read_off, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.shapes import meshes, modelnet40
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 

@@ -17,10 +17,9 @@ import pytest
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.shapes import furniture, labeled_meshes
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 

@@ -15,10 +15,10 @@ import tyro
 
 from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import clips, videos
 from dropfold.data_scripts.videos.clips import Clip
 from dropfold.data_scripts.videos.videos import Options
+from dropfold.data_scripts.work.errors import SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
@@ -191,6 +191,7 @@ INTERRUPTED = """
 import signal
 import sys
 from pathlib import Path
+from dropfold.__main__ import end_with_a_sentence
 from dropfold.data_scripts.videos import clips, videos
 from dropfold.data_scripts.videos.videos import Options
 from tests.data_scripts.videos.test_clips import STATED, slow
@@ -198,7 +199,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     options = Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), frames=4, size="32x24", workers=1)
     found, _ = videos.listing(options.source)
-    clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
+    with end_with_a_sentence():
+        clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
 """
 
 

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from dropfold.data_scripts.schemas import shape_schema, video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import moving_furniture, splat
 from dropfold.data_scripts.videos.moving_furniture import HIGH, LOW, MOTIONS, convert, path
+from dropfold.data_scripts.work.errors import SchemaError
 
 X, Y, RADIUS, YAW = range(4)
 PAIRS = [

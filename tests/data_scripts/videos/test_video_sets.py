@@ -8,10 +8,9 @@ import zlib
 import pytest
 
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import hmdb51, hollywood2, ucf11, youtube_celebrities
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
