@@ -19,7 +19,10 @@ def commit() -> str:
     Of an installed wheel its version: site-packages may lie inside another project's repository.
     """
     if not (ROOT / "pyproject.toml").is_file():
-        return metadata.version("dropfold")
+        try:
+            return metadata.version("dropfold")
+        except metadata.PackageNotFoundError:
+            return "unknown"
     git = ["git", "-C", str(ROOT)]
     try:
         top = subprocess.check_output(

@@ -194,5 +194,5 @@ def test_a_changed_block_is_named(source, tmp_path):
         del file["label"]
     with pytest.raises(SchemaError, match=r"points and label are \(9, 32, 9\) and None"):
         block_schema.read(tmp_path / "a.h5")
-    with pytest.raises(SchemaError, match=r"s3dis_blocks makes one"):
+    with pytest.raises(SchemaError, match=r"s3dis-blocks makes one"):
         block_schema.read(tmp_path / "b.h5")
