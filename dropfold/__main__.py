@@ -28,19 +28,19 @@ DATA = {
     "components": (f"{SHAPES}.components", "electronic components and their parts; ships with the project"),
     "modelnet40": (f"{SHAPES}.modelnet40", "ModelNet40, downloaded or from its archive"),
     "labeled-meshes": (f"{SHAPES}.labeled_meshes", "labeled meshes, whole or with parts"),
-    "meshes": (f"{SHAPES}.meshes", "a folder of your own meshes or clouds"),
+    "meshes": (f"{SHAPES}.own_meshes", "a folder of your own meshes or clouds"),
     "shapenet-part": (f"{SHAPES}.shapenet_part", "ShapeNetPart, downloaded or from its archive"),
     "rooms": ("dropfold.data_scripts.interiors.rooms", "furnished rooms, in S3DIS's folder layout"),
     "s3dis": (f"{SCENES}.s3dis", "S3DIS, or any folder of its layout, as whole rooms"),
     "s3dis-blocks": (f"{SCENES}.s3dis_blocks", "S3DIS as blocks that lie ready"),
-    "scenes": (f"{SCENES}.scenes", "your own labelled scenes"),
+    "scenes": (f"{SCENES}.own_scenes", "your own labelled scenes"),
     "moving-furniture": (f"{VIDEOS}.moving_furniture", "clips of the furniture in 11 motions"),
     "action-video": (f"{VIDEOS}.action_video", "drawn actions"),
     "ucf11": (f"{VIDEOS}.ucf11", "UCF11 from its archive"),
     "hmdb51": (f"{VIDEOS}.hmdb51", "HMDB51 from its archives"),
     "hollywood2": (f"{VIDEOS}.hollywood2", "Hollywood2 from its archive"),
     "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
-    "videos": (f"{VIDEOS}.videos", "a folder of your own videos"),
+    "videos": (f"{VIDEOS}.own_videos", "a folder of your own videos"),
 }
 
 

@@ -6,13 +6,15 @@ import shutil
 import site
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("kernels", "models", "train", "data_scripts")
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+FOLDERS = [folder for folder in PACKAGES.values() if folder not in ("dropfold", "data")]
 SCRIPTS = ("tests", "benchmarks", "docs")
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
 
@@ -104,16 +106,16 @@ def test_the_wheel_holds_the_packages_the_page_and_the_data(wheel):
     assert any(name.endswith(".html") for name in held)
 
 
-IMPORT_ALL = """
+IMPORT_ALL = f"""
 import importlib, pkgutil, sys
 import dropfold
-for folder in ("kernels", "models", "train", "data_scripts"):
-    package = importlib.import_module(f"dropfold.{folder}")
-    for found in pkgutil.walk_packages(package.__path__, f"dropfold.{folder}."):
+for folder in {FOLDERS}:
+    package = importlib.import_module("dropfold." + folder)
+    for found in pkgutil.walk_packages(package.__path__, "dropfold." + folder + "."):
         importlib.import_module(found.name)
 importlib.import_module("dropfold.__main__")
 from dropfold.train.storage.provenance import commit
-names = {}
+names = {{}}
 for name, module in sys.modules.items():
     names.setdefault(getattr(module, "__file__", None), []).append(name)
 ours = [found for found in names.values() if any(name.split(".")[0] == "dropfold" for name in found)]
@@ -159,7 +161,8 @@ def test_train_in_a_checkout_hands_over(run_python):
     code = (
         "import runpy, sys\nsys.argv = ['train', '--help']\n"
         "try: runpy.run_module('train', run_name='__main__', alter_sys=True)\nexcept SystemExit as end: print(end.code)\n"
-        "print(sorted(n for n in sys.modules if n.split('.')[0] in ('train', 'models', 'kernels', 'data_scripts')))\n"
+        "print(sorted(n for n in sys.modules if n.split('.')[0] in "
+        f"{FOLDERS}))\n"
     )
     done = run_python("-c", code)
     assert done.stdout.splitlines()[-2:] == ["0", "['train']"], done.stderr[-2000:]

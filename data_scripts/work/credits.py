@@ -10,7 +10,7 @@ from dropfold.data_scripts.work import atomic
 TITLE = "# Credits of the data that ships with the project\n"
 
 
-def put(path: Path, file: str, text: str) -> None:
+def write_section(path: Path, file: str, text: str) -> None:
     """Write `text` as the section `## file` of the credits at `path`; the other sections stay as they are."""
     found = path.read_text(encoding="utf-8") if path.is_file() else TITLE
     title, *sections = re.split(r"^(?=## )", found, flags=re.M)

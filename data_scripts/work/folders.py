@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def hidden(parts: Iterable[str]) -> bool:
+def is_hidden(parts: Iterable[str]) -> bool:
     """Whether a path is of what file managers and their archives leave behind."""
     return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
-def files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+def list_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """All files under `folder` with one of the suffixes, in lower or upper case, sorted; no hidden ones."""
     wanted = set(suffixes)
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in wanted and path.is_file() and not hidden(path.relative_to(folder).parts)
+        if path.suffix.lower() in wanted and path.is_file() and not is_hidden(path.relative_to(folder).parts)
     ]

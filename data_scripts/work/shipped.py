@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def find_data(path: Path) -> Path:
-    """`path` from the current folder; where it is not there, from the root of the checkout or of the package."""
+    """`path`; a relative one that does not exist is looked for in the checkout, or in the installed package."""
     path = Path(path)
     return path if path.is_absolute() or path.exists() else Path(__file__).parents[2] / path

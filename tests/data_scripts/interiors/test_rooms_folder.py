@@ -93,9 +93,9 @@ def test_wrong_wishes_are_said(folder, tmp_path, furniture):
 def test_the_sheet_is_a_picture(folder, tmp_path):
     from PIL import Image
 
-    picture.sheet(folder, tmp_path / "docs/rooms.png", area=1)
+    picture.draw_sheet(folder, tmp_path / "docs/rooms.png", area=1)
     with Image.open(tmp_path / "docs/rooms.png") as found:
         assert found.size[0] > 1000
         assert len(np.unique(np.asarray(found.convert("RGB")).reshape(-1, 3), axis=0)) > 100
     with pytest.raises(SchemaError, match="no area 3"):
-        picture.sheet(folder, tmp_path / "x.png", area=3)
+        picture.draw_sheet(folder, tmp_path / "x.png", area=3)

@@ -76,7 +76,7 @@ def test_a_killed_start_goes_on(source, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(source, options)
     monkeypatch.setattr(block_schema, "pack", note)
-    monkeypatch.setattr(s3dis_blocks.work, "load", killed)
+    monkeypatch.setattr(s3dis_blocks.work, "load_piece", killed)
     with pytest.raises(KeyboardInterrupt):
         convert(source, options)
     assert sorted(packed) == ["ply_data_all_10.h5", "ply_data_all_2.h5", "ply_data_all_3.h5"]

@@ -88,10 +88,10 @@ def _tiles(request, monkeypatch):
     if "passes" in request.param:
         passes_in_a_row(monkeypatch)
     if "small" in request.param:
-        monkeypatch.setattr(_group_chain, "PIECE", 30)
+        monkeypatch.setattr(_group_chain, "BYTES_PER_PIECE", 30)
         monkeypatch.setattr(_group_chain, "TILE", 100)
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 5))
-        monkeypatch.setattr(_group_tiles, "PIECE", 16)
+        monkeypatch.setattr(_group_tiles, "BYTES_PER_PIECE", 16)
         torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
@@ -169,7 +169,7 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
         passes_in_a_row(monkeypatch)
     for size in (100_000, 300, 300):
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels, size=size: size))
-        monkeypatch.setattr(_group_chain, "PIECE", 24 * size)
+        monkeypatch.setattr(_group_chain, "BYTES_PER_PIECE", 24 * size)
         monkeypatch.setattr(_group_chain, "TILE", 48 * size)
         torch.manual_seed(3)
         layer, leaf = EdgeConv2(6, (16, 24)), x.clone().requires_grad_()
@@ -185,7 +185,7 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
 def test_float32_gradients_of_both_chains_are_float64s(level, monkeypatch):
     """One group larger than a piece beside small ones, copies, small tiles and two threads."""
     monkeypatch.setattr(_group_chain, "wide", lambda: False)
-    monkeypatch.setattr(_group_chain, "PIECE", 300)
+    monkeypatch.setattr(_group_chain, "BYTES_PER_PIECE", 300)
     monkeypatch.setattr(_group_chain, "TILE", 900)
     ptr = torch.tensor([0, 400, *range(408, 1001, 8)])
     groups = Groups(ptr, torch.randint(300, (1000,)), torch.randint(1, 4, (1000,)))
