@@ -41,7 +41,7 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # The type checker finds the folders under the name that they are imported by.
-PACKAGES := kernels models train data_scripts
+PACKAGES := $(shell sed -n 's/^"dropfold\.\([a-z_]*\)" = "\1"/\1/p' pyproject.toml)
 lint: $(VENV)/.dev
 	mkdir -p build/types/dropfold
 	ln -sfn ../../../dropfold/__init__.py ../../../dropfold/__main__.py $(PACKAGES:%=../../../%) build/types/dropfold/

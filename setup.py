@@ -1,12 +1,16 @@
-"""Lists the packages: what is imported as `dropfold.kernels` is the folder kernels/ (pyproject.toml has the rest)."""
+"""Lists the packages: what is imported as `dropfold.kernels` is the folder kernels/ (pyproject.toml: package-dir)."""
+
+import tomllib
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
-FOLDERS = ("kernels", "models", "train", "data_scripts")
+FOLDERS = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 
 setup(
     packages=[
-        *("dropfold", "dropfold.data"),
-        *(f"dropfold.{name}" for name in find_packages(".", include=[f"{folder}*" for folder in FOLDERS])),
+        name
+        for package, folder in FOLDERS.items()
+        for name in (package, *(f"{package}.{inner}" for inner in find_packages(folder)))
     ]
 )

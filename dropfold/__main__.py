@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 # Word -> (module with `Options` and `main(options)`, what it does). A module is imported when its word is typed.
 COMMANDS = {
@@ -26,19 +28,19 @@ DATA = {
     "components": (f"{SHAPES}.components", "electronic components and their parts; ships with the project"),
     "modelnet40": (f"{SHAPES}.modelnet40", "ModelNet40, downloaded or from its archive"),
     "labeled-meshes": (f"{SHAPES}.labeled_meshes", "labeled meshes, whole or with parts"),
-    "meshes": (f"{SHAPES}.meshes", "a folder of your own meshes or clouds"),
+    "meshes": (f"{SHAPES}.own_meshes", "a folder of your own meshes or clouds"),
     "shapenet-part": (f"{SHAPES}.shapenet_part", "ShapeNetPart, downloaded or from its archive"),
     "rooms": ("dropfold.data_scripts.interiors.rooms", "furnished rooms, in S3DIS's folder layout"),
     "s3dis": (f"{SCENES}.s3dis", "S3DIS, or any folder of its layout, as whole rooms"),
     "s3dis-blocks": (f"{SCENES}.s3dis_blocks", "S3DIS as blocks that lie ready"),
-    "scenes": (f"{SCENES}.scenes", "your own labelled scenes"),
+    "scenes": (f"{SCENES}.own_scenes", "your own labelled scenes"),
     "moving-furniture": (f"{VIDEOS}.moving_furniture", "clips of the furniture in 11 motions"),
     "action-video": (f"{VIDEOS}.action_video", "drawn actions"),
     "ucf11": (f"{VIDEOS}.ucf11", "UCF11 from its archive"),
     "hmdb51": (f"{VIDEOS}.hmdb51", "HMDB51 from its archives"),
     "hollywood2": (f"{VIDEOS}.hollywood2", "Hollywood2 from its archive"),
     "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
-    "videos": (f"{VIDEOS}.videos", "a folder of your own videos"),
+    "videos": (f"{VIDEOS}.own_videos", "a folder of your own videos"),
 }
 
 
@@ -52,13 +54,49 @@ def main(words: Sequence[str] | None = None) -> None:
         table = DATA
         word = next_word(program, table, words)
         program = f"{program} {word}"
-    module = importlib.import_module(table[word][0])
-    if word == "train":
-        module.main(words, program)
-        return
-    import tyro
+    with end_with_a_sentence():
+        module = importlib.import_module(table[word][0])
+        if word == "train":
+            check_recipe(words)
+            module.main(words, program)
+            return
+        import tyro
 
-    module.main(tyro.cli(module.Options, prog=program, description=module.__doc__, args=words))
+        module.main(tyro.cli(module.Options, prog=program, description=module.__doc__, args=words))
+
+
+def check_recipe(words: Sequence[str]) -> None:
+    """End the program if the first word names no recipe; tyro's own message does not say which one is nearest."""
+    from dropfold.train.config.recipes import RECIPES
+
+    if words and not words[0].startswith("-") and words[0] not in RECIPES:
+        refuse(
+            f"dropfold train has no recipe {words[0]!r}.{nearest(words[0], RECIPES)} `dropfold train --help` lists them.\n"
+        )
+
+
+@contextlib.contextmanager
+def end_with_a_sentence() -> Iterator[None]:
+    """End the program with exit status 1 and a sentence on bad input, a full disk and Ctrl-C.
+
+    The exception's note, if there is one, says what the same command then does. Other exceptions are bugs and keep their
+    traceback.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise SystemExit("\n" + "; ".join(["interrupted", *notes_of(stop)]) + ".") from None
+    except OSError as error:
+        raise SystemExit(
+            "; once that is mended, ".join([f"error: {error}", *(f"{note}." for note in notes_of(error))])
+        ) from None
+    except ValueError as error:  # ArchiveError, SchemaError, ShapeError and VideoError are such
+        raise SystemExit(f"error: {error}") from None
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """The notes of an exception (PEP 678)."""
+    return getattr(error, "__notes__", [])
 
 
 def next_word(program: str, table: Mapping[str, tuple[str, str]], words: list[str]) -> str:
@@ -72,9 +110,19 @@ def next_word(program: str, table: Mapping[str, tuple[str, str]], words: list[st
     if word in ("-h", "--help"):
         print(usage, end="")
         raise SystemExit(0)
-    near = difflib.get_close_matches(word.replace("_", "-"), table, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise SystemExit(f"error: {program} has no word {word!r}.{hint}\n\n{usage}".rstrip())
+    refuse(f"{program} has no word {word!r}.{nearest(word, table)}\n\n{usage}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question after the known word that is nearest to a misspelt one; empty if none is near."""
+    near = difflib.get_close_matches(word.replace("_", "-"), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program with a usage error: exit status 2, as tyro's."""
+    print(f"error: {message}", end="", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

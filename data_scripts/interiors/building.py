@@ -40,7 +40,7 @@ class _Doors:
     window: float
 
 
-def building(area: int, rooms: int, stock: Stock, random: np.random.Generator) -> list[Plan]:
+def plan_area(area: int, rooms: int, stock: Stock, random: np.random.Generator) -> list[Plan]:
     """`rooms` plans of an area, the hallway first, without furniture."""
     programme = PROGRAMME[(area - 1) % len(PROGRAMME) + 1]
     kinds = [programme[0] if i == 0 else programme[1 + (i - 1) % (len(programme) - 1)] for i in range(rooms)]
@@ -64,20 +64,20 @@ def building(area: int, rooms: int, stock: Stock, random: np.random.Generator) -
         for plan in row:
             y = hall.depth + THICKNESS if wall == SOUTH else -THICKNESS - plan.depth
             plan.origin = (round(x, 2), round(y, 2))
-            _room(plan, hall, wall, shapes, random)
+            _open_room(plan, hall, wall, shapes, random)
             x += plan.width + THICKNESS
-    _ends(hall, shapes)
+    _open_hallway(hall, shapes)
     return plans
 
 
 def _width(stock: Stock, role: str, random: np.random.Generator) -> float:
-    """Of a random model of this role, for a door of 2.05 m or a window of 1.3 m."""
+    """The width of a random model of this role, at the height of a door (2.05 m) or window (1.3 m)."""
     piece = stock.pick(role, random)
     return {"door": 0.95, "double door": 1.5, "window": 1.1}[role] if piece is None else piece.size[0]
 
 
-def _room(plan: Plan, hall: Plan, wall: int, shapes: _Doors, random: np.random.Generator) -> None:
-    """A door to the hallway near a corner, and windows opposite."""
+def _open_room(plan: Plan, hall: Plan, wall: int, shapes: _Doors, random: np.random.Generator) -> None:
+    """Give a room a door to the hallway near a corner, and windows opposite."""
     role = "double door" if plan.kind == "conferenceRoom" else "door"
     width = float(
         np.clip(shapes.double, 1.3, 1.6) if role == "double door" else np.clip(shapes.door, 0.9, 1.02)
@@ -89,8 +89,8 @@ def _room(plan: Plan, hall: Plan, wall: int, shapes: _Doors, random: np.random.G
     )
     middle = float(np.clip(middle, width / 2 + 0.15, plan.width - width / 2 - 0.15))
     plan.open(Opening(wall, middle - width / 2, middle + width / 2, 0.0, 2.05, role))
-    there = middle + plan.origin[0]
-    hall.open(Opening(NORTH - wall, there - width / 2, there + width / 2, 0.0, 2.05, role))
+    hall_middle = middle + plan.origin[0]
+    hall.open(Opening(NORTH - wall, hall_middle - width / 2, hall_middle + width / 2, 0.0, 2.05, role))
     outside, sill = NORTH - wall, random.uniform(0.85, 0.95)
     top = min(sill + random.uniform(1.2, 1.4), plan.height - 0.45)
     count = 2 if plan.width < 5.8 else 3
@@ -101,8 +101,8 @@ def _room(plan: Plan, hall: Plan, wall: int, shapes: _Doors, random: np.random.G
         plan.open(Opening(outside, at - wide / 2, at + wide / 2, sill, top, "window"))
 
 
-def _ends(hall: Plan, shapes: _Doors) -> None:
-    """The hallway's own way out, and a window at its other end."""
+def _open_hallway(hall: Plan, shapes: _Doors) -> None:
+    """Give the hallway a door out of the building, and a window at its other end."""
     width = min(float(np.clip(shapes.double, 1.3, 1.6)), hall.depth - 0.4)
     middle = hall.depth / 2
     hall.open(Opening(WEST, middle - width / 2, middle + width / 2, 0.0, 2.05, "double door"))

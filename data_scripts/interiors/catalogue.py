@@ -232,11 +232,11 @@ class Stock:
 
     def piece(self, role: str, model: int) -> Piece:
         """A model at the catalogue's size."""
-        stated = ROLES[role]
+        known = ROLES[role]
         size = np.ptp(upright(self.furniture.points[model], model), axis=0)
         axes = {"width": size[0], "depth": size[1], "height": size[2], "length": max(size[0], size[1])}
-        size = size * stated.sizes.get(model, stated.metres) / axes[stated.axis]
-        return Piece(role, stated.label, model, (float(size[0]), float(size[1]), float(size[2])))
+        size = size * known.sizes.get(model, known.metres) / axes[known.axis]
+        return Piece(role, known.label, model, (float(size[0]), float(size[1]), float(size[2])))
 
     def surface(
         self, piece: Piece, density: float, random: np.random.Generator
@@ -262,7 +262,7 @@ def upright(vectors: np.ndarray, model: int) -> np.ndarray:
 
 
 NEIGHBOURS = 32
-KIN = 14  # of them, at most so many on the same sheet, the nearest first
+SHEET_NEIGHBOURS = 14  # at most so many of them, the nearest on the same sheet
 DRAWN = 5  # times as many points are drawn as are kept
 
 
@@ -285,7 +285,7 @@ def upsample(
     along = np.abs(np.einsum("nkc,nc->nk", towards, normals)) < np.minimum(0.3 * apart, 0.5 * spacing)
     kin = agree & along & (apart < 4 * spacing)
     rank = np.cumsum(kin, axis=1)
-    kin &= rank <= KIN
+    kin &= rank <= SHEET_NEIGHBOURS
     fourth = apart[kin & (rank == 4)]
     area = len(points) * np.pi * np.mean(fourth**2 if len(fourth) else apart[:, 3] ** 2) / 4
     count = max(8, round(density * area))

@@ -28,8 +28,9 @@ class Furnisher:
     def __init__(self, plan: Plan, stock: Stock, random: np.random.Generator) -> None:
         self.plan, self.stock, self.random = plan, stock, random
 
-    def chance(self, share: float) -> bool:
-        return bool(self.random.random() < share)
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return bool(self.random.random() < probability)
 
     def piece(self, role: str, widest: float = np.inf) -> Piece | None:
         return self.stock.pick(role, self.random, widest)
@@ -64,7 +65,7 @@ class Furnisher:
     def open(
         self, what: str | Piece | None, z: float = 0.0, margin: float = 0.1, gap: float = 0.1
     ) -> Item | None:
-        """Anywhere on the floor, turned anyhow."""
+        """Anywhere on the floor, at any angle."""
         piece = self.piece(what) if isinstance(what, str) else what
         if piece is None:
             return None
@@ -183,7 +184,7 @@ class Furnisher:
         return None
 
     def hang(self, what: str | Piece | None, x: float, y: float, turn: float = 0.0) -> Item | None:
-        """Under the ceiling."""
+        """Hang it from the ceiling at (x, y)."""
         piece = self.piece(what) if isinstance(what, str) else what
         if piece is None:
             return None
@@ -191,7 +192,7 @@ class Furnisher:
         return item if self.plan.put(item, 0.02) else None
 
     def without(self, *items: Item | None) -> None:
-        """Take items away again."""
+        """Remove items from the plan."""
         gone = {id(item) for item in items}
         self.plan.items[:] = [item for item in self.plan.items if id(item) not in gone]
 

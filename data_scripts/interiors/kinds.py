@@ -1,4 +1,4 @@
-"""What belongs into each kind of room. A room is furnished anew until it has what its kind must have."""
+"""What belongs into each kind of room. A room is furnished again until it has what its kind requires."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dropfold.data_scripts.interiors.furnish import Furnisher, box, cylinder
 from dropfold.data_scripts.interiors.plan import FACING, Item, Plan
 
 ATTEMPTS = 6
-MUST = {"table", "chair", "bookcase", "clutter"}
-MAKES = {
+REQUIRED_CLASSES = {"table", "chair", "bookcase", "clutter"}
+REQUIRED_ROLE = {  # without it a room is of another kind
     "office": "desk",
     "bedroom": "bed",
     "lounge": "coffee table",
     "pantry": "low cabinet",
-}  # the room that it is
+}
 
 
 def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) -> Plan:
     """A furnished copy of `plan`; `number` (of the room in its area) spreads beams, columns, boards and sofas evenly."""
-    best, lacks = plan, 1 << 30
+    best, fewest = plan, 1 << 30
     hall = plan.kind == "hallway"
     wanted = {
         name
@@ -42,10 +42,12 @@ def furnish(plan: Plan, stock: Stock, number: int, random: np.random.Generator) 
         KINDS[plan.kind](put, wanted)
         _lights(put)
         _radiators(put)
-        missing = len(((set() if hall else MUST) | wanted) - {item.label for item in room.items})
-        missing += plan.kind in MAKES and MAKES[plan.kind] not in {item.role for item in room.items}
-        if missing < lacks:
-            best, lacks = room, missing
+        missing = len(((set() if hall else REQUIRED_CLASSES) | wanted) - {item.label for item in room.items})
+        missing += plan.kind in REQUIRED_ROLE and REQUIRED_ROLE[plan.kind] not in {
+            item.role for item in room.items
+        }
+        if missing < fewest:
+            best, fewest = room, missing
         if not missing:
             break
     return best

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.scenes.s3dis import CLASSES
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 # By class, in the order of CLASSES; those of S3DIS's own figures are near these.
 CLASS_COLOURS = np.array(
@@ -30,8 +30,8 @@ CLASS_COLOURS = np.array(
 )
 
 
-def opened(points: np.ndarray, label: np.ndarray, azimuth: float) -> np.ndarray:
-    """Which points to draw so that one sees into the room: no ceiling, no wall on the viewer's side."""
+def visible_points(points: np.ndarray, label: np.ndarray, azimuth: float) -> np.ndarray:
+    """A mask of the points to draw so that one sees into the room: no ceiling, no wall on the viewer's side."""
     shown = label != CLASSES.index("ceiling")
     low, high = points.min(0), points.max(0)
     viewer = np.array([math.cos(azimuth), math.sin(azimuth)])
@@ -77,7 +77,7 @@ def draw(
     return picture
 
 
-def by_class(label: np.ndarray) -> np.ndarray:
+def class_colours(label: np.ndarray) -> np.ndarray:
     """`[n, 3]` uint8 colours of classes."""
     return (CLASS_COLOURS[label] * 255).astype(np.uint8)
 
@@ -92,7 +92,7 @@ def read_room(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table[:, :3], table[:, 3:].astype(np.uint8), np.concatenate(labels)
 
 
-def sheet(folder: Path, out: Path, area: int = 5) -> None:
+def draw_sheet(folder: Path, out: Path, area: int = 5) -> None:
     """Draw an area from above, its ceilings off, and its rooms, in true colours and by class."""
     import matplotlib
 
@@ -123,7 +123,7 @@ def sheet(folder: Path, out: Path, area: int = 5) -> None:
     under = np.concatenate([room[0][:, 2] < z + 2.0 for room, z in zip(rooms, low)])
     under &= (whole[2] != CLASSES.index("ceiling")) & (whole[2] != CLASSES.index("beam"))
     points = whole[0][under]
-    for half, colours in enumerate((whole[1], by_class(whole[2]))):
+    for half, colours in enumerate((whole[1], class_colours(whole[2]))):
         axis = figure.add_subplot(grid[0, 2 * half : 2 * half + 2])
         axis.imshow(draw(points, colours[under], 1000, 800, -math.pi / 2, 1.25))
         axis.set_axis_off()
@@ -131,8 +131,8 @@ def sheet(folder: Path, out: Path, area: int = 5) -> None:
     for place, i in enumerate(shown):
         points, colours, label = rooms[i]
         azimuth = -1.0 if place % 2 else 2.1
-        visible = opened(points, label, azimuth)
-        for half, shades in enumerate((colours, by_class(label))):
+        visible = visible_points(points, label, azimuth)
+        for half, shades in enumerate((colours, class_colours(label))):
             axis = figure.add_subplot(grid[1 + place // 2, 2 * (place % 2) + half])
             axis.imshow(draw(points[visible], shades[visible], 640, 480, azimuth))
             axis.set_axis_off()

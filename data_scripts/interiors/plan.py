@@ -17,8 +17,8 @@ FACING = (math.pi, -math.pi / 2, 0.0, math.pi / 2)  # the turn of an item whose 
 SWING = 1.0  # metres before a door that stay free
 CLEARANCE = 0.3  # half the width of who walks through
 CELL = 0.05  # of the grid that walking is checked on
-OPEN = 0.18  # the share of the floor that one can stand on, at least
-BODY = 1.6  # what hangs above this is in nobody's way
+OPEN = 0.18  # the least share of the floor that one can stand on
+BODY = 1.6  # metres: what hangs higher blocks nobody's way
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
     """Space that stays free: door swings, the air before windows and boards."""
 
     def length(self, wall: int) -> float:
-        """Of a wall, in metres."""
+        """The length of a wall in metres."""
         return self.width if wall in (SOUTH, NORTH) else self.depth
 
     def at_wall(self, wall: int, along: float, out: float) -> tuple[float, float]:

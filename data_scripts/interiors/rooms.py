@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,11 +28,15 @@ from rich.progress import MofNCompleteColumn, Progress
 from dropfold.data_scripts.interiors import building, kinds
 from dropfold.data_scripts.interiors.catalogue import Stock
 from dropfold.data_scripts.interiors.plan import Plan
-from dropfold.data_scripts.interiors.scan import positions, scan
-from dropfold.data_scripts.interiors.surface import surface
+from dropfold.data_scripts.interiors.scan import choose_positions, scan_surface
+from dropfold.data_scripts.interiors.surface import sample_room
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.jobs import advise_restart
 from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.shipped import find_data
 
 TEST_AREA = 5
 FEWEST = 20  # points below which an object is not seen
@@ -73,22 +76,22 @@ class Room:
     labels: list[str]
 
 
-def furnished(area: int, rooms: int, number: int, seed: int, stock: Stock) -> Plan:
+def plan_room(area: int, rooms: int, number: int, seed: int, stock: Stock) -> Plan:
     """The plan of one of an area's rooms."""
-    empty = building.building(area, rooms, stock, np.random.default_rng([seed, area]))[number]
+    empty = building.plan_area(area, rooms, stock, np.random.default_rng([seed, area]))[number]
     return kinds.furnish(empty, stock, number, np.random.default_rng([seed, area, number]))
 
 
-def stock_of(furniture: shape_schema.Clouds, area: int) -> Stock:
-    """What an area's rooms may be furnished with."""
+def stock_for(furniture: shape_schema.Clouds, area: int) -> Stock:
+    """The furniture of an area: test models in the test area, all others elsewhere."""
     return Stock(furniture, (TEST,) if area == TEST_AREA else (TRAIN, VALIDATION))
 
 
-def make(plan: Plan, stock: Stock, density: float, seed: int, number: int) -> Room:
+def scan_room(plan: Plan, stock: Stock, density: float, seed: int, number: int) -> Room:
     """Scan a furnished room; coordinates are those of its area."""
     random = np.random.default_rng([seed, plan.area, number, 1])
-    whole = surface(plan, stock, density, random)
-    points, colours, owner = scan(whole, positions(plan, whole, random), density, random)
+    whole = sample_room(plan, stock, density, random)
+    points, colours, owner = scan_surface(whole, choose_positions(plan, whole, random), density, random)
     counts = np.bincount(owner, minlength=len(whole.labels))
     kept = counts[owner] >= FEWEST
     points, colours, owner = points[kept], colours[kept], owner[kept]
@@ -112,20 +115,20 @@ def write_room(folder: Path, room: Room) -> None:
             whole.write(text)
 
 
-def _job(options: Options, area: int, number: int) -> str:
-    """Make one room and write it, unless it is there."""
-    stock = stock_of(shape_schema.read(options.source), area)
-    plan = furnished(area, options.rooms, number, options.seed, stock)
-    folder = _part(options.out, area) / plan.name
+def _make_one(options: Options, area: int, number: int) -> str:
+    """Scan one room and write it, if it does not exist yet. Returns its name."""
+    stock = stock_for(shape_schema.read(find_data(options.source)), area)
+    plan = plan_room(area, options.rooms, number, options.seed, stock)
+    folder = _unfinished_area(options.out, area) / plan.name
     if not folder.is_dir():
         unfinished = folder.with_name(f".{plan.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        write_room(unfinished, make(plan, stock, options.density, options.seed, number))
-        os.replace(unfinished, folder)
+        write_room(unfinished, scan_room(plan, stock, options.density, options.seed, number))
+        atomic.move_into_place(unfinished, folder)
     return plan.name
 
 
-def _part(out: Path, area: int) -> Path:
+def _unfinished_area(out: Path, area: int) -> Path:
     return out / f".Area_{area}"
 
 
@@ -137,48 +140,46 @@ def _check(options: Options) -> None:
         )
 
 
-def _about(options: Options, furniture: shape_schema.Clouds) -> str:
-    """What the rooms of a folder are, and all that they depend on; a folder is only continued with the same."""
-    given = (
+def _describe(options: Options, furniture: shape_schema.Clouds) -> str:
+    """Source, credits and command of the rooms, as JSON. A folder is only continued if it states the same."""
+    arguments = (
         f"--areas {options.areas} --rooms {options.rooms} --density {options.density:g} --seed {options.seed}"
     )
-    stated = {
+    description = {
         "source": f"furnished rooms composed by dropfold.data_scripts.interiors.rooms, not scanned; {furniture.source}",
         "credits": furniture.credits,
-        "rebuild": f"dropfold data rooms {given}",
+        "rebuild": f"dropfold data rooms {arguments}",
         "furniture": furniture.checksum,
     }
-    return json.dumps(stated, indent=1)
+    return json.dumps(description, indent=1)
 
 
 def convert(options: Options) -> None:
     """Make all rooms that are not there yet."""
     _check(options)
-    furniture = shape_schema.read(options.source)
+    furniture = shape_schema.read(find_data(options.source))
     Stock(furniture, (TEST,))  # says what is wrong with the furniture before anything is written
-    stated = options.out / ABOUT
-    text = _about(options, furniture)
-    if stated.is_file() and stated.read_text() != text:
+    about = options.out / ABOUT
+    text = _describe(options, furniture)
+    if about.is_file() and about.read_text() != text:
         raise SchemaError(
-            f"{options.out} holds rooms made with other options ({stated}); remove it, or give another --out."
+            f"{options.out} holds rooms made with other options ({about}); remove it, or give another --out."
         )
     if (
-        not stated.is_file()
+        not about.is_file()
         and options.out.is_dir()
-        and {p.name for p in options.out.iterdir()} - {f".{ABOUT}"}
+        and any(not path.name.startswith(f".{ABOUT}") for path in options.out.iterdir())
     ):
         raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
     options.out.mkdir(parents=True, exist_ok=True)
-    unfinished = stated.with_name(f".{ABOUT}")
-    unfinished.write_text(text)
-    os.replace(unfinished, stated)
+    atomic.write_bytes(about, text.encode())
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
     workers = options.workers or cores()
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with bar, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
-        work = {pool.submit(_job, options, a, n): a for a in areas for n in range(options.rooms)}
+        work = {pool.submit(_make_one, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)
         try:
             for done in as_completed(work):
@@ -186,30 +187,25 @@ def convert(options: Options) -> None:
                 bar.advance(task)
                 left[work[done]] -= 1
                 if not left[work[done]]:
-                    os.replace(_part(options.out, work[done]), options.out / f"Area_{work[done]}")
+                    atomic.move_into_place(
+                        _unfinished_area(options.out, work[done]), options.out / f"Area_{work[done]}"
+                    )
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a process was killed, perhaps for want of memory (--workers 1 takes less)"
+            ) from None
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 def main(options: Options) -> None:
-    try:
+    with advise_restart("goes on with what is missing"):
         convert(options)
         if options.sheet:
             from dropfold.data_scripts.interiors import picture
 
-            picture.sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
-    except BrokenProcessPool:
-        raise SystemExit(
-            "error: a process was killed, perhaps for want of memory. The same command goes on with what is missing; "
-            "--workers 1 takes less."
-        ) from None
-    except OSError as error:
-        raise SystemExit(f"error: {error}. The same command goes on with what is missing.") from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on with what is missing.") from None
+            picture.draw_sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
     rooms = sorted(options.out.glob("Area_*/*/"))
     print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
     if options.areas < TEST_AREA:

@@ -51,8 +51,8 @@ def depth_map(points: np.ndarray, origin: np.ndarray, radius: float, rows: int, 
     return found
 
 
-def positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.ndarray:
-    """`[2 .. 4, 3]` where the scanner stands: of some places on the floor, those that together see most."""
+def choose_positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.ndarray:
+    """`[2 .. 4, 3]` positions of the scanner: of some random places on the floor, those that together see most."""
     _, reached = plan.reached()
     cells = np.argwhere(reached)[:, ::-1] * CELL + CELL / 2
     if len(cells) == 0:
@@ -75,7 +75,7 @@ def positions(plan: Plan, surface: Surface, random: np.random.Generator) -> np.n
 def _share(
     points: np.ndarray, normals: np.ndarray, origin: np.ndarray, radius: float, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(share [n], gap [n])`: how likely a point is in this scan, and how far behind it the next thing lies at an edge."""
+    """`(probability [n], gap [n])`: how likely the scan sees a point, and at an edge how far behind it the next thing is."""
     ray = points - origin
     away = np.maximum(np.linalg.norm(ray, axis=1), 1e-3)
     facing = np.clip(np.abs(np.einsum("nc,nc->n", ray, normals)) / away, 0.05, 1)
@@ -92,7 +92,7 @@ def _share(
     return share, np.where(seen & (behind > away + 0.25 + within), np.minimum(behind - away, 0.6), 0)
 
 
-def scan(
+def scan_surface(
     surface: Surface, scanners: np.ndarray, density: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(points [m, 3], colours [m, 3] uint8, object [m])` that the scanners at `scanners` see of a surface."""

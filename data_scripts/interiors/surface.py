@@ -12,7 +12,7 @@ from dropfold.data_scripts.interiors.paint import Painter
 from dropfold.data_scripts.interiors.plan import FACING, Item, Opening, Plan
 
 REVEAL = 0.12  # how deep a door or window lies in its wall
-PANES = 0.6  # of a window's points, the share that glass lets come back
+PANES = 0.6  # the share of a window's points that a scanner sees: the other beams go through the glass
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Surface:
     """Square metres of all that was sampled."""
 
 
-def surface(plan: Plan, stock: Stock, density: float, random: np.random.Generator) -> Surface:
+def sample_room(plan: Plan, stock: Stock, density: float, random: np.random.Generator) -> Surface:
     """`density` points a square metre of everything; what is inside a column or beam is left out."""
     painter = Painter(plan.area, random)
     parts: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []  # label, points, normals, colours
@@ -37,7 +37,7 @@ def surface(plan: Plan, stock: Stock, density: float, random: np.random.Generato
     def flat(
         part: str, label: str, origin: list[float], u: list[float], v: list[float]
     ) -> tuple[np.ndarray, ...]:
-        points, normals, along = sheet(np.array(origin), np.array(u), np.array(v), density, random)
+        points, normals, along = sample_rectangle(np.array(origin), np.array(u), np.array(v), density, random)
         parts.append((label, points, normals, painter.surface(part, along)))
         return points, along
 
@@ -50,16 +50,18 @@ def surface(plan: Plan, stock: Stock, density: float, random: np.random.Generato
         length = plan.length(wall)
         _, along = flat("wall", "wall", [x, y, 0], [step[0] * length, step[1] * length, 0], [0, 0, h])
         openings = [o for o in plan.openings if o.wall == wall]
-        solid = ~np.any([_within(o, along) for o in openings] or [np.zeros(len(along), bool)], axis=0)
+        solid = ~np.any([_in_opening(o, along) for o in openings] or [np.zeros(len(along), bool)], axis=0)
         _, points, normals, colours = parts[-1]
         pieces = [(points[solid], normals[solid], colours[solid])]
         for opening in openings:
-            pieces += [_reveal(plan, opening, side, density, painter, random) for side in range(4)]
+            pieces += [_sample_reveal(plan, opening, side, density, painter, random) for side in range(4)]
         points, normals, colours = (np.concatenate(arrays) for arrays in zip(*pieces))
         parts[-1] = ("wall", points, normals, colours)
     for opening in plan.openings:
-        parts.append(_model(_in_wall(plan, opening, stock, random), stock, density, painter, random))
-    parts += [_model(item, stock, density, painter, random) for item in plan.items]
+        parts.append(
+            _sample_item(_fit_opening(plan, opening, stock, random), stock, density, painter, random)
+        )
+    parts += [_sample_item(item, stock, density, painter, random) for item in plan.items]
 
     points, normals, colours = (np.concatenate([p[i] for p in parts]) for i in (1, 2, 3))
     number = np.repeat(np.arange(len(parts)), [len(p[1]) for p in parts])
@@ -76,7 +78,7 @@ def surface(plan: Plan, stock: Stock, density: float, random: np.random.Generato
     )
 
 
-def sheet(
+def sample_rectangle(
     origin: np.ndarray, u: np.ndarray, v: np.ndarray, density: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(points, normals, along)` of a rectangle: one point anywhere in each cell of a grid; `along` [n, 2] in metres."""
@@ -89,12 +91,12 @@ def sheet(
     return points, np.tile(normal, (len(points), 1)), part * (long, wide)
 
 
-def _within(opening: Opening, along: np.ndarray) -> np.ndarray:
+def _in_opening(opening: Opening, along: np.ndarray) -> np.ndarray:
     a, z = along.T
     return (a > opening.start) & (a < opening.end) & (z > opening.bottom) & (z < opening.top)
 
 
-def _reveal(
+def _sample_reveal(
     plan: Plan, opening: Opening, side: int, density: float, painter: Painter, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One of the four faces of the wall around an opening: left, right, top, bottom."""
@@ -105,11 +107,11 @@ def _reveal(
     first = np.array([*plan.at_wall(opening.wall, ends[0], 0.0), heights[side][0]])
     last = np.array([*plan.at_wall(opening.wall, ends[1], 0.0), heights[side][1]])
     out = np.array([*plan.at_wall(opening.wall, ends[0], -REVEAL), heights[side][0]]) - first
-    points, normals, _ = sheet(first, last - first, out, density, random)
+    points, normals, _ = sample_rectangle(first, last - first, out, density, random)
     return points, normals, painter.surface("wall", np.tile([0.0, 1.0], (len(points), 1)))
 
 
-def _in_wall(plan: Plan, opening: Opening, stock: Stock, random: np.random.Generator) -> Item:
+def _fit_opening(plan: Plan, opening: Opening, stock: Stock, random: np.random.Generator) -> Item:
     """A door or window of the stock, stretched to its opening."""
     width, height = opening.end - opening.start, opening.top - opening.bottom
     piece = stock.pick(opening.role, random)
@@ -120,16 +122,16 @@ def _in_wall(plan: Plan, opening: Opening, stock: Stock, random: np.random.Gener
     return Item(opening.role, label, model, size, x, y, opening.bottom + 0.005, FACING[opening.wall])
 
 
-def _model(
+def _sample_item(
     item: Item, stock: Stock, density: float, painter: Painter, random: np.random.Generator
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """An item's surface where it stands."""
+    """The surface of an item at its place in the room."""
     if item.model >= 0:
         local, normals = stock.surface(Piece(item.role, item.label, item.model, item.size), density, random)
     elif item.model == -2:
-        local, normals = cylinder(item.size, density, random)
+        local, normals = sample_cylinder(item.size, density, random)
     else:
-        local, normals = box(item.size, density, random)
+        local, normals = sample_box(item.size, density, random)
     if item.role == "window":
         kept = random.random(len(local)) < PANES
         local, normals = local[kept], normals[kept]
@@ -139,7 +141,7 @@ def _model(
     return item.label, local @ turn + np.array([item.x, item.y, item.z]), normals @ turn, colours
 
 
-def box(
+def sample_box(
     size: tuple[float, float, float], density: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The six faces of a box that stands on z = 0, centred in plan."""
@@ -153,16 +155,16 @@ def box(
         (corner, h, d),
         (corner + w, d, h),
     ]
-    parts = [sheet(*face, density, random)[:2] for face in faces]
+    parts = [sample_rectangle(*face, density, random)[:2] for face in faces]
     return np.concatenate([p for p, _ in parts]), np.concatenate([n for _, n in parts])
 
 
-def cylinder(
+def sample_cylinder(
     size: tuple[float, float, float], density: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """An upright cylinder that stands on z = 0: its side and its top."""
     radius, height = size[0] / 2, size[2]
-    _, _, along = sheet(
+    _, _, along = sample_rectangle(
         np.zeros(3), np.array([2 * math.pi * radius, 0, 0]), np.array([0, 0, height]), density, random
     )
     angle = along[:, 0] / radius

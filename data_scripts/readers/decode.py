@@ -11,16 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dropfold.data_scripts.schemas.video_schema import SchemaError, frame_size
+from dropfold.data_scripts.schemas.video_schema import frame_size
+from dropfold.data_scripts.work.errors import SchemaError, VideoError
 
 SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
 Sampling = Literal["first", "uniform", "tednet"]
-
-
-class VideoError(ValueError):
-    """A file is not a whole video; the message names it and what is wrong."""
 
 
 @dataclass(kw_only=True)
@@ -125,9 +122,9 @@ def _decoded(path: Path, every: int) -> Iterator[Any]:
             if not container.streams.video:
                 raise VideoError(f"{path} holds no moving pictures, only sound or text.")
             stream = container.streams.video[0]
-            stated, whole = stream.frames, (container.duration or 0) / av.time_base
-            if stated and stream.duration and stream.time_base:
-                whole = float(stream.duration * stream.time_base)
+            frames_in_header, seconds = stream.frames, (container.duration or 0) / av.time_base
+            if frames_in_header and stream.duration and stream.time_base:
+                seconds = float(stream.duration * stream.time_base)
             for frame in container.decode(stream):
                 if count % every == 0:
                     yield frame
@@ -136,12 +133,12 @@ def _decoded(path: Path, every: int) -> Iterator[Any]:
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise VideoError(f"{path} cannot be decoded after {count} frames ({said}).") from None
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path} cannot be decoded after {count} frames ({reason}).") from None
     shown = 0.0 if first is None or last is None else last - first
     # Frames missing, and time too: a clip cut without encoding states frames before its start, an AVI repeated ones.
-    if stated and count < 0.9 * stated and (shown < 0.9 * whole or not whole):
-        raise VideoError(f"{path} stops after {count} of {stated} frames (truncated?).")
+    if frames_in_header and count < 0.9 * frames_in_header and (shown < 0.9 * seconds or not seconds):
+        raise VideoError(f"{path} stops after {count} of {frames_in_header} frames (truncated?).")
     # Sound may outlast the pictures a little: only half of the stated time missing is a fault.
-    if not stated and last is not None and shown < 0.5 * whole - 1:
-        raise VideoError(f"{path} stops after {shown:.1f} of {whole:.1f} s (truncated?).")
+    if not frames_in_header and last is not None and shown < 0.5 * seconds - 1:
+        raise VideoError(f"{path} stops after {shown:.1f} of {seconds:.1f} s (truncated?).")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 
-def load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays `names` of the file; an error that names the file and the array otherwise."""
     if not path.is_file():
         raise SchemaError(f"{path} is not there; give the path of the .npz file.")

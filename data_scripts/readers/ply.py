@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work.errors import ShapeError
 
 TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -78,12 +78,12 @@ def _header(path: Path, file: BinaryIO) -> tuple[str, list[Element], int]:
     order, line = None, 0
     elements: list[Element] = []
     while True:
-        said = file.readline(4096)
+        text = file.readline(4096)
         line += 1
-        words = said.decode("latin-1").split()
+        words = text.decode("latin-1").split()
         if line == 1 and words != ["ply"]:
             raise ShapeError(f"{path} does not begin with ply.")
-        if not said.endswith(b"\n"):
+        if not text.endswith(b"\n"):
             raise ShapeError(f"{path}, line {line}: the header has no end (truncated?).")
         if words[:1] == ["end_header"]:
             break
@@ -122,11 +122,13 @@ def _text(
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 10)
     if len(ends) > count:  # faces follow
         text = text[: ends[count - 1] + 1] if count else b""
-    pieces = list(text_table.pieces(io.BytesIO(text), len(properties), line=line))
+    pieces = list(text_table.read_pieces(io.BytesIO(text), len(properties), line=line))
     for piece in pieces:
         for bad in piece.bad[:1]:
-            said = bad.text.decode("latin-1").strip()[:60]
-            raise ShapeError(f"{path}, line {bad.line}: {said!r} is not a row of {len(properties)} numbers.")
+            quoted = bad.text.decode("latin-1").strip()[:60]
+            raise ShapeError(
+                f"{path}, line {bad.line}: {quoted!r} is not a row of {len(properties)} numbers."
+            )
     rows = np.concatenate([piece.rows for piece in pieces]) if pieces else np.empty((0, len(properties)))
     if len(rows) < count:
         raise ShapeError(f"{path} ends after {len(rows)} of {count} points (truncated?).")

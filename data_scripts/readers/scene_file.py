@@ -14,16 +14,14 @@ Without a header 3 columns are x y z, 6 are x y z r g b, and 7 x y z r g b label
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ShapeError
 
 Unit = Literal["m", "cm", "mm", "ft"]
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
@@ -47,8 +45,7 @@ def read_scene(path: Path) -> Scene:
     """The scene of a file (see above); a `ShapeError` names it, the line where there is one, and what is wrong."""
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    _check_suffix(path)
     if not path.is_file():
         raise ShapeError(f"{path} is not there.")
     if path.stat().st_size == 0:
@@ -92,8 +89,13 @@ def check_target(path: Path) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
     cannot be written to."""
     one = {name: np.zeros(1) for name in "xyz"} | {"label": np.zeros(1, np.uint8)}
-    with _temporary(path) as temporary:
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
+    try:
         _write(path, temporary, one)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
@@ -109,24 +111,15 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     if label is not None:
         small = label.size == 0 or 0 <= label.min() <= label.max() <= 255
         columns["label"] = label.astype(np.uint8 if small else np.int32)
-    with _temporary(path) as temporary:
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
         _write(path, temporary, columns)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write a scene to; it is gone afterwards, unless it was renamed."""
+def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix.lower())
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
@@ -145,16 +138,16 @@ def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
         _write_text(temporary, columns, "," if suffix == ".csv" else " ")
 
 
-def doubtful(where: Path | str, extent: np.ndarray, unit: Unit | None) -> list[str]:
+def note_odd_extent(where: Path | str, extent: np.ndarray, unit: Unit | None) -> list[str]:
     """A note where `unit` was given and the extent [3] in metres is not a scene's: perhaps this one is in another unit."""
-    if unit is None or _likely(extent):
+    if unit is None or _is_plausible(extent):
         return []
     size = " x ".join(f"{e:.3g}" for e in extent)
     return [f"{where} is {size} m with --unit {unit}: is it in another unit than the others?"]
 
 
-def _likely(extent: np.ndarray) -> bool:
-    """Whether metres so many are a scene's size."""
+def _is_plausible(extent: np.ndarray) -> bool:
+    """Whether an extent [3] in metres is plausible for a scene."""
     return bool(extent[2] <= TALLEST and extent.max() >= NARROWEST)
 
 
@@ -162,15 +155,15 @@ def in_metres(path: Path | str, points: np.ndarray, unit: Unit | None = None) ->
     """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for.
     A scene wider than WIDEST is refused."""
     extent = points.max(0).astype(np.float64) - points.min(0)
-    if unit is not None or _likely(extent):
-        factor = METRES[unit or "m"]
-        if (factor * extent).max() > WIDEST:
-            spans = " x ".join(f"{factor * e:.4g}" for e in extent)
+    if unit is not None or _is_plausible(extent):
+        scale = METRES[unit or "m"]
+        if (scale * extent).max() > WIDEST:
+            spans = " x ".join(f"{scale * e:.4g}" for e in extent)
             raise ShapeError(
                 f"{path} spans {spans} m, and {WIDEST:,.0f} m is the most; cut off what lies far away (a point at 0, 0 in a "
                 "scan of large coordinates?), or cut the scene into pieces."
             )
-        return points if factor == 1 else points * points.dtype.type(factor)
+        return points if scale == 1 else points * points.dtype.type(scale)
     spans = " x ".join(f"{e:.4g}" for e in extent)
     likely = next(
         (u for u in ("cm", "mm") if 1.5 <= extent[2] * METRES[u] < 25), "mm" if extent[2] > TALLEST else "m"
@@ -235,20 +228,20 @@ def _text(path: Path) -> dict[str, np.ndarray]:
         names, columns, line = None, 0, 0
         while not columns:
             start = file.tell()
-            said = file.readline().removeprefix(b"\xef\xbb\xbf")
+            text = file.readline().removeprefix(b"\xef\xbb\xbf")
             line += 1
-            if not said:
+            if not text:
                 raise ShapeError(f"{path} holds no rows of numbers.")
-            words = text_table.words(said.lstrip(b"#/ \t"))
+            words = text_table.split_words(text.lstrip(b"#/ \t"))
             if {b"x", b"y", b"z"} <= {word.lower() for word in words}:
                 names = [word.decode("latin-1") for word in words]
                 continue
-            if said.lstrip().startswith((b"#", b"//")) or not words or words == [b""]:
+            if text.lstrip().startswith((b"#", b"//")) or not words or words == [b""]:
                 continue
             if line == 1 and len(words) == 1 and words[0].isdigit():  # .pts: the number of points
                 continue
             columns = len(words)
-            file.seek(start + (3 if start == 0 and line == 1 and _marked(file) else 0))
+            file.seek(start + (3 if start == 0 and line == 1 and _has_byte_order_mark(file) else 0))
         if names and len(names) != columns:
             raise ShapeError(
                 f"{path}, line {line}: {columns} numbers, and the header names {len(names)} columns."
@@ -263,16 +256,16 @@ def _rows(path: Path, file: BinaryIO, columns: int, line: int = 1) -> np.ndarray
 
     rows = [np.empty((0, columns))]
     with file:
-        for piece in text_table.pieces(file, columns, comments=True, line=line):
+        for piece in text_table.read_pieces(file, columns, comments=True, line=line):
             for bad in piece.bad[:1]:
-                said = bad.text.strip()[:60].decode("latin-1")
-                raise ShapeError(f"{path}, line {bad.line}: {said!r} is not a row of {columns} numbers.")
+                quoted = bad.text.strip()[:60].decode("latin-1")
+                raise ShapeError(f"{path}, line {bad.line}: {quoted!r} is not a row of {columns} numbers.")
             rows.append(piece.rows)
     return np.concatenate(rows)
 
 
-def _marked(file: Any) -> bool:
-    """Whether the file begins with the mark that some editors put before UTF-8."""
+def _has_byte_order_mark(file: Any) -> bool:
+    """Whether the file begins with the byte order mark that some editors put before UTF-8."""
     file.seek(0)
     return file.read(3) == b"\xef\xbb\xbf"
 

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dropfold.data_scripts.work.errors import ShapeError
+
 MESHES = (".off", ".obj", ".stl", ".ply")
 TABLES = (".xyz", ".txt", ".pts", ".csv")
 SUFFIXES = (*MESHES, *TABLES, ".npy")
-
-
-class ShapeError(ValueError):
-    """A file is not a shape; the message names it, what is wrong and what is expected."""
 
 
 def read_shape(

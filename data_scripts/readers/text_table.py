@@ -15,8 +15,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numba import njit
 
-PIECE = 1 << 25  # bytes of text in memory at a time
-MOST = 100  # bad lines of a piece that are told apart; a file of other things has one a row
+BYTES_PER_PIECE = 1 << 25  # of text in memory at a time
+MOST_BAD_LINES = 100  # of a piece, that are listed; in a file of another kind every line is bad
 TENS = 10.0 ** np.arange(23)  # exact in float64: a quotient by one of them is rounded once
 WRITTEN = b"0123456789+-.eE ,;\t\r"  # what a row is written with
 NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
     bad: list[BadLine]
 
 
-def pieces(
+def read_pieces(
     file: BinaryIO, columns: int, colour: int = -1, comments: bool = False, line: int = 1
 ) -> Iterator[Piece]:
     """The table in pieces. `colour`: the first of three columns that must be whole numbers 0 .. 255, or -1.
@@ -48,7 +48,7 @@ def pieces(
     """
     rest = b""
     while True:
-        read = file.read(PIECE)
+        read = file.read(BYTES_PER_PIECE)
         text = rest + read
         if read:
             text, end, rest = text.rpartition(b"\n")
@@ -59,7 +59,7 @@ def pieces(
         if text:
             data = np.frombuffer(text, dtype=np.uint8)
             rows = np.empty((int(np.count_nonzero(data == 10)) + 1, columns))
-            bad = np.empty((MOST, 4), dtype=np.int64)
+            bad = np.empty((MOST_BAD_LINES, 4), dtype=np.int64)
             count, faults, line = _parse(data, rows, bad, line, colour, comments)
             found = [BadLine(int(r), int(l), text[a:b]) for r, l, a, b in bad[:faults]]
             yield Piece(rows[:count], found)
@@ -67,7 +67,7 @@ def pieces(
             return
 
 
-def mended(text: bytes, columns: int, colour: int = -1) -> list[float] | None:
+def mend_line(text: bytes, columns: int, colour: int = -1) -> list[float] | None:
     """The row of a bad line with one or two bytes that no number has, if it is one by a flipped bit in each of them.
 
     So are the known faults of S3DIS: `185\\x00187` was `185 187`, `-9.1\\x160` was `-9.160`, `103.0\\x100000` was
@@ -90,13 +90,13 @@ def mended(text: bytes, columns: int, colour: int = -1) -> list[float] | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def words(text: bytes) -> list[bytes]:
-    """What separators part."""
+def split_words(text: bytes) -> list[bytes]:
+    """The words of a line, without separators."""
     return re.split(rb"[\s,;]+", text.strip(b" \t\r\n,;"))
 
 
 def _row(text: bytes, columns: int, colour: int) -> list[float] | None:
-    found = words(text)
+    found = split_words(text)
     if len(found) != columns or not all(NUMBER.fullmatch(word) for word in found):
         return None
     row = [float(word) for word in found]

@@ -12,11 +12,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import ShapeError
 from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Job
 
 
@@ -28,7 +27,7 @@ class RoomJob(Job):
     split: int | None = None
 
 
-def room(
+def pack_room(
     points: np.ndarray, origin: np.ndarray, colour: np.ndarray, label: np.ndarray, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """A room as a job gives it: points [m, 3] float32 in metres from `origin`; what was odd, a sentence each."""
@@ -36,12 +35,12 @@ def room(
     return {"points": points, "origin": origin, "colour": colour, "label": label, "notes": odd}
 
 
-def without(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJob]:
-    """The jobs but those that --leave-out names."""
-    strangers = sorted(set(leave_out) - {job.name for job in jobs})
-    if strangers:
+def leave_out_rooms(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJob]:
+    """The jobs without those that --leave-out names."""
+    unknown = sorted(set(leave_out) - {job.name for job in jobs})
+    if unknown:
         raise SchemaError(
-            f"--leave-out names {strangers[0]!r}, which is not there; there is e.g. {jobs[0].name}."
+            f"--leave-out names {unknown[0]!r}, which is not there; there is e.g. {jobs[0].name}."
         )
     left = [job for job in jobs if job.name not in leave_out]
     if not left:
@@ -49,19 +48,19 @@ def without(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJob]:
     return left
 
 
-def read_all(out: Path, jobs: list[RoomJob], workers: int) -> Path:
+def read_rooms(out: Path, jobs: list[RoomJob], workers: int) -> Path:
     """Read all rooms that are not yet finished; returns their folder, or raises a `SchemaError` of all faults."""
-    return work.read_all(
+    return work.run_jobs(
         out, jobs, workers, "rooms", lambda names: f"; or leave them out: --leave-out {' '.join(names)}"
     )
 
 
-def assemble(
+def write_rooms(
     out: Path,
     jobs: list[RoomJob],
     part: Path,
     class_names: list[str],
-    stated: dict[str, str],
+    provenance: dict[str, str],
     split: np.ndarray | None = None,
     relabel: Callable[[np.ndarray], np.ndarray] = lambda label: label,
 ) -> tuple[Scenes, list[str]]:
@@ -70,9 +69,9 @@ def assemble(
     split [n]: of each room; None: by area. relabel: from what was read to uint8 0 .. classes - 1.
     """
     notes = []
-    with scene_schema.writer(out, class_names, **stated, folder=part) as writer:
+    with scene_schema.writer(out, class_names, **provenance, folder=part) as writer:
         for i, job in enumerate(track(jobs, "writing rooms", console=Console(stderr=True))):
-            found = work.load(part, job)
+            found = work.load_piece(part, job)
             one = job.split if split is None else int(split[i])
             label = relabel(found["label"])
             writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
@@ -83,7 +82,7 @@ def assemble(
 
 def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was odd; faults are sentences."""
-    with work.faults_said(ArchiveError, SchemaError, ShapeError):
+    with work.advise_restart():
         scenes, notes = convert(options)
     counts = [len(scenes.of(split)) for split in range(3)]
     print(

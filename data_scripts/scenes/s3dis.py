@@ -1,9 +1,9 @@
 """`dropfold data s3dis --source Stanford3dDataset_v1.2_Aligned_Version.zip`: makes data/local/s3dis.h5.
 
 S3DIS as distributed, archive or folder: Area_N/ROOM/Annotations/CLASS_I.txt with lines `x y z r g b`. Names that are none of
-the 13 classes (stairs) become clutter, and it is said. A line with a byte that no number has (Area_5/hallway_6) is mended
-where one flipped bit makes it a row, and said with file and line; any other bad line is an error. Rooms are shifted to
-their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
+the 13 classes (stairs) become clutter, with a note. A line with a byte that no number has (Area_5/hallway_6) is mended
+where one flipped bit makes it a row, with a note that names file and line; any other bad line is an error. Rooms are
+shifted to their minimum. Area 5 tests (--test-area names another), 12 % of the rooms of the others validate.
 
 A zip is not unpacked, rooms are read in parallel, and one that is finished is not read again: a conversion that was
 stopped goes on. The same script converts every folder of this layout, e.g. that of `dropfold data rooms`; a file
@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.readers.scene_file import METRES, Unit, doubtful, in_metres
+from dropfold.data_scripts.readers.scene_file import METRES, Unit, in_metres, note_odd_extent
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
 from dropfold.data_scripts.work.jobs import Advance
-from dropfold.data_scripts.work.members import File, Members, members
+from dropfold.data_scripts.work.members import File, Members, open_members
 
 CLASSES = (
     "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter",
@@ -59,7 +59,7 @@ class Options:
     """Rooms that are read at a time; 0: one a core."""
 
 
-def listing(source: Members, unit: Unit | None = None) -> list[RoomJob]:
+def list_rooms(source: Members, unit: Unit | None = None) -> list[RoomJob]:
     """The rooms, in the order of area and name."""
     held: dict[tuple[int, str], list[File]] = defaultdict(list)
     for file in source.files.values():
@@ -121,10 +121,12 @@ def read_room(
     high = np.max([points.max(0) for points in xyz if len(points)], axis=0)
     in_metres(folder, np.stack([low, high]), unit)
     scale = METRES[unit or "m"]
-    notes += doubtful(folder, (high - low) * scale, unit)
+    notes += note_odd_extent(folder, (high - low) * scale, unit)
     for i, points in enumerate(xyz):  # one by one: the double form is not kept
         xyz[i] = ((points - low) * scale).astype(np.float32)
-    return room_jobs.room(np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes)
+    return room_jobs.pack_room(
+        np.concatenate(xyz), low * scale, np.concatenate(rgb), np.concatenate(label), notes
+    )
 
 
 def _texts(source: Members, files: Sequence[File], notes: list[str], faults: list[str]) -> list[File]:
@@ -158,37 +160,37 @@ def _rows(
 
     with source.open(file.name) as opened:
         before = bad_lines = 0
-        for rows, bad in text_table.pieces(opened, 6, colour=3):
-            if len(bad) == text_table.MOST:  # more of them may not have been told
+        for rows, bad in text_table.read_pieces(opened, 6, colour=3):
+            if len(bad) == text_table.MOST_BAD_LINES:  # the reader counts no more of them
                 faults.append(
                     f"{where} has {len(bad)} bad lines or more, the first is line {bad[0].line}; is it another kind of file?"
                 )
                 return
             for row, line, text in bad:
-                said = text.strip().decode("latin-1").encode("unicode_escape").decode()[:60]
-                mended = text_table.mended(text, 6, colour=3)
+                quoted = text.strip().decode("latin-1").encode("unicode_escape").decode()[:60]
+                mended = text_table.mend_line(text, 6, colour=3)
                 if mended is not None:
                     rows[row] = mended
                     notes.append(
-                        f"{where}, line {line}: '{said}' read as {' '.join(f'{v:g}' for v in mended)}"
+                        f"{where}, line {line}: '{quoted}' read as {' '.join(f'{v:g}' for v in mended)}"
                     )
                     continue
                 rows[row] = 0  # the room is not made
                 bad_lines += 1
                 if bad_lines <= SHOWN:
                     faults.append(
-                        f"{where}, line {line}: '{said}' is not `x y z r g b`, six numbers with colours 0 .. 255."
+                        f"{where}, line {line}: '{quoted}' is not `x y z r g b`, six numbers with colours 0 .. 255."
                     )
             if bad_lines > SHOWN:
                 faults.append(f"{where} has more such lines; is it another kind of file?")
                 return
             yield rows
-            at = min(before + text_table.PIECE, file.size)
+            at = min(before + text_table.BYTES_PER_PIECE, file.size)
             advance(at - before)
             before = at
 
 
-def about(source: Members) -> dict[str, str]:
+def read_about(source: Members) -> dict[str, str]:
     """What the folder states of itself in about.json; S3DIS has none."""
     name = next((name for name in source.files if re.fullmatch(r"(?:[^/]+/)?about\.json", name)), None)
     if name is None:
@@ -205,32 +207,34 @@ def about(source: Members) -> dict[str, str]:
         ) from None
 
 
-def _given(path: Path) -> str:
+def _path_argument(path: Path) -> str:
     """A path as the command that repeats this has it: as it was given, or of an absolute one the name."""
     return shlex.quote(path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path))
 
 
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
-    with members(options.source) as source:
-        jobs = room_jobs.without(listing(source, options.unit), options.leave_out)
+    with open_members(options.source) as source:
+        jobs = room_jobs.leave_out_rooms(list_rooms(source, options.unit), options.leave_out)
         areas = np.array([job.area for job in jobs])
         split = scene_schema.split_by_area(areas, options.test_area, options.validation)
-        given = [f"--source {_given(options.source)}"]
-        given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
-        given += [f"--validation {options.validation:g}"] + (
+        arguments = [f"--source {_path_argument(options.source)}"]
+        arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
+        arguments += [f"--validation {options.validation:g}"] + (
             [f"--unit {options.unit}"] if options.unit else []
         )
-        given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
-        command = f"dropfold data s3dis {' '.join(given)} --out {_given(options.out)}"
-        stated = {
+        arguments += (
+            [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
+        )
+        command = f"dropfold data s3dis {' '.join(arguments)} --out {_path_argument(options.out)}"
+        provenance = {
             "source": "S3DIS, Stanford3dDataset_v1.2_Aligned_Version",
             "credits": "Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
-            **about(source),
+            **read_about(source),
         }
-        stated["rebuild"] = f"{stated['rebuild']}; {command}" if "rebuild" in stated else command
-        part = room_jobs.read_all(options.out, jobs, options.workers)
-        scenes, notes = room_jobs.assemble(options.out, jobs, part, list(CLASSES), stated, split)
+        provenance["rebuild"] = f"{provenance['rebuild']}; {command}" if "rebuild" in provenance else command
+        part = room_jobs.read_rooms(options.out, jobs, options.workers)
+        scenes, notes = room_jobs.write_rooms(options.out, jobs, part, list(CLASSES), provenance, split)
     return scenes, [*notes, *(f"{name} was left out" for name in options.leave_out)]
 
 

@@ -24,12 +24,13 @@ from rich.progress import track
 
 from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas import block_schema
-from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks, SchemaError
+from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks
 from dropfold.data_scripts.schemas.scene_schema import split_by_area
 from dropfold.data_scripts.work import distribution
 from dropfold.data_scripts.work import jobs as work
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
-from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
+from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Advance, Job
 
 URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
@@ -59,10 +60,10 @@ def convert(folder: Path, options: Options) -> Blocks:
     """Make `options.out` of the unpacked distribution."""
     if options.points < 1:
         raise SchemaError(f"--points must be at least 1; got {options.points}.")
-    root = distribution.root(folder, "room_filelist.txt")
-    rooms = lines(root / "room_filelist.txt")
+    root = distribution.find_root(folder, "room_filelist.txt")
+    rooms = read_lines(root / "room_filelist.txt")
     # Paths of their authors' machine; the order is theirs, the folder ours.
-    files = [root / Path(entry).name for entry in lines(root / "all_files.txt")]
+    files = [root / Path(entry).name for entry in read_lines(root / "all_files.txt")]
     for path in files:
         if not path.is_file():
             raise SchemaError(f"{path}, named in all_files.txt, is not there.")
@@ -82,22 +83,22 @@ def convert(folder: Path, options: Options) -> Blocks:
     split_by_area(np.array(area), options.test_area, options.validation)  # says what is wrong before the work
     unpacked = options.source is None or not options.source.is_dir()
     jobs = [_job(path, options.points, unpacked) for path in files]
-    part = work.read_all(options.out, jobs, options.workers, "files")
-    given = f"--points {options.points} --validation {options.validation:g}"
-    given += f" --test-area {options.test_area}" if options.test_area is not None else ""
+    part = work.run_jobs(options.out, jobs, options.workers, "files")
+    arguments = f"--points {options.points} --validation {options.validation:g}"
+    arguments += f" --test-area {options.test_area}" if options.test_area is not None else ""
     with block_schema.writer(
         options.out,
         list(CLASSES),
         source="S3DIS, indoor3d_sem_seg_hdf5_data",
         credits="Armeni et al., CVPR 2016, http://buildingparser.stanford.edu/dataset.html; not to be redistributed",
-        rebuild=f"dropfold data s3dis-blocks {given}",
+        rebuild=f"dropfold data s3dis-blocks {arguments}",
         test_area=options.test_area,
         validation=options.validation,
         folder=part,
     ) as writer:
         shown = track(jobs, "writing files", console=Console(stderr=True))
         for job, first, last in zip(shown, ptr, ptr[1:]):
-            writer.add(work.load(part, job), name[first:last], area[first:last])
+            writer.add(work.load_piece(part, job), name[first:last], area[first:last])
     shutil.rmtree(part)
     return block_schema.read(options.out)
 
@@ -107,22 +108,19 @@ def _job(path: Path, points: int, unpacked: bool) -> Job:
     size = path.stat().st_size
 
     def read(advance: Advance) -> dict[str, np.ndarray]:
-        with h5(path) as file:
+        with open_h5(path) as file:
             data, label = file["data"][:, :points], file["label"][:, :points]
         advance(size // 2)
         packed = block_schema.pack(str(path), data, label, len(CLASSES))
         advance(size - size // 2)
         return packed
 
-    return Job(path.name, f"{points} {work.stamp(path, unpacked)}", size, read)
+    return Job(path.name, f"{points} {work.fingerprint(path, unpacked)}", size, read)
 
 
 def _count(path: Path, points: int) -> int:
     """The blocks of a file, whose datasets are checked before any is read."""
-    with h5(path) as file:
-        for name in ("data", "label"):
-            if name not in file:
-                raise SchemaError(f"{path} has no dataset {name!r}.")
+    with open_h5(path, "data", "label") as file:
         data, label = file["data"], file["label"]
         if data.ndim != 3 or data.shape[2] != CHANNELS or data.dtype.kind != "f":
             raise SchemaError(
@@ -141,8 +139,8 @@ def _count(path: Path, points: int) -> int:
 
 
 def main(options: Options) -> None:
-    with work.faults_said(ArchiveError, SchemaError):
-        source = obtained(options.source, URL, options.out.parent, options.sha256)
-        with opened(source) as folder:
+    with work.advise_restart():
+        source = download_or_reuse(options.source, URL, options.out.parent, options.sha256)
+        with open_as_folder(source) as folder:
             blocks = convert(folder, options)
     print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")

@@ -16,10 +16,11 @@ Attributes: see `h5_file`; the task is "blocks", and the checksum covers the fir
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def read(path: Path) -> Blocks:
     import h5py
 
     path = Path(path)
-    arrays, class_names, stated = h5_file.read(path, LAYOUT, "dropfold data s3dis-blocks makes one.")
+    arrays, class_names, provenance = h5_file.read(path, LAYOUT, "dropfold data s3dis-blocks makes one.")
     n = len(arrays["area"])
     with h5py.File(path, "r") as file:
         shapes = {
@@ -108,12 +109,13 @@ def read(path: Path) -> Blocks:
     if size < 1 or shapes != expected or kinds != ROWS:
         raise SchemaError(
             f"{path}: points and label are {shapes['points']} and {shapes['label']}, expected float32 [{n}, P, 9] and "
-            f"uint8 [{n}, P]. Make it anew: {stated['rebuild']}"
+            f"uint8 [{n}, P]. Make it anew: {provenance['rebuild']}"
         )
-    arrays |= {name: list(arrays[name]) for name in ("room", "digest")} | stated
+    arrays |= {name: list(arrays[name]) for name in ("room", "digest")} | provenance
     return Blocks(path=path.absolute(), points=size, class_names=class_names, **arrays)
 
 
+@contextlib.contextmanager
 def writer(
     path: Path,
     class_names: list[str],
@@ -123,14 +125,17 @@ def writer(
     test_area: int | None = None,
     validation: float = 0.12,
     folder: Path | None = None,
-) -> Writer:
+) -> Iterator[Writer]:
     """`with writer(...) as w: w.add(pack(...), ...)` for some blocks at a time; the file is there when that ends well.
 
     test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
     folder: where the file is made, on the disk of `path`; None: beside it.
     """
-    stated = {"source": source, "credits": credits, "rebuild": rebuild}
-    return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated, test_area, validation)
+    provenance = {"source": source, "credits": credits, "rebuild": rebuild}
+    with contextlib.closing(Pending(Path(path), LAYOUT, folder)) as pending:
+        writer = Writer(pending, class_names, provenance, test_area, validation)
+        yield writer
+        writer.finish()
 
 
 def pack(where: str, points: np.ndarray, label: np.ndarray, classes: int) -> dict[str, np.ndarray]:
@@ -164,11 +169,11 @@ class Writer:
         self,
         pending: Pending,
         class_names: list[str],
-        stated: dict[str, str],
+        provenance: dict[str, str],
         test_area: int | None,
         validation: float,
     ) -> None:
-        self.class_names, self.stated = class_names, stated
+        self.class_names, self.provenance = class_names, provenance
         self.test_area, self.validation = test_area, validation
         self.pending = pending
         self.room: list[str] = []
@@ -185,19 +190,8 @@ class Writer:
         self.area += area
         self.digest += blocks["digest"].tolist()
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self.pending.close()
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write the datasets that have one row an entry; then the file takes its place."""
         if not self.room:
             raise SchemaError(f"{self.pending.path}: no blocks were given, expected one or more.")
         _, first, member = np.unique(np.array(self.room, dtype=str), return_index=True, return_inverse=True)
@@ -208,8 +202,8 @@ class Writer:
             "room": np.array(self.room, dtype=object),
             "digest": np.array(self.digest, dtype=object),
         }
-        h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.stated["rebuild"])
-        self.pending.finish(arrays, self.class_names, self.stated)
+        h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.provenance["rebuild"])
+        self.pending.finish(arrays, self.class_names, self.provenance)
 
 
 def _digest(points: np.ndarray, label: np.ndarray) -> str:

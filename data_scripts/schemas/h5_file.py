@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,18 +19,24 @@ from typing import Any
 
 import numpy as np
 
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import SchemaError
+
 SCHEMA = "dropfold/1"
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FOLDS = 5
 SPLITS = ("train", "validation", "test")
-STATED = ("source", "credits", "rebuild")
+SPLIT_OF_FOLDER = {
+    "train": TRAIN,
+    "val": VALIDATION,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "test": TEST,
+}
+PROVENANCE = ("source", "credits", "rebuild")
 LEVEL = 1  # of gzip, the fastest
 
 Wrong = Callable[[str, object, str], Exception]  # (item, found, expected) -> the error that says so
-
-
-class SchemaError(ValueError):
-    """A file is not what the schema says; the message names the file, the item, and how to make it anew."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,12 @@ class Layout:
 
 
 def write(
-    path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
+    path: Path, layout: Layout, arrays: dict[str, Any], class_names: list[str], provenance: dict[str, str]
 ) -> None:
     """Write a file: checked first, into a temporary file beside it, then renamed over it."""
-    check(str(path), layout, arrays, class_names, stated["rebuild"])
-    pending = Pending(path, layout)
-    try:
-        pending.finish(arrays, class_names, stated)
-    finally:
-        pending.close()
+    check(str(path), layout, arrays, class_names, provenance["rebuild"])
+    with contextlib.closing(Pending(path, layout)) as pending:
+        pending.finish(arrays, class_names, provenance)
 
 
 class Pending:
@@ -80,35 +81,36 @@ class Pending:
         import h5py
 
         self.path, self.layout = path, layout
-        with self._said():
+        with self._naming_faults():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, self.temporary = tempfile.mkstemp(".tmp", f".{path.name}.", folder or path.parent)
-            os.close(handle)
+            self.temporary = atomic.make_temporary(path, folder=folder)
             self.file = h5py.File(self.temporary, "w")
 
     @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
+    def _naming_faults(self) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError) as error:  # h5py: of a disk that is full when it closes the file
-            said = re.search(r"error message = '([^']*)'", str(error))
-            raise SchemaError(f"{self.path} could not be written ({said[1] if said else error}).") from None
+            reason = re.search(r"error message = '([^']*)'", str(error))
+            raise SchemaError(
+                f"{self.path} could not be written ({reason[1] if reason else error})."
+            ) from None
 
     def append(self, name: str, rows: np.ndarray, chunk: int) -> None:
         """`rows` at the end of the dataset `name`, which is stored in chunks of so many."""
-        with self._said():
+        with self._naming_faults():
             start, item = self._grown(name, len(rows), rows.shape[1:], rows.dtype, chunk)
             item[start:] = rows
 
     def append_packed(self, name: str, rows: list[bytes], shape: tuple[int, ...], kind: np.dtype) -> None:
         """Rows of `shape` and type `kind` that `packed` made, at the end of the dataset `name`: a copy of bytes."""
-        with self._said():
+        with self._naming_faults():
             start, item = self._grown(name, len(rows), shape, kind, chunk=1)
             for i, row in enumerate(rows, start):
                 item.id.write_direct_chunk((i, *[0] * len(shape)), row)
 
     def _grown(self, name: str, by: int, shape: tuple[int, ...], kind: np.dtype, chunk: int) -> Any:
-        """The dataset's length before, and the dataset with room for rows; it is made where it is not there."""
+        """The old length of the dataset, and the dataset with room for `by` more rows; created if need be."""
         if name not in self.file:
             self.file.create_dataset(
                 name,
@@ -125,23 +127,18 @@ class Pending:
         item.resize(start + by, axis=0)
         return start, item
 
-    def finish(self, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]) -> None:
+    def finish(self, arrays: dict[str, Any], class_names: list[str], provenance: dict[str, str]) -> None:
         """Write the other datasets and the attributes; then the file is renamed to its place."""
-        with self._said():
-            _put(self.file, self.layout, arrays, class_names, stated)
+        with self._naming_faults():
+            _put(self.file, self.layout, arrays, class_names, provenance)
             self.file.close()
-            os.chmod(self.temporary, 0o644)
-            _flush(
-                self.temporary
-            )  # on the disk before the rename is: a power cut leaves the old file or the new
-            os.replace(self.temporary, self.path)
-            _flush(self.path.parent)
+            atomic.move_into_place(self.temporary, self.path)
 
     def close(self) -> None:
         """Remove what is not finished."""
         with contextlib.suppress(OSError, RuntimeError):
             self.file.close()
-        Path(self.temporary).unlink(missing_ok=True)
+        self.temporary.unlink(missing_ok=True)
 
 
 def packed(row: np.ndarray) -> bytes:
@@ -152,7 +149,7 @@ def packed(row: np.ndarray) -> bytes:
 
 
 def _put(
-    file: Any, layout: Layout, arrays: dict[str, Any], class_names: list[str], stated: dict[str, str]
+    file: Any, layout: Layout, arrays: dict[str, Any], class_names: list[str], provenance: dict[str, str]
 ) -> None:
     import h5py
 
@@ -165,21 +162,13 @@ def _put(
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
     file.attrs["schema"], file.attrs["task"] = SCHEMA, layout.task
     file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype("utf-8"))
-    for name in STATED:
-        file.attrs[name] = stated[name]
+    for name in PROVENANCE:
+        file.attrs[name] = provenance[name]
     file.attrs["checksum"] = checksum(arrays)
 
 
-def _flush(path: Path | str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """`(arrays, class_names, stated)` of a file; every fault is a `SchemaError`: what is wrong, where, how to rebuild.
+    """`(arrays, class_names, provenance)` of a file; every fault is a `SchemaError`: what is wrong, where, how to rebuild.
 
     `missing` is what to do if there is no such file.
     """
@@ -200,7 +189,7 @@ def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list
                 f"{path}: schema is {file.attrs.get('schema')!r} and task {file.attrs.get('task')!r}, expected "
                 f"{SCHEMA!r} and {layout.task!r}. Make it anew: {rebuild}"
             )
-        for name in STATED:
+        for name in PROVENANCE:
             if name not in file.attrs:
                 raise SchemaError(f"{path} has no attribute {name!r}. Make it anew: {rebuild}")
         arrays: dict[str, Any] = {}
@@ -219,12 +208,16 @@ def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list
                 ) from None
         class_names = [str(name) for name in file.attrs.get("class_names", [])]
         check(str(path), layout, arrays, class_names, rebuild)
-        found, stated = checksum(arrays), str(file.attrs.get("checksum"))
-        if found != stated:
+        found, recorded = checksum(arrays), str(file.attrs.get("checksum"))
+        if found != recorded:
             raise SchemaError(
-                f"{path}: checksum is {found}, the file states {stated}. Make it anew: {rebuild}"
+                f"{path}: checksum is {found}, the file states {recorded}. Make it anew: {rebuild}"
             )
-        return arrays, class_names, {**{name: str(file.attrs[name]) for name in STATED}, "checksum": stated}
+        return (
+            arrays,
+            class_names,
+            {**{name: str(file.attrs[name]) for name in PROVENANCE}, "checksum": recorded},
+        )
 
 
 def stated_checksum(path: Path) -> str:

@@ -34,8 +34,8 @@ __all__ = [
     "Parts",
     "SchemaError",
     "categories_of",
-    "numbers",
     "read",
+    "to_part_labels",
     "write",
 ]
 
@@ -83,19 +83,19 @@ def write(path: Path, parts: Parts) -> None:
         arrays[name] = np.array(arrays[name], dtype=object)
     if parts.normals is None:
         del arrays["normals"]
-    stated = {name: getattr(parts, name) for name in h5_file.STATED}
-    h5_file.write(path, LAYOUT, arrays, parts.class_names, stated)
+    provenance = {name: getattr(parts, name) for name in h5_file.PROVENANCE}
+    h5_file.write(path, LAYOUT, arrays, parts.class_names, provenance)
 
 
 def read(path: Path) -> Parts:
     """Read and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
     missing = "data/components.h5 ships with the project; the scripts in data_scripts make the others."
-    arrays, class_names, stated = h5_file.read(Path(path), LAYOUT, missing)
-    arrays |= {name: list(arrays[name]) for name in ("name", "part_names")} | stated
+    arrays, class_names, provenance = h5_file.read(Path(path), LAYOUT, missing)
+    arrays |= {name: list(arrays[name]) for name in ("name", "part_names")} | provenance
     return Parts(**arrays, class_names=class_names)
 
 
-def numbers(part: np.ndarray, where: str) -> np.ndarray:
+def to_part_labels(part: np.ndarray, where: str) -> np.ndarray:
     """Part labels as they are stored; a `SchemaError` that begins with `where` if one is not 0 .. 255."""
     if part.dtype.kind not in "iu" or (part.size and (part.min() < 0 or part.max() > 255)):
         found = f"{part.min()} .. {part.max()}" if part.size and part.dtype.kind in "iuf" else "no numbers"

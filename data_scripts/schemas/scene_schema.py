@@ -18,10 +18,11 @@ room is checked against its digest when it is first read, so that a file of giga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,7 +113,7 @@ def read(path: Path) -> Scenes:
 
     path = Path(path)
     missing = "dropfold data rooms and dropfold data s3dis make one; docs/scene_data.md says how."
-    arrays, class_names, stated = h5_file.read(path, LAYOUT, missing)
+    arrays, class_names, provenance = h5_file.read(path, LAYOUT, missing)
     with h5py.File(path, "r") as file:
         for name, (kind, shape) in ROWS.items():
             item, expected = file.get(name), (int(arrays["ptr"][-1]), *shape)
@@ -120,28 +121,32 @@ def read(path: Path) -> Scenes:
                 found = f"{item.dtype} {item.shape}" if isinstance(item, h5py.Dataset) else "not there"
                 raise SchemaError(
                     f"{path}: {name} is {found}, expected {np.dtype(kind).name} {expected}. "
-                    f"Make it anew: {stated['rebuild']}"
+                    f"Make it anew: {provenance['rebuild']}"
                 )
-    arrays |= {name: list(arrays[name]) for name in ("name", "digest")} | stated
+    arrays |= {name: list(arrays[name]) for name in ("name", "digest")} | provenance
     return Scenes(path=path.absolute(), class_names=class_names, **arrays)
 
 
+@contextlib.contextmanager
 def writer(
     path: Path, class_names: list[str], source: str, credits: str, rebuild: str, folder: Path | None = None
-) -> Writer:
+) -> Iterator[Writer]:
     """`with writer(...) as w: w.add(...)` for each room; the file is there when the block has ended well, or not at all.
 
     folder: where it is made, on the disk of `path`; None: beside it.
     """
-    stated = {"source": source, "credits": credits, "rebuild": rebuild}
-    return Writer(Pending(Path(path), LAYOUT, folder), class_names, stated)
+    provenance = {"source": source, "credits": credits, "rebuild": rebuild}
+    with contextlib.closing(Pending(Path(path), LAYOUT, folder)) as pending:
+        writer = Writer(pending, class_names, provenance)
+        yield writer
+        writer.finish()
 
 
 class Writer:
     """Rooms written one after the other: no more than one is in memory."""
 
-    def __init__(self, pending: Pending, class_names: list[str], stated: dict[str, str]) -> None:
-        self.class_names, self.stated = class_names, stated
+    def __init__(self, pending: Pending, class_names: list[str], provenance: dict[str, str]) -> None:
+        self.class_names, self.provenance = class_names, provenance
         self.pending = pending
         self.name: list[str] = []
         self.area: list[int] = []
@@ -197,19 +202,8 @@ class Writer:
         self.origin.append(origin)
         self.digest.append(_digest(room))
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self.pending.close()
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Write the datasets that have one row an entry; then the file takes its place."""
         if not self.name:
             raise SchemaError(f"{self.pending.path}: no rooms were given, expected one or more.")
         area = np.array(self.area, dtype=np.int64)
@@ -225,8 +219,8 @@ class Writer:
             "origin": np.stack(self.origin),
             "digest": np.array(self.digest, dtype=object),
         }
-        h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.stated["rebuild"])
-        self.pending.finish(arrays, self.class_names, self.stated)
+        h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.provenance["rebuild"])
+        self.pending.finish(arrays, self.class_names, self.provenance)
 
 
 def split_by_area(

@@ -84,14 +84,14 @@ def write(path: Path, clouds: Clouds) -> None:
         arrays["normals"] = clouds.normals
     if clouds.library is not None:
         arrays["library"] = np.array(clouds.library, dtype=object)
-    stated = {name: getattr(clouds, name) for name in h5_file.STATED}
-    h5_file.write(path, LAYOUT, arrays, clouds.class_names, stated)
+    provenance = {name: getattr(clouds, name) for name in h5_file.PROVENANCE}
+    h5_file.write(path, LAYOUT, arrays, clouds.class_names, provenance)
 
 
 def read(path: Path) -> Clouds:
     """Read and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
     missing = "data/furniture.h5 ships with the project; the scripts in data_scripts make the others."
-    arrays, class_names, stated = h5_file.read(Path(path), LAYOUT, missing)
+    arrays, class_names, provenance = h5_file.read(Path(path), LAYOUT, missing)
     return Clouds(
         points=arrays["points"],
         label=arrays["label"],
@@ -100,7 +100,7 @@ def read(path: Path) -> Clouds:
         class_names=class_names,
         normals=arrays.get("normals"),
         library=list(arrays["library"]) if "library" in arrays else None,
-        **stated,
+        **provenance,
     )
 
 

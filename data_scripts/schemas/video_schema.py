@@ -97,15 +97,15 @@ def write(path: Path, videos: Videos) -> None:
     }
     if videos.labels is not None:
         arrays["labels"] = videos.labels
-    stated = {name: getattr(videos, name) for name in h5_file.STATED}
-    h5_file.write(path, LAYOUT, arrays, videos.class_names, stated)
+    provenance = {name: getattr(videos, name) for name in h5_file.PROVENANCE}
+    h5_file.write(path, LAYOUT, arrays, videos.class_names, provenance)
 
 
 def read(path: Path) -> Videos:
     """Read and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
     missing = "dropfold data moving-furniture makes one; docs/video_data.md names the other scripts."
-    arrays, class_names, stated = h5_file.read(Path(path), LAYOUT, missing)
-    arrays |= {name: list(arrays[name]) for name in ("group", "name")} | stated
+    arrays, class_names, provenance = h5_file.read(Path(path), LAYOUT, missing)
+    arrays |= {name: list(arrays[name]) for name in ("group", "name")} | provenance
     return Videos(**arrays, class_names=class_names)
 
 

@@ -45,7 +45,7 @@ class Options:
 
 def convert(source: Path) -> Parts:
     """The shapes of the source as a data set."""
-    arrays = npz.load(source, ("points", "seg", "label", "train", "name", "classes", "parts"))
+    arrays = npz.load_arrays(source, ("points", "seg", "label", "train", "name", "classes", "parts"))
     points, category = arrays["points"], arrays["label"].astype(np.int64)
     class_names = [str(name) for name in arrays["classes"]]
     part_names = [str(name) for name in arrays["parts"]]
@@ -56,7 +56,7 @@ def convert(source: Path) -> Parts:
     return Parts(
         # Whole multiples of 2 ** -15: the low bits of a float are zero, and the file is a third smaller.
         points=(points.reshape(-1, 3) / np.float32(32768)).astype(np.float32),
-        part=part_schema.numbers(arrays["seg"].reshape(-1), str(source)),
+        part=part_schema.to_part_labels(arrays["seg"].reshape(-1), str(source)),
         ptr=np.arange(n + 1, dtype=np.int64) * size,
         category=category,
         split=shape_schema.carve_validation(category, split, 0.15),
@@ -70,7 +70,7 @@ def convert(source: Path) -> Parts:
     )
 
 
-def credited(parts: Parts) -> str:
+def format_credits(parts: Parts) -> str:
     """The section of the credits."""
     count = np.bincount(parts.category)
     families = ", ".join(f"{name} ({m})" for name, m in zip(parts.class_names, count))
@@ -78,10 +78,7 @@ def credited(parts: Parts) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        parts = convert(options.source)
-        part_schema.write(options.out, parts)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
-    credits.put(options.out.with_name("CREDITS.md"), options.out.name, credited(parts))
+    parts = convert(options.source)
+    part_schema.write(options.out, parts)
+    credits.write_section(options.out.with_name("CREDITS.md"), options.out.name, format_credits(parts))
     print(f"{options.out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")

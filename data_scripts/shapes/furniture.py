@@ -44,7 +44,7 @@ class Options:
 def convert(source: Path) -> Clouds:
     """The labelled shapes of the source as a data set."""
     columns = ("points", "normals", "label", "train", "name", "library")
-    arrays = npz.load(source, (*columns, "classes"))
+    arrays = npz.load_arrays(source, (*columns, "classes"))
     keep = arrays["label"] >= 0
     found = {name: arrays[name][keep] for name in columns}
     class_names = [str(name) for name in arrays["classes"]]
@@ -64,7 +64,7 @@ def convert(source: Path) -> Clouds:
     )
 
 
-def credited(clouds: Clouds) -> str:
+def format_credits(clouds: Clouds) -> str:
     """The section of the credits: each library and its models, as Markdown."""
     by_library = defaultdict(list)
     for name, library in zip(clouds.name, clouds.library or []):
@@ -92,11 +92,8 @@ def credited(clouds: Clouds) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        clouds = convert(options.source)
-        text = credited(clouds)  # before anything is written: no data without their licence
-        shape_schema.write(options.out, clouds)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
-    credits.put(options.out.with_name("CREDITS.md"), options.out.name, text)
+    clouds = convert(options.source)
+    text = format_credits(clouds)  # before anything is written: no data without their licence
+    shape_schema.write(options.out, clouds)
+    credits.write_section(options.out.with_name("CREDITS.md"), options.out.name, text)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

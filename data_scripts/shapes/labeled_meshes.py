@@ -16,7 +16,7 @@ import numpy as np
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.data_scripts.schemas.part_schema import Parts
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Options:
 
 def convert(source: Path) -> Clouds:
     """The shapes of the source as a data set."""
-    arrays = npz.load(source, ("points", "normals", "label", "train", "name", "classes"))
+    arrays = npz.load_arrays(source, ("points", "normals", "label", "train", "name", "classes"))
     label = arrays["label"].astype(np.int64)
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
@@ -52,14 +52,14 @@ def convert(source: Path) -> Clouds:
 def convert_parts(source: Path) -> Parts:
     """The shapes of the source with their part labels as a data set."""
     clouds = convert(source)
-    arrays = npz.load(source, ("seg", "parts"))
+    arrays = npz.load_arrays(source, ("seg", "parts"))
     part_names = [str(name) for name in arrays["parts"]]
     n, size = clouds.points.shape[:2]
     assert clouds.normals is not None
     return Parts(
         points=clouds.points.reshape(-1, 3),
         normals=clouds.normals.reshape(-1, 3),
-        part=part_schema.numbers(arrays["seg"].reshape(-1), str(source)),
+        part=part_schema.to_part_labels(arrays["seg"].reshape(-1), str(source)),
         ptr=np.arange(n + 1, dtype=np.int64) * size,
         category=clouds.label,
         split=clouds.split,
@@ -75,14 +75,11 @@ def convert_parts(source: Path) -> Parts:
 
 def main(options: Options) -> None:
     out = options.out or Path(f"data/local/labeled_meshes{'_parts' * options.parts}.h5")
-    try:
-        made: Clouds | Parts
-        if options.parts:
-            made = convert_parts(options.source)
-            part_schema.write(out, made)
-        else:
-            made = convert(options.source)
-            shape_schema.write(out, made)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    made: Clouds | Parts
+    if options.parts:
+        made = convert_parts(options.source)
+        part_schema.write(out, made)
+    else:
+        made = convert(options.source)
+        shape_schema.write(out, made)
     print(f"{out}: {[len(made.of(s)) for s in range(3)]} shapes to train, validate and test")

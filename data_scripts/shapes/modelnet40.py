@@ -20,18 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import (
-    ShapeError,
-    normalised,
-    read_numbers,
-    read_off,
-    sample_surface,
-)
+from dropfold.data_scripts.readers.shapes import normalised, read_numbers, read_off, sample_surface
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
-from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
+from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.errors import SchemaError
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -75,7 +70,7 @@ class Options:
 
 def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> Clouds:
     """The data set of an unpacked distribution. One shape or file is read at a time, into arrays of their final size."""
-    root = distribution.root(
+    root = distribution.find_root(
         folder,
         {"hdf5": "shape_names.txt", "normal_resampled": "modelnet40_shape_names.txt", "off": "*/train"}[form],
         "See --form.",
@@ -112,11 +107,11 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
 
 
 def _hdf5(root: Path, points: int) -> Source:
-    names = lines(root / "shape_names.txt")
+    names = read_lines(root / "shape_names.txt")
     files: list[tuple[Path, int, np.ndarray]] = []
     for split, lists in ((TRAIN, "train_files.txt"), (TEST, "test_files.txt")):
         # The lists name paths of their authors' machine; the order is theirs, the folder ours.
-        for entry in lines(root / lists):
+        for entry in read_lines(root / lists):
             path = root / Path(entry).name
             if not path.is_file():
                 raise SchemaError(f"{path}, named in {lists}, is not there.")
@@ -124,7 +119,7 @@ def _hdf5(root: Path, points: int) -> Source:
 
     def shapes() -> Iterator[Shape]:
         for path, split, label in track(files, "files", console=Console(stderr=True)):
-            with h5(path) as file:
+            with open_h5(path) as file:
                 clouds = file["data"][:, :points]
                 normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
             for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
@@ -136,10 +131,7 @@ def _hdf5(root: Path, points: int) -> Source:
 
 def _labels(path: Path, points: int, classes: int) -> np.ndarray:
     """The labels of one HDF5 file, all of whose datasets are checked before any is read whole."""
-    with h5(path) as file:
-        for name in ("data", "label"):
-            if name not in file:
-                raise SchemaError(f"{path} has no dataset {name!r}.")
+    with open_h5(path, "data", "label") as file:
         for name in ("data", "normal"):
             if name not in file:
                 continue
@@ -164,10 +156,10 @@ def _labels(path: Path, points: int, classes: int) -> np.ndarray:
 
 
 def _normal_resampled(root: Path, points: int) -> Source:
-    names = lines(root / "modelnet40_shape_names.txt")
+    names = read_lines(root / "modelnet40_shape_names.txt")
     files: list[tuple[Path, int, int]] = []
     for split, lists in ((TRAIN, "modelnet40_train.txt"), (TEST, "modelnet40_test.txt")):
-        for token in lines(root / lists):
+        for token in read_lines(root / lists):
             name = token.rsplit("_", 1)[0]
             if name not in names:
                 raise SchemaError(f"{root / lists}: {token!r} is of no class in modelnet40_shape_names.txt.")
@@ -207,11 +199,8 @@ def _off(root: Path, points: int) -> Source:
 
 
 def main(options: Options) -> None:
-    try:
-        source = obtained(options.source, URLS[options.form], options.out.parent, options.sha256)
-        with opened(source) as folder:
-            clouds = convert(folder, options.form, options.points, options.validation)
-        shape_schema.write(options.out, clouds)
-    except (ArchiveError, SchemaError, ShapeError) as error:
-        raise SystemExit(f"error: {error}") from None
+    source = download_or_reuse(options.source, URLS[options.form], options.out.parent, options.sha256)
+    with open_as_folder(source) as folder:
+        clouds = convert(folder, options.form, options.points, options.validation)
+    shape_schema.write(options.out, clouds)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

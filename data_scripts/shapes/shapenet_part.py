@@ -26,14 +26,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import ShapeError, normalised
+from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
-from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts, SchemaError
+from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
 from dropfold.data_scripts.work import distribution, jobs
-from dropfold.data_scripts.work.archive import ArchiveError, obtained, opened
-from dropfold.data_scripts.work.distribution import h5, lines
+from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
+from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Advance, Job
-from dropfold.data_scripts.work.members import File, Members, members
+from dropfold.data_scripts.work.members import File, Members, open_members
 from dropfold.data_scripts.work.stack import Stack
 
 Form = Literal["normal", "hdf5"]
@@ -72,11 +73,11 @@ def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Part
     """Make `out`; returns the data set, and a sentence for all that was odd."""
     part = out.with_name(out.name + ".part")
     if form == "normal":
-        with members(source) as found:
+        with open_members(source) as found:
             arrays, category, split, name, notes = _normal(found, out, workers)
     else:
         try:
-            with opened(source) as folder:
+            with open_as_folder(source) as folder:
                 arrays, category, split, name, notes = _hdf5(folder, part)
         except BaseException:  # of these no finished piece is kept
             shutil.rmtree(part, ignore_errors=True)
@@ -149,10 +150,10 @@ def _normal(source: Members, out: Path, workers: int) -> Found:
 
         key = str([(file.size, file.stamp) for file in files])
         work.append(Job(f"shapes from {order[start]}", key, sum(file.size for file in files), read))
-    part = jobs.read_all(out, work, workers, "groups of shapes")
+    part = jobs.run_jobs(out, work, workers, "groups of shapes")
     stack = Stack(part)
     for job in work:
-        found = jobs.load(part, job)
+        found = jobs.load_piece(part, job)
         size = found.pop("size")
         stack.append(found, size)
     titles = [f"{synsets[key.partition('/')[0]]}/{key.partition('/')[2]}" for key in order]
@@ -169,14 +170,14 @@ def read_shapes(
     for file, c in zip(files, category):
         where = source.where(file.name)
         with source.open(file.name) as opened:
-            pieces = list(text_table.pieces(opened, 7))
+            pieces = list(text_table.read_pieces(opened, 7))
         bad = [line for piece in pieces for line in piece.bad]
         table = np.concatenate([piece.rows for piece in pieces]) if pieces else np.empty((0, 7))
         first = list(FIRST.values())[c]
         last = [*FIRST.values(), PARTS][c + 1] - 1
         if bad:
-            said = bad[0].text.strip()[:60].decode("latin-1")
-            faults.append(f"{where}, line {bad[0].line}: {said!r} is not `x y z nx ny nz part`.")
+            quoted = bad[0].text.strip()[:60].decode("latin-1")
+            faults.append(f"{where}, line {bad[0].line}: {quoted!r} is not `x y z nx ny nz part`.")
         elif len(table) == 0:
             faults.append(f"{where} holds no points.")
         elif not np.isin(table[:, 6], np.arange(first, last + 1)).all():
@@ -235,7 +236,7 @@ def _json(source: Members, name: str) -> list[Any]:
 
 
 def _hdf5(folder: Path, part: Path) -> Found:
-    root = distribution.root(folder, "ply_data_train*.h5", "See --form.")
+    root = distribution.find_root(folder, "ply_data_train*.h5", "See --form.")
     stack = Stack(part)
     files = [(path, split) for word, split in SPLITS.items() for path in _files(root, word)]
     category: list[int] = []
@@ -255,7 +256,7 @@ def _files(root: Path, word: str) -> list[Path]:
     """The files of a split in the order of their list, or by their numbers where there is none."""
     listing = root / f"{word}_hdf5_file_list.txt"
     if listing.is_file():
-        found = [root / Path(entry).name for entry in lines(listing)]
+        found = [root / Path(entry).name for entry in read_lines(listing)]
         missing = [path for path in found if not path.is_file()]
         if missing:
             raise SchemaError(f"{missing[0]}, named in {listing.name}, is not there.")
@@ -267,10 +268,7 @@ def _files(root: Path, word: str) -> list[Path]:
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with h5(path) as file:
-        for name in ("data", "label", "pid"):
-            if name not in file:
-                raise SchemaError(f"{path} has no dataset {name!r}.")
+    with open_h5(path, "data", "label", "pid") as file:
         shape = file["data"].shape
         if len(shape) != 3 or shape[2] != 3 or 0 in shape or file["data"].dtype.kind != "f":
             raise SchemaError(
@@ -298,9 +296,9 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def main(options: Options) -> None:
     out = options.out or OUT[options.form]
-    again = "goes on from here" if options.form == "normal" else "begins anew"
-    with jobs.faults_said(ArchiveError, SchemaError, ShapeError, again=again):
-        source = obtained(options.source, URLS[options.form], out.parent, options.sha256)
+    restart = "goes on from here" if options.form == "normal" else "begins anew"
+    with jobs.advise_restart(restart):
+        source = download_or_reuse(options.source, URLS[options.form], out.parent, options.sha256)
         parts, notes = convert(source, options.form, out, options.workers)
     print(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:

@@ -41,7 +41,7 @@ class Options:
 
 def convert(source: Path) -> Videos:
     """The clips of the source as a data set."""
-    arrays = npz.load(source, ("x", "label", "subject", "train", "classes"))
+    arrays = npz.load_arrays(source, ("x", "label", "subject", "train", "classes"))
     n = len(arrays["x"]) if arrays["x"].ndim == 4 else 0
     if n == 0 or arrays["x"].dtype != np.uint8:
         raise SchemaError(
@@ -81,9 +81,6 @@ def convert(source: Path) -> Videos:
 
 
 def main(options: Options) -> None:
-    try:
-        videos = convert(options.source)
-        video_schema.write(options.out, videos)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    videos = convert(options.source)
+    video_schema.write(options.out, videos)
     print(f"{options.out}: {[len(videos.of(s)) for s in range(3)]} clips to train, validate and test")

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import multiprocessing
-import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -25,11 +24,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from dropfold.data_scripts.readers.decode import Reading, Sampling, VideoError, pyav, read_clip
+from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, SchemaError, Videos
-from dropfold.data_scripts.work import jobs
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
+from dropfold.data_scripts.work import atomic, jobs
+from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.processes import cores, end_with_parent
 
 Decode = Callable[[Path, str, Reading], np.ndarray]
@@ -74,13 +73,13 @@ def make(
     clips: list[Clip],
     class_names: list[str],
     reading: Reading,
-    stated: dict[str, str],
+    provenance: dict[str, str],
     multilabel: bool = False,
     decode: Decode = read_clip,
 ) -> tuple[Videos, list[str]]:
     """Write the data set `out`. Returns it, and a sentence for each video and class that was left out.
 
-    `stated` gives the file's source, credits and rebuild.
+    `provenance` gives the file's source, credits and rebuild.
     """
     reading.checked()
     if decode is read_clip:
@@ -93,14 +92,14 @@ def make(
             raise SchemaError(
                 f"{other} and {clip.path} are both {clip.name} of the data set; remove one of them."
             )
-    part = _begin(out, reading)
+    part = _begin_folder(out, reading)
     faults = _decode_all(part, clips, reading, decode)
-    kept = [clip for clip in clips if _file_of(part, clip).exists()]
+    kept = [clip for clip in clips if _clip_path(part, clip).exists()]
     if not kept:
         raise SchemaError("\n".join(["no video could be read:", *faults[:10]]))
     names = [name for name in class_names if any(name in clip.classes for clip in kept)]
     faults += [f"no readable video is of class {name}" for name in class_names if name not in names]
-    frames, length = _stacked(part, kept, reading)
+    frames, length = _stack_clips(part, kept, reading)
     place = {name: c for c, name in enumerate(names)}
     labels = np.zeros((len(kept), len(names)), dtype=np.uint8)
     for i, clip in enumerate(kept):
@@ -118,7 +117,7 @@ def make(
         name=[clip.name for clip in kept],
         class_names=names,
         labels=labels if multilabel else None,
-        **stated,
+        **provenance,
     )
     video_schema.write(out, videos)
     shutil.rmtree(part)
@@ -127,7 +126,7 @@ def make(
 
 def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) -> None:
     """The command line of a script: convert, say what was made and what was left out; faults are sentences."""
-    with jobs.faults_said(ArchiveError, SchemaError, VideoError):
+    with jobs.advise_restart():
         videos, faults = convert(options)
     counts = [len(videos.of(split)) for split in range(3)]
     print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
@@ -135,15 +134,15 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
         print(f"left out: {fault}".encode(errors="backslashreplace").decode())  # a name may be no text
 
 
-def options_of(reading: Reading) -> str:
+def format_options(reading: Reading) -> str:
     """The options of a reading as the command line states them, without paths and processes."""
     names = [field.name for field in fields(Reading) if field.name != "workers"]
     return " ".join(f"--{name} {getattr(reading, name)}" for name in names)
 
 
-def given(options: Sourced) -> str:
+def repeat_options(options: Sourced) -> str:
     """The source's name and the options, as the command line that makes the file anew has them."""
-    return f"--source {shlex.quote(options.source.resolve().name)} {options_of(options)}"
+    return f"--source {shlex.quote(options.source.resolve().name)} {format_options(options)}"
 
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:
@@ -154,33 +153,26 @@ def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray
     return split if VALIDATION in split else video_schema.carve_groups(group, label, split)
 
 
-def _begin(out: Path, reading: Reading) -> Path:
+def _begin_folder(out: Path, reading: Reading) -> Path:
     """The folder of decoded clips, new or of an earlier start with the same options."""
     part = out.with_name(out.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    file, wanted = part / "options.json", options_of(reading)
+    file, wanted = part / "options.json", format_options(reading)
     if not file.exists():
-        _write(file, json.dumps(wanted).encode())
+        atomic.write_bytes(file, json.dumps(wanted).encode())
     if (found := json.loads(file.read_text())) != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
 
 
-def _write(path: Path, content: bytes | memoryview) -> None:
-    """A file that is whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
-def _file_of(part: Path, clip: Clip) -> Path:
+def _clip_path(part: Path, clip: Clip) -> Path:
     """Where a decoded clip lies; the size is part of the name, so that a mended video is read anew."""
     key = f"{clip.name} {clip.path.stat().st_size if clip.path.exists() else 0}"
     return part / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
 
 
 def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode) -> list[str]:
-    todo = [clip for clip in clips if not _file_of(part, clip).exists()]
+    todo = [clip for clip in clips if not _clip_path(part, clip).exists()]
     workers = reading.workers or cores()
     faults: dict[str, str] = {}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
@@ -193,7 +185,7 @@ def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode)
             context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
             with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
                 jobs: dict[Future[str], Clip] = {
-                    pool.submit(_decode_one, decode, clip, _file_of(part, clip), reading): clip
+                    pool.submit(_decode_one, decode, clip, _clip_path(part, clip), reading): clip
                     for clip in some
                 }
                 try:
@@ -230,14 +222,14 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
         return f"{clip.path} cannot be read ({type(error).__name__}: {error})."
     buffer = io.BytesIO()
     np.save(buffer, frames)
-    _write(target, buffer.getbuffer())
+    atomic.write_bytes(target, buffer.getbuffer())
     return ""
 
 
-def _stacked(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+def _stack_clips(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """All clips as one array on the disk, zeros after their end, and their lengths."""
     width, height = reading.checked()
-    files = [_file_of(part, clip) for clip in clips]
+    files = [_clip_path(part, clip) for clip in clips]
     length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
     shape = (len(clips), int(length.max()), height, width, 3)
     # Written, not mapped: on a full disk a write is an error, and a store into a map kills the process.

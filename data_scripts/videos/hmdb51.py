@@ -21,8 +21,8 @@ from dropfold.data_scripts.readers.decode import SUFFIXES
 from dropfold.data_scripts.schemas.video_schema import TEST, TRAIN, SchemaError, Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Published
-from dropfold.data_scripts.work.archive import extract, opened
-from dropfold.data_scripts.work.folders import files
+from dropfold.data_scripts.work.archive import extract, open_as_folder
+from dropfold.data_scripts.work.folders import list_files
 
 
 @dataclass(kw_only=True)
@@ -38,16 +38,16 @@ class Options(Published):
 
 
 @contextlib.contextmanager
-def unpacked(source: Path) -> Iterator[Path]:
+def open_classes(source: Path) -> Iterator[Path]:
     """A folder of class folders: the source's, or where it holds no videos that of the archives, one a class, inside it."""
-    with opened(source) as folder, tempfile.TemporaryDirectory() as inner:
-        archives = [] if files(folder, SUFFIXES) else sorted(folder.rglob("*.rar"))
+    with open_as_folder(source) as folder, tempfile.TemporaryDirectory() as inner:
+        archives = [] if list_files(folder, SUFFIXES) else sorted(folder.rglob("*.rar"))
         for archive in archives:
             extract(archive, Path(inner))
         yield Path(inner) if archives else folder
 
 
-def stated_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
+def read_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
     """(class, file name) -> 1 training, 2 test, 0 neither."""
     found = {}
     ending = f"_test_split{split}"
@@ -64,20 +64,20 @@ def stated_split(folder: Path, split: int) -> dict[tuple[str, str], int]:
     return found
 
 
-def listing(folder: Path, stated: dict[tuple[str, str], int] | None) -> tuple[list[Clip], list[str]]:
+def list_clips(folder: Path, use_of: dict[tuple[str, str], int] | None) -> tuple[list[Clip], list[str]]:
     """The clips that the split uses, and a sentence for each that its lists name and the folder lacks."""
     found, seen = [], set()
-    for path in files(folder, SUFFIXES):
+    for path in list_files(folder, SUFFIXES):
         name = path.parent.name
-        use = 1 if stated is None else stated.get((name, path.name), 0)
+        use = 1 if use_of is None else use_of.get((name, path.name), 0)
         seen.add((name, path.name))
         if use:
             source = path.stem.partition(f"_{name}_")[0]
-            split = None if stated is None else (TRAIN if use == 1 else TEST)
+            split = None if use_of is None else (TRAIN if use == 1 else TEST)
             found.append(Clip(path, f"{name}/{path.name}", (name,), source, split))
     if not found:
         raise SchemaError(f"{folder} holds no CLASS/NAME.avi of the split; is it HMDB51?")
-    missing = sorted({key for key, use in (stated or {}).items() if use} - seen)
+    missing = sorted({key for key, use in (use_of or {}).items() if use} - seen)
     return found, [f"{name}/{file} is named by the split and not there" for name, file in missing]
 
 
@@ -85,19 +85,19 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out` from the distribution; returns the data set and a sentence for all that was left out."""
     split = None
     if options.splits is not None:
-        with opened(options.splits) as folder:
-            split = stated_split(folder, options.split)
+        with open_as_folder(options.splits) as folder:
+            split = read_split(folder, options.split)
     lists = shlex.quote(options.splits.resolve().name) if options.splits else "None"
-    given = f"{clips.given(options)} --splits {lists} --split {options.split}"
-    stated = {
+    arguments = f"{clips.repeat_options(options)} --splits {lists} --split {options.split}"
+    provenance = {
         "source": f"HMDB51, split {options.split}" if split else "HMDB51, without its splits",
         "credits": "Kuehne et al., ICCV 2011, https://serre-lab.clps.brown.edu; not to be redistributed",
-        "rebuild": f"dropfold data hmdb51 {given}",
+        "rebuild": f"dropfold data hmdb51 {arguments}",
     }
-    with unpacked(options.source) as folder:
-        found, faults = listing(folder, split)
+    with open_classes(options.source) as folder:
+        found, faults = list_clips(folder, split)
         classes = sorted({clip.classes[0] for clip in found})
-        made, more = clips.make(options.out, found, classes, options, stated)
+        made, more = clips.make(options.out, found, classes, options, provenance)
     return made, faults + more
 
 

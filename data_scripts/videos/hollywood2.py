@@ -17,7 +17,7 @@ from pathlib import Path
 from dropfold.data_scripts.schemas.video_schema import TEST, TRAIN, SchemaError, Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Published
-from dropfold.data_scripts.work.archive import opened
+from dropfold.data_scripts.work.archive import open_as_folder
 
 ACTIONS = (
     "AnswerPhone", "DriveCar", "Eat", "FightPerson", "GetOutCar", "HandShake", "HugPerson", "Kiss", "Run", "SitDown",
@@ -35,7 +35,7 @@ class Options(Published):
     """Width x height in pixels; the aspect ratio of the video is not kept."""
 
 
-def listing(folder: Path) -> tuple[list[Clip], list[str]]:
+def list_clips(folder: Path) -> tuple[list[Clip], list[str]]:
     """Every clip of the lists with its actions; a sentence for each clip without one."""
     lists = next(iter(sorted(folder.rglob("ClipSets"))), None)
     if lists is None:
@@ -64,14 +64,14 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
 
 def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out` from the distribution; returns the data set and a sentence for all that was left out."""
-    stated = {
+    provenance = {
         "source": "Hollywood2, actions",
         "credits": "Marszalek et al., CVPR 2009, https://www.di.ens.fr/~laptev/actions/hollywood2; not to be redistributed",
-        "rebuild": f"dropfold data hollywood2 {clips.given(options)}",
+        "rebuild": f"dropfold data hollywood2 {clips.repeat_options(options)}",
     }
-    with opened(options.source) as folder:
-        found, faults = listing(folder)
-        made, more = clips.make(options.out, found, list(ACTIONS), options, stated, multilabel=True)
+    with open_as_folder(options.source) as folder:
+        found, faults = list_clips(folder)
+        made, more = clips.make(options.out, found, list(ACTIONS), options, provenance, multilabel=True)
     return made, faults + more
 
 

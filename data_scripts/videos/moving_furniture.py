@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.schemas import shape_schema, video_schema
-from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds, SchemaError
+from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds
 from dropfold.data_scripts.schemas.video_schema import Videos, group_folds, random_folds
+from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.shipped import find_data
 
 MOTIONS = (
     "turn left",
@@ -72,13 +74,13 @@ class Options:
     """Also draw a contact sheet of test clips, one of each motion."""
 
 
-def path(motion: str, steps: int, random: np.random.Generator, loop: bool = False) -> np.ndarray:
+def draw_path(motion: str, steps: int, random: np.random.Generator, loop: bool = False) -> np.ndarray:
     """`[steps, 4]` of one clip: x, y, log radius, yaw, within their bounds but for the last frames of a spiral.
 
     What a motion does not move rests where a random frame of the moving ones would have it.
     """
     if motion in REVERSED:
-        return path(REVERSED[motion], steps, random, loop)[::-1]
+        return draw_path(REVERSED[motion], steps, random, loop)[::-1]
     time = (np.arange(steps) / steps + random.random()) % 1 if loop else np.linspace(0, 1, steps)
     travel = random.uniform(0.45, 0.75, 4) * (HIGH - LOW)
     start = LOW + random.random(4) * (HIGH - LOW - travel)
@@ -99,8 +101,8 @@ def path(motion: str, steps: int, random: np.random.Generator, loop: bool = Fals
     return found
 
 
-def paint(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """`[N, 3]` colours: four around the upright axis, run into each other; each drawn near its own."""
+def draw_paint(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """`[N, 3]` colours: four around the upright axis that blend into each other, each near its own of `PAINT`."""
     anchors = np.clip(np.array(PAINT) + random.normal(0, 0.05, (4, 3)), 0, 1) * random.uniform(0.85, 1.0)
     angle = np.arctan2(points[:, 0], points[:, 2])
     quarters = np.arange(4) * np.pi / 2
@@ -108,15 +110,15 @@ def paint(points: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return (weight @ anchors / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
-def disc(points: np.ndarray) -> float:
-    """Radius of a point's disc that closes the surface: by the distance to its sixth neighbour."""
+def disc_radius(points: np.ndarray) -> float:
+    """The radius of the discs that close a surface of points, from the median distance to the sixth neighbour."""
     from scipy.spatial import cKDTree
 
     apart, _ = cKDTree(points).query(points, k=min(7, len(points)))
     return float(np.clip(np.median(apart[:, -1]), 0.02, 0.12))
 
 
-def backdrop(width: int, height: int, random: np.random.Generator) -> np.ndarray:
+def draw_backdrop(width: int, height: int, random: np.random.Generator) -> np.ndarray:
     """`[H, W, 3]` in 0 .. 1: dusk in two colours, brighter where a lamp of random place shines, darker to the edges."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     top, bottom = random.uniform(0.06, 0.26, (2, 3))
@@ -155,12 +157,14 @@ def convert(
     shown = np.empty((n, frames, height, width, 3), dtype=np.uint8)
     label = np.array([motion for _, motion, _ in order], dtype=np.int64)
     normals = clouds.normals.astype(np.float32)
-    discs = np.array([disc(points) for points in clouds.points])
+    discs = np.array([disc_radius(points) for points in clouds.points])
     for first in track(range(0, n, 64), "drawing", console=Console(stderr=True)):
         part = order[first : first + 64]
         # A generator for each clip: what a clip shows depends on the seed and its number alone.
         own = [np.random.default_rng([seed, first + i]) for i in range(len(part))]
-        poses = np.stack([path(MOTIONS[motion], frames, r, loop) for (_, motion, _), r in zip(part, own)])
+        poses = np.stack(
+            [draw_path(MOTIONS[motion], frames, r, loop) for (_, motion, _), r in zip(part, own)]
+        )
         poses[..., 0] *= width
         poses[..., 1] *= height
         poses[..., 2] = np.exp(poses[..., 2]) * height
@@ -168,11 +172,11 @@ def convert(
             shown[first : first + 64],
             clouds.points,
             normals,
-            np.stack([paint(clouds.points[model], r) for (_, _, model), r in zip(part, own)]),
+            np.stack([draw_paint(clouds.points[model], r) for (_, _, model), r in zip(part, own)]),
             np.array([model for _, _, model in part]),
             poses,
             np.array([r.uniform(0.20, 0.45) for r in own]),
-            np.stack([backdrop(width, height, r) for r in own]),
+            np.stack([draw_backdrop(width, height, r) for r in own]),
             discs,
         )
     group = [f"{clouds.class_names[clouds.label[m]]} {m}: {clouds.name[m]}" for _, _, m in order]
@@ -193,7 +197,7 @@ def convert(
     )
 
 
-def sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> None:
+def draw_sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> None:
     """Draw one clip of each motion, its frames from left to right."""
     import matplotlib
 
@@ -222,15 +226,11 @@ def sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> None:
 
 
 def main(options: Options) -> None:
-    try:
-        size = video_schema.frame_size(options.size)
-        videos = convert(
-            shape_schema.read(options.source), options.frames, size, options.train, options.seed, options.loop
-        )
-        video_schema.write(options.out, videos)
-    except SchemaError as error:
-        raise SystemExit(f"error: {error}") from None
+    size = video_schema.frame_size(options.size)
+    furniture = shape_schema.read(find_data(options.source))
+    videos = convert(furniture, options.frames, size, options.train, options.seed, options.loop)
+    video_schema.write(options.out, videos)
     print(f"{options.out}: {[len(videos.of(s)) for s in range(3)]} clips to train, validate and test")
     if options.sheet:
-        sheet(videos, options.sheet)
+        draw_sheet(videos, options.sheet)
         print(options.sheet)

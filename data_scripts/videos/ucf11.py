@@ -17,8 +17,8 @@ from dropfold.data_scripts.readers.decode import SUFFIXES
 from dropfold.data_scripts.schemas.video_schema import SchemaError, Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Published
-from dropfold.data_scripts.work.archive import opened
-from dropfold.data_scripts.work.folders import files
+from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.folders import list_files
 
 CLASSES = (
     "basketball", "biking", "diving", "golf_swing", "horse_riding", "soccer_juggling", "swing", "tennis_swing",
@@ -34,10 +34,10 @@ class Options(Published):
     """The file to write."""
 
 
-def listing(folder: Path) -> list[Clip]:
+def list_clips(folder: Path) -> list[Clip]:
     """Every clip, its class and its recording: .../CLASS/RECORDING/CLIP."""
     found = []
-    for path in files(folder, SUFFIXES):
+    for path in list_files(folder, SUFFIXES):
         parts = path.relative_to(folder).parts
         if len(parts) >= 3 and parts[-3] in CLASSES:
             found.append(Clip(path, "/".join(parts[-3:]), (parts[-3],), "/".join(parts[-3:-1])))
@@ -50,13 +50,13 @@ def listing(folder: Path) -> list[Clip]:
 
 def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out` from the distribution; returns the data set and a sentence for all that was left out."""
-    stated = {
+    provenance = {
         "source": "UCF11 (YouTube Action)",
         "credits": "https://www.crcv.ucf.edu/data/UCF_YouTube_Action.php; not to be redistributed",
-        "rebuild": f"dropfold data ucf11 {clips.given(options)}",
+        "rebuild": f"dropfold data ucf11 {clips.repeat_options(options)}",
     }
-    with opened(options.source) as folder:
-        return clips.make(options.out, listing(folder), list(CLASSES), options, stated)
+    with open_as_folder(options.source) as folder:
+        return clips.make(options.out, list_clips(folder), list(CLASSES), options, provenance)
 
 
 def main(options: Options) -> None:

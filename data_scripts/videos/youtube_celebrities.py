@@ -15,8 +15,8 @@ from dropfold.data_scripts.readers.decode import SUFFIXES
 from dropfold.data_scripts.schemas.video_schema import SchemaError, Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Published
-from dropfold.data_scripts.work.archive import opened
-from dropfold.data_scripts.work.folders import files
+from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.folders import list_files
 
 PATTERN = re.compile(r"\d+_(?P<video>\d+)_\d+_(?P<person>[a-z_]+)", re.IGNORECASE)
 
@@ -29,10 +29,10 @@ class Options(Published):
     """The file to write."""
 
 
-def listing(folder: Path) -> tuple[list[Clip], list[str]]:
+def list_clips(folder: Path) -> tuple[list[Clip], list[str]]:
     """Every clip, its person and its video; a sentence for each file of another name."""
     found, faults = [], []
-    for path in files(folder, SUFFIXES):
+    for path in list_files(folder, SUFFIXES):
         match = PATTERN.fullmatch(path.stem)
         if match is None:
             faults.append(f"{path.name} is not named NUMBER_VIDEO_CLIP_NAME")
@@ -48,15 +48,15 @@ def listing(folder: Path) -> tuple[list[Clip], list[str]]:
 
 def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out` from the distribution; returns the data set and a sentence for all that was left out."""
-    stated = {
+    provenance = {
         "source": "YouTube Celebrities",
         "credits": "Kim et al., CVPR 2008, http://seqamlab.com; not to be redistributed",
-        "rebuild": f"dropfold data youtube-celebrities {clips.given(options)}",
+        "rebuild": f"dropfold data youtube-celebrities {clips.repeat_options(options)}",
     }
-    with opened(options.source) as folder:
-        found, faults = listing(folder)
+    with open_as_folder(options.source) as folder:
+        found, faults = list_clips(folder)
         people = sorted({clip.classes[0] for clip in found})
-        made, more = clips.make(options.out, found, people, options, stated)
+        made, more = clips.make(options.out, found, people, options, provenance)
     return made, faults + more
 
 

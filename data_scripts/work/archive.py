@@ -22,9 +22,8 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-
-class ArchiveError(ValueError):
-    """An archive is broken or asks for what no data set needs; the message names it and the member."""
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ArchiveError
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
@@ -76,7 +75,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     if total and part.stat().st_size != total:
         raise ArchiveError(f"{url} stopped at {part.stat().st_size} of {total} bytes; run again to go on.")
     verify(part, sha256)
-    os.replace(part, path)
+    atomic.move_into_place(part, path)
     return path
 
 
@@ -89,8 +88,8 @@ def verify(path: Path, sha256: str | None) -> str:
     return found
 
 
-def obtained(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
-    """`source`, or where there is none what `url` gives, in `folder`. SHA-256 is checked where it is given."""
+def download_or_reuse(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
+    """`source`; without one, the archive at `url`, downloaded to `folder`. Its SHA-256 is checked where one is given."""
     if source is None:
         source = download(url, folder / Path(url).name, sha256)
         print(f"{source}: SHA-256 {verify(source, sha256)}")
@@ -100,7 +99,7 @@ def obtained(source: Path | None, url: str, folder: Path, sha256: str | None) ->
 
 
 @contextlib.contextmanager
-def opened(source: Path) -> Iterator[Path]:
+def open_as_folder(source: Path) -> Iterator[Path]:
     """`source` as a folder: itself, or a zip, tar or rar archive unpacked into a temporary one."""
     if source.is_dir():
         yield source
@@ -123,13 +122,13 @@ def extract(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as file:
                 for member in file.infolist():
                     kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
-                    refuse(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
+                    refuse_unsafe(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
                 for member in file.infolist():
                     file.extract(member, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
                 for entry in file:
-                    refuse(archive, entry.name, not (entry.isfile() or entry.isdir()))
+                    refuse_unsafe(archive, entry.name, not (entry.isfile() or entry.isdir()))
                 _refuse_cut(archive, file)
                 file.extractall(folder, filter="data")
         else:
@@ -168,7 +167,7 @@ def _extract_rar(archive: Path, folder: Path) -> None:
         )
     listed, unpacked = programs[program]
     for member in _run(archive, program, listed).splitlines():
-        refuse(archive, member, special=False)
+        refuse_unsafe(archive, member, special=False)
     folder.mkdir(parents=True, exist_ok=True)
     _run(archive, program, unpacked)
     for path in folder.rglob("*"):  # neither program lists the kinds of its members alike
@@ -182,8 +181,8 @@ def _run(archive: Path, program: str, arguments: list[str]) -> str:
         [program, *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
     )
     if done.returncode != 0:
-        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise ArchiveError(f"{archive} is broken or locked: {program} says {said!r}; fetch it again.")
+        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise ArchiveError(f"{archive} is broken or locked: {program} says {reason!r}; fetch it again.")
     return done.stdout
 
 
@@ -197,7 +196,7 @@ def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:
         pass
 
 
-def refuse(archive: Path, name: str, special: bool) -> None:
+def refuse_unsafe(archive: Path, name: str, special: bool) -> None:
     """An error if a member's name leads out of its folder, or if it is `special`: no file and no folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if special or path.is_absolute() or ".." in path.parts or ":" in (path.parts[0] if path.parts else ""):

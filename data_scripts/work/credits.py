@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dropfold.data_scripts.work import atomic
+
 TITLE = "# Credits of the data that ships with the project\n"
 
 
-def put(path: Path, file: str, text: str) -> None:
+def write_section(path: Path, file: str, text: str) -> None:
     """Write `text` as the section `## file` of the credits at `path`; the other sections stay as they are."""
     found = path.read_text(encoding="utf-8") if path.is_file() else TITLE
     title, *sections = re.split(r"^(?=## )", found, flags=re.M)
@@ -16,4 +18,4 @@ def put(path: Path, file: str, text: str) -> None:
     kept[file] = f"## {file}\n\n{text.strip()}"
     whole = [title.rstrip(), *kept.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(whole) + "\n", encoding="utf-8")
+    atomic.write_bytes(path, ("\n\n".join(whole) + "\n").encode())

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 
-def root(folder: Path, marker: str, hint: str = "") -> Path:
+def find_root(folder: Path, marker: str, hint: str = "") -> Path:
     """The folder that holds `marker`: the one given, or one inside it."""
     for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         if any(candidate.glob(marker)):
@@ -18,7 +18,7 @@ def root(folder: Path, marker: str, hint: str = "") -> Path:
     raise SchemaError(f"{folder} holds no {marker}: is it another distribution?{' ' * bool(hint)}{hint}")
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a list that are not blank."""
     if not path.is_file():
         raise SchemaError(f"{path} is not there; the distribution is not whole.")
@@ -26,12 +26,15 @@ def lines(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def h5(path: Path) -> Iterator[Any]:
-    """An HDF5 file of the distribution, to be read."""
+def open_h5(path: Path, *datasets: str) -> Iterator[Any]:
+    """An HDF5 file of the distribution, to be read; a `SchemaError` says which of the datasets it lacks."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
+            for name in datasets:
+                if name not in file:
+                    raise SchemaError(f"{path} has no dataset {name!r}.")
             yield file
     except OSError as error:
         raise SchemaError(

@@ -1,14 +1,13 @@
 """Long work in pieces: done in parallel, each kept when it is finished, so that a second start does only what is missing.
 
 A finished piece is a file in the folder FILE.part beside the output, renamed when it is whole. A piece that cannot be read
-stops nothing: the others are read, then all faults are said, and the next start goes on with what was mended.
+stops nothing: the others are read, then all faults are listed, and the next start goes on with what was mended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dropfold.data_scripts.readers.shapes import ShapeError
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError
 from dropfold.data_scripts.work.processes import cores
 
 Advance = Callable[[int], None]
@@ -43,28 +41,24 @@ class Job:
 
 
 @contextlib.contextmanager
-def faults_said(*faults: type[Exception], again: str = "goes on from here") -> Iterator[None]:
-    """Long work on the command line: these faults, a full disk and Ctrl-C end it with a sentence. again: what the same
-    command then does."""
+def advise_restart(restart: str = "goes on from here") -> Iterator[None]:
+    """Note on a full disk and on Ctrl-C what the same command then does; the command `dropfold` prints the note."""
     try:
         yield
-    except faults as error:
-        raise SystemExit(f"error: {error}") from None
-    except OSError as error:  # no room, no permission
-        raise SystemExit(f"error: {error}; once that is mended, the same command {again}.") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\ninterrupted; the same command {again}.") from None
+    except (OSError, KeyboardInterrupt) as error:
+        error.add_note(f"the same command {restart}")
+        raise
 
 
-def stamp(path: Path, unpacked: bool) -> str:
-    """Changes with the file's content: its size and time, or where an archive was unpacked, which is now, a checksum."""
+def fingerprint(path: Path, unpacked: bool) -> str:
+    """A text that changes with the file: size and time of change; of a file just unpacked, whose time is now, a checksum."""
     if unpacked:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
 
 
-def read_all(
+def run_jobs(
     out: Path,
     jobs: Sequence[Job],
     workers: int,
@@ -79,7 +73,7 @@ def read_all(
     part.mkdir(parents=True, exist_ok=True)
     for left in part.glob("*.tmp"):  # of a start that was killed
         left.unlink()
-    todo = [job for job in jobs if not zipfile.is_zipfile(file_of(part, job))]  # not there, or cut
+    todo = [job for job in jobs if not zipfile.is_zipfile(piece_path(part, job))]  # not there, or cut
     faults: dict[str, str] = {}
     columns = (
         *Progress.get_default_columns()[:2],
@@ -98,7 +92,7 @@ def read_all(
                 raise InterruptedError
 
         def run(job: Job) -> None:
-            _save(file_of(part, job), job.read(advance))
+            _save(piece_path(part, job), job.read(advance))
 
         # Threads: parsing, unpacking and writing all run without the interpreter's lock.
         with ThreadPoolExecutor(workers or cores()) as pool:
@@ -114,10 +108,10 @@ def read_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     if faults:
-        said = [f"  {name}: {fault}" for name, fault in sorted(faults.items())]
+        listed = [f"  {name}: {fault}" for name, fault in sorted(faults.items())]
         raise SchemaError(
             f"{len(faults)} of {len(jobs)} {what} cannot be read, and {out} was not written:\n"
-            + "\n".join(said)
+            + "\n".join(listed)
             + "\n"
             f"Mend them and give the same command again, which reads none of the other {what} anew"
             f"{advice(sorted(faults))}."
@@ -125,22 +119,18 @@ def read_all(
     return part
 
 
-def file_of(part: Path, job: Job) -> Path:
+def piece_path(part: Path, job: Job) -> Path:
     """Where a finished piece lies."""
     return part / f"{hashlib.sha256(f'{job.name} {job.key}'.encode()).hexdigest()[:24]}.npz"
 
 
-def load(part: Path, job: Job) -> dict[str, Any]:
+def load_piece(part: Path, job: Job) -> dict[str, Any]:
     """A finished piece."""
-    with np.load(file_of(part, job), allow_pickle=False) as arrays:
+    with np.load(piece_path(part, job), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """A file that is whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())  # on the disk before it has its name
-    os.replace(temporary, path)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
-from dropfold.data_scripts.work.folders import hidden
+from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.folders import is_hidden
 
 
 class File(NamedTuple):
@@ -33,7 +33,7 @@ class Members:
         self.source, self._zip = source, file
         self._lock = threading.Lock()
         found = self._of_folder() if file is None else self._of_zip(file)
-        self.files = {one.name: one for one in sorted(found) if not hidden(one.name.split("/"))}
+        self.files = {one.name: one for one in sorted(found) if not is_hidden(one.name.split("/"))}
 
     def _of_folder(self) -> Iterator[File]:
         for path in self.source.rglob("*"):
@@ -44,7 +44,7 @@ class Members:
     def _of_zip(self, file: zipfile.ZipFile) -> Iterator[File]:
         for member in file.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
-            archive.refuse(self.source, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
+            archive.refuse_unsafe(self.source, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
             if not member.is_dir():
                 yield File(member.filename, member.file_size, member.CRC)
 
@@ -76,7 +76,7 @@ class Members:
 
 
 @contextlib.contextmanager
-def members(source: Path) -> Iterator[Members]:
+def open_members(source: Path) -> Iterator[Members]:
     """The files of a folder or archive; a tar or rar is unpacked into a temporary folder for it."""
     if source.is_file() and zipfile.is_zipfile(source):
         try:
@@ -86,5 +86,5 @@ def members(source: Path) -> Iterator[Members]:
         with file:
             yield Members(source, file)
         return
-    with archive.opened(source) as folder:
+    with archive.open_as_folder(source) as folder:
         yield Members(folder)

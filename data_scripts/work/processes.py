@@ -16,8 +16,8 @@ def cores() -> int:
 
 
 def end_with_parent() -> None:
-    """Begin a process that works for another: it ends with its parent. One whose parent was
-    killed would work on, or wait for work for ever; Ctrl-C is the parent's affair, which ends it."""
+    """Start a worker process: it ends when its parent ends, also when that was killed. It ignores Ctrl-C; the parent
+    hears it, too, and ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

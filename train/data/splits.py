@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.data_scripts.work.shipped import find_data
 from dropfold.train.config.configs import Config, Signature
 
 
@@ -67,9 +68,8 @@ Draw = Callable[[Any, Tensor, Any, torch.Generator], Batch]  # (split, chosen sa
 
 
 def located(config: Config) -> Path:
-    """`config.data`, from here or from the root of the checkout."""
-    path = Path(config.data)
-    return path if path.is_absolute() or path.exists() else Path(__file__).parents[2] / path
+    """`config.data`, from the current folder; or else the file that ships with the project."""
+    return find_data(config.data)
 
 
 def by_protocol(config: Config, split: np.ndarray, folds: dict[str, np.ndarray]) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -15,25 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dropfold.data_scripts.work.atomic import write_bytes as write
 from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import CONFIGS, Config, Signature
 from dropfold.train.config.recipes import recipe
 from dropfold.train.data.channels import channels_of
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`; a kill at any moment leaves the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def tidy(folder: Path) -> None:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str:
-    """The commit of the checkout, with `+` behind it where the working tree differs; "unknown" outside of one."""
+    """The commit of the checkout, with `+` behind it where the working tree differs; "unknown" where git cannot tell.
+
+    Of an installed wheel its version: site-packages may lie inside another project's repository.
+    """
+    if not (ROOT / "pyproject.toml").is_file():
+        try:
+            return metadata.version("dropfold")
+        except metadata.PackageNotFoundError:
+            return "unknown"
     git = ["git", "-C", str(ROOT)]
     try:
+        top = subprocess.check_output(
+            [*git, "rev-parse", "--show-toplevel"], text=True, stderr=subprocess.DEVNULL
+        )
+        if Path(top.strip()).resolve() != ROOT:  # a copy of the sources inside another repository
+            return "unknown"
         head = subprocess.check_output(
             [*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL
         )

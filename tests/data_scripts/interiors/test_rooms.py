@@ -8,9 +8,9 @@ import pytest
 
 from dropfold.data_scripts.interiors.catalogue import ROLES, Stock, upsample
 from dropfold.data_scripts.interiors.plan import Item, Opening, Plan, overlap
-from dropfold.data_scripts.interiors.rooms import TEST_AREA, Options, furnished, make, stock_of
-from dropfold.data_scripts.interiors.scan import NOISE, NOISE_PER_METRE, depth_map, scan
-from dropfold.data_scripts.interiors.surface import Surface, sheet, surface
+from dropfold.data_scripts.interiors.rooms import TEST_AREA, Options, plan_room, scan_room, stock_for
+from dropfold.data_scripts.interiors.scan import NOISE, NOISE_PER_METRE, depth_map, scan_surface
+from dropfold.data_scripts.interiors.surface import Surface, sample_rectangle, sample_room
 from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas.shape_schema import TEST
 
@@ -23,7 +23,8 @@ def building(furniture):
     """All rooms of all areas, by default."""
     return {
         a: [
-            furnished(a, Options.rooms, i, Options.seed, stock_of(furniture, a)) for i in range(Options.rooms)
+            plan_room(a, Options.rooms, i, Options.seed, stock_for(furniture, a))
+            for i in range(Options.rooms)
         ]
         for a in AREAS
     }
@@ -162,7 +163,7 @@ def test_every_class_is_in_several_rooms_of_every_area(building):
 
 def test_test_furniture_is_never_in_a_training_area(building, furniture):
     for area in AREAS:
-        stock = stock_of(furniture, area)
+        stock = stock_for(furniture, area)
         used = {i.model for p in building[area] for i in p.items if i.model >= 0}
         used |= {
             m for models in stock.models.values() for m in models
@@ -171,7 +172,7 @@ def test_test_furniture_is_never_in_a_training_area(building, furniture):
         splits = set(furniture.split[sorted(used)].tolist())
         assert splits == ({TEST} if area == TEST_AREA else {0, 1})
     for role in ("chair", "table", "sofa", "bookcase", "door", "window", "bed", "plant", "table lamp"):
-        assert len(stock_of(furniture, TEST_AREA).models[role]) >= 2, role
+        assert len(stock_for(furniture, TEST_AREA).models[role]) >= 2, role
 
 
 def test_real_sizes(furniture):
@@ -218,11 +219,15 @@ def flat(points, normal, labels=("wall",)):
 def test_nothing_is_seen_through_a_board():
     """A board 1 m before a wall throws a shadow of known edges; what lies 10 cm clear of them is as it should be."""
     random = np.random.default_rng(0)
-    wall, _, _ = sheet(np.array([-2, 3, 0]), np.array([4.0, 0, 0]), np.array([0, 0, 3.0]), 900, random)
-    board, _, _ = sheet(np.array([-0.5, 2, 1]), np.array([1.0, 0, 0]), np.array([0, 0, 1.0]), 900, random)
+    wall, _, _ = sample_rectangle(
+        np.array([-2, 3, 0]), np.array([4.0, 0, 0]), np.array([0, 0, 3.0]), 900, random
+    )
+    board, _, _ = sample_rectangle(
+        np.array([-0.5, 2, 1]), np.array([1.0, 0, 0]), np.array([0, 0, 1.0]), 900, random
+    )
     both = flat(np.concatenate([wall, board]), [0.0, -1.0, 0.0])
     both.object[len(wall) :] = 1
-    points, _, owner = scan(both, np.array([[0.0, 0.0, 1.5]]), 900, random)
+    points, _, owner = scan_surface(both, np.array([[0.0, 0.0, 1.5]]), 900, random)
     seen = points[owner == 0]
     in_shadow = (np.abs(seen[:, 0]) < 0.65) & (np.abs(seen[:, 2] - 1.5) < 0.65)
     clear = (np.abs(wall[:, 0]) > 0.85) | (np.abs(wall[:, 2] - 1.5) > 0.85)
@@ -236,11 +241,11 @@ def test_noise_lies_along_the_ray_and_density_falls_with_distance():
     random = np.random.default_rng(0)
     shares = []
     for away in (2.0, 5.0):
-        wall, _, _ = sheet(
+        wall, _, _ = sample_rectangle(
             np.array([-0.5, away, 1.0]), np.array([1.0, 0, 0]), np.array([0, 0, 1.0]), 4000, random
         )
         origin = np.array([0.0, 0.0, 1.5])
-        points, colours, _ = scan(flat(wall, [0.0, -1.0, 0.0]), origin[None], 4000, random)
+        points, colours, _ = scan_surface(flat(wall, [0.0, -1.0, 0.0]), origin[None], 4000, random)
         ray = points - origin
         error = ray[:, 1] / away - 1  # along the ray, as a share of the range
         expected = (NOISE + NOISE_PER_METRE * away) / away
@@ -264,8 +269,8 @@ def test_depth_map_holds_the_nearest():
 @pytest.fixture(scope="module")
 def scanned(building, furniture):
     """Rooms of the test area, thinly."""
-    stock = stock_of(furniture, TEST_AREA)
-    return [make(plan, stock, 250, 0, i) for i, plan in enumerate(building[TEST_AREA]) if i]
+    stock = stock_for(furniture, TEST_AREA)
+    return [scan_room(plan, stock, 250, 0, i) for i, plan in enumerate(building[TEST_AREA]) if i]
 
 
 def test_shares_of_classes_and_density(scanned):
@@ -286,13 +291,13 @@ def test_shares_of_classes_and_density(scanned):
 
 
 def test_the_seed_makes_the_rooms(building, furniture):
-    stock = stock_of(furniture, 2)
-    one, again, other = (make(building[2][1], stock, 60, seed, 1) for seed in (0, 0, 1))
+    stock = stock_for(furniture, 2)
+    one, again, other = (scan_room(building[2][1], stock, 60, seed, 1) for seed in (0, 0, 1))
     for name in ("points", "colours", "object"):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
     assert len(other.points) != len(one.points)
-    assert furnished(2, Options.rooms, 1, 0, stock) == building[2][1]
-    assert furnished(2, Options.rooms, 1, 1, stock).items != building[2][1].items
+    assert plan_room(2, Options.rooms, 1, 0, stock) == building[2][1]
+    assert plan_room(2, Options.rooms, 1, 1, stock).items != building[2][1].items
 
 
 def test_a_plan_refuses_what_does_not_fit():
@@ -311,7 +316,7 @@ def test_a_plan_refuses_what_does_not_fit():
 def test_a_surface_has_its_openings(building, furniture):
     """No point of a wall lies in a door or window, but on the faces of the opening."""
     plan = building[1][1]
-    found = surface(plan, stock_of(furniture, 1), 100, np.random.default_rng(0))
+    found = sample_room(plan, stock_for(furniture, 1), 100, np.random.default_rng(0))
     walls = found.points[np.isin(found.object, [i for i, name in enumerate(found.labels) if name == "wall"])]
     for opening in plan.openings:
         along = walls[:, 0] if opening.wall in (0, 2) else walls[:, 1]

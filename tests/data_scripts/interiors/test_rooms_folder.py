@@ -11,7 +11,7 @@ from dropfold.data_scripts.interiors import picture, rooms
 from dropfold.data_scripts.interiors.catalogue import Stock
 from dropfold.data_scripts.interiors.rooms import Options, convert
 from dropfold.data_scripts.scenes.s3dis import CLASSES
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
+from dropfold.data_scripts.work.errors import SchemaError
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,9 +93,9 @@ def test_wrong_wishes_are_said(folder, tmp_path, furniture):
 def test_the_sheet_is_a_picture(folder, tmp_path):
     from PIL import Image
 
-    picture.sheet(folder, tmp_path / "docs/rooms.png", area=1)
+    picture.draw_sheet(folder, tmp_path / "docs/rooms.png", area=1)
     with Image.open(tmp_path / "docs/rooms.png") as found:
         assert found.size[0] > 1000
         assert len(np.unique(np.asarray(found.convert("RGB")).reshape(-1, 3), axis=0)) > 100
     with pytest.raises(SchemaError, match="no area 3"):
-        picture.sheet(folder, tmp_path / "x.png", area=3)
+        picture.draw_sheet(folder, tmp_path / "x.png", area=3)

@@ -8,7 +8,7 @@ import pytest
 
 from dropfold.data_scripts.readers import scene_file, text_table
 from dropfold.data_scripts.readers.scene_file import in_metres, read_scene, write_scene
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.work.errors import ShapeError
 
 
 def scene(n=50, seed=0):
@@ -21,7 +21,7 @@ def scene(n=50, seed=0):
 
 
 def parsed(text, columns, **options):
-    pieces = list(text_table.pieces(io.BytesIO(text), columns, **options))
+    pieces = list(text_table.read_pieces(io.BytesIO(text), columns, **options))
     return np.concatenate([piece.rows for piece in pieces]), [bad for piece in pieces for bad in piece.bad]
 
 
@@ -68,7 +68,7 @@ def test_pieces_change_nothing(monkeypatch):
     text = b"".join(b"%d %d\n" % (i, i * i) for i in range(300)) + b"oops\n1 2"
     whole = parsed(text, 2)
     for size in (1, 7, 100):
-        monkeypatch.setattr(text_table, "PIECE", size)
+        monkeypatch.setattr(text_table, "BYTES_PER_PIECE", size)
         rows, bad = parsed(text, 2)
         np.testing.assert_array_equal(rows, whole[0])
         assert [b.line for b in bad] == [301]
@@ -90,7 +90,7 @@ def test_pieces_change_nothing(monkeypatch):
     ],
 )
 def test_a_line_is_mended_where_a_bit_was_lost(line, row):
-    assert text_table.mended(line, 6, colour=3) == row
+    assert text_table.mend_line(line, 6, colour=3) == row
 
 
 # --- there and back ----------------------------------------------------------------------------------------------

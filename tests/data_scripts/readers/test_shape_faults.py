@@ -12,8 +12,8 @@ import pytest
 from dropfold.data_scripts.readers import ply
 from dropfold.data_scripts.readers.shapes import ShapeError, read_numbers, read_off, read_points, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
-from dropfold.data_scripts.shapes import meshes, modelnet40
+from dropfold.data_scripts.shapes import modelnet40, own_meshes
+from dropfold.data_scripts.work.errors import SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 
@@ -213,6 +213,6 @@ def test_hidden_files_are_no_shapes(tmp_path, whole):
     (tmp_path / "chair").mkdir()
     for name in ("a.xyz", "b.xyz", "._a.xyz"):
         np.savetxt(tmp_path / "chair" / name, whole.points[0])
-    clouds, faults = meshes.convert(tmp_path, 16)
+    clouds, faults = own_meshes.convert(tmp_path, 16)
     assert clouds.name == ["chair/a.xyz", "chair/b.xyz"]
     assert not faults

@@ -76,7 +76,7 @@ def test_a_killed_start_goes_on(source, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(source, options)
     monkeypatch.setattr(block_schema, "pack", note)
-    monkeypatch.setattr(s3dis_blocks.work, "load", killed)
+    monkeypatch.setattr(s3dis_blocks.work, "load_piece", killed)
     with pytest.raises(KeyboardInterrupt):
         convert(source, options)
     assert sorted(packed) == ["ply_data_all_10.h5", "ply_data_all_2.h5", "ply_data_all_3.h5"]
@@ -187,12 +187,12 @@ def test_a_changed_block_is_named(source, tmp_path):
     found = block_schema.read(tmp_path / "a.h5")
     found.load(np.arange(3))
     with pytest.raises(
-        SchemaError, match=r"block 3 \(Area_1/office_2\) is not what was written.*s3dis_blocks"
+        SchemaError, match=r"block 3 \(Area_1/office_2\) is not what was written.*s3dis-blocks"
     ):
         found.load(np.arange(5))
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         del file["label"]
     with pytest.raises(SchemaError, match=r"points and label are \(9, 32, 9\) and None"):
         block_schema.read(tmp_path / "a.h5")
-    with pytest.raises(SchemaError, match=r"s3dis_blocks makes one"):
+    with pytest.raises(SchemaError, match=r"s3dis-blocks makes one"):
         block_schema.read(tmp_path / "b.h5")

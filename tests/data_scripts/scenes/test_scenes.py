@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dropfold.data_scripts.readers.scene_file import write_scene
-from dropfold.data_scripts.scenes import s3dis, scenes
-from dropfold.data_scripts.scenes.scenes import GRAY, Options, convert
+from dropfold.data_scripts.scenes import own_scenes, s3dis
+from dropfold.data_scripts.scenes.own_scenes import GRAY, Options, convert
 from dropfold.data_scripts.schemas.scene_schema import TEST, TRAIN, VALIDATION, SchemaError
 
 
@@ -152,13 +152,13 @@ def test_another_unit_among_the_scenes_is_noted(source, tmp_path):
 def test_a_stopped_conversion_goes_on(source, tmp_path, monkeypatch):
     seen = []
 
-    def read_one(path, *rest, read=scenes.read_one):
+    def read_one(path, *rest, read=own_scenes.read_labelled):
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(path)
         return read(path, *rest)
 
-    monkeypatch.setattr(scenes, "read_one", read_one)
+    monkeypatch.setattr(own_scenes, "read_labelled", read_one)
     with pytest.raises(KeyboardInterrupt):
         made(source, tmp_path, workers=1)
     assert not (tmp_path / "a.h5").exists()

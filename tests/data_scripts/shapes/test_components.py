@@ -25,7 +25,7 @@ def test_the_shipped_components_are_whole():
     assert sum((parts.category[i], series[i]) not in known for i in parts.of(2)) == 105  # docs/part_data.md
     section = (COMPONENTS.parent / "CREDITS.md").read_text().split("## components.h5")[1]
     assert "CC-BY-SA 4.0" in section
-    assert components.credited(parts).strip() in section
+    assert components.format_credits(parts).strip() in section
 
 
 def source(path, **changes):
@@ -82,7 +82,7 @@ def test_a_fault_of_the_source_is_named(changes, message, tmp_path):
 
 def test_a_section_of_the_credits_leaves_the_others(tmp_path):
     path = tmp_path / "CREDITS.md"
-    credits.put(path, "a.h5", "first\n\n### of a library\n\nA name.")
-    credits.put(path, "b.h5", "second")
-    credits.put(path, "a.h5", "third")
+    credits.write_section(path, "a.h5", "first\n\n### of a library\n\nA name.")
+    credits.write_section(path, "b.h5", "second")
+    credits.write_section(path, "a.h5", "third")
     assert path.read_text() == f"{credits.TITLE}\n## a.h5\n\nthird\n\n## b.h5\n\nsecond\n"

@@ -13,10 +13,9 @@ import pytest
 
 from dropfold.data_scripts.readers.shapes import ShapeError, read_off, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
-from dropfold.data_scripts.shapes import meshes, modelnet40
+from dropfold.data_scripts.shapes import modelnet40, own_meshes
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 
@@ -149,9 +148,9 @@ def test_links_in_a_tar_are_refused(tmp_path):
 def test_a_truncated_archive_is_named(tmp_path):
     path = zipped(tmp_path / "a.zip", {"fine.txt": "x" * 1000})
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ArchiveError, match=r"a\.zip"), archive.opened(path):
+    with pytest.raises(ArchiveError, match=r"a\.zip"), archive.open_as_folder(path):
         pass
-    with pytest.raises(ArchiveError, match="is not there"), archive.opened(tmp_path / "none.zip"):
+    with pytest.raises(ArchiveError, match="is not there"), archive.open_as_folder(tmp_path / "none.zip"):
         pass
 
 
@@ -359,7 +358,7 @@ def test_a_folder_of_shapes_becomes_a_data_set(tmp_path, shapes):
         (tmp_path / "mine" / name).mkdir(parents=True, exist_ok=True)
         np.savetxt(tmp_path / "mine" / name / f"{i}.xyz", points)
     (tmp_path / "mine/chair/broken.off").write_text("OFF")
-    clouds, faults = meshes.convert(tmp_path / "mine", 128)
+    clouds, faults = own_meshes.convert(tmp_path / "mine", 128)
     assert clouds.points.shape == (8, 128, 3)
     assert clouds.class_names == ["chair", "table"]
     assert len(faults) == 1
@@ -373,15 +372,15 @@ def test_a_folder_of_shapes_becomes_a_data_set(tmp_path, shapes):
             np.savetxt(text, points)
             z.writestr(f"{name}/{'test' if i % 4 == 0 else 'train'}/{i}.xyz", text.getvalue())
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
-    with archive.opened(tmp_path / "a.zip") as folder:
-        clouds, _ = meshes.convert(folder, 64)
+    with archive.open_as_folder(tmp_path / "a.zip") as folder:
+        clouds, _ = own_meshes.convert(folder, 64)
     assert sorted(clouds.split.tolist()) == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
 def test_an_empty_class_or_folder_is_an_error(tmp_path):
     with pytest.raises(SchemaError, match="one folder a class"):
-        meshes.convert(tmp_path, 10)
+        own_meshes.convert(tmp_path, 10)
     (tmp_path / "chair").mkdir()
     (tmp_path / "chair/a.off").write_text("OFF")
     with pytest.raises(SchemaError, match=r"no readable shape is left of chair[\s\S]*a\.off"):
-        meshes.convert(tmp_path, 10)
+        own_meshes.convert(tmp_path, 10)

@@ -17,10 +17,9 @@ import pytest
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.shapes import furniture, labeled_meshes
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 
 FURNITURE = Path(__file__).parents[3] / "data/furniture.h5"
 
@@ -137,7 +136,7 @@ def test_furniture_keeps_the_labelled_shapes_and_the_test_split(tmp_path, small)
     assert clouds.name == [*small.name[:4], small.name[5]]
     assert clouds.split[-1] == 2
     assert sorted(zip(clouds.label[:4], clouds.split[:4])) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert furniture.LICENCES[small.library[0]] in furniture.credited(clouds)
+    assert furniture.LICENCES[small.library[0]] in furniture.format_credits(clouds)
     every = labeled_meshes.convert(source(tmp_path / "b.npz", small, label=np.zeros(6, np.int16)))
     assert every.name == small.name[:6]
 
@@ -145,28 +144,28 @@ def test_furniture_keeps_the_labelled_shapes_and_the_test_split(tmp_path, small)
 def test_a_library_without_licence_is_not_shipped(tmp_path, small):
     clouds = furniture.convert(source(tmp_path / "a.npz", small, library=np.array(["Elsewhere"] * 6)))
     with pytest.raises(SchemaError, match="'Elsewhere' has no known licence"):
-        furniture.credited(clouds)
+        furniture.format_credits(clouds)
 
 
 def test_broken_npz_files_are_named(tmp_path, small):
     path = tmp_path / "a.npz"
     with pytest.raises(SchemaError, match="is not there"):
-        npz.load(path, ("points",))
+        npz.load_arrays(path, ("points",))
     np.savez(path, other=np.zeros(1))
     with pytest.raises(SchemaError, match="no array 'points'; it holds other"):
-        npz.load(path, ("points",))
+        npz.load_arrays(path, ("points",))
     np.savez(path, points=np.array([{}], dtype=object))
     with pytest.raises(SchemaError, match=r"a\.npz is not a whole"):
-        npz.load(path, ("points",))
+        npz.load_arrays(path, ("points",))
     content = source(path, small).read_bytes()
     for part in (b"", content[:500], b"text"):
         path.write_bytes(part)
         with pytest.raises(SchemaError, match=r"a\.npz is not a whole"):
-            npz.load(path, ("points",))
+            npz.load_arrays(path, ("points",))
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(SchemaError, match=r"a\.npz is not a whole"):
-        npz.load(path, ("points",))
+        npz.load_arrays(path, ("points",))
 
 
 # --- archives ----------------------------------------------------------------------------------------------------
@@ -227,13 +226,13 @@ def test_a_tar_is_whole_or_an_error_wherever_it_is_cut(mode, tmp_path):
             entry.size = 512
             file.addfile(entry, io.BytesIO(random.bytes(512)))
     whole = path.read_bytes()
-    with archive.opened(path) as folder:
+    with archive.open_as_folder(path) as folder:
         assert sorted(os.listdir(folder)) == ["a", "b"]
     # Uncompressed: headers and data of both members end at 2,048. Compressed: up to cuts into the last bytes.
     cuts = {*range(0, 2049, 128), 1200} if mode == "w" else {*range(0, len(whole) - 60, 40)}
     for cut in sorted(cuts):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ArchiveError, match=r"a\.tar"), archive.opened(path):
+        with pytest.raises(ArchiveError, match=r"a\.tar"), archive.open_as_folder(path):
             pass
 
 

@@ -12,7 +12,7 @@ from dropfold.data_scripts.schemas import part_schema
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, SchemaError
 from dropfold.data_scripts.shapes import shapenet_part
 from dropfold.data_scripts.shapes.shapenet_part import FIRST, convert
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError
 
 SYNSETS = {name: f"{2691156 + 1000 * c:08d}" for c, name in enumerate(FIRST)}
 LAST = dict(zip(FIRST, [*list(FIRST.values())[1:], 50]))

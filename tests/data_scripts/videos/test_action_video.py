@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import action_video
+from dropfold.data_scripts.work.errors import SchemaError
 
 
 def source(path, **changes):

@@ -15,10 +15,10 @@ import tyro
 
 from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
-from dropfold.data_scripts.videos import clips, videos
+from dropfold.data_scripts.videos import clips, own_videos
 from dropfold.data_scripts.videos.clips import Clip
-from dropfold.data_scripts.videos.videos import Options
+from dropfold.data_scripts.videos.own_videos import Options
+from dropfold.data_scripts.work.errors import SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_becomes_a_data_set(folder, tmp_path):
-    made, faults = videos.convert(options(tmp_path))
+    made, faults = own_videos.convert(options(tmp_path))
     assert faults == []
     assert not (tmp_path / "out.h5.part").exists()
     found = video_schema.read(tmp_path / "out.h5")
@@ -77,7 +77,7 @@ def test_the_stated_command_makes_the_file_anew(tmp_path, monkeypatch):
     encode(folder / "clap/1.avi", pictures(5))
     for source, inside in ((folder, tmp_path), (Path("."), folder)):
         monkeypatch.chdir(inside)
-        made, _ = videos.convert(options(tmp_path, source=source, sampling="first", every=2, seed=3))
+        made, _ = own_videos.convert(options(tmp_path, source=source, sampling="first", every=2, seed=3))
         words = shlex.split(made.rebuild)
         assert words[:3] == ["dropfold", "data", "videos"]
         again = tyro.cli(Options, args=words[3:])
@@ -90,7 +90,7 @@ def test_stated_splits_are_kept(tmp_path):
     for split in ("train", "test"):
         for clip in range(8 if split == "train" else 2):
             encode(tmp_path / "in" / split / "wave" / f"{clip}.avi", pictures(3, seed=clip))
-    found, _ = videos.convert(options(tmp_path))
+    found, _ = own_videos.convert(options(tmp_path))
     for i, name in enumerate(found.name):
         assert (found.split[i] == 2) == name.startswith("test/")
     assert [len(found.of(split)) for split in range(3)] == [6, 2, 2]
@@ -99,7 +99,7 @@ def test_stated_splits_are_kept(tmp_path):
 def test_a_recording_may_be_called_test(tmp_path):
     for name in ("wave/monday/test/1.avi", "clap/val/1.avi", "train/wave/1.avi"):
         encode(tmp_path / "in" / name, pictures(3))
-    found, _ = videos.listing(tmp_path / "in")
+    found, _ = own_videos.list_clips(tmp_path / "in")
     assert {clip.name: (clip.classes, clip.group, clip.split) for clip in found} == {
         "wave/monday/test/1.avi": (("wave",), "wave/monday/test", None),
         "clap/val/1.avi": (("clap",), "clap/1.avi", 1),
@@ -115,7 +115,7 @@ def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
     latin = os.fsencode(tmp_path / "in/wave") + b"/\xe9t\xe9.avi"
     with open(latin, "wb") as file:
         file.write((tmp_path / "in/wave/1.avi").read_bytes())
-    clips.run(options(tmp_path), videos.convert)
+    clips.run(options(tmp_path), own_videos.convert)
     assert video_schema.read(tmp_path / "out.h5").name == ["wave/1.avi"]
     assert capsys.readouterr().out.splitlines()[1:] == [
         "left out: root.avi lies in no class folder",
@@ -132,7 +132,7 @@ def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
     (folder / "jump").mkdir()
     (folder / "sit").mkdir()
     (folder / "sit/a.avi").write_text("renamed")
-    found, faults = videos.convert(options(tmp_path))
+    found, faults = own_videos.convert(options(tmp_path))
     assert found.class_names == ["clap", "wave"]
     assert len(found.name) == 11
     text = "\n".join(faults)
@@ -150,10 +150,10 @@ def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
 def test_nothing_to_read_is_said(tmp_path):
     (tmp_path / "in/wave").mkdir(parents=True)
     with pytest.raises(SchemaError, match="holds no class folders with videos"):
-        videos.convert(options(tmp_path))
+        own_videos.convert(options(tmp_path))
     (tmp_path / "in/wave/a.avi").write_text("renamed")
     with pytest.raises(SchemaError, match=r"(?s)no video could be read.*a\.avi"):
-        videos.convert(options(tmp_path))
+        own_videos.convert(options(tmp_path))
 
 
 def die_of_the_bad(path: Path, name: str, reading: Reading) -> np.ndarray:
@@ -191,14 +191,16 @@ INTERRUPTED = """
 import signal
 import sys
 from pathlib import Path
-from dropfold.data_scripts.videos import clips, videos
-from dropfold.data_scripts.videos.videos import Options
+from dropfold.__main__ import end_with_a_sentence
+from dropfold.data_scripts.videos import clips, own_videos
+from dropfold.data_scripts.videos.own_videos import Options
 from tests.data_scripts.videos.test_clips import STATED, slow
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     options = Options(source=Path(sys.argv[1]), out=Path(sys.argv[2]), frames=4, size="32x24", workers=1)
-    found, _ = videos.listing(options.source)
-    clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
+    found, _ = own_videos.list_clips(options.source)
+    with end_with_a_sentence():
+        clips.run(options, lambda o: clips.make(o.out, found, ["clap", "wave"], o, STATED, decode=slow))
 """
 
 
@@ -231,12 +233,12 @@ def test_a_second_start_goes_on(how, folder, tmp_path):
     wholly = options(tmp_path, out=tmp_path / "whole.h5")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clips.shutil, "rmtree", lambda path: seen.append(sorted(path.glob("*.npy"))))
-        found, faults = videos.convert(given)
+        found, faults = own_videos.convert(given)
         patch.undo()
     assert faults == []
     assert {path: path.stat().st_mtime_ns for path in done} == done  # not decoded again
     assert len(seen[0]) == 13
-    whole, _ = videos.convert(wholly)
+    whole, _ = own_videos.convert(wholly)
     np.testing.assert_array_equal(found.frames, whole.frames)
     assert video_schema.read(out).checksum == video_schema.read(wholly.out).checksum
 
@@ -247,7 +249,7 @@ def test_other_options_do_not_go_on(folder, tmp_path):
     with pytest.raises(
         SchemaError, match=r"out\.h5\.part was begun with --frames 9; give these options again"
     ):
-        videos.convert(options(tmp_path))
+        own_videos.convert(options(tmp_path))
 
 
 def test_no_process_outlives_a_killed_parent(folder, tmp_path):
@@ -297,8 +299,8 @@ def test_a_disk_that_fills_is_a_sentence_and_the_next_start_goes_on(limit, folde
     assert "Traceback" not in done.stderr
     assert "File too large; once that is mended, the same command goes on" in done.stderr
     assert not out.exists()
-    videos.convert(options(tmp_path))
-    videos.convert(options(tmp_path, out=tmp_path / "whole.h5"))
+    own_videos.convert(options(tmp_path))
+    own_videos.convert(options(tmp_path, out=tmp_path / "whole.h5"))
     assert video_schema.read(out).checksum == video_schema.read(tmp_path / "whole.h5").checksum
 
 

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from dropfold.data_scripts.schemas import shape_schema, video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import moving_furniture, splat
-from dropfold.data_scripts.videos.moving_furniture import HIGH, LOW, MOTIONS, convert, path
+from dropfold.data_scripts.videos.moving_furniture import HIGH, LOW, MOTIONS, convert, draw_path
+from dropfold.data_scripts.work.errors import SchemaError
 
 X, Y, RADIUS, YAW = range(4)
 PAIRS = [
@@ -32,7 +32,7 @@ def videos(furniture):
 
 
 def paths(motion, n=400, steps=8, loop=False):
-    return np.stack([path(motion, steps, np.random.default_rng(i), loop) for i in range(n)])
+    return np.stack([draw_path(motion, steps, np.random.default_rng(i), loop) for i in range(n)])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_frame_at_random_tells_no_straight_motion(axis, loop):
     random = np.random.default_rng(0)
     rest = paths("turn right" if axis != YAW else "slide up", 2000, loop=loop)[:, 0, axis]
     for motion in ("slide left", "slide down", "recede", "turn left"):
-        found = np.stack([path(motion, 8, np.random.default_rng(10_000 + i), loop) for i in range(2000)])
+        found = np.stack([draw_path(motion, 8, np.random.default_rng(10_000 + i), loop) for i in range(2000)])
         step = random.integers(8, size=2000)
         assert ks_2samp(found[np.arange(2000), step, axis], rest).pvalue > 1e-3
 
@@ -170,7 +170,7 @@ def test_nearer_discs_hide_farther_ones():
 def test_the_contact_sheet_is_a_picture(videos, tmp_path):
     from PIL import Image
 
-    moving_furniture.sheet(videos, tmp_path / "docs/sheet.png")
+    moving_furniture.draw_sheet(videos, tmp_path / "docs/sheet.png")
     with Image.open(tmp_path / "docs/sheet.png") as picture:
         assert picture.size[1] > 11 * 60
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000

@@ -8,10 +8,9 @@ import zlib
 import pytest
 
 from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.shape_schema import SchemaError
 from dropfold.data_scripts.videos import hmdb51, hollywood2, ucf11, youtube_celebrities
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.archive import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
 pytest.importorskip("av")
@@ -69,7 +68,7 @@ def test_ucf11(ucf, tmp_path):
     assert [len(found.of(split)) for split in range(3)] == [4, 4, 4]
     assert video_schema.read(tmp_path / "a.h5").name == found.name
     with pytest.raises(SchemaError, match="is it UCF11"):
-        ucf11.listing(tmp_path / "UCF11_updated_mpg/walking/Annotation")
+        ucf11.list_clips(tmp_path / "UCF11_updated_mpg/walking/Annotation")
 
 
 @needs_unrar
@@ -138,15 +137,15 @@ def test_hollywood2(hollywood, tmp_path):
 def test_broken_lists_of_hollywood2_are_named(hollywood, tmp_path):
     (hollywood / "ClipSets/Kiss_train.txt").write_text("actioncliptrain00001 yes\n")
     with pytest.raises(SchemaError, match=r"Kiss_train.txt, line 1: .* expected a clip and 1 or -1"):
-        hollywood2.listing(tmp_path)
+        hollywood2.list_clips(tmp_path)
     (hollywood / "ClipSets/Kiss_train.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SchemaError, match=r"Kiss_train.txt, line 1: .* expected a clip"):
-        hollywood2.listing(tmp_path)
+        hollywood2.list_clips(tmp_path)
     (hollywood / "ClipSets/Kiss_train.txt").unlink()
     with pytest.raises(SchemaError, match=r"Kiss_train\.txt is not there"):
-        hollywood2.listing(tmp_path)
+        hollywood2.list_clips(tmp_path)
     with pytest.raises(SchemaError, match="no folder ClipSets"):
-        hollywood2.listing(hollywood / "AVIClips")
+        hollywood2.list_clips(hollywood / "AVIClips")
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def test_hmdb51(hmdb, tmp_path):
         hmdb51.convert(hmdb51.Options(source=org, splits=lists, split=3, out=tmp_path / "c.h5", **WISH))
     (lists / "wave_test_split1.txt").write_text("one_wave_0.avi train\n")
     with pytest.raises(SchemaError, match=r"line 1: .* expected a file name and 0, 1 or 2"):
-        hmdb51.stated_split(lists, 1)
+        hmdb51.read_split(lists, 1)
 
 
 def test_an_unpacked_hmdb51_needs_no_archive_that_lies_beside(hmdb, tmp_path):

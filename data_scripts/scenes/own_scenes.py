@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, doubtful, in_metres, read_scene
-from dropfold.data_scripts.readers.shapes import ShapeError
+from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, in_metres, note_odd_extent, read_scene
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes, SchemaError
+from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.work import jobs as work
-from dropfold.data_scripts.work.archive import opened
-from dropfold.data_scripts.work.folders import SPLIT_OF, files
-from dropfold.data_scripts.work.jobs import Advance, load
+from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.errors import SchemaError, ShapeError
+from dropfold.data_scripts.work.folders import list_files
+from dropfold.data_scripts.work.jobs import Advance, load_piece
 
 GRAY = 127
 LAS = {
@@ -60,28 +61,32 @@ class Options:
     """Scenes that are read at a time; 0: one a core."""
 
 
-def listing(folder: Path, options: Options) -> list[RoomJob]:
+def list_scenes(folder: Path, options: Options) -> list[RoomJob]:
     """The scenes, in the order of their paths."""
-    found = files(folder, SUFFIXES)
+    found = list_files(folder, SUFFIXES)
     if not found:
         raise SchemaError(f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}.")
     areas: list[str] = []
     jobs = []
     for path in found:
         inner = path.relative_to(folder)
-        split = next((SPLIT_OF[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF), None)
+        split = next(
+            (SPLIT_OF_FOLDER[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF_FOLDER),
+            None,
+        )
         named = re.match(r"(Area_\d+)_", path.name)
         area = next(
-            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF), named[1] if named else ""
+            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF_FOLDER),
+            named[1] if named else "",
         )
         areas += [area] if area not in areas else []
         beside = path.with_suffix(".labels")
         key = f"{options.unit} {options.ignore}"
         for part in (path, *([beside] if beside.exists() else [])):
-            key += f" {work.stamp(part, unpacked=not options.source.is_dir())}"
+            key += f" {work.fingerprint(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
-            return read_one(path, options.unit, options.ignore, advance)
+            return read_labelled(path, options.unit, options.ignore, advance)
 
         jobs.append(RoomJob(inner.as_posix(), key, path.stat().st_size, read, areas.index(area) + 1, split))
     numbered = [re.fullmatch(r"[Aa]rea_?([1-9]\d*)", area) for area in areas]
@@ -91,7 +96,9 @@ def listing(folder: Path, options: Options) -> list[RoomJob]:
     return jobs
 
 
-def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance) -> dict[str, np.ndarray]:
+def read_labelled(
+    path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance
+) -> dict[str, np.ndarray]:
     """One scene; its labels as the file has them."""
     points, colour, label = read_scene(path)
     if label is None:
@@ -105,27 +112,29 @@ def read_one(path: Path, unit: Unit | None, ignore: Sequence[int], advance: Adva
             notes.append(f"{path}: {int((~kept).sum()):,} of {len(kept):,} points left out by --ignore")
         points, colour, label = points[kept], None if colour is None else colour[kept], label[kept]
     points = in_metres(path, points, unit)
-    notes += doubtful(path, np.ptp(points, axis=0), unit)
+    notes += note_odd_extent(path, np.ptp(points, axis=0), unit)
     if colour is None:
         notes.append(f"{path} has no colours, now gray; train with --no-colour to label more of the kind")
         colour = np.full((len(points), 3), GRAY, dtype=np.uint8)
     advance(path.stat().st_size)
     low = points.min(0)
-    return room_jobs.room((points - low).astype(np.float32), low.astype(np.float64), colour, label, notes)
+    return room_jobs.pack_room(
+        (points - low).astype(np.float32), low.astype(np.float64), colour, label, notes
+    )
 
 
-def classes(
-    jobs: list[RoomJob], found: list[np.ndarray], given: Sequence[str]
+def choose_classes(
+    jobs: list[RoomJob], found: list[np.ndarray], class_names: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
     """The labels that are classes, and their names. found: those of each scene."""
-    if given:
+    if class_names:
         for job, values in zip(jobs, found):
-            if values[0] < 0 or values[-1] >= len(given):
+            if values[0] < 0 or values[-1] >= len(class_names):
                 raise SchemaError(
-                    f"{job.name} has labels {', '.join(map(str, values[:20]))}, and --classes names 0 .. {len(given) - 1}; "
-                    "name all of them in their order, or leave some out with --ignore."
+                    f"{job.name} has labels {', '.join(map(str, values[:20]))}, and --classes names "
+                    f"0 .. {len(class_names) - 1}; name all of them in their order, or leave some out with --ignore."
                 )
-        return np.arange(len(given)), list(given)
+        return np.arange(len(class_names)), list(class_names)
     values = np.unique(np.concatenate(found))
     if len(values) > 255:
         raise SchemaError(
@@ -137,28 +146,28 @@ def classes(
 
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
-    with opened(options.source) as folder:
-        jobs = room_jobs.without(listing(folder, options), options.leave_out)
+    with open_as_folder(options.source) as folder:
+        jobs = room_jobs.leave_out_rooms(list_scenes(folder, options), options.leave_out)
         split = _split(jobs, options.test_area)
-        part = room_jobs.read_all(options.out, jobs, options.workers)
-    found = [np.unique(load(part, job)["label"]) for job in jobs]
-    known, names = classes(jobs, found, options.classes)
-    given = [f"--source {shlex.quote(options.source.resolve().name)} --out FILE"]
-    given += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
-    given += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
-    given += [f"--unit {options.unit}"] if options.unit else []
-    given += [f"--test-area {options.test_area}"] if options.test_area is not None else []
-    given += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
-    stated = {
+        part = room_jobs.read_rooms(options.out, jobs, options.workers)
+    found = [np.unique(load_piece(part, job)["label"]) for job in jobs]
+    known, names = choose_classes(jobs, found, options.classes)
+    arguments = [f"--source {shlex.quote(options.source.resolve().name)} --out FILE"]
+    arguments += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
+    arguments += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
+    arguments += [f"--unit {options.unit}"] if options.unit else []
+    arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
+    arguments += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
+    provenance = {
         "source": f"the folder or archive {options.source.resolve().name}",
         "credits": "one's own",
-        "rebuild": f"dropfold data scenes {' '.join(given)}",
+        "rebuild": f"dropfold data scenes {' '.join(arguments)}",
     }
 
     def relabel(label: np.ndarray) -> np.ndarray:
         return np.searchsorted(known, label).astype(np.uint8)
 
-    scenes, notes = room_jobs.assemble(options.out, jobs, part, names, stated, split, relabel)
+    scenes, notes = room_jobs.write_rooms(options.out, jobs, part, names, provenance, split, relabel)
     if len(jobs) == 1:
         notes.append("one scene trains, and none is left to test on; cut it in pieces for that")
     return scenes, notes

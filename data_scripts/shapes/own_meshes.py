@@ -14,11 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import SUFFIXES, ShapeError, read_shape
+from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds, SchemaError
-from dropfold.data_scripts.work.archive import ArchiveError, opened
-from dropfold.data_scripts.work.folders import SPLIT_OF, files
+from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.errors import SchemaError, ShapeError
+from dropfold.data_scripts.work.folders import list_files
 
 
 @dataclass
@@ -35,13 +37,15 @@ class Options:
     """Of the sampling and of the split."""
 
 
-def listing(folder: Path) -> list[tuple[Path, str, int | None]]:
+def list_shapes(folder: Path) -> list[tuple[Path, str, int | None]]:
     """(file, class, split or None) of every shape under `folder`, sorted."""
     found = []
-    for path in files(folder, SUFFIXES):
+    for path in list_files(folder, SUFFIXES):
         parents = list(path.relative_to(folder).parts[:-1])
-        split = next((SPLIT_OF[part.lower()] for part in parents if part.lower() in SPLIT_OF), None)
-        classes = [part for part in parents if part.lower() not in SPLIT_OF]
+        split = next(
+            (SPLIT_OF_FOLDER[part.lower()] for part in parents if part.lower() in SPLIT_OF_FOLDER), None
+        )
+        classes = [part for part in parents if part.lower() not in SPLIT_OF_FOLDER]
         if classes:
             found.append((path, classes[-1], split))
     return found
@@ -53,7 +57,7 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
     `origin` is the name that the file states as its source: the archive's where `folder` is what it was unpacked to.
     """
     origin = origin or folder.resolve().name
-    found = listing(folder)
+    found = list_shapes(folder)
     if not found:
         raise SchemaError(
             f"{folder} holds no class folders with shapes; expected one folder a class with files "
@@ -71,8 +75,8 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
     if empty:
         raise SchemaError("\n".join([f"no readable shape is left of {', '.join(empty)}:", *faults]))
     label = np.array([names.index(name) for _, name, _ in kept], dtype=np.int64)
-    stated = [split for _, _, split in kept]
-    if all(split is None for split in stated):
+    splits = [split for _, _, split in kept]
+    if all(split is None for split in splits):
         split = np.full(len(kept), TRAIN, dtype=np.uint8)
         random = np.random.default_rng(seed)
         for c in range(len(names)):
@@ -81,7 +85,7 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
             split[members[:share]] = TEST
             split[members[share : 2 * share]] = VALIDATION
     else:
-        split = np.array([TRAIN if s is None else s for s in stated], dtype=np.uint8)
+        split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
         if VALIDATION not in split:
             split = shape_schema.carve_validation(label, split, 0.15, seed)
     normals = [n for _, n in shapes if n is not None]
@@ -100,12 +104,9 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
 
 
 def main(options: Options) -> None:
-    try:
-        with opened(options.source) as folder:
-            clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
-        shape_schema.write(options.out, clouds)
-    except (ArchiveError, SchemaError) as error:
-        raise SystemExit(f"error: {error}") from None
+    with open_as_folder(options.source) as folder:
+        clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
+    shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     print(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
     for fault in faults:

@@ -1,0 +1,17 @@
+"""What may be wrong with data. Each message names the file, what was found and what was expected; all are ValueErrors."""
+
+
+class ArchiveError(ValueError):
+    """An archive is broken or asks for what no data set needs; the message names it and the member."""
+
+
+class SchemaError(ValueError):
+    """A file is not what the schema says; the message names the file, the item, and how to make it anew."""
+
+
+class ShapeError(ValueError):
+    """A file is not a shape; the message names it, what is wrong and what is expected."""
+
+
+class VideoError(ValueError):
+    """A file is not a whole video; the message names it and what is wrong."""
