@@ -306,9 +306,9 @@ class Stop(Exception):
     """A kill, as a test can see it."""
 
 
-def stop_at(task, epoch, monkeypatch):
-    """Let the next run of a task stop when it asks for the batches of an epoch."""
-    module = registry.TASKS[task]
+def train_until(epoch, config):
+    """Train, and stop with `Stop` where the batches of an epoch are asked for."""
+    module = registry.TASKS[config.task]
     batches = module.batches
 
     def asked(split, config, at, *share):
@@ -316,7 +316,9 @@ def stop_at(task, epoch, monkeypatch):
             raise Stop
         return batches(split, config, at, *share)
 
-    monkeypatch.setattr(module, "batches", asked)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "batches", asked)
+        Run(config).train()
 
 
 def train_as(config, rank, processes):
@@ -351,14 +353,13 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("optimizer", RESUMED)
-def test_a_stopped_run_goes_on_as_the_plain_loop(optimizer, folders, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_the_plain_loop(optimizer, folders, tmp_path):
     """Noise, dropout, warm-up, momenta and schedule after a resume; each epoch's noise is its own."""
     task, options = RESUMED[optimizer]
     config = configured(folders, task, **options)
     start, network, _ = plain_loop(config)
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        stop_at(task, 2, patched)
-        Run(replace(config, out=tmp_path / "run")).train()
+    with pytest.raises(Stop):
+        train_until(2, replace(config, out=tmp_path / "run"))
     assert not (tmp_path / "run/summary.json").exists()
     Run(replace(config, resume=tmp_path / "run")).train()
     assert way(start, network.state_dict(), load_file(tmp_path / "run/model.safetensors")) < SAME
@@ -374,9 +375,8 @@ def test_an_early_best_epoch_survives_a_stop(folders, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("dropfold.train.report.report.write_report", lambda *_: None)  # it shows real scores
     config = configured(folders, "clouds", **PLAIN | {"epochs": 4}, validate_every=1)
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        stop_at("clouds", 3, patched)
-        Run(replace(config, out=tmp_path / "run")).train()
+    with pytest.raises(Stop):
+        train_until(3, replace(config, out=tmp_path / "run"))
     summary = Run(replace(config, resume=tmp_path / "run")).train()
     assert summary["test_at_best_validation/epoch"] == 3
     start, third, _ = plain_loop(replace(config, epochs=3), length=4)
