@@ -75,3 +75,17 @@ def test_classes_are_weighed_by_the_third_root_of_their_points(folder):
         folder, protocol="split", held_out=None, blocks=11, batch_size=4, class_weights=True
     )
     assert scenes.load(config).weight.tolist() == pytest.approx([6.5 ** (1 / 3), 2.6 ** (1 / 3), 1.0, 1.0])
+
+
+@pytest.mark.parametrize("fewest", [1, 100, 10**6])
+def test_a_block_is_drawn_again_until_it_has_enough_points_or_is_the_fullest(fewest, tmp_path):
+    """Nine of ten points stand in a crowd of 0.3 m (label 0), the others alone (label 1): 16 tries always meet the crowd."""
+    random = np.random.default_rng(0)
+    crowd = random.uniform(0, 0.3, (450, 3))
+    alone = np.stack([2.0 + 3 * np.arange(50), np.full(50, 2.0), np.zeros(50)], 1)
+    points, label = np.concatenate([crowd, alone]), np.repeat([0, 1], [450, 50]).astype(np.uint8)
+    with scene_schema.writer(tmp_path / "rooms.h5", ["0", "1"], "tests", "none", "run the tests") as writer:
+        for i in range(2):
+            writer.add(f"room {i}", i + 1, points, np.zeros((500, 3), np.uint8), label, split=2 * i)
+    options = {"protocol": "split", "held_out": None, "blocks": 100, "batch_size": 1}
+    assert set(blocks_of(small_scenes(tmp_path, **options, fewest=fewest))) == {0}
