@@ -49,9 +49,11 @@ def small_video(folder, **options) -> VideoConfig:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
-    """Accelerate keeps one state a process; each test begins with none."""
+    """Accelerate keeps one state a process; each test begins with none, and leaves none to a module's fixtures."""
     from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -179,7 +179,14 @@ def test_a_network_can_be_copied_after_a_step():
 def test_vanilla_pointnet_has_no_transforms():
     model = PointNet(5, input_transform=False, feature_transform=False)
     assert model.regularization() == 0
-    assert model(torch.rand(2, 20, 3)).shape == (2, 5)
+    x = y = torch.rand(2, 20, 3)
+    with torch.no_grad():
+        for name in ("conv1", "conv2", "conv3", "fc1", "fc2"):
+            layer = model.eval().get_submodule(name)
+            z = (layer.linear(y) - layer.norm.running_mean) / (layer.norm.running_var + layer.norm.eps).sqrt()
+            z = layer.norm.weight * z + layer.norm.bias
+            y = z.amax(1) if name == "conv3" else z.relu()
+        torch.testing.assert_close(model(x), model.fc3(y), rtol=1e-4, atol=1e-5)
     # conv1 to conv3, fc1 to fc3 and their BatchNorms (Qi et al. 2017, figure 2)
     widths = [(3, 64), (64, 128), (128, 1024), (1024, 512), (512, 256)]
     expected = sum(a * b + 3 * b for a, b in widths) + 256 * 5 + 5

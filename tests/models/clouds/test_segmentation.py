@@ -215,8 +215,9 @@ def test_of_few_points_each_is_a_centre(grouping, points):
 def test_parts_of_few_points_are_labelled(points):
     model, x = PointNet2Segmentation(5, 3).eval(), torch.rand(2, points, 3)
     found = model(x)
-    assert found.shape == (2, points, 5)
-    assert found.isfinite().all()
+    assert found.std() > 0
+    # Each point is a centre, so their order says nothing.
+    torch.testing.assert_close(model(x.flip(1)).flip(1), found, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0], model(x[0]))
     with pytest.raises(ValueError, match="m must be at most the points of the smallest cloud"):
         model(x.flatten(0, 1), batch=torch.arange(2).repeat_interleave(points))

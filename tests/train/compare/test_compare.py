@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import matplotlib.image
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from scipy import stats
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.models.formats import FormatSpec
-from dropfold.train.compare import compare, studies, table
+from dropfold.train.compare import compare, corruptions, studies, table
 from dropfold.train.compare.results import write_results
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.config.recipes import recipe
@@ -180,8 +181,19 @@ def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypa
     low, high = float(point["mce_difference_low"]), float(point["mce_difference_high"])
     assert low <= float(point["mce_difference"]) <= high
     assert float(point["difference_half_width"] or "nan") != 0  # one seed: no Student's interval
-    for name in ("comparison.png", "levels.png", "levels.md", "levels.csv"):
-        assert (tmp_path / "out" / name).stat().st_size > 0
+    for name in ("comparison.png", "levels.png"):
+        picture = matplotlib.image.imread(tmp_path / "out" / name)
+        assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50  # more than an empty page
+    levels = list(csv.DictReader((tmp_path / "out/levels.csv").read_text().splitlines()))
+    assert len(levels) == 2 * 5 * len(corruptions.ALL) * corruptions.LEVELS  # variants, folds
+    for variant in study:
+        files = sorted((tmp_path / "out" / variant).rglob("robustness-test.npz"))
+        measured = np.stack([np.load(path)["corrupted"].mean(2) for path in files])
+        listed = [float(row["accuracy"]) for row in levels if row["variant"] == variant]
+        np.testing.assert_allclose(np.sort(listed), np.sort(measured.ravel()))
+    assert (tmp_path / "out/levels.md").read_text().count("\n| ") >= 1 + len(
+        corruptions.ALL
+    ) * corruptions.LEVELS
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monkeypatch):

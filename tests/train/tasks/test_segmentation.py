@@ -27,6 +27,7 @@ from dropfold.train.scoring.objective import loss_function, restricted
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import blocks, parts, scenes
 from dropfold.train.tasks.trained import Trained
+from tests.train.recount import assert_recounted
 from tests.train.small_segmentation import (
     room,
     small_blocks,
@@ -72,9 +73,18 @@ FIGURES = {
 def test_a_run_ends_with_figures_and_a_report(task, finished):
     run = finished[task]
     summary = json.loads((run / "summary.json").read_text())
-    for name in FIGURES[task]:
-        for key in (f"test/{name}", f"validation/{name}", f"test_at_best_validation/{name}"):
-            assert 0 <= summary[key] <= 1, key
+    assert_recounted(run)
+    trained = Trained.of(run)
+    config, signature, network = trained.config, trained.signature, trained.network
+    module, data = MODULES[task], MODULES[task].load(config)
+    found = {"validation": module.scores(module.predict_split(network, data.validation, config), signature)}
+    network.load_state_dict(load_file(run / "best.safetensors"))
+    best = module.predict_split(network, data.test, config, final=True)
+    found["test_at_best_validation"] = module.scores(best, signature)
+    for split, scores in found.items():
+        assert tuple(scores.figures) == FIGURES[task]
+        for name, value in scores.figures.items():
+            assert summary[f"{split}/{name}"] == pytest.approx(value), (split, name)
     page = (run / "report.html").read_text()
     held = json.loads(re.search(r'type="application/json">(.*?)</script>', page, re.S)[1])
     wide = [section for section in held["sections"] if section.get("wide")]
@@ -140,7 +150,8 @@ def test_other_networks_run(task, network, folder, tmp_path):
         config = replace(config, colour=False, class_weights=True, label_smoothing=0.0)
     if task == "scenes":
         config = replace(config, local_shape=True)
-    assert 0 <= Run(config).train()[f"test/{FIGURES[task][0]}"] <= 1
+    Run(config).train()
+    assert_recounted(tmp_path / "run")
 
 
 @pytest.mark.parametrize("task", FIGURES)

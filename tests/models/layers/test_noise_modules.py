@@ -1,0 +1,79 @@
+"""Noise as modules: the schedule, evaluation, and which neighbours fall together."""
+
+import pytest
+import torch
+
+from dropfold.kernels import knn
+from dropfold.models import DropCluster, DropFeat, DropPoint
+
+KINDS = {"feat": DropFeat, "point": DropPoint, "cluster": lambda p, **o: DropCluster(p, k=4, **o)}
+
+
+def draw(noise, pos, features=None, graph=None):
+    found = noise.draw(pos, pos if features is None else features, None, graph)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rate_grows_in_equal_steps_to_p_and_stays(kind):
+    noise, x = KINDS[kind](0.6, schedule="linear", warmup_steps=4).train(), torch.rand(1, 20, 3)
+    assert [float(draw(noise, x).rate) for _ in range(7)] == pytest.approx(
+        [0.15, 0.3, 0.45, 0.6, 0.6, 0.6, 0.6]
+    )
+    assert int(noise.step) == 7
+    constant = KINDS[kind](0.6).train()
+    assert [float(draw(constant, x).rate) for _ in range(3)] == pytest.approx([0.6] * 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schedule_goes_on_from_its_state_and_stands_still_in_evaluation(kind):
+    noise, x = KINDS[kind](0.5, schedule="linear", warmup_steps=10).train(), torch.rand(1, 20, 3)
+    for _ in range(3):
+        draw(noise, x)
+    noise.eval()
+    assert noise.draw(x, x) is None
+    assert noise(x) is x
+    other = KINDS[kind](0.5, schedule="linear", warmup_steps=10).train()
+    other.load_state_dict(noise.state_dict())
+    assert float(draw(other, x).rate) == pytest.approx(0.2)
+    assert KINDS[kind](0.0).train().draw(x, x) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_drops_its_share_and_scales_the_rest(kind):
+    noise, x = KINDS[kind](0.4).train(), torch.ones(64, 200, 3)
+    pos = torch.rand(64, 200, 3)
+    out = noise(x, pos)
+    share = (out == 0).float().mean()
+    # Points of a cluster fall together: about 12,800 / 4 draws. Five standard deviations.
+    assert abs(share - 0.4) < 5 * (0.24 / 3200) ** 0.5
+    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / 0.6))
+
+
+@pytest.mark.parametrize("reading", ["gather", "scatter"])
+def test_clusters_are_of_the_space_that_was_asked_for(reading):
+    pos, features = torch.rand(2, 30, 3), torch.randn(2, 30, 12)
+    graph = torch.randint(30, (2, 30, 6))
+    starts = 30 * torch.arange(2)[:, None, None]
+    for space, expected in (
+        ("coordinates", knn(pos, 5)),
+        ("features", knn(features, 5)),
+        ("graph", graph),
+    ):
+        noise = DropCluster(0.3, k=5, space=space, reading=reading).train()
+        found = draw(noise, pos, features, graph)
+        assert torch.equal(found.neighbours, (expected + starts).flatten(0, 1))
+        assert found.reading == reading
+    with pytest.raises(ValueError, match="this layer has none"):
+        DropCluster(0.3, space="graph").train().draw(pos, features)
+
+
+def test_a_ball_holds_the_points_within_its_radius_and_repeats_the_point_itself():
+    """Points 0.5 apart on a line, a radius of 0.6: each has its one or two neighbours."""
+    pos = torch.stack([0.5 * torch.arange(10.0), torch.zeros(10), torch.zeros(10)], 1)[None]
+    noise = DropCluster(0.3, k=5, radius=0.6).train()
+    lists = draw(noise, pos).neighbours
+    assert (lists[:, 0] == torch.arange(10)).all()
+    for i, row in enumerate(lists.tolist()):
+        assert set(row) == {j for j in (i - 1, i, i + 1) if 0 <= j < 10}
