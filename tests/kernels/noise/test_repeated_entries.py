@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dropfold.kernels import drop_cluster
-from dropfold.kernels.noise.philox import uniform
+from dropfold.kernels.noise.philox.operation import uniform
 
 N, K, P = 3000, 9, 0.4
 
