@@ -55,7 +55,7 @@ from dropfold.kernels.norm.batch_norm import (
     sum_over_processes,
     update_running,
 )
-from dropfold.kernels.points.clouds import to_rows, transposed
+from dropfold.kernels.points.clouds import local_idx, to_rows, transposed
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -291,7 +291,7 @@ def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
 
 
 class _LinearNormMax(torch.autograd.Function):
-    """Weight with the sign of gamma folded in; also returns mean, var and count for the buffers."""
+    """Weight with the sign of gamma folded in; also returns mean, var and count for the buffers, and the argmax."""
 
     @staticmethod
     def forward(
@@ -312,8 +312,8 @@ class _LinearNormMax(torch.autograd.Function):
         z = scale * top + shift
         ctx.save_for_backward(x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, outer, count)
         ctx.options = (slope, training, sync)
-        ctx.mark_non_differentiable(mean, var, count)
-        return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count
+        ctx.mark_non_differentiable(mean, var, count, where)
+        return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count, where
 
     @staticmethod
     @once_differentiable
@@ -359,7 +359,8 @@ def linear_norm_max(
     batch_size: int | None = None,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-) -> Tensor:
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Linear, BatchNorm, LeakyReLU and max pool; see the head of this file for the formula.
 
     Args:
@@ -368,9 +369,11 @@ def linear_norm_max(
         norm: its vectors have C_out entries.
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
         noise: one draw of noise; what falls is left out of the max.
+        return_argmax: whether to return `(max, argmax)`.
 
     Returns:
-        [B, C_out].
+        [B, C_out]; argmax is int64 [B, C_out], counted within the cloud for dense x and a row number otherwise, and -1
+        where all points were dropped.
 
     Raises:
         ValueError: shapes do not fit, a decreasing activation, or training with a single row.
@@ -391,10 +394,10 @@ def linear_norm_max(
     signs = sign.to(running.mean.dtype)
     beta = fold_bias(norm, bias)
     with torch.autocast(x.device.type, enabled=False):  # the statistics' products stay in float32
-        out, mean, var, count = _LinearNormMax.apply(
+        out, mean, var, count, argmax = _LinearNormMax.apply(
             *(rows, folded, norm.gamma, beta, ptr, signs * running.mean, running.var),
             *(norm.eps, negative_slope, norm.training, norm.sync, noise),
         )
     if norm.training:
         update_running(norm, Statistics(signs * mean, var, count), bias)
-    return out.to(dtype)
+    return (out.to(dtype), local_idx(argmax, ptr, x)) if return_argmax else out.to(dtype)

@@ -39,7 +39,7 @@ from dropfold.kernels.norm.batch_norm import (
     norm_gradients,
     statistics,
 )
-from dropfold.kernels.points.clouds import ptr_to_batch, to_rows
+from dropfold.kernels.points.clouds import local_idx, ptr_to_batch, to_rows
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -313,18 +313,19 @@ class _NormPool(torch.autograd.Function):
         ctx: Any, y: Tensor, x: Tensor | None, weight: Tensor | None, gamma: Tensor, beta: Tensor,
         mean: Tensor, var: Tensor, count: Tensor, ptr: Tensor, eps: float, slope: float, training: bool,
         sync: bool, noise: Noise | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         drawn = draw(noise, ptr, y.shape[0])
         best, where, sums = _pool(y, ptr, scale, shift, mean, rstd, slope, *drawn)
         kept = sums[:, 0].clamp(min=1)
         ctx.save_for_backward(y, x, weight, gamma, scale, shift, mean, rstd, count, ptr, where, sums)
         ctx.options = (slope, training, sync, noise)
-        return torch.where(where >= 0, best, 0).to(y.dtype), (sums[:, 1] / kept).to(y.dtype)
+        ctx.mark_non_differentiable(where)
+        return torch.where(where >= 0, best, 0).to(y.dtype), (sums[:, 1] / kept).to(y.dtype), where
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dmax: Tensor, dmean: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dmax: Tensor, dmean: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         y, x, weight, gamma, scale, shift, mean, rstd, count, ptr, where, sums = ctx.saved_tensors
         slope, training, sync, noise = ctx.options
         dmax = torch.where(where >= 0, dmax.to(scale.dtype), 0)
@@ -367,7 +368,7 @@ def norm_pool(
     return _NormPool.apply(
         *(rows, None, None, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
         *(norm.eps, negative_slope, norm.training, norm.sync, noise),
-    )
+    )[:2]
 
 
 def linear_norm_pool(
@@ -380,12 +381,15 @@ def linear_norm_pool(
     batch_size: int | None = None,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-) -> tuple[Tensor, Tensor]:
+    return_argmax: bool = False,
+) -> tuple[Tensor, ...]:
     """`norm_pool` of x W^T + b, whose gradient is never whole in memory on the CPU.
 
     Args:
         x: dense [B, N, C_in], or rows [M, C_in] with `batch` [M].
         weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
+        return_argmax: whether to return `(max, mean, argmax)`: int64 [B, C_out], counted within the cloud for dense x
+            and a row number otherwise, and -1 where all points were dropped.
 
     Raises:
         ValueError: shapes do not fit, or training with a single row.
@@ -401,7 +405,8 @@ def linear_norm_pool(
     rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)
     with torch.autocast(device, enabled=False):
         y = mm(rows.detach(), weight.detach().T)
-        return _NormPool.apply(
+        top, mean, argmax = _NormPool.apply(
             *(y, rows, weight, norm.gamma, beta, *statistics(y, norm, bias), ptr),
             *(norm.eps, negative_slope, norm.training, norm.sync, noise),
         )
+    return (top, mean, local_idx(argmax, ptr, x)) if return_argmax else (top, mean)
