@@ -360,7 +360,7 @@ def linear_norm_max(
     negative_slope: float = 0.0,
     noise: Noise | None = None,
     return_argmax: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     """Linear, BatchNorm, LeakyReLU and max pool; see the head of this file for the formula.
 
     Args:

@@ -70,8 +70,8 @@ def global_idx(idx: Tensor) -> Tensor:
 
 
 def local_idx(idx: Tensor, ptr: Tensor, x: Tensor) -> Tensor:
-    """Row numbers [B, C] of points of cloud b as x counts its points: within the cloud for dense x [B, N, C], as they are for
-    rows. A negative number, which stands for no point, stays."""
+    """Row numbers [B, C] of points, one cloud a row, as x counts its points: within the cloud for dense x [B, N, C],
+    unchanged for rows [M, C]. A negative number means no point and stays."""
     return torch.where(idx < 0, idx, idx - ptr[:-1, None]) if x.dim() == 3 else idx
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dropfold.models import VideoClassifier
-from tests.models.test_tensor_rnn import EXACT, LENGTHS, B, D, T, outcome, pack, rnn
+from tests.models.recurrent.test_tensor_rnn import EXACT, LENGTHS, B, D, T, outcome, pack, rnn
 
 
 def clips(batch):
