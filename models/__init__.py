@@ -15,6 +15,7 @@ from dropfold.models.layers.noise import (
     reestimate_batch_norm,
 )
 from dropfold.models.layers.tensor_linear import TensorLinear
+from dropfold.models.layers.unfused import unfused
 from dropfold.models.recurrent.presets import bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
 from dropfold.models.recurrent.tensor_rnn import TensorGRU, TensorLSTM
 from dropfold.models.recurrent.video_classifier import VideoClassifier
@@ -45,4 +46,5 @@ __all__ = [
     "rnn_table",
     "tr_lstm",
     "tt_lstm",
+    "unfused",
 ]

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.kernels import knn
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormPool
-from dropfold.models.layers.noise import draw, placed
+from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.plain import neighbours
+from dropfold.models.layers.unfused import HasPlainForm
 
 LAYERS = ("edge1", "edge2", "edge3", "edge4", "pool")
 
 
-class DGCNN(nn.Module):
+class DGCNN(HasPlainForm):
     """DGCNN.
 
     Args:
@@ -61,16 +62,16 @@ class DGCNN(nn.Module):
         self.fc1 = LinearNormAct(2 * emb_dims, 512, **options)
         self.fc2 = LinearNormAct(512, 256, bias=True, **options)
         self.fc3 = nn.Linear(256, num_classes)
-        self.noise = placed(noise, LAYERS, "pool", "DGCNN")
+        self.noise = place_noise(noise, LAYERS, "pool", "DGCNN")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         pos = x[..., :3]
         features: list[Tensor] = []
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
-        graph = knn(pos, self.k, **clouds)
+        graph = neighbours(pos, self.k, self.fused, **clouds)
         for layer in ("edge1", "edge2", "edge3", "edge4"):
             if features:
-                graph = knn(x, self.k, **clouds)
+                graph = neighbours(x, self.k, self.fused, **clouds)
             noise = draw(self.noise, layer, pos, x, batch, graph)
             x = self.get_submodule(layer)(x, graph, noise=noise, **clouds)
             features.append(x)

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.kernels import knn
 from dropfold.models.clouds.pointnet import transform
 from dropfold.models.layers.grouped import EdgeConv2
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, one_hot
-from dropfold.models.layers.noise import draw, placed
+from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.plain import neighbours
+from dropfold.models.layers.unfused import HasPlainForm
 
 LAYERS = ("edge1", "edge2", "edge3", "pool")
 BLOCK = 9  # channels of a block of a scene: centred on the block, colour, position in the room
@@ -47,7 +48,7 @@ class EdgeTransform(nn.Module):
         return self.fc3(self.fc2(self.fc1(x))).view(-1, 3, 3)
 
 
-class DGCNNSegmentation(nn.Module):
+class DGCNNSegmentation(HasPlainForm):
     """DGCNN with an output a point.
 
     Args:
@@ -99,7 +100,7 @@ class DGCNNSegmentation(nn.Module):
         if categories is not None:
             self.head3 = LinearNormAct(*widths[1:], **options)
         self.classes = nn.Linear(widths[-1], num_classes, bias=False)
-        self.noise = placed(noise, LAYERS, "pool", "DGCNNSegmentation")
+        self.noise = place_noise(noise, LAYERS, "pool", "DGCNNSegmentation")
 
     def forward(
         self,
@@ -128,7 +129,7 @@ class DGCNNSegmentation(nn.Module):
         return self.classes(x if of_category is None else self.head3(x, **clouds))
 
     def _graph(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
-        return knn(x.contiguous(), self.k, **clouds)
+        return neighbours(x.contiguous(), self.k, self.fused, **clouds)
 
 
 def position(x: Tensor) -> Tensor:

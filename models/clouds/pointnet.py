@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax
-from dropfold.models.layers.noise import draw, placed
+from dropfold.models.layers.noise import draw, place_noise
 
 LAYERS = ("conv1", "conv2", "pool")
 
@@ -94,11 +94,25 @@ class PointNet(Regularized):
         self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
         self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
         self.fc3 = nn.Linear(256, num_classes)
-        self.noise = placed(noise, LAYERS, "pool", "PointNet")
+        self.noise = place_noise(noise, LAYERS, "pool", "PointNet")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
-        pos = x[..., :3]
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        pos, x = x[..., :3], self._features(x, clouds)
+        x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
+        return self.fc3(self.fc2(self.fc1(x)))
+
+    def critical_points(
+        self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """The points that a cloud's feature is made of: for each of its 1,024 channels the point with the largest value,
+        int64 [B, 1024], counted within the cloud for dense x and a row number otherwise (Qi et al. 2017, section 4.3)."""
+        clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
+        return self.conv3(self._features(x, clouds), return_argmax=True, **clouds)[1]
+
+    def _features(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
+        """What conv3 takes: 128 features of each point."""
+        pos, batch = x[..., :3], clouds["batch"]
         if self.input_transform is not None:
             moved = transform(pos, self.input_transform(x, **clouds), batch)
             x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
@@ -106,17 +120,17 @@ class PointNet(Regularized):
         if self.feature_transform is not None:
             self._transform = self.feature_transform(x, **clouds)
             x = transform(x, self._transform, batch)
-        x = self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
-        x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
-        return self.fc3(self.fc2(self.fc1(x)))
+        return self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
 
 
 def transform(x: Tensor, matrices: Tensor, batch: Tensor | None) -> Tensor:
     """Each cloud's points times its matrix: [B, N, k] or rows [M, k] with `batch`, and [B, k, k]. Coordinates (k = 3) stay
     in their type under autocast."""
     device, matrices = x.device.type, matrices.to(x.dtype)
-    with torch.autocast(device, enabled=x.shape[-1] > 3 and torch.is_autocast_enabled(device)):
-        if batch is None:
-            return x @ (matrices if x.dim() == 3 else matrices[0])
-        clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
-        return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices, strict=True)])
+    if x.shape[-1] <= 3 and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return transform(x, matrices, batch)
+    if batch is None:
+        return x @ (matrices if x.dim() == 3 else matrices[0])
+    clouds = x.split(torch.bincount(batch, minlength=matrices.shape[0]).tolist())
+    return torch.cat([cloud @ matrix for cloud, matrix in zip(clouds, matrices, strict=True)])

@@ -21,9 +21,18 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import Noise
+from dropfold.kernels.noise.keep_mask import apply_noise
 from dropfold.models.layers.grouped import GroupMLPMax
-from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, LinearNormMax, add_to_points, linear
-from dropfold.models.layers.noise import draw, placed
+from dropfold.models.layers.linear_norm import (
+    LinearNorm,
+    LinearNormAct,
+    LinearNormMax,
+    add_to_points,
+    linear,
+    spread,
+)
+from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.plain import plain_interpolate
 
 LAYERS = ("sa1", "sa2", "pool")
 Grouping = Literal["ssg", "msg"]
@@ -162,8 +171,9 @@ class Interpolated(LinearNorm):
         assert below.features is not None
         skip, f = points.features, below.features
         sizes = [0 if x is None else x.shape[-1] for x in (g, skip, f)]
-        of_cloud, of_skip, of_below = self.linear.weight.split(sizes, 1)
-        y = kernels.linear(f, of_below, self.linear.bias)  # the weights of an interpolation add up to one
+        weight, bias = self.matrix()
+        of_cloud, of_skip, of_below = weight.split(sizes, 1)
+        y = kernels.linear(f, of_below, bias)  # the weights of an interpolation add up to one
         if points.batch is None:
             shape = (*below.pos.shape[:-1], -1) if points.pos.dim() == 3 else (-1, y.shape[-1])
             pos = below.pos if points.pos.dim() == 3 else below.pos.reshape(-1, 3)
@@ -180,6 +190,24 @@ class Interpolated(LinearNorm):
         if skip is not None:
             y = linear(skip, of_skip).add_(y)
         return kernels.norm_act(y, norm, **options)
+
+    def plain(self, points: Points, below: Points, g: Tensor | None, **options: Any) -> Tensor:
+        """Features are carried as they are, and the linear map is that of [g ; skip ; f]."""
+        assert below.features is not None
+        features = (
+            below.features.view(*below.pos.shape[:2], -1) if below.pos.dim() == 3 else below.features[None]
+        )
+        pos = below.pos if below.pos.dim() == 3 else below.pos[None]
+        if points.batch is None:
+            query = points.pos if points.pos.dim() == 3 else points.pos[None]
+            carried = plain_interpolate(features, pos, query).flatten(0, 1)
+        else:
+            sizes = torch.bincount(points.batch, minlength=points.clouds or 0).tolist()
+            each = zip(features.split(1), pos.split(1), points.pos.split(sizes), strict=True)
+            carried = torch.cat([plain_interpolate(f, p, query[None])[0] for f, p, query in each])
+        parts = [] if g is None else [spread(g, points.pos, points.batch).flatten(0, -2)]
+        parts += [] if points.features is None else [points.features]
+        return apply_noise(self.activated(torch.cat([*parts, carried], -1)), **options)
 
 
 class FeaturePropagation(nn.Module):
@@ -254,14 +282,14 @@ class PointNet2(nn.Module):
         self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync, dropout=dropout)
         self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync, dropout=dropout)
         self.fc3 = nn.Linear(256, num_classes)
-        self.noise = placed(noise, LAYERS, "pool", "PointNet2")
+        self.noise = place_noise(noise, LAYERS, "pool", "PointNet2")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         features = x[..., 3:] if x.shape[-1] > 3 else None
         points = Points.of(x[..., :3].contiguous(), features, batch, batch_size)
-        points = self.sa1(points, drawn(self.noise, "sa1", points))
-        points = self.sa2(points, drawn(self.noise, "sa2", points))
-        x = self.sa3(points, drawn(self.noise, "pool", points))
+        points = self.sa1(points, draw_noise(self.noise, "sa1", points))
+        points = self.sa2(points, draw_noise(self.noise, "sa2", points))
+        x = self.sa3(points, draw_noise(self.noise, "pool", points))
         return self.fc3(self.fc2(self.fc1(x)))
 
 
@@ -277,7 +305,7 @@ def levels(of: Mapping[str, tuple[Level, ...]], grouping: str, radius: float = 1
     )
 
 
-def drawn(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None:
+def draw_noise(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None:
     """One draw of the noise at `layer`, for the points that its groups are made of."""
     features = points.pos
     if points.features is not None:

@@ -26,11 +26,11 @@ from dropfold.models.clouds.pointnet2 import (
     Points,
     Scale,
     SetAbstraction,
-    drawn,
+    draw_noise,
     levels,
 )
 from dropfold.models.layers.linear_norm import LinearNormAct, one_hot
-from dropfold.models.layers.noise import placed
+from dropfold.models.layers.noise import place_noise
 
 LAYERS = {"parts": ("sa1", "sa2", "pool"), "scenes": ("sa1", "sa2", "sa3", "pool")}
 PARTS: dict[str, tuple[Level, ...]] = {
@@ -115,7 +115,7 @@ class PointNet2Segmentation(nn.Module):
         self.head = LinearNormAct(128, 128, bias=True, sync=sync, dropout=dropout)
         self.classes = nn.Linear(128, num_classes)
         layers = LAYERS["scenes" if categories is None else "parts"]
-        self.noise = placed(noise, layers, "pool", "PointNet2Segmentation")
+        self.noise = place_noise(noise, layers, "pool", "PointNet2Segmentation")
 
     def forward(
         self,
@@ -126,15 +126,15 @@ class PointNet2Segmentation(nn.Module):
     ) -> Tensor:
         of_category = one_hot(category, self.categories, x)
         p0 = Points.of(x[..., :3].contiguous(), x, batch, batch_size)
-        p1 = self.sa1(p0, drawn(self.noise, "sa1", p0))
-        p2 = self.sa2(p1, drawn(self.noise, "sa2", p1))
+        p1 = self.sa1(p0, draw_noise(self.noise, "sa1", p0))
+        p2 = self.sa2(p1, draw_noise(self.noise, "sa2", p1))
         if of_category is None:
-            p3 = self.sa3(p2, drawn(self.noise, "sa3", p2))
-            p4 = self.sa4(p3, drawn(self.noise, "pool", p3))
+            p3 = self.sa3(p2, draw_noise(self.noise, "sa3", p2))
+            p4 = self.sa4(p3, draw_noise(self.noise, "pool", p3))
             p2 = self.fp3(p2, self.fp4(p3, p4))
             points = self.fp1(p0._replace(features=None), self.fp2(p1, p2))
         else:
-            whole = self.sa3(p2, drawn(self.noise, "pool", p2))
+            whole = self.sa3(p2, draw_noise(self.noise, "pool", p2))
             p1 = self.fp2(p1, self.fp3(p2, None, whole))
             assert p0.features is not None
             own = torch.cat([p0.pos.reshape(-1, 3), p0.features], -1)

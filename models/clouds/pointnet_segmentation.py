@@ -9,8 +9,9 @@
 3,529,558 parameters for 13 classes of scenes and 8,342,395 for 50 parts in 16 categories, as
 yanx27/Pointnet_Pointnet2_pytorch has them; as there, the layer before the max has no ReLU.
 
-So conv5 reaches the head through its BatchNorm alone, an affine map: W [a W5 x + s] = (W a W5) x + W s. The head takes
-conv4's output through the product of the weights, and no 2,048 features of a point are ever made.
+So conv5 reaches the head through its BatchNorm alone, an affine map: W [a W5 x + s] = (W a W5) x + W s. The fused head takes
+conv4's output through the product of the weights, and no 2,048 features of a point are ever made; in the plain form it takes
+conv5's output itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dropfold.kernels.backend.gemm import gram, mm
 from dropfold.kernels.norm.batch_norm.operation import sum_over_processes
 from dropfold.models.clouds.pointnet import Regularized, TransformNet, transform
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax, add_to_points, one_hot
-from dropfold.models.layers.noise import draw, placed
+from dropfold.models.layers.noise import draw, place_noise
 
 LAYERS = {"scenes": ("conv1", "conv2", "pool"), "parts": ("conv1", "conv2", "conv3", "conv4", "pool")}
 
@@ -71,14 +72,14 @@ class PointNetSegmentation(Regularized):
             self.conv3 = LinearNormAct(128, 128, **options)
             self.feature_transform = TransformNet(128, 128, sync_batch_norm)
             self.conv4 = LinearNormAct(128, 512, **options)
-            self.conv5 = LinearNormMax(512, 2048, negative_slope=1.0, **options)
+            self.conv5: LinearNormMax = LinearNormMax(512, 2048, negative_slope=1.0, **options)
             widths = [2048 + categories + 64 + 128 + 128 + 512 + 2048, 256, 256, 128]
         self.head1 = (LinearNormAct if categories is None else BesideAffine)(*widths[:2], **options)
         self.head2 = LinearNormAct(*widths[1:3], **options)
         self.head3 = LinearNormAct(*widths[2:], dropout=dropout, **options)
         self.classes = nn.Linear(widths[3], num_classes)
         layers = LAYERS["scenes" if categories is None else "parts"]
-        self.noise = placed(noise, layers, "pool", "PointNetSegmentation")
+        self.noise = place_noise(noise, layers, "pool", "PointNetSegmentation")
 
     def forward(
         self,
@@ -104,10 +105,16 @@ class PointNetSegmentation(Regularized):
             x2 = layer("conv2", x1)
             x3 = layer("conv3", x2)
             x4 = layer("conv4", self._transformed(x3, clouds))
-            norm = affine_norm(self.conv5, x4)  # before conv5 moves the running statistics
-            top = self.conv5(x4, noise=draw(self.noise, "pool", pos, x4, batch), **clouds)
-            local, g = torch.cat([x1, x2, x3, x4], -1), torch.cat([top, of_category.to(top.dtype)], -1)
-            x = self.head1(local, g, self.conv5.linear.weight, *norm, **clouds)
+            noise, local = draw(self.noise, "pool", pos, x4, batch), torch.cat([x1, x2, x3, x4], -1)
+            affine: tuple[Tensor, ...] = ()
+            if self.conv5.fused and self.head1.fused:
+                affine = affine_norm(self.conv5, x4)  # before conv5 moves the running statistics
+                top = self.conv5(x4, noise=noise, **clouds)
+            else:
+                top, x5 = self.conv5.pooled(x4, noise=noise, **clouds)
+                local = torch.cat([local, x5], -1)
+            g = torch.cat([top, of_category.to(top.dtype)], -1)
+            x = self.head1(local, g, *affine, **clouds)
         return self.classes(self.head3(self.head2(x, **clouds), **clouds))
 
     def _transformed(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
@@ -116,24 +123,36 @@ class PointNetSegmentation(Regularized):
 
 
 class BesideAffine(LinearNormAct):
-    """LinearNormAct of [g ; x ; scale * (V x') + shift], x' the last channels of x: through the product of the weights."""
+    """LinearNormAct of [g ; x ; scale * (V x') + shift], x' the last channels of x: through the product of the weights.
+
+    Without V, scale and shift, and in its plain form, it is LinearNormAct of [g ; x].
+    """
 
     def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
+        if len(rest) == 2:  # x' is one of the features of x
+            return super().operation(x, *rest, **options)
         g, between, scale, shift, norm = rest
         sizes = [g.shape[-1], x.shape[-1], len(between)]
-        of_cloud, of_point, after = self.linear.weight.split(sizes, 1)
+        weight, bias = self.matrix()
+        of_cloud, of_point, after = weight.split(sizes, 1)
         through = kernels.linear(after * scale.to(after.dtype), between.T)
         of_point = of_point + nn.functional.pad(through, (sizes[1] - through.shape[1], 0))
-        g = kernels.linear(g, of_cloud, self.linear.bias + after @ shift.to(after.dtype))
+        shifted = after @ shift.to(after.dtype)
+        g = kernels.linear(g, of_cloud, shifted if bias is None else bias + shifted)
         return kernels.norm_act(
             add_to_points(kernels.linear(x, of_point), g, options["batch"]), norm, **options
         )
 
 
-def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`(scale, shift)` [C_out] with BatchNorm(W x + b) = scale * (W x) + shift, and their gradients; in training the
+def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`(W, scale, shift)` with BatchNorm(W x + b) = scale * (W x) + shift [C_out], and their gradients; in training the
     statistics are those of the rows of x [..., C_in], from its covariance as in `dropfold.kernels.norm.linear_norm_max`."""
-    norm, weight = layer.norm, layer.linear.weight
+    if layer.negative_slope != 1:
+        raise ValueError(
+            "the head takes conv5 through the product of the weights, so conv5 has no activation; run the network in its "
+            "plain form: `with unfused(network): ...`."
+        )
+    norm, (weight, bias) = layer.norm, layer.matrix()
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.autocast(x.device.type, enabled=False):
@@ -141,9 +160,10 @@ def affine_norm(layer: LinearNormMax, x: Tensor) -> tuple[Tensor, Tensor]:
             mean_x, covariance = _Covariance.apply(x.flatten(0, -2).to(weight.dtype), layer.sync)
             mean, var = weight @ mean_x, ((weight @ covariance) * weight).sum(1)
         else:
-            mean, var = norm.running_mean - layer.linear.bias, norm.running_var
+            mean = norm.running_mean if bias is None else norm.running_mean - bias
+            var = norm.running_var
         scale = norm.weight * torch.rsqrt(var.clamp(min=0) + norm.eps)
-        return scale, norm.bias - scale * mean
+        return weight, scale, norm.bias - scale * mean
 
 
 class _Covariance(torch.autograd.Function):

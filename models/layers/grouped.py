@@ -1,7 +1,8 @@
 """Layers over groups of points: a shared perceptron of several layers on each group's members, then the max over the group.
 
 Each layer is a linear map, BatchNorm and LeakyReLU, held as plain `nn.Linear` and `nn.BatchNorm1d` in `layers.0.linear`,
-`layers.0.norm`, `layers.1.linear`, ... The first linear map is applied to points and centres, not to the members of groups.
+`layers.0.norm`, `layers.1.linear`, ... The fused form applies the first linear map to points and centres, not to the members
+of groups; the plain form makes every member, with its copies.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import BatchNorm, Groups, Noise
-from dropfold.kernels.points.clouds import check_neighbours, global_idx
+from dropfold.kernels.noise.keep_mask import keep_mask
+from dropfold.kernels.points.clouds import check_neighbours, dense_ptr, global_idx, to_rows
 from dropfold.kernels.points.groups import neighbourhoods
-from dropfold.models.layers.linear_norm import LinearNorm, linear
+from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, edges, linear
+from dropfold.models.layers.matrix import Affine
+from dropfold.models.layers.plain import MaxPool, padded_rows
+from dropfold.models.layers.unfused import HasPlainForm
 
 
-class _SharedPerceptron(nn.Module):
+class _SharedPerceptron(HasPlainForm):
     """The layers, and their application to the members of groups."""
 
     def __init__(
@@ -30,20 +35,41 @@ class _SharedPerceptron(nn.Module):
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be those of one layer or more; got {list(widths)}.")
         self.layers = nn.ModuleList(
-            LinearNorm(*sizes, bias=bias, negative_slope=negative_slope, sync=sync)
+            LinearNormAct(*sizes, bias=bias, negative_slope=negative_slope, sync=sync)
             for sizes in pairwise([in_channels, *widths])
         )
-        self.negative_slope = negative_slope
+        self.pool = MaxPool()
 
-    def _first(self) -> Tensor:
-        return cast(LinearNorm, self.layers[0]).linear.weight
+    @property
+    def negative_slope(self) -> float:
+        """The slope below 0 of the activations."""
+        slopes = {layer.negative_slope for layer in self._layers()}
+        if len(slopes) > 1:
+            raise ValueError(
+                f"the fused form has one activation for all layers; got slopes {sorted(slopes)}."
+            )
+        return slopes.pop()
 
-    def _run(self, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any) -> Tensor:
-        """Of q and p that the first linear map (with a single layer: nothing) has been applied to."""
-        layers = cast(list[LinearNorm], list(self.layers))
-        norms: list[BatchNorm | None] = [layer._batch_norm() for layer in layers]
-        biases: list[Tensor | None] = [layer.linear.bias for layer in layers]
-        weights = [layer.linear.weight for layer in layers]
+    def _layers(self) -> list[LinearNorm]:
+        return cast(list[LinearNorm], list(self.layers))
+
+    def _activated(self, members: Tensor, channels: int) -> Tensor:
+        """The plain layers on members [.., C], made of points of so many `channels`."""
+        first, *others = self._layers()
+        z = first.activated(members, channels)
+        for layer in others:
+            z = layer.activated(z)
+        return z
+
+    def _run(
+        self, first: Affine, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any
+    ) -> Tensor:
+        """The fused form on q and p that the `first` linear map (with a single layer: nothing) has been applied to."""
+        layers = self._layers()
+        norms: list[BatchNorm | None] = [layer.batch_norm() for layer in layers]
+        matrices = [first, *(layer.matrix() for layer in layers[1:])]
+        biases: list[Tensor | None] = [matrix.bias for matrix in matrices]
+        weights = [matrix.weight for matrix in matrices]
         if len(layers) == 1:
             norms, biases = [None, *norms], [None, *biases]
         else:
@@ -93,28 +119,57 @@ class GroupMLPMax(_SharedPerceptron):
     ) -> Tensor:
         """Features [M, in_channels] or None, pos [M, 3], centres [G, 3] and groups of rows of pos to [G, widths[-1]].
 
-        Noise is drawn for the points: what falls is left out of the max. Its clouds are those of `batch` [M], or without
+        Noise is drawn for the points: dropped ones are left out of the max. Its clouds are those of `batch` [M], or without
         one `batch_size` clouds of equal size (None: a single cloud).
         """
-        weight = self._first()
-        in_channels = weight.shape[1] - 3
+        in_channels = self._layers()[0].in_channels - 3
         given = 0 if features is None else features.shape[-1]
         if given != in_channels:
             raise ValueError(
                 f"features must have the {in_channels} channels that the layer was made for; got {given}."
             )
+        if not self.fused:
+            return self._plain(features, pos, centres, groups, noise, batch, batch_size)
+        first = self._layers()[0].matrix()
         if len(self.layers) == 1:
             q, p = pos, -centres
             if features is not None:
                 q = torch.cat([pos, features], 1)
                 p = torch.cat([p, p.new_zeros(len(p), given)], 1)
         else:
-            of_pos, of_features = weight[:, :3], weight[:, 3:]
+            of_pos, of_features = first.weight[:, :3], first.weight[:, 3:]
             with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
                 q, p = pos @ of_pos.T, -centres @ of_pos.T
             if features is not None:
                 q = q + linear(features, of_features)
-        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size)
+        return self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
+
+    def _plain(
+        self, features: Tensor | None, pos: Tensor, centres: Tensor, groups: Groups, noise: Noise | None,
+        batch: Tensor | None, batch_size: int | None,
+    ) -> Tensor:  # fmt: skip
+        """Every member is made, with its copies, so that BatchNorm weighs an entry with its count."""
+        sizes = groups.ptr[1:] - groups.ptr[:-1]
+        owner, idx, ptr = (
+            torch.arange(len(sizes), device=pos.device).repeat_interleave(sizes),
+            groups.idx,
+            groups.ptr,
+        )
+        if groups.count is not None:
+            owner, idx = owner.repeat_interleave(groups.count), idx.repeat_interleave(groups.count)
+            ends = torch.cat([groups.count.new_zeros(1), groups.count.cumsum(0)])
+            ptr = ends[ptr]
+        members = pos[idx] - centres[owner]
+        if features is not None:
+            members = torch.cat([members.to(features.dtype), features[idx]], -1)
+        z = self._activated(members, 3)
+        places, mask = padded_rows(ptr)
+        if noise is not None:
+            clouds = to_rows(pos, batch, batch_size)[1]
+            if batch is None:
+                clouds = dense_ptr(batch_size or 1, len(pos) // (batch_size or 1), pos.device)
+            mask = mask & keep_mask(noise, clouds, len(pos), z.shape[1])[idx][places]
+        return self.pool(z[places], mask)
 
 
 class EdgeConv2(_SharedPerceptron):
@@ -148,12 +203,24 @@ class EdgeConv2(_SharedPerceptron):
         check_neighbours(idx, x)
         rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
         channels = rows.shape[1]
+        if not self.fused:
+            return self._plain(x, idx, noise, batch, batch_size)
+        first = self._layers()[0].matrix()
         if len(self.layers) == 1:
             q = torch.cat([rows, torch.zeros_like(rows)], 1)
             p = torch.cat([-rows, rows], 1)
         else:
-            weight = self._first()
-            near, central = weight[:, :channels], weight[:, channels:]
+            near, central = first.weight[:, :channels], first.weight[:, channels:]
             q, p = linear(rows, near), linear(rows, central - near)
         batch_size = x.shape[0] if x.dim() == 3 else batch_size
-        return self._run(q, p, groups, noise, batch=batch, batch_size=batch_size).view(*x.shape[:-1], -1)
+        out = self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
+        return out.view(*x.shape[:-1], -1)
+
+    def _plain(
+        self, x: Tensor, idx: Tensor, noise: Noise | None, batch: Tensor | None, batch_size: int | None
+    ) -> Tensor:
+        rows, ptr = to_rows(x, batch, batch_size)
+        idx = global_idx(idx)
+        z = self._activated(edges(rows, idx), rows.shape[1])
+        kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
+        return self.pool(z, kept).view(*x.shape[:-1], -1)

@@ -1,21 +1,37 @@
 """Layers: a linear map and a BatchNorm, held as plain `nn.Linear` and `nn.BatchNorm1d`, run by the fused kernels.
 
-Every layer takes dense clouds [B, N, C], or rows [M, C] with PyG's `batch` [M], and one draw of noise or None.
+Every layer takes dense clouds [B, N, C], or rows [M, C] with PyG's `batch` [M], and one draw of noise or None. Its `linear`
+may be any module that maps the last axis affinely (`dropfold.models.layers.matrix`); its plain form calls all its submodules
+(`dropfold.models.layers.unfused`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dropfold import kernels
-from dropfold.kernels import BatchNorm, Noise, draw_seed
+from dropfold.kernels import BatchNorm, Noise
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
-from dropfold.kernels.noise.draw.operation import as_rate
+from dropfold.kernels.noise.keep_mask import keep_mask
+from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
+from dropfold.models.layers.matrix import Affine, is_nn_linear, matrix_of, product_is_cheaper
+from dropfold.models.layers.plain import (
+    ApplyNoise,
+    Clouds,
+    Dropout,
+    MaxMeanPool,
+    MaxPool,
+    activation,
+    call_linear,
+    call_norm,
+    masked_max,
+    slope_of,
+)
+from dropfold.models.layers.unfused import HasPlainForm
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,10 +41,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return kernels.linear(x, weight, bias)
 
 
-class LinearNorm(nn.Module):
-    """What the layers share: `linear`, `norm`, and the call of the kernel, `operation`, that each of them names."""
+class LinearNorm(HasPlainForm):
+    """What the layers share: `linear`, `norm` and `activation`; each layer has a fused form, `operation`, and a `plain` one.
 
-    operation: Callable[..., Any]
+    `operation` gets the inputs and the BatchNorm; both get batch, batch_size and noise, and a layer's own options.
+    """
 
     def __init__(
         self,
@@ -40,25 +57,66 @@ class LinearNorm(nn.Module):
         sync: bool = False,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+        self.in_channels = in_channels
+        self.linear: nn.Module = nn.Linear(in_channels, out_channels, bias=bias)
         self.norm = nn.BatchNorm1d(out_channels)
-        self.negative_slope = negative_slope
+        self.activation = activation(negative_slope)
         self.sync = sync
+
+    @property
+    def negative_slope(self) -> float:
+        """The activation's slope below 0."""
+        return slope_of(self.activation)
 
     def forward(
         self,
-        *inputs: Tensor,
+        *inputs: Any,
         batch: Tensor | None = None,
         batch_size: int | None = None,
         noise: Noise | None = None,
+        **more: Any,
     ) -> Any:
-        options = {"batch": batch, "batch_size": batch_size, "noise": noise}
-        return self.operation(*inputs, self._batch_norm(), negative_slope=self.negative_slope, **options)
+        options = {"batch": batch, "batch_size": batch_size, "noise": noise, **more}
+        if not self.fused:
+            return self.plain(*inputs, **options)
+        return self.operation(*inputs, self.batch_norm(), negative_slope=self.negative_slope, **options)
+
+    def operation(self, *inputs: Any, **options: Any) -> Any:
+        """The fused form."""
+        raise TypeError(f"{type(self).__name__} has no form of its own; use one of its subclasses.")
+
+    def plain(self, *inputs: Any, **options: Any) -> Any:
+        """The plain form."""
+        raise TypeError(f"{type(self).__name__} has no form of its own; use one of its subclasses.")
+
+    def matrix(self) -> Affine:
+        """The matrix and bias of `linear`."""
+        return matrix_of(self.linear, self.in_channels)
+
+    def activated(self, x: Tensor, channels: int | None = None) -> Tensor:
+        """The plain linear map, BatchNorm and activation of x [..., C_in], made of coordinates if of few `channels`."""
+        return self.activation(call_norm(self.norm, call_linear(self.linear, x, channels), self.sync))
 
     def _linear(self, x: Tensor) -> Tensor:
-        return linear(x, self.linear.weight, self.linear.bias)
+        """The linear map, in the cheaper way."""
+        if is_nn_linear(self.linear) or product_is_cheaper(self.linear, x.numel() // x.shape[-1]):
+            return linear(x, *self.matrix())
+        return call_linear(self.linear, x)
 
-    def _batch_norm(self) -> BatchNorm:
+    def _last_matrix(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`(x', weight, bias)` with linear(x) = x' weight^T + bias.
+
+        x' is x, or, where a chain of maps is cheaper one by one, x after all of them but the last.
+        """
+        if product_is_cheaper(self.linear, x.numel() // x.shape[-1]) is False:
+            chain, channels = list(self.linear.children()), x.shape[-1]
+            for part in chain[:-1]:
+                x = call_linear(part, x, channels)
+            return x, *matrix_of(chain[-1], x.shape[-1])
+        return x, *self.matrix()
+
+    def batch_norm(self) -> BatchNorm:
+        """The BatchNorm as the fused operations take it; in training its count of batches moves."""
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -84,34 +142,99 @@ class LinearNormAct(LinearNorm):
 
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.0, **options: Any) -> None:
         super().__init__(in_channels, out_channels, **options)
-        self.dropout = nn.Dropout(dropout) if dropout else None
+        self.drop = ApplyNoise()
+        self.dropout = Dropout(dropout) if dropout else None
 
     def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         *g, norm = rest
         y = self._beside(x, g[0], options["batch"]) if g else self._linear(x)
-        if self.dropout is not None and self.dropout.training and self.dropout.p:
-            if options["noise"] is not None:
-                raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
-            options["noise"] = Noise("feat", as_rate(self.dropout.p, y.device), draw_seed(y.device))
-        return kernels.norm_act(y, norm, **options)
+        dropped = self._dropout(y, options["noise"])
+        return kernels.norm_act(y, norm, **options | {"noise": dropped})
+
+    def plain(self, x: Tensor, *g: Tensor, noise: Noise | None, **clouds: Any) -> Tensor:
+        if g:
+            x = torch.cat([spread(g[0], x, clouds["batch"]), x], -1)
+        return self.dropped(self.activated(x), noise, clouds)
+
+    def dropped(self, z: Tensor, noise: Noise | None, clouds: dict[str, Any]) -> Tensor:
+        """The plain noise or dropout."""
+        if self.dropout is None:
+            return self.drop(z, noise, **clouds)
+        self._check_noise(noise)
+        return self.dropout(z)
+
+    def _dropout(self, y: Tensor, noise: Noise | None) -> Noise | None:
+        """The layer's dropout as noise, or the noise that was given."""
+        if self.dropout is None or not (self.dropout.training and self.dropout.p):
+            return noise
+        self._check_noise(noise)
+        return self.dropout.draw(y.device)
+
+    def _check_noise(self, noise: Noise | None) -> None:
+        assert self.dropout is not None
+        if noise is not None and self.dropout.training and self.dropout.p:
+            raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
-        of_cloud, of_point = self.linear.weight.split([g.shape[-1], x.shape[-1]], 1)
-        return add_to_points(linear(x, of_point), kernels.linear(g, of_cloud, self.linear.bias), batch)
+        weight, bias = self.matrix()
+        of_cloud, of_point = weight.split([g.shape[-1], x.shape[-1]], 1)
+        return add_to_points(linear(x, of_point), kernels.linear(g, of_cloud, bias), batch)
 
 
 class LinearNormMax(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> max over the points that noise leaves: x [B, N, C_in] to [B, C_out]."""
+    """linear -> BatchNorm -> LeakyReLU -> max over the points that noise leaves: x [B, N, C_in] to [B, C_out].
 
-    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
-        return kernels.linear_norm_max(x, self.linear.weight, self.linear.bias, norm, **options)
+    With `return_argmax`, `(max, argmax)`: int64 [B, C_out], the first point with the largest value before the activation,
+    counted within the cloud for dense x and a row number otherwise, and -1 where noise dropped all.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, **options)
+        self.pool: nn.Module = MaxPool()
+
+    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Any:
+        x, weight, bias = self._last_matrix(x)
+        return kernels.linear_norm_max(x, weight, bias, norm, **options)
+
+    def plain(self, x: Tensor, **options: Any) -> Any:
+        return self.pooled(x, **options)[0]
+
+    def pooled(
+        self,
+        x: Tensor,
+        *,
+        batch: Tensor | None,
+        batch_size: int | None,
+        noise: Noise | None,
+        return_argmax: bool = False,
+    ) -> tuple[Any, Tensor]:
+        """The plain form, and the activations [..., C_out] that it pools."""
+        clouds = Clouds(x, batch, batch_size)
+        y = call_norm(self.norm, call_linear(self.linear, x), self.sync)
+        z = self.activation(y)
+        rows = z.reshape(-1, z.shape[-1])
+        mask = clouds.mask(noise, rows.shape[1])
+        top = self.pool(clouds.stack(rows), mask)
+        if not return_argmax:
+            return top, z
+        ranked = z if isinstance(self.pool, MaxMeanPool) else y  # as the fused forms do
+        argmax = clouds.points(masked_max(clouds.stack(ranked.detach().view_as(rows)), mask)[1])
+        return (*top, argmax) if isinstance(top, tuple) else (top, argmax), z
 
 
-class LinearNormPool(LinearNorm):
-    """linear -> BatchNorm -> LeakyReLU -> max and mean over the points that noise leaves: to ([B, C_out], [B, C_out])."""
+class LinearNormPool(LinearNormMax):
+    """linear -> BatchNorm -> LeakyReLU -> max and mean over the points that noise leaves: to ([B, C_out], [B, C_out]).
 
-    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> tuple[Tensor, Tensor]:
-        return kernels.linear_norm_pool(x, self.linear.weight, self.linear.bias, norm, **options)
+    With `return_argmax`, `(max, mean, argmax)`, as `LinearNormMax`; of equal activations the first point.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, **options)
+        self.pool = MaxMeanPool()
+
+    def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Any:
+        x, weight, bias = self._last_matrix(x)
+        return kernels.linear_norm_pool(x, weight, bias, norm, **options)
 
 
 class EdgeConv(LinearNorm):
@@ -130,14 +253,38 @@ class EdgeConv(LinearNorm):
         sync: bool = False,
     ) -> None:
         super().__init__(2 * in_channels, out_channels, bias=bias, negative_slope=negative_slope, sync=sync)
+        self.pool = MaxPool()
 
     def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
-        return kernels.edge_conv(x, idx, self.linear.weight, self.linear.bias, norm, **options)
+        return kernels.edge_conv(x, idx, *self.matrix(), norm, **options)
+
+    def plain(
+        self, x: Tensor, idx: Tensor, *, batch: Tensor | None, batch_size: int | None, noise: Noise | None
+    ) -> Tensor:
+        rows, ptr = to_rows(x, batch, batch_size)
+        check_neighbours(idx, x)
+        idx = global_idx(idx)
+        z = self.activated(edges(rows, idx), rows.shape[1])
+        kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
+        return self.pool(z, kept).view(*x.shape[:-1], -1)
+
+
+def edges(rows: Tensor, idx: Tensor) -> Tensor:
+    """[x_j - x_i ; x_i] of rows x [M, C] and their neighbours idx [M, k]: [M, k, 2 C]."""
+    central = rows[:, None].expand(-1, idx.shape[1], -1)
+    return torch.cat([rows[idx] - central, central], -1)
 
 
 def add_to_points(y: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
     """y [B, N, C] or rows [M, C], fresh from a product and changed in place, plus g [B, C] of each point's cloud."""
     return y.add_(g[batch] if batch is not None else g[:, None] if y.dim() == 3 else g)
+
+
+def spread(g: Tensor, x: Tensor, batch: Tensor | None) -> Tensor:
+    """g [B, C] of clouds at each point of x, dense [B, N, ..] or rows [M, ..] with `batch`."""
+    if batch is not None:
+        return g[batch]
+    return g[:, None].expand(-1, x.shape[1], -1) if x.dim() == 3 else g.expand(len(x), -1)
 
 
 def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Tensor | None:

@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
 from dropfold.kernels.noise.draw.operation import Level, Reading, Scaling, check
+from dropfold.kernels.noise.keep_mask import apply_noise
 from dropfold.kernels.points.clouds import global_idx
+from dropfold.models.layers.unfused import HasPlainForm
 
 
-class Drop(nn.Module):
-    """What the three noises share: the rate and its schedule.
+class Drop(HasPlainForm):
+    """The base of the three noises: the drop probability and its schedule.
 
     Args:
-        p: share that falls, 0 <= p < 1; 0 and evaluation mode are the identity.
-        scaling: of what is kept (not inside a max): "unbiased" 1 / (1 - p), "count" N / kept, or "none".
-        schedule: "constant", or "linear": the rate grows from 0 to p over `warmup_steps` draws, as DropBlock's.
-        warmup_steps: draws (training steps) until the full rate.
+        p: drop probability, 0 <= p < 1; 0 and evaluation mode are the identity.
+        scaling: of the kept values (not inside a max): "unbiased" 1 / (1 - p), "count" N / kept, or "none".
+        schedule: "constant", or "linear": the drop probability grows from 0 to p over `warmup_steps` draws, as DropBlock's.
+        warmup_steps: draws (training steps) until the drop probability is p.
 
-    The buffers `rate` (float32) and `step` (int64) are part of the state dict, so a resumed run goes on where it was.
+    The buffers `rate` (float32, the current drop probability) and `step` (int64) are part of the state dict, so a resumed
+    run goes on where it was.
     """
 
     level: Level
@@ -51,7 +54,7 @@ class Drop(nn.Module):
     def draw(
         self, pos: Tensor, features: Tensor, batch: Tensor | None = None, graph: Tensor | None = None
     ) -> Noise | None:
-        """One draw for clouds at `pos` [..., 3] with `features` [..., C]; None where nothing can fall.
+        """One draw for clouds at `pos` [..., 3] with `features` [..., C]; None where nothing can be dropped.
 
         `graph` is the network's own neighbour list, if it has one. In training each draw is a step of the schedule.
         """
@@ -62,7 +65,7 @@ class Drop(nn.Module):
         return Noise(self.level, rate, draw_seed(pos.device), neighbours, scaling=self.scaling)
 
     def _advance(self) -> Tensor:
-        """One step of the schedule, and the rate there: a copy, for backward must see the rate that forward saw."""
+        """One step of the schedule, and its drop probability: a copy, because backward must see what forward saw."""
         self.step += 1
         if self.schedule == "linear":
             self.rate.copy_(self.p * (self.step / self.warmup_steps).clamp(max=1))
@@ -88,6 +91,8 @@ class Drop(nn.Module):
         noise = self.draw(x if pos is None else pos, x, batch, graph)
         if noise is None:
             return x
+        if not self.fused:
+            return apply_noise(x, noise, batch)
         options: dict[str, Any] = {"seed": noise.seed, "scaling": noise.scaling, "batch": batch}
         if noise.level == "feat":
             return kernels.drop_feat(x, noise.rate, **options)
@@ -106,7 +111,7 @@ class Drop(nn.Module):
 
 
 class DropFeat(Drop):
-    """Single features fall; see `drop_feat`. `per` = "channel" drops a channel of a whole cloud (forward only)."""
+    """Drops single features; see `drop_feat`. `per` = "channel" drops a channel of a whole cloud (forward only)."""
 
     level = "feat"
 
@@ -139,18 +144,18 @@ class DropFeat(Drop):
 
 
 class DropPoint(Drop):
-    """Whole points fall; see `dropfold.kernels.noise.drop_point`."""
+    """Drops whole points; see `dropfold.kernels.noise.drop_point`."""
 
     level = "point"
 
 
 class DropCluster(Drop):
-    """Points fall with their neighbourhood; see `dropfold.kernels.noise.drop_cluster`.
+    """Drops points with their neighbourhood; see `dropfold.kernels.noise.drop_cluster`.
 
     Args:
-        p: share of points that falls.
+        p: drop probability of a point.
         k: points in a neighbourhood; at most as many as the smallest cloud of the batch has.
-        reading: "gather" (a point falls with its neighbours) or "scatter" (a seed drops its neighbours).
+        reading: "gather" (a point is dropped with its neighbours) or "scatter" (a seed drops its neighbours).
         space: where neighbours are found: "coordinates", "features", or "graph", the network's own neighbour lists.
         radius: neighbours farther away than this are left out (a ball of at most k points), in units of the space.
     """
@@ -199,7 +204,7 @@ class DropCluster(Drop):
         rows = points.reshape(-1, points.shape[-1]).float()
         far = (rows[idx] - rows[:, None]).square().sum(-1) > self.radius**2
         own = torch.arange(idx.shape[0], device=idx.device)[:, None]
-        # The point itself first, then the ball; what is left out repeats the first entry.
+        # The point itself first, then the ball; points outside the ball are replaced by the first entry.
         return torch.cat([own, torch.where(far, own, idx)], 1)
 
     def extra_repr(self) -> str:
@@ -219,7 +224,7 @@ def smallest_cloud(points: Tensor, batch: Tensor | None) -> int:
     return least
 
 
-def placed(
+def place_noise(
     noise: nn.Module | Mapping[str, nn.Module] | None, layers: Iterable[str], recommended: str, network: str
 ) -> nn.ModuleDict:
     """Noise by layer name: a single module goes to the recommended position; unknown names are refused."""
@@ -258,8 +263,8 @@ def draw(
 def needs_reestimation(model: nn.Module) -> bool:
     """Whether a BatchNorm of `model` has seen noisy points in training, so that its running statistics are theirs.
 
-    Noise inside a last pool over the cloud is followed by none but the head's, on pooled features, which keep their size. A
-    network whose "pool" is over parts of the cloud says so by `pool_is_global = False`.
+    After noise inside a last pool over the cloud only the head has BatchNorms, and they see pooled features, whose size
+    noise does not change. A network whose "pool" is over parts of the cloud has `pool_is_global = False`.
     """
     noise = getattr(model, "noise", None) or {}
     whole = getattr(model, "pool_is_global", True)
@@ -273,7 +278,7 @@ def reestimate_batch_norm(
     """Set every BatchNorm's running statistics to the plain mean over `batches`, with noise and dropout off.
 
     Noise before a BatchNorm shifts its running statistics away from those of clean values (variance shift, Li et al.
-    2019), and the network collapses at evaluation although it learnt well. This repairs it; weights do not change.
+    2019), and the network fails in evaluation although it learnt well. Re-estimation repairs this; weights do not change.
     """
     run = model if run is None else run
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]

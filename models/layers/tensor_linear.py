@@ -12,10 +12,11 @@ from dropfold.kernels import kron_linear, linear
 from dropfold.kernels.recurrent.kron.products import check_input, scaled
 from dropfold.models.formats import Format, FormatSpec, Kron
 from dropfold.models.formats.plan import Execution, switches
+from dropfold.models.layers.unfused import HasPlainForm
 
 
-class TensorLinear(nn.Module):
-    """y = x W + b with W [in, out] a tensor network.
+class TensorLinear(HasPlainForm):
+    """y = x W + b with W [in, out] a tensor network. The plain form contracts W and multiplies by it.
 
     Args:
         in_features, out_features: sizes; the spec's modes multiply to them.
@@ -46,12 +47,14 @@ class TensorLinear(nn.Module):
     def forward(self, x: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> Tensor:
         """[..., in] to [..., out], of scale x + shift; x is floating point or uint8, the result as the weight."""
         check_input(x, self.in_features)
+        if not self.fused:
+            x = scaled_input(x, scale, shift, self.weight.cores[0].dtype)
+            return nn.functional.linear(x, self.weight.to_dense().T, self.bias)
         rows = x.numel() // self.in_features
         execution = self.execution or next(way for start, way in self._switches if rows >= start)
         if execution == "lowered":
             return kron_linear(x, *self.weight.lower(), self.bias, scale=scale, shift=shift)
-        known, x = scaled(x, scale, shift), x.to(self.weight.cores[0].dtype)
-        x = x * scale + shift if known else x
+        x = scaled_input(x, scale, shift, self.weight.cores[0].dtype)
         if execution == "reconstructed":
             return linear(x, self.weight.to_dense().T, self.bias)
         y = self.weight.absorb(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
@@ -72,7 +75,7 @@ class TensorLinear(nn.Module):
 
 
 class Mega(nn.Module):
-    """One network of the stacked [x; h] -> gates, and its two parts."""
+    """One network of the stacked [x; h] -> gates, and its two parts. A call is the plain form."""
 
     def __init__(self, input_size: int, hidden_size: int, spec: FormatSpec, gates: int, bias: bool) -> None:
         super().__init__()
@@ -99,6 +102,13 @@ class Mega(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Gates [B, G H] of x [B, input] and h [B, H], stacked as the rows of the matrix are."""
+        places = torch.cat(self.places()).to(x.device)
+        stacked = x.new_zeros(len(x), self.weight.shape[0]).index_copy(1, places, torch.cat([x, h], 1))
+        y = self.weight.absorb(stacked)
+        return y if self.bias is None else y + self.bias
+
     def parts(self) -> tuple[Kron, Kron]:
         """W of x [x_rows q, G H], of which the first `input_size` rows count, and U of h [H, G H]."""
         a, c = self.weight.lower()
@@ -106,11 +116,18 @@ class Mega(nn.Module):
         return Kron(a[:, : self.x_rows], c), h
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """The rows of the mega matrix where x and h stand."""
+        """The rows of the mega matrix that x and h are multiplied by."""
         q = self.weight.kron_shapes()[1][1]
         grid = torch.arange(self.weight.shape[0]).view(-1, q)
         h = grid[self.x_rows : self.x_rows + self.h_rows, : self.h_places]
         return grid.flatten()[: self.input_size], h.flatten()
+
+
+def scaled_input(x: Tensor, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
+    """scale x + shift in `dtype`."""
+    differs = scaled(x, scale, shift)
+    x = x.to(dtype)
+    return x * scale + shift if differs else x
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -4,7 +4,8 @@
 
 G is 4 (LSTM: i f g o) or 3 (GRU: r z n), in PyTorch's order, the gates folded into the first output mode. The input's part
 is one product over all frames (kron_linear, or what `models.formats.plan` finds cheaper); then one launch a
-direction and layer walks through time (dropfold.kernels.recurrent.lstm_sequence, gru_sequence).
+direction and layer walks through time (dropfold.kernels.recurrent.lstm_sequence, gru_sequence). The plain form
+(`dropfold.models.unfused`) takes one frame after the other, and calls `hh`, or `mega`, at each.
 
 `mega` (FDHT-LSTM) is one network of the stacked [x; h] -> gates instead. Its rows are a grid [p, q], cut where the network
 is: x fills the first ceil(input / q) rows of the grid, h the next, with as many of a row's q places as divide H. So both
@@ -27,28 +28,31 @@ from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
 from dropfold.kernels.recurrent.kron.products import scaled
-from dropfold.kernels.recurrent.sequence.frames import check_lengths
+from dropfold.kernels.recurrent.sequence.frames import check_lengths, recurrent_factor
 from dropfold.models.formats import Kron
 from dropfold.models.formats.spec import Specs, spec_of_layer
-from dropfold.models.layers.tensor_linear import Mega, TensorLinear
+from dropfold.models.layers.tensor_linear import Mega, TensorLinear, scaled_input
+from dropfold.models.layers.unfused import HasPlainForm
 from dropfold.models.recurrent.plain import from_plain, to_plain
 
 
 class Direction(NamedTuple):
-    """What one layer multiplies by in one direction."""
+    """One layer in one direction: the input's part of the gates, and the hidden matrix."""
 
     gx: Tensor
     u: Kron
 
 
-class TensorRNN(nn.Module):
-    """What TensorLSTM and TensorGRU share; arguments as `TensorLSTM`."""
+class TensorRNN(HasPlainForm):
+    """The base of TensorLSTM and TensorGRU; arguments as `TensorLSTM`."""
 
     gates: int
-    plain: Any  # the module of PyTorch that it stands for
-    _sequence: Callable[
-        ..., Any
-    ]  # the call of the kernel: of a layer and direction k, gx, u and the first states
+    plain: Any  # the module of PyTorch with equal outputs
+    # The call of the kernel: of a layer and direction k, gx, u and the first states.
+    _sequence: Callable[..., Any]
+    # A frame of the plain form: of k, gx, the product with U (a mega's includes the input's part, and gx is 0), h, the
+    # states.
+    _step: Callable[..., tuple[Tensor, ...]]
 
     def __init__(
         self,
@@ -190,6 +194,8 @@ class TensorRNN(nn.Module):
         self, k: int, x: Tensor, states: list[Tensor], lengths: Tensor | None, scale: float, shift: float
     ) -> Any:
         """One layer in one direction: out [T, B, H], and the last states."""
+        if not self.fused:
+            return self._frames(k, x, states, lengths, scale, shift)
         gx, u = self._project(k, x, scale, shift)
         looked_at = k < self.directions and gx.is_cpu and not torch.compiler.is_compiling()
         if looked_at and not gx.detach().isfinite().all():
@@ -204,6 +210,37 @@ class TensorRNN(nn.Module):
             recurrent_dropout=self.recurrent_dropout if self.training else 0.0,
         )
 
+    def _frames(
+        self, k: int, x: Tensor, states: list[Tensor], lengths: Tensor | None, scale: float, shift: float
+    ) -> tuple[Tensor, ...]:
+        """The plain form of `_run`: frame by frame through the layer's own modules."""
+        x = x.transpose(0, 1) if self.batch_first else x
+        module: Any = (self.mega or self.hh)[k]
+        if self.mega:  # which multiplies x and h at once
+            x = scaled_input(x, scale, shift, module.weight.cores[0].dtype)
+            gx = x.new_zeros(1, 1, 1)
+        else:
+            gx = self.ih[k](x, scale=scale, shift=shift)
+        frames, batch = x.shape[:2]
+        states = [gx.new_zeros(batch, self.hidden_size) if s is None else s for s in states]
+        rate = self.recurrent_dropout if self.training else 0.0
+        scaled_mask = recurrent_factor(rate, batch, self.hidden_size, gx, None)
+        out: list[Any] = [None] * frames
+        for t in reversed(range(frames)) if k % self.directions else range(frames):
+
+            def product(h: Tensor, t: int = t) -> Tensor:
+                return module(x[t], h) if self.mega else module(h)
+
+            h = states[0] if scaled_mask is None else states[0] * scaled_mask.to(gx.dtype)
+            new = self._step(k, gx[0 if self.mega else t], product, h, states)
+            if lengths is None:
+                states, out[t] = list(new), new[0]
+                continue
+            inside = (t < lengths)[:, None]
+            states = [torch.where(inside, after, before) for after, before in zip(new, states, strict=True)]
+            out[t] = torch.where(inside, new[0], 0)
+        return torch.stack(out), *states
+
     def _project(self, k: int, x: Tensor, scale: float, shift: float) -> Direction:
         """The input's part of the gates, and the hidden matrix."""
         if not self.mega:
@@ -212,7 +249,7 @@ class TensorRNN(nn.Module):
         mega: Any = self.mega[k]
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size
-        if missing:  # of the last row of the grid; what stands there is 0 after the shift
+        if missing:  # places in the last row of the grid, which are 0 after the shift
             x = (x.to(w.a.dtype) * scale + shift) if scaled(x, scale, shift) else x
             x, scale, shift = nn.functional.pad(x, (0, missing)), 1.0, 0.0
         return Direction(kron_linear(x, w.a, w.c, mega.bias, scale=scale, shift=shift), u)
@@ -262,7 +299,7 @@ class TensorLSTM(TensorRNN):
         ih, hh: the networks of input to hidden and hidden to hidden, one for all layers or one for each; default dense. With
             one for all, upper layers take ih's output modes as input modes, the directions folded into the first.
         mega: one network of [x; h] instead (FDHT); its in_modes make a grid that holds both, see the head of this file.
-        recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps of a sequence.
+        recurrent_dropout: probability that a unit of h is dropped before the product with U, at all steps of a sequence.
         hidden_gain: U starts with outputs of this standard deviation for unit states; of a mega matrix it is the share
             of H in its rows, sqrt(H / (input + H)), and any other is refused.
         recompute: keep nothing of a layer but its input for backward, which runs the layer again.
@@ -287,6 +324,13 @@ class TensorLSTM(TensorRNN):
 
     def _sequence(self, k: int, gx: Tensor, u: Kron, states: list[Tensor], **options: Any) -> Any:
         return lstm_sequence(gx, u.a, u.c, *states, **options)
+
+    def _step(
+        self, k: int, gx: Tensor, product: Callable[[Tensor], Tensor], h: Tensor, states: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        i, f, g, o = (gx + product(h)).chunk(4, -1)
+        c = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
 
 
 class TensorGRU(TensorRNN):
@@ -344,3 +388,16 @@ class TensorGRU(TensorRNN):
         if self.reset == "after":
             bias = self.hidden_bias[k] if self.hidden_bias else gx.new_zeros(self.hidden_size)
         return gru_sequence(gx, u.a, u.c, bias, *states, **options)
+
+    def _step(
+        self, k: int, gx: Tensor, product: Callable[[Tensor], Tensor], h: Tensor, states: list[Tensor]
+    ) -> tuple[Tensor]:
+        if self.reset == "before":
+            r, z, _ = (gx + product(h)).chunk(3, -1)
+            r, z = r.sigmoid(), z.sigmoid()
+            n = (gx + product(r * h)).chunk(3, -1)[2]
+        else:
+            (x_r, x_z, x_n), (h_r, h_z, h_n) = gx.chunk(3, -1), product(h).chunk(3, -1)
+            r, z = (x_r + h_r).sigmoid(), (x_z + h_z).sigmoid()
+            n = x_n + r * (h_n + self.hidden_bias[k] if self.hidden_bias else h_n)
+        return ((1 - z) * n.tanh() + z * states[0],)
