@@ -15,7 +15,7 @@ from dropfold import kernels
 from dropfold.kernels import BatchNorm, Noise, draw_seed
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
-from dropfold.kernels.noise.draw.operation import as_rate
+from dropfold.kernels.noise.draw.operation import as_p
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,7 +92,7 @@ class LinearNormAct(LinearNorm):
         if self.dropout is not None and self.dropout.training and self.dropout.p:
             if options["noise"] is not None:
                 raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
-            options["noise"] = Noise("feat", as_rate(self.dropout.p, y.device), draw_seed(y.device))
+            options["noise"] = Noise("feat", as_p(self.dropout.p, y.device), draw_seed(y.device))
         return kernels.norm_act(y, norm, **options)
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:

@@ -90,14 +90,14 @@ class Drop(nn.Module):
             return x
         options: dict[str, Any] = {"seed": noise.seed, "scaling": noise.scaling, "batch": batch}
         if noise.level == "feat":
-            return kernels.drop_feat(x, noise.rate, **options)
+            return kernels.drop_feat(x, noise.p, **options)
         if noise.level == "point":
-            return kernels.drop_point(x, noise.rate, **options)
+            return kernels.drop_point(x, noise.p, **options)
         assert noise.neighbours is not None
         rows = x.reshape(-1, x.shape[-1])
         if x.dim() == 3:
             options["batch"] = torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
-        out = kernels.drop_cluster(rows, noise.rate, noise.neighbours, reading=noise.reading, **options)
+        out = kernels.drop_cluster(rows, noise.p, noise.neighbours, reading=noise.reading, **options)
         return out.view_as(x)
 
     def extra_repr(self) -> str:
