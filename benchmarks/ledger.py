@@ -116,7 +116,7 @@ def sampling() -> list[Entry]:
     x, ptr, start = torch.rand(B * N, 3), torch.tensor([0, N, 2 * N]), torch.zeros(B, dtype=torch.int64)
     centres, batch = x[::4].contiguous(), torch.arange(B).repeat_interleave(N // 4)
     centres_ptr, batches = ptr // 4, torch.arange(B).repeat_interleave(N)
-    sizes = ball_query_triton._launch_lists(x, ptr, centres, batch, 0.2, K)[1]
+    sizes = ball_query_triton.make_lists(x, ptr, centres, batch, 0.2, K)[1]
     idx, weight = three_nn_interpolate_triton.three_nn(centres, centres_ptr, x, ptr, 3)
     features, dout = torch.randn(B * N // 4, C), torch.randn(B * N, C)
     csr = 8 * (idx.numel() + len(features) + 1)
@@ -128,7 +128,7 @@ def sampling() -> list[Entry]:
         ),
         entry(
             "ball_query lists",
-            lambda: ball_query_triton._launch_lists(x, ptr, centres, batch, 0.2, K),
+            lambda: ball_query_triton.make_lists(x, ptr, centres, batch, 0.2, K),
             *(x, ptr, centres, batch),
             outputs=4 * int(sizes.sum()) + 8 * len(sizes),
         ),

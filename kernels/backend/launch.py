@@ -1,4 +1,4 @@
-"""What launches of kernels are computed with: grid sizes, types of sums, options; no Triton needed."""
+"""Grid sizes, launch options and types of sums, which launches of kernels are computed with; no Triton needed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def next_power_of_2(n: int) -> int:
 
 
 def all_registers() -> dict[str, int]:
-    """Launch options of a kernel with few programs: NVIDIA's compiler is not to spill for the sake of more of them."""
+    """Launch options of a kernel with few programs: NVIDIA's compiler may use all registers before it spills."""
     return {} if torch.version.hip else {"maxnreg": 255}
 
 
 def precision(x: torch.Tensor) -> str:
-    """Of float32 products: TF32 where torch is allowed it, by the setting that its older ones change too."""
+    """Triton's `input_precision` of float32 products: TF32 if torch's settings allow it on this GPU, else IEEE."""
     return "tf32" if x.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums of `dtype` are kept in: float64 for itself, float32 for all others."""
+    """The type in which sums over `dtype` are kept: float64 for itself, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

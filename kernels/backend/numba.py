@@ -1,8 +1,9 @@
-"""Machine code for the CPU by numba, and how it is called with tensors; imported by files of such code, at their first use.
+"""Machine code for the CPU by numba, and how it is called with tensors; imported by the files that hold such code.
 
-`@njit` compiles a function at its first call and keeps the machine code on disk beside the file until this package changes,
-so that only the first run after an installation waits for the compiler. Loops over `prange` share the cores. `fastmath` is
-off unless asked for: sums are then the same in every run. `launch(function, *arguments)` calls one with torch tensors.
+`@njit` compiles a function at its first call and keeps the machine code on disk, beside the file, until a file of this
+package changes: only the first run after an installation waits for the compiler. Loops over `prange` share the cores.
+`fastmath` is off by default, so sums are the same in every run. `launch(function, *arguments)` calls a compiled function
+with torch tensors.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from typing import Any
 import numba
 import torch
 
-# Below this much work a second thread costs more than it saves.
-SMALL_NANOSECONDS = 5e5
+MIN_SHARED_NANOSECONDS = 5e5  # below this much work a second thread costs more than it saves
 
 
 class _Limit(threading.local):
-    """The most threads that loops of the current Python thread may take."""
+    """How many threads the loops launched by the current Python thread may use."""
 
     threads = 1 << 30
 
@@ -32,9 +32,11 @@ _limit = _Limit()
 
 
 @contextlib.contextmanager
-def shared(nanoseconds: float) -> Iterator[None]:
-    """Loops launched inside share the cores if they take more than SMALL_NANOSECONDS of about `nanoseconds` on one."""
-    before, _limit.threads = _limit.threads, 1 if nanoseconds < SMALL_NANOSECONDS else _limit.threads
+def threads_for(nanoseconds: float) -> Iterator[None]:
+    """Launch loops inside on one thread if they take about `nanoseconds` on one, and that is too little to share."""
+    before = _limit.threads
+    if nanoseconds < MIN_SHARED_NANOSECONDS:
+        _limit.threads = 1
     try:
         yield
     finally:
@@ -43,7 +45,7 @@ def shared(nanoseconds: float) -> Iterator[None]:
 
 @functools.cache
 def _hash_sources() -> str:
-    """A hash of all kernels: numba looks at the time of a function's own file, and not at the files of what it calls."""
+    """A hash of all kernels: numba checks the date of a function's own file, but not of the files whose code it calls."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
@@ -56,7 +58,7 @@ def njit(
 ) -> Any:  # fmt: skip
     """Compile `function` by numba at its first call.
 
-    `inline` puts its code in the place of each call: a loop that calls is not vectorised.
+    `inline` copies its code into each caller, because a loop that calls a function is not vectorised.
     """
     if function is None:
         return functools.partial(njit, parallel=parallel, fastmath=fastmath, inline=inline)
@@ -70,24 +72,24 @@ def njit(
 
 def launch(function: Any, *arguments: Any) -> Any:
     """Call a function of `@njit`; CPU tensors among the arguments are passed as NumPy views, without a copy."""
-    views = [_view(argument) for argument in arguments]
+    views = [_to_numpy(argument) for argument in arguments]
     if not getattr(function, "targetoptions", {}).get("parallel"):
         return function(*views)
-    # As many threads as torch has now; numba keeps the number for each Python thread.
+    # As many threads as torch uses now; numba keeps the number for each Python thread.
     threads = torch.get_num_threads()
-    most = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    numba.set_num_threads(max(1, most))
+    max_threads = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(max(1, max_threads))
     try:
         return function(*views)
     finally:
-        # numba's first launch sets OpenMP's number, which is torch's too.
+        # numba's first launch changes OpenMP's number of threads, which torch uses too.
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 
 
-def _view(argument: Any) -> Any:
+def _to_numpy(argument: Any) -> Any:
     if isinstance(argument, tuple):
-        views = map(_view, argument)
+        views = map(_to_numpy, argument)
         return type(argument)(*views) if hasattr(argument, "_fields") else tuple(views)
     if not isinstance(argument, torch.Tensor):
         return argument

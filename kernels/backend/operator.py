@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -13,41 +14,40 @@ import torch
 def operator(schema: str, *, implementations: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     """Register `dropfold::<schema>` and return it.
 
-    `implementations` is the package of the operation: the functions with the operator's name in its files `cpu.py` and
-    `triton.py`, which are imported at the first call. CUDA and ROCm tensors always go to Triton, CPU tensors to `cpu.py`:
-    neither stands in for the other. The one exception is asked for by name: with TRITON_INTERPRET=1 in the environment
-    when this package is imported, CPU tensors go through the Triton kernels too, in Triton's interpreter (slow; it is how
-    kernels are debugged). `fake` returns empty outputs of the right shapes, for torch.compile and torch.export.
+    `implementations` is the package of the operation. Its files `cpu.py` and `triton.py` have a function each with the
+    operator's name and arguments; a file is imported at the operator's first call on its device. CUDA and ROCm tensors
+    always go to Triton, CPU tensors to `cpu.py`: neither stands in for the other. The one exception is asked for by name:
+    with TRITON_INTERPRET=1 in the environment when this package is imported, CPU tensors go through the Triton kernels
+    too, in Triton's interpreter (slow; it is how kernels are debugged). `fake` returns empty outputs of the right shapes,
+    for torch.compile and torch.export.
     """
     name = schema.split("(")[0]
-    torch.library.define(f"dropfold::{name}", schema[len(name) :])
+    cpu, triton = (_import_at_first_call(implementations, device, name) for device in ("cpu", "triton"))
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    cpu, triton = (
-        _implementation(implementations, "cpu", name),
-        _implementation(implementations, "triton", name),
-    )
-    torch.library.impl(f"dropfold::{name}", "CPU", _in_full_precision(triton if interpreted else cpu, "cpu"))
-    torch.library.impl(
-        f"dropfold::{name}", "CUDA", _in_full_precision(_without_float64(triton, name), "cuda")
-    )
+    torch.library.define(f"dropfold::{name}", schema[len(name) :])
+    torch.library.impl(f"dropfold::{name}", "CPU", _without_autocast(triton if interpreted else cpu, "cpu"))
+    torch.library.impl(f"dropfold::{name}", "CUDA", _without_autocast(_without_float64(triton, name), "cuda"))
     torch.library.register_fake(f"dropfold::{name}", fake)
     return getattr(torch.ops.dropfold, name).default
 
 
-def _implementation(package: str, device: str, name: str) -> Callable[..., Any]:
+def _import_at_first_call(package: str, device: str, name: str) -> Callable[..., Any]:
     """The function `name` of the package's file for a device, imported at the first call."""
-    found: list[Callable[..., Any]] = []
+
+    @functools.cache
+    def load() -> Callable[..., Any]:
+        if device == "triton":
+            import dropfold.kernels.backend.triton  # noqa: F401  (says what to install where Triton is missing)
+        return getattr(importlib.import_module(f"{package}.{device}"), name)
 
     def run(*args: Any) -> Any:
-        if not found:
-            found.append(getattr(importlib.import_module(f"{package}.{device}"), name))
-        return found[0](*args)
+        return load()(*args)
 
     return run
 
 
-def _in_full_precision(implementation: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """Inside an operator autocast rounds nothing: what type it works in was decided before."""
+def _without_autocast(implementation: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Switch autocast off inside the operator: its caller has chosen the type in which it works."""
 
     def run(*args: Any) -> Any:
         with torch.autocast(device, enabled=False):
@@ -57,7 +57,7 @@ def _in_full_precision(implementation: Callable[..., Any], device: str) -> Calla
 
 
 def _without_float64(launch: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Refuse float64: the Triton kernels compute in float32, and would round it in silence."""
+    """Refuse float64: the Triton kernels compute in float32 and would round it without a word."""
 
     def run(*args: Any) -> Any:
         if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in args):

@@ -1,6 +1,6 @@
-"""Triton's compiler, or, with TRITON_INTERPRET=1 in the environment, its interpreter on CPU tensors.
+"""`triton.jit`, or a sentence that says what to install; imported by the files that hold Triton kernels.
 
-Imported by files that hold Triton kernels, at their first launch.
+With TRITON_INTERPRET=1 in the environment Triton interprets the kernels on CPU tensors.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ jit = triton.jit
 
 
 def _reduce_xor_by_numpy() -> None:
-    """Give Triton's interpreter an exclusive or. It reduces by NumPy what it knows (sum, min, max) and all else number by
-    number, and its sorts, which are made of exclusive ors, take several times as long."""
+    """Let Triton's interpreter reduce by exclusive or in NumPy, as it does sums, minima and maxima.
+
+    Otherwise it reduces number by number, and sorts, which consist of exclusive ors, take several times as long.
+    """
     import numpy as np
     from triton.language import standard
     from triton.runtime.interpreter import ReduceOps

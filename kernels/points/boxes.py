@@ -1,10 +1,10 @@
-"""Points of a cloud in leaves of points that lie close together, and a binary tree of bounding boxes over them (CPU).
+"""Bounding boxes over the points of clouds, for searches on the CPU: leaves of close points under a binary tree of boxes.
 
-The points of a cloud are sorted along a space-filling curve (Morton's: the bits of the three coordinates interleaved),
-which is cut in two at its highest bit that is not the same for all, and each half again, until a leaf has at most LEAF
-points. What lies farther than a box lies farther than all its points, also in floating point: `box_distance` rounds as
-the distance of a point does, in the same order, and rounding is monotone. So a search that skips boxes by it finds
-exactly what a search of all points finds.
+The points of a cloud are sorted along a space-filling curve (Morton's: the bits of the three coordinates interleaved).
+The curve is cut in two at its highest bit that is not the same for all points, and each half again, until a leaf has at
+most POINTS_PER_LEAF points. No point of a box is nearer than the box, also in floating point: `box_distance` rounds as
+the distance of a point does, in the same order, and rounding is monotone. So a search that skips far boxes finds exactly
+what a search of all points finds.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.numba import launch, njit, shared
+from dropfold.kernels.backend.numba import launch, njit, threads_for
 
-LEAF = 32  # points of a leaf: a few vectors of the processor
-NONE = 0x7FFFFFFF
-DEPTH = 96  # of a search's stack: 48 bits, then halves of points with equal codes
+POINTS_PER_LEAF = 32  # a few vector registers of the processor
+NO_POINT = 0x7FFFFFFF  # larger than every point's number
+STACK_NODES = 96  # of a search: 48 bits of the code, then halves of points with equal codes
 
 
 class Boxes(NamedTuple):
-    """All clouds' leaves below one another, and all clouds' trees. A cloud's leaves, nodes and points count from 0."""
+    """The leaves of all clouds below one another, and their trees. Leaves, nodes and points count from 0 in each cloud."""
 
     points: Tensor
-    """[L, 3, LEAF] coordinates; NaN, which nothing is near, where a leaf has fewer points."""
+    """[L, 3, POINTS_PER_LEAF] coordinates; NaN, which is near nothing, in the free places of a leaf."""
     index: Tensor  # type: ignore[assignment]
-    """int32 [L, LEAF] the point's number within its cloud; NONE where there is none."""
+    """int32 [L, POINTS_PER_LEAF] the point's number within its cloud; NO_POINT in a free place."""
     leaves: Tensor
     """int64 [B + 1] first leaf of each cloud."""
     nodes: Tensor
-    """int64 [B + 1] first node of each cloud; it stands for all of it."""
+    """int64 [B + 1] first node of each cloud: its root."""
     child: Tensor
-    """int32 [T] the first of a node's two children, which are neighbours, or minus the number of its leaf."""
+    """int32 [T] the first of a node's two children, which follow one another, or minus the number of its leaf."""
     boxes: Tensor
     """[T, 2, 3] smallest and largest coordinates."""
 
 
 def boxes_of(x: Tensor, ptr: Tensor) -> Boxes:
-    """The boxes of rows x [M, 3] of the clouds ptr [B + 1]."""
+    """Build the boxes of rows x [M, 3] of the clouds ptr [B + 1]."""
     clouds = ptr.shape[0] - 1
     order, starts = (torch.empty(x.shape[0] + clouds, dtype=torch.int32) for _ in range(2))
     children = torch.empty(2 * (x.shape[0] + clouds), dtype=torch.int32)
-    many = torch.empty(clouds, dtype=torch.int64)
-    work = 0 if clouds == 1 else 12 * x.shape[0]
-    with shared(work):
-        launch(_cut_cpu, x, ptr, order, starts, children, many)
+    leaf_counts = torch.empty(clouds, dtype=torch.int64)
+    nanoseconds = 0 if clouds == 1 else 12 * x.shape[0]
+    with threads_for(nanoseconds):
+        launch(_build_trees, x, ptr, order, starts, children, leaf_counts)
     leaves, nodes = torch.zeros((2, clouds + 1), dtype=torch.int64)
-    torch.cumsum(many, 0, out=leaves[1:])
-    torch.cumsum(2 * many - 1, 0, out=nodes[1:])
-    points, tree = x.new_empty((int(leaves[-1]), 3, LEAF)), x.new_empty((int(nodes[-1]), 2, 3))
-    index = torch.empty((points.shape[0], LEAF), dtype=torch.int32)
+    torch.cumsum(leaf_counts, 0, out=leaves[1:])
+    torch.cumsum(2 * leaf_counts - 1, 0, out=nodes[1:])
+    points, tree = x.new_empty((int(leaves[-1]), 3, POINTS_PER_LEAF)), x.new_empty((int(nodes[-1]), 2, 3))
+    index = torch.empty((points.shape[0], POINTS_PER_LEAF), dtype=torch.int32)
     child = torch.empty(tree.shape[0], dtype=torch.int32)
-    found = Boxes(points, index, leaves, nodes, child, tree)
-    with shared(work):
-        launch(_fill_cpu, x, ptr, order, starts, children, *found)
-    return found
+    boxes = Boxes(points, index, leaves, nodes, child, tree)
+    with threads_for(nanoseconds):
+        launch(_fill_boxes, x, ptr, order, starts, children, *boxes)
+    return boxes
 
 
 @njit
 def box_distance(box, x, y, z):
-    """The squared distance from (x, y, z) to a box [2, 3], rounded as a point's is."""
+    """The squared distance from (x, y, z) to a box [2, 3], rounded as the distance to a point is."""
     zero = box.dtype.type(0)
     a = max(box[0, 0] - x, x - box[1, 0], zero)
     b = max(box[0, 1] - y, y - box[1, 1], zero)
@@ -73,8 +73,8 @@ def box_distance(box, x, y, z):
 
 @njit
 def leaf_distances(points, x, y, z, distances):
-    """Squared distances from (x, y, z) to a leaf's points [3, LEAF]."""
-    for j in range(LEAF):
+    """Write the squared distances from (x, y, z) to a leaf's points [3, POINTS_PER_LEAF]."""
+    for j in range(POINTS_PER_LEAF):
         a, b, c = points[0, j] - x, points[1, j] - y, points[2, j] - z
         distances[j] = a * a + b * b + c * c
 
@@ -82,25 +82,25 @@ def leaf_distances(points, x, y, z, distances):
 @njit
 def reach(cloud, best, x, y, z):
     """The largest squared distance from (x, y, z) to the points `best` of a cloud [n, 3]; infinite if one is missing."""
-    most = cloud.dtype.type(0)
+    farthest = cloud.dtype.type(0)
     for e in range(best.shape[0]):
-        if best[e] == NONE:
+        if best[e] == NO_POINT:
             return cloud.dtype.type(np.inf)
         near = cloud[best[e]]
         a, b, c = near[0] - x, near[1] - y, near[2] - z
-        most = max(most, a * a + b * b + c * c)
-    return most
+        farthest = max(farthest, a * a + b * b + c * c)
+    return farthest
 
 
 @njit
 def nearest(points, index, child, boxes, x, y, z, bound, stack, far, distances, keys, best):
-    """The k nearest points of one cloud by (distance, number), ascending, into keys and best [k]; NONE for what lacks.
+    """Write the k nearest points of one cloud by (distance, number), ascending, to keys and best [k].
 
-    At least k points lie within the squared distance `bound`, or it is infinite. Stack and far [DEPTH] and distances
-    [LEAF] are work space.
+    A cloud of fewer points leaves NO_POINT at the end. At least k points lie within the squared distance `bound`, or it
+    is infinite. Stack and far [STACK_NODES] and distances [POINTS_PER_LEAF] are work space.
     """
     last = keys.shape[0] - 1
-    keys[:], best[:] = bound, NONE
+    keys[:], best[:] = bound, NO_POINT
     stack[0], far[0] = 0, 0
     height = 1
     while height > 0:
@@ -108,7 +108,7 @@ def nearest(points, index, child, boxes, x, y, z, bound, stack, far, distances, 
         if not far[height] <= keys[last]:
             continue
         node = stack[height]
-        while child[node] > 0:  # down to the nearer leaf; the other children wait
+        while child[node] > 0:  # down to the nearer leaf; the other children wait on the stack
             node = child[node]
             a, b = box_distance(boxes[node], x, y, z), box_distance(boxes[node + 1], x, y, z)
             swapped = b < a
@@ -117,7 +117,7 @@ def nearest(points, index, child, boxes, x, y, z, bound, stack, far, distances, 
             node += swapped
         leaf = -child[node]
         leaf_distances(points[leaf], x, y, z, distances)
-        for j in range(LEAF):
+        for j in range(POINTS_PER_LEAF):
             d, i = distances[j], index[leaf, j]
             if d < keys[last] or (d == keys[last] and i < best[last]):
                 place = last
@@ -137,8 +137,8 @@ def _spread(v):
 
 
 @njit
-def _sorted_codes(x):
-    """Morton's codes of x [n, 3], ascending, and the points' numbers in that order; the smaller number first."""
+def _sort_codes(x):
+    """Morton's codes of x [n, 3], ascending, and the points' numbers in that order; of equal codes the smaller number."""
     n = x.shape[0]
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for i in range(n):
@@ -179,21 +179,21 @@ def _sorted_codes(x):
 
 
 @njit(parallel=True)
-def _cut_cpu(x, ptr, order, starts, children, many):
-    """Each cloud's order, its leaves' first places in that order, its nodes' children, and how many leaves it has."""
-    for b in prange(many.shape[0]):
+def _build_trees(x, ptr, order, starts, children, leaf_counts):
+    """Each cloud's order, its leaves' first places in that order, its nodes' children, and its number of leaves."""
+    for b in prange(leaf_counts.shape[0]):
         n = ptr[b + 1] - ptr[b]
-        codes, own_order = _sorted_codes(x[ptr[b] : ptr[b + 1]])
+        codes, own_order = _sort_codes(x[ptr[b] : ptr[b + 1]])
         order[ptr[b] : ptr[b + 1]] = own_order
         # An empty cloud has one leaf without points.
         first, child = starts[ptr[b] + b : ptr[b + 1] + b + 1], children[2 * (ptr[b] + b) :]
-        stack = np.empty((DEPTH, 4), np.int64)
+        stack = np.empty((STACK_NODES, 4), np.int64)
         stack[0] = 0, 0, n, 47
         height, leaves, nodes = 1, 0, 1
         while height > 0:
             height -= 1
             node, start, stop, bit = stack[height]
-            if stop - start <= LEAF:
+            if stop - start <= POINTS_PER_LEAF:
                 first[leaves], child[node] = start, -leaves
                 leaves += 1
                 continue
@@ -213,20 +213,18 @@ def _cut_cpu(x, ptr, order, starts, children, many):
             stack[height + 1] = nodes, start, middle, bit - 1
             height += 2
             nodes += 2
-        many[b] = leaves
+        leaf_counts[b] = leaves
 
 
 @njit(parallel=True)
-def _fill_cpu(x, ptr, order, starts, children, points, index, leaves, nodes, child, boxes):
-    points[:], index[:] = np.nan, NONE
+def _fill_boxes(x, ptr, order, starts, children, points, index, leaves, nodes, child, boxes):
+    """Write the fields of `Boxes` from what `_build_trees` made."""
+    points[:], index[:] = np.nan, NO_POINT
     for b in prange(ptr.shape[0] - 1):
-        own, numbers, tree = (
-            x[ptr[b] : ptr[b + 1]],
-            order[ptr[b] : ptr[b + 1]],
-            boxes[nodes[b] : nodes[b + 1]],
-        )
+        own, numbers = x[ptr[b] : ptr[b + 1]], order[ptr[b] : ptr[b + 1]]
+        tree = boxes[nodes[b] : nodes[b + 1]]
         first, of_node = starts[ptr[b] + b :], children[2 * (ptr[b] + b) :]
-        many = leaves[b + 1] - leaves[b]
+        leaf_count = leaves[b + 1] - leaves[b]
         tree[:, 0], tree[:, 1] = np.inf, -np.inf
         for node in range(tree.shape[0] - 1, -1, -1):  # children before parents
             to = of_node[node]
@@ -237,7 +235,7 @@ def _fill_cpu(x, ptr, order, starts, children, points, index, leaves, nodes, chi
                     tree[node, 1, c] = max(tree[to, 1, c], tree[to + 1, 1, c])
                 continue
             leaf = -to
-            stop = first[leaf + 1] if leaf + 1 < many else own.shape[0]
+            stop = first[leaf + 1] if leaf + 1 < leaf_count else own.shape[0]
             for place in range(stop - first[leaf]):
                 i = numbers[first[leaf] + place]
                 index[leaves[b] + leaf, place] = i

@@ -1,7 +1,7 @@
-"""Clouds of points as rows: the one form that every operation works on.
+"""Clouds of points as rows: the one form in which every operation takes them.
 
-A batch is `x [M, C]`, all points below one another, and `ptr [B + 1]` (int64): cloud b is `x[ptr[b]:ptr[b + 1]]`.
-The dense form `[B, N, C]` and PyG's `(x, batch)` both turn into it without copying a point.
+A batch is `x [M, C]`, the points of all clouds below one another, and `ptr [B + 1]` (int64): cloud b is
+`x[ptr[b]:ptr[b + 1]]`. The dense form `[B, N, C]` and PyG's `(x, batch)` become rows without copying a point.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
 
 
 def batch_to_ptr(batch: Tensor, batch_size: int | None = None) -> Tensor:
-    """Row offsets [B + 1] of PyG's sorted `batch` [M]; pass `batch_size` to spare a synchronisation with the GPU."""
+    """Row offsets [B + 1] of PyG's sorted `batch` [M]; with `batch_size` the CPU need not wait for the GPU."""
     if batch.dim() != 1 or batch.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"batch must be a 1-D integer tensor, one cloud number a point; got {describe(batch)}."
@@ -60,8 +60,13 @@ def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = Non
     return x, batch_to_ptr(batch, batch_size)
 
 
+def split_clouds(x: Tensor, ptr: Tensor) -> tuple[Tensor, ...]:
+    """The clouds [n, C] of rows x [M, C]; the CPU waits for the sizes."""
+    return x.split((ptr[1:] - ptr[:-1]).tolist())
+
+
 def global_idx(idx: Tensor) -> Tensor:
-    """Row numbers [B * N, k] of dense neighbour lists [B, N, k] that count within their own cloud."""
+    """Row numbers [B * N, k] of dense neighbour lists [B, N, k], which count within their cloud; lists of rows unchanged."""
     if idx.dim() == 2:
         return idx
     clouds, points, k = idx.shape
@@ -75,7 +80,7 @@ def local_idx(idx: Tensor, ptr: Tensor, x: Tensor) -> Tensor:
 
 
 def check_neighbours(idx: Tensor, x: Tensor) -> None:
-    """Refuse neighbour lists that do not fit x, dense or rows (see `to_rows`); on a CPU, numbers out of range too."""
+    """Refuse neighbour lists that do not fit x, dense or rows (see `to_rows`), and on the CPU numbers out of range."""
     if (
         idx.shape[:-1] != x.shape[:-1]
         or idx.dim() != x.dim()
@@ -87,34 +92,34 @@ def check_neighbours(idx: Tensor, x: Tensor) -> None:
             f"{describe(idx)} for x {describe(x)}."
         )
     if x.is_cpu and idx.numel() and not torch.compiler.is_compiling():
-        least, most = (int(i) for i in idx.aminmax())
-        if least < 0 or most >= x.shape[-2]:
+        low, high = (int(i) for i in idx.aminmax())
+        if low < 0 or high >= x.shape[-2]:
             raise ValueError(
-                f"neighbours must be from 0 to {x.shape[-2] - 1} for x {describe(x)}; got {least} to {most}. Dense lists "
+                f"neighbours must be from 0 to {x.shape[-2] - 1} for x {describe(x)}; got {low} to {high}. Dense lists "
                 "count within their cloud."
             )
 
 
 def check_rows(idx: Tensor, rows: int) -> None:
-    """Refuse row numbers that a CPU kernel would read other memory by."""
+    """Refuse row numbers with which a CPU kernel would read foreign memory."""
     if idx.numel():
-        least, most = (int(i) for i in idx.aminmax())
-        if least < 0 or most >= rows:
+        low, high = (int(i) for i in idx.aminmax())
+        if low < 0 or high >= rows:
             raise ValueError(
-                f"neighbours are row numbers from 0 to {rows - 1} here; got {describe(idx)} from {least} to {most}."
+                f"neighbours are row numbers from 0 to {rows - 1} here; got {describe(idx)} from {low} to {high}."
             )
 
 
 def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The lists of `targets` (any shape, row numbers) turned round: `(ptr [rows + 1], entries)`, both int64.
+    """For each row, where it is in `targets` (row numbers, any shape): `(ptr [rows + 1], entries)`, both int64.
 
     `entries[ptr[j]:ptr[j + 1]]` are the flat positions of j in `targets`, ascending. Negative targets are left out.
-    Sums over them need no atomics, so they are the same in every run.
+    Sums over these lists need no atomics, so they are the same in every run.
     """
     flat = targets.flatten()
     if flat.is_cpu:
         from dropfold.kernels.backend.numba import launch
-        from dropfold.kernels.points.transpose import transpose
+        from dropfold.kernels.points.cpu import transpose
 
         ptr, entries = flat.new_empty(rows + 1), torch.empty_like(flat)
         launch(transpose, flat, ptr, entries)

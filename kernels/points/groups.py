@@ -1,8 +1,8 @@
-"""Groups of points: what a neighbourhood operation works on, as rows in the manner of CSR.
+"""Groups of points, the neighbourhoods that an operation pools over, in CSR form.
 
-Group g is the rows `idx[ptr[g]:ptr[g + 1]]` of x, each different. In the padded form that is usual elsewhere, [G, k] with
-copies where a ball holds fewer than k points, an entry stands `count` times: max over a group does not see copies,
-and sums weigh them, so a copy costs nothing here.
+Group g is the rows `idx[ptr[g]:ptr[g + 1]]` of x, each different. The padded form that is usual elsewhere, [G, k], repeats
+an entry `count` times if a ball holds fewer than k points. A max over a group ignores copies and sums weigh entries by
+their count, so a copy costs nothing here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Groups(NamedTuple):
-    """ptr [G + 1] and idx [E] int64, count [E] int64 (None: each entry stands once)."""
+    """ptr [G + 1] and idx [E] int64, count [E] int64 (None: each entry counts once)."""
 
     ptr: Tensor
     idx: Tensor

@@ -1,4 +1,4 @@
-"""Positions in space as rows, checked: what the operations that sample and search points take."""
+"""Positions in space as rows, checked, for the operations that sample and search points."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dropfold.kernels.points.clouds import to_rows
 def positions(
     name: str, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`(rows [M, 3], ptr [B + 1])` of the positions called `name`: in float64 if they are, else in float32.
+    """`(rows [M, 3], ptr [B + 1])` of positions: float64 stays float64, all others become float32.
 
-    Autocast never rounds them. On the CPU they must be finite.
+    Autocast never rounds them. On the CPU they must be finite; `name` is what an error message calls them.
     """
     if x.dim() not in (2, 3) or x.shape[-1] != 3 or not x.is_floating_point():
         raise ValueError(
@@ -33,7 +33,7 @@ def positions(
 
 def _are_finite(rows: Tensor) -> bool:
     from dropfold.kernels.backend.numba import launch
-    from dropfold.kernels.points.finite import all_finite
+    from dropfold.kernels.points.cpu import all_finite
 
     return launch(all_finite, rows)
 
@@ -46,9 +46,9 @@ def positions_of_both(
     others_batch: Tensor | None,
     batch_size: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows and ptr of `x`, then of `others`, which lie in the same clouds; both in one type. `names` are theirs.
+    """Rows and ptr of `x`, then of `others`, which belong to the same clouds; both in one type.
 
-    On the CPU a cloud that has others must have points.
+    On the CPU a cloud with others must have points. `names` is what error messages call the two.
     """
     if x.dim() != others.dim() or (x.dim() == 3 and x.shape[0] != others.shape[0]):
         raise ValueError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import Noise
-from dropfold.kernels.noise.keep_mask import apply_noise
+from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.models.layers.grouped import GroupMLPMax
 from dropfold.models.layers.linear_norm import (
     LinearNorm,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import BatchNorm, Groups, Noise
-from dropfold.kernels.noise.keep_mask import keep_mask
+from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.points.clouds import check_neighbours, dense_ptr, global_idx, to_rows
 from dropfold.kernels.points.groups import neighbourhoods
 from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, edges, linear

@@ -16,7 +16,7 @@ from dropfold import kernels
 from dropfold.kernels import BatchNorm, Noise
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
-from dropfold.kernels.noise.keep_mask import keep_mask
+from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 from dropfold.models.layers.matrix import Affine, is_nn_linear, matrix_of, product_is_cheaper
 from dropfold.models.layers.plain import (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
 from dropfold.kernels.noise.draw.operation import Level, Reading, Scaling, check
-from dropfold.kernels.noise.keep_mask import apply_noise
+from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.kernels.points.clouds import global_idx
 from dropfold.models.layers.unfused import HasPlainForm
 
@@ -92,17 +92,17 @@ class Drop(HasPlainForm):
         if noise is None:
             return x
         if not self.fused:
-            return apply_noise(x, noise, batch)
+            return apply_noise(x, noise, batch=batch)
         options: dict[str, Any] = {"seed": noise.seed, "scaling": noise.scaling, "batch": batch}
         if noise.level == "feat":
-            return kernels.drop_feat(x, noise.rate, **options)
+            return kernels.drop_feat(x, noise.p, **options)
         if noise.level == "point":
-            return kernels.drop_point(x, noise.rate, **options)
+            return kernels.drop_point(x, noise.p, **options)
         assert noise.neighbours is not None
         rows = x.reshape(-1, x.shape[-1])
         if x.dim() == 3:
             options["batch"] = torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
-        out = kernels.drop_cluster(rows, noise.rate, noise.neighbours, reading=noise.reading, **options)
+        out = kernels.drop_cluster(rows, noise.p, noise.neighbours, reading=noise.reading, **options)
         return out.view_as(x)
 
     def extra_repr(self) -> str:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
 from dropfold.kernels.backend.gemm import COORDINATES
-from dropfold.kernels.noise.draw.operation import as_rate
-from dropfold.kernels.noise.keep_mask import apply_noise, keep_mask
+from dropfold.kernels.noise.draw import keep_mask
+from dropfold.kernels.noise.draw.operation import as_p
+from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.kernels.norm.batch_norm.operation import check_rows, several_processes
 from dropfold.kernels.points.clouds import local_idx, to_rows
 
@@ -87,7 +88,7 @@ class ApplyNoise(nn.Module):
     def forward(
         self, x: Tensor, noise: Noise | None, batch: Tensor | None = None, batch_size: int | None = None
     ) -> Tensor:
-        return apply_noise(x, noise, batch, batch_size)
+        return apply_noise(x, noise, batch=batch, batch_size=batch_size)
 
 
 class Dropout(nn.Dropout):
@@ -97,7 +98,7 @@ class Dropout(nn.Dropout):
         """One draw, None where nothing can be dropped."""
         if not (self.training and self.p):
             return None
-        return Noise("feat", as_rate(self.p, device), draw_seed(device))
+        return Noise("feat", as_p(self.p, device), draw_seed(device))
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_noise(x.reshape(-1, x.shape[-1]), self.draw(x.device)).view(x.shape)

@@ -40,7 +40,7 @@ def kept(found: Noise | None, clouds: int, points: int, channels: int) -> Tensor
     ptr = torch.arange(clouds + 1, device=found.seed.device) * points
     drawn = draw(found, ptr, rows)
     if drawn.mode == ELEMENTS:
-        stands = uniform(found.seed, rows * channels) >= found.rate
+        stands = uniform(found.seed, rows * channels) >= found.p
         return stands.view(clouds, points, channels).cpu()
     assert drawn.mode != NONE
-    return (drawn.factor > 0).view(clouds, points, 1).expand(-1, -1, channels).cpu()
+    return (drawn.keep_scale > 0).view(clouds, points, 1).expand(-1, -1, channels).cpu()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, knn
-from dropfold.kernels.noise.draw.operation import point_factor
+from dropfold.kernels.noise.draw.operation import row_keep_scale
 from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.train.config.configs import CloudConfig, Signature
 from dropfold.train.data.augment import augment
@@ -148,7 +148,7 @@ def dropped_share(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray
     if level == "feat":
         return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
     noise = Noise(level, rate, seed, knn(x, min(k, n)) if level == "cluster" else None)  # type: ignore[arg-type]
-    return (point_factor(noise, torch.tensor([0, n]), n) == 0).float().numpy()
+    return (row_keep_scale(noise, torch.tensor([0, n]), n) == 0).float().numpy()
 
 
 def log_predictions(

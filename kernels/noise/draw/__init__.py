@@ -1,1 +1,18 @@
-"""Noise by dropping: what falls, as a function of (seed, index), for every operation that carries noise."""
+"""Noise by dropping: which elements and points are dropped, for every operation that carries noise."""
+
+from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE, ROWS, Drawn
+from dropfold.kernels.noise.draw.operation import Level, Noise, Reading, Scaling, draw, keep_mask, keep_scale
+
+__all__ = [
+    "ELEMENTS",
+    "NONE",
+    "ROWS",
+    "Drawn",
+    "Level",
+    "Noise",
+    "Reading",
+    "Scaling",
+    "draw",
+    "keep_mask",
+    "keep_scale",
+]

@@ -1,4 +1,4 @@
-"""draw on the CPU."""
+"""Drawing noise on the CPU: which points are kept, and the keep scales of a row, for loops that carry noise."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.noise.draw.drawn import Drawn
-from dropfold.kernels.noise.philox.cpu import philox_words, uniform_at, word_to_uniform
-from dropfold.kernels.noise.philox.operation import uniform
+from dropfold.kernels.noise.draw.drawn import NONE, ROWS, Drawn
+from dropfold.kernels.noise.philox.cpu import philox_words, uniform, uniform_at, word_to_uniform
 from dropfold.kernels.points.clouds import check_rows
 
 
 @njit(parallel=True)
-def _kept_cpu(u, thresholds, neighbours, out):
+def _keep_clusters(u, thresholds, neighbours, out):
+    """1 for a point if no member of its neighbourhood has a number below the threshold for that many distinct members."""
     rows, k = neighbours.shape
     for i in prange(rows):
         first, lowest, members = neighbours[i, 0], np.float32(1), 1
@@ -34,46 +34,41 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
         return (u >= thresholds).to(torch.float32)
     out = torch.empty(rows)
     check_rows(neighbours, rows)
-    launch(_kept_cpu, u, thresholds, neighbours, out)
+    launch(_keep_clusters, u, thresholds, neighbours, out)
     return out
 
 
 @njit
-def noise_span(rate, scale, seed, start, f):
-    """DropFeat's factors of the elements start, start + 1, ... of a tensor, to f."""
+def noise_span(p, scale, seed, start, f):
+    """Write DropFeat's keep scales of the elements start, start + 1, ... of a tensor to f."""
     n, c = f.shape[0], 0
     while c < n and (start + c) & 3:
-        f[c] = scale if uniform_at(seed, start + c) >= rate else 0
+        f[c] = scale if uniform_at(seed, start + c) >= p else 0
         c += 1
-    # A slice, so that the loop's first index is a constant: otherwise it is not vectorised.
+    # The slice makes the loop's first index a constant, without which it is not vectorised.
     first, aligned = (start + c) >> 2, f[c:]
     for q in range(aligned.shape[0] // 4):
         w0, w1, w2, w3 = philox_words(seed, first + q)
-        aligned[4 * q] = scale if word_to_uniform(w0) >= rate else 0
-        aligned[4 * q + 1] = scale if word_to_uniform(w1) >= rate else 0
-        aligned[4 * q + 2] = scale if word_to_uniform(w2) >= rate else 0
-        aligned[4 * q + 3] = scale if word_to_uniform(w3) >= rate else 0
+        aligned[4 * q] = scale if word_to_uniform(w0) >= p else 0
+        aligned[4 * q + 1] = scale if word_to_uniform(w1) >= p else 0
+        aligned[4 * q + 2] = scale if word_to_uniform(w2) >= p else 0
+        aligned[4 * q + 3] = scale if word_to_uniform(w3) >= p else 0
     for last in range(c + (n - c) // 4 * 4, n):
-        f[last] = scale if uniform_at(seed, start + last) >= rate else 0
+        f[last] = scale if uniform_at(seed, start + last) >= p else 0
 
 
 @njit
-def noise_row(mode, factor, rate, scale, seed, m, f):
-    """Write the factors of row m's elements to f [C]."""
-    if mode == 0:
+def noise_row(mode, keep_scale, p, scale, seed, m, f):
+    """Write the keep scales of row m's elements to f [C]."""
+    if mode == NONE:
         f[:] = 1
-    elif mode == 2:
-        f[:] = factor[m]
+    elif mode == ROWS:
+        f[:] = keep_scale[m]
     else:
-        noise_span(rate, scale, seed, m * f.shape[0], f)
+        noise_span(p, scale, seed, m * f.shape[0], f)
 
 
 def numba_noise(drawn: Drawn) -> tuple[Any, ...]:
-    """`Drawn` as the arguments (mode, factor, rate, scale, seed) of `noise_row`."""
-    return (
-        drawn.mode,
-        drawn.factor,
-        np.float32(drawn.rate.item()),
-        np.float32(drawn.scale.item()),
-        int(drawn.seed.item()),
-    )
+    """`Drawn` as the first arguments (mode, keep_scale, p, scale, seed) of `noise_row`."""
+    p, scale = np.float32(drawn.p.item()), np.float32(drawn.scale.item())
+    return drawn.mode, drawn.keep_scale, p, scale, int(drawn.seed.item())

@@ -1,4 +1,4 @@
-"""What the implementations of draw share: constants and empty outputs."""
+"""Noise in the form in which kernels take it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+NONE, ELEMENTS, ROWS = 0, 1, 2
+
 
 class Drawn(NamedTuple):
-    """Noise as kernels take it: mode 0 is none, 1 draws each element, 2 reads a factor a row."""
+    """The five arguments of noise that operators and kernels take."""
 
     mode: int
-    factor: Tensor
-    rate: Tensor
+    """NONE: no noise. ELEMENTS: the kernel draws a number for each element. ROWS: it reads `keep_scale`."""
+    keep_scale: Tensor
+    """float32 [M], for ROWS: 0 where a row is dropped, else its scale."""
+    p: Tensor
+    """Drop probability, for ELEMENTS."""
     scale: Tensor
+    """Scale of kept elements, for ELEMENTS."""
     seed: Tensor
-
-
-NONE, ELEMENTS, ROWS = 0, 1, 2

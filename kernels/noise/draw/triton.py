@@ -1,4 +1,4 @@
-"""draw in Triton."""
+"""Drawing noise in Triton: which points are kept, and the keep scales of a tile, for kernels that carry noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _kept_clusters_fwd_kernel(
     o_k = tl.arange(0, BLOCK_K)
     inside = (o[:, None] < rows) & (o_k[None, :] < k)
     j = tl.load(p_neighbours + o[:, None] * k + o_k[None, :], mask=inside, other=0)
-    # The first entry of each list, from the registers that hold it.
+    # The first entry of each list, without a second load.
     first = tl.sum(tl.where(o_k[None, :] == 0, j, 0), axis=1)
     members = 1 + tl.sum((inside & (j != first[:, None])).to(tl.int32), axis=1)
     u = tl.where(inside, uniform_gather(tl.load(p_seed), j), 1.0)
@@ -50,14 +50,14 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
 
 @jit
 def noise_tile(
-    MODE: tl.constexpr, p_factor, p_rate, p_scale, p_seed, rows, o_m, i_c, channels, BLOCK_M: tl.constexpr,
+    MODE: tl.constexpr, p_keep_scale, p_probability, p_scale, p_seed, rows, o_m, i_c, channels, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
-    """The factors of a tile: rows o_m [BLOCK_M] (int64), channels i_c .. i_c + BLOCK_C - 1. BY_FOUR: channels % 4 == 0."""
+    """The keep scales of rows o_m [BLOCK_M] (int64), channels i_c .. i_c + BLOCK_C - 1. BY_FOUR: channels % 4 == 0."""
     if MODE == 2:
-        f = tl.load(p_factor + o_m, mask=o_m < rows, other=0.0)
-        return tl.broadcast_to(f[:, None], (BLOCK_M, BLOCK_C))
-    rate = tl.load(p_rate)
+        keep_scale = tl.load(p_keep_scale + o_m, mask=o_m < rows, other=0.0)
+        return tl.broadcast_to(keep_scale[:, None], (BLOCK_M, BLOCK_C))
+    p = tl.load(p_probability)
     scale = tl.load(p_scale)
     seed = tl.load(p_seed)
     if BY_FOUR:
@@ -68,4 +68,4 @@ def noise_tile(
         u = tl.uint_to_uniform_float(words)
     else:
         u = uniform_gather(seed, o_m[:, None] * channels + i_c + tl.arange(0, BLOCK_C)[None, :])
-    return tl.where(u >= rate, scale, 0.0)
+    return tl.where(u >= p, scale, 0.0)

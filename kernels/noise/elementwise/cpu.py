@@ -1,4 +1,4 @@
-"""elementwise on the CPU."""
+"""The passes of BatchNorm, activation and noise on the CPU: a thread takes blocks of rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from torch import Tensor
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
 from dropfold.kernels.noise.draw.drawn import Drawn
-from dropfold.kernels.noise.elementwise.outputs import ROWS, _fake_sums
+from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM, empty_sums
+
+ROWS_PER_BLOCK = 32  # which a thread takes at a time
 
 
 @njit(parallel=True)
-def _apply_cpu(y, scale, shift, slope, block, mode, factor, rate, noise_scale, seed, out):
+def _apply(y, scale, shift, slope, mode, keep_scale, p, noise_scale, seed, out):
     rows, channels = y.shape
-    for b in prange((rows + block - 1) // block):
+    for b in prange((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK):
         f = np.empty(channels, np.float32)
-        for m in range(b * block, min(rows, (b + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
+        for m in range(b * ROWS_PER_BLOCK, min(rows, (b + 1) * ROWS_PER_BLOCK)):
+            noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
                 a = f[c] * (z if z > 0 else slope * z)
@@ -30,40 +32,37 @@ def _apply_cpu(y, scale, shift, slope, block, mode, factor, rate, noise_scale, s
 
 
 @njit(parallel=True)
-def _sums_cpu(
-    dout, y, scale, shift, mean, rstd, slope, keep, block, mode, factor, rate, noise_scale, seed, dz, sums,
-):  # fmt: skip
+def _sum(dout, y, scale, shift, mean, rstd, slope, keep, mode, keep_scale, p, noise_scale, seed, dz, sums):
     rows, channels = y.shape
     for b in prange(sums.shape[0]):
         f = np.empty(channels, np.float32)
-        plain, hatted = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
+        sum_dz, sum_dz_hat = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
         g = np.empty(channels, y.dtype)
-        for m in range(b * block, min(rows, (b + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
+        for m in range(b * ROWS_PER_SUM, min(rows, (b + 1) * ROWS_PER_SUM)):
+            noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
                 d = dout[m, c] * f[c]
                 d = d if z > 0 else slope * d
-                there = y[m, c] != -np.inf
-                g[c] = d if there else 0
-                plain[c] += g[c]
-                hatted[c] += g[c] * ((y[m, c] if there else mean[c]) - mean[c]) * rstd[c]
+                exists = y[m, c] != -np.inf
+                g[c] = d if exists else 0
+                sum_dz[c] += g[c]
+                sum_dz_hat[c] += g[c] * ((y[m, c] if exists else mean[c]) - mean[c]) * rstd[c]
             if keep:
                 dz[m] = g
-        sums[b, 0] = plain
-        sums[b, 1] = hatted
+        sums[b, 0] = sum_dz
+        sums[b, 1] = sum_dz_hat
 
 
 @njit(parallel=True)
-def _grad_cpu(
-    dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_hat, slope, block, mode, factor, rate, noise_scale,
-    seed, dy,
-):  # fmt: skip
+def _differentiate(
+    dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_hat, slope, mode, keep_scale, p, noise_scale, seed, dy
+):
     rows, channels = y.shape
-    for b in prange((rows + block - 1) // block):
+    for b in prange((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK):
         f = np.empty(channels, np.float32)
-        for m in range(b * block, min(rows, (b + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
+        for m in range(b * ROWS_PER_BLOCK, min(rows, (b + 1) * ROWS_PER_BLOCK)):
+            noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
                 d = dout[m, c] * f[c]
@@ -81,9 +80,7 @@ def scalar(value: float, dtype: torch.dtype) -> Any:
 def norm_apply(y: Tensor, scale: Tensor, shift: Tensor, slope: float, *drawn: Any) -> Tensor:
     y, dtype = y.to(scale.dtype), y.dtype
     out = torch.empty_like(y)
-    launch(
-        _apply_cpu, y, scale, shift, scalar(slope, scale.dtype), ROWS // 8, *numba_noise(Drawn(*drawn)), out
-    )
+    launch(_apply, y, scale, shift, scalar(slope, scale.dtype), *numba_noise(Drawn(*drawn)), out)
     return out.to(dtype)
 
 
@@ -92,10 +89,10 @@ def norm_sums(
     keep: bool, *drawn: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = scale.dtype
-    dz, sums = _fake_sums(dout, y, scale, shift, mean, rstd, slope, keep)
+    dz, sums = empty_sums(dout, y, scale, shift, mean, rstd, slope, keep)
     launch(
-        _sums_cpu,
-        *(dout.to(dtype), y.to(dtype), scale, shift, mean, rstd, scalar(slope, dtype), keep, ROWS),
+        _sum,
+        *(dout.to(dtype), y.to(dtype), scale, shift, mean, rstd, scalar(slope, dtype), keep),
         *(*numba_noise(Drawn(*drawn)), dz, sums),
     )
     return dz, sums
@@ -109,8 +106,8 @@ def norm_grad(
     dy = torch.empty_like(y, dtype=dtype)
     vectors = (scale, shift, mean, rstd, mean_dz, mean_dz_hat)
     launch(
-        _grad_cpu,
-        *(dout.to(dtype), y.to(dtype), *vectors, scalar(slope, dtype), ROWS // 8),
+        _differentiate,
+        *(dout.to(dtype), y.to(dtype), *vectors, scalar(slope, dtype)),
         *(*numba_noise(Drawn(*drawn)), dy),
     )
     return dy.to(y.dtype)

@@ -1,4 +1,4 @@
-"""philox on the CPU."""
+"""Philox on the CPU: one number, the four words of a counter, or the first n numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dropfold.kernels.backend.numba import launch, njit
 
 @njit(inline=True)
 def philox_words(seed, counter):
-    """The four words of `counter` under `seed`, as uint64 holding 32 bits each."""
+    """The four words of `counter` under `seed`: 32 bits each, in uint64."""
     low = np.uint64(0xFFFFFFFF)
     k0, k1 = np.uint64(seed) & low, np.uint64(seed) >> np.uint64(32)
     c0, c1 = np.uint64(counter) & low, np.uint64(counter) >> np.uint64(32)
@@ -31,7 +31,7 @@ def philox_words(seed, counter):
 
 @njit
 def word_to_uniform(word):
-    """A 32-bit word as float32 in [0, 1), as `tl.uint_to_uniform_float` does it."""
+    """A 32-bit word as float32 in [0, 1), like `tl.uint_to_uniform_float`."""
     signed = np.int64(word)
     folded = signed if signed < 2147483648 else np.int64(4294967295) - signed
     return np.float32(folded) * np.float32(4.6566127342e-10)
@@ -46,7 +46,7 @@ def uniform_at(seed, index):
 
 
 @njit(parallel=True)
-def _uniform_cpu(seed, out):
+def _fill(seed, out):
     n = out.shape[0]
     for group in prange((n + 3) // 4):
         c0, c1, c2, c3 = philox_words(seed, group)
@@ -62,5 +62,5 @@ def _uniform_cpu(seed, out):
 
 def uniform(seed: Tensor, n: int) -> Tensor:
     out = torch.empty(n)
-    launch(_uniform_cpu, int(seed), out)
+    launch(_fill, int(seed), out)
     return out

@@ -16,14 +16,39 @@ from torch import Tensor
 
 from dropfold.kernels.backend.operator import operator
 
+LOW_32_BITS = 0xFFFFFFFF
+
+
+def reference(seed: Tensor, n: int) -> Tensor:
+    """`uniform` in plain torch, for any device, bit for bit: the specification of the random numbers.
+
+    Words of 32 bits are kept in int64, where a product wraps around: its 64 bits are those of the unsigned product.
+    """
+    key_0, key_1 = seed & LOW_32_BITS, (seed >> 32) & LOW_32_BITS
+    counter = torch.arange(-(-n // 4), device=seed.device)
+    word_0, word_1 = counter & LOW_32_BITS, counter >> 32
+    word_2 = word_3 = torch.zeros_like(counter)
+    for _ in range(10):
+        a, b = word_0 * 0xD2511F53, word_2 * 0xCD9E8D57
+        word_0, word_2 = (
+            ((b >> 32) & LOW_32_BITS) ^ word_1 ^ key_0,
+            ((a >> 32) & LOW_32_BITS) ^ word_3 ^ key_1,
+        )
+        word_1, word_3 = b & LOW_32_BITS, a & LOW_32_BITS
+        key_0, key_1 = (key_0 + 0x9E3779B9) & LOW_32_BITS, (key_1 + 0xBB67AE85) & LOW_32_BITS
+    words = torch.stack([word_0, word_1, word_2, word_3], 1).flatten()[:n]
+    # As `tl.uint_to_uniform_float`: words from 2^31 on count down from there.
+    folded = torch.where(words < 2**31, words, LOW_32_BITS - words)
+    return folded.to(torch.float32) * 4.6566127342e-10
+
 
 def draw_seed(device: torch.device | str = "cpu") -> Tensor:
-    """A fresh seed from torch's generator: int64, 0-dim."""
+    """Draw a seed from torch's generator: int64, 0-dim."""
     return torch.randint(2**62, (), device=device)
 
 
 def as_seed(seed: Tensor | None, device: torch.device) -> Tensor:
-    """A seed on the device of what it is drawn for; a fresh one where none is given."""
+    """The seed on `device`, or a fresh one if it is None."""
     if seed is None:
         return draw_seed(device)
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.dim():

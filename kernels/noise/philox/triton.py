@@ -1,4 +1,4 @@
-"""philox in Triton."""
+"""Philox in Triton: numbers in a row, or at any indices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dropfold.kernels.backend.triton import jit
 
 @jit
 def uniform_block(seed, start, BLOCK: tl.constexpr):
-    """Numbers start .. start + BLOCK - 1; `start` is a multiple of 4. A Philox call for four numbers."""
+    """Numbers start .. start + BLOCK - 1 with `start` a multiple of 4: one Philox call for four numbers."""
     counter = (start >> 2) + tl.arange(0, BLOCK // 4).to(tl.int64)
     c0, c1, c2, c3 = tl.randint4x(seed, counter)
     words = tl.join(tl.join(c0, c2), tl.join(c1, c3)).reshape(BLOCK)
@@ -21,7 +21,7 @@ def uniform_block(seed, start, BLOCK: tl.constexpr):
 
 @jit
 def uniform_gather(seed, index):
-    """Numbers at any indices (int64), one Philox call each."""
+    """Numbers at any indices (int64): one Philox call for each."""
     c0, c1, c2, c3 = tl.randint4x(seed, index >> 2)
     lane = index & 3
     word = tl.where(lane == 0, c0, tl.where(lane == 1, c1, tl.where(lane == 2, c2, c3)))

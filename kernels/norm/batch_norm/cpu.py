@@ -7,7 +7,7 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.noise.elementwise.outputs import ROWS
+from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
 from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
 
 

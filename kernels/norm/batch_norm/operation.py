@@ -21,7 +21,7 @@ from torch import Tensor
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.elementwise.outputs import ROWS
+from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
 from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dropfold.kernels.backend.launch import accumulator, cdiv
-from dropfold.kernels.noise.elementwise.outputs import ROWS
+from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
 
 
 def _fake_moments(y: Tensor) -> tuple[Tensor, Tensor]:

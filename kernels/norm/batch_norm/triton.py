@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.noise.elementwise.outputs import ROWS
+from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
 from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
 
 

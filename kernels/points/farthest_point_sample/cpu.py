@@ -1,4 +1,4 @@
-"""farthest_point_sample on the CPU."""
+"""farthest_point_sample on the CPU: only boxes near the new point are updated."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.numba import launch, njit, shared
-from dropfold.kernels.points.boxes import DEPTH, LEAF, NONE, box_distance, boxes_of
+from dropfold.kernels.backend.numba import launch, njit, threads_for
+from dropfold.kernels.points.boxes import NO_POINT, POINTS_PER_LEAF, STACK_NODES, box_distance, boxes_of
 
 
 @njit
 def _update_leaf(points, least, index, x, y, z):
-    """Lower `least` [LEAF] by the distances to (x, y, z); returns the largest and the smallest number that has it."""
+    """Lower `least` [POINTS_PER_LEAF] to the distances to (x, y, z); returns the largest and the first point that has it."""
     top = least.dtype.type(-1)
-    for j in range(LEAF):
+    for j in range(POINTS_PER_LEAF):
         a, b, c = points[0, j] - x, points[1, j] - y, points[2, j] - z
-        d, held = a * a + b * b + c * c, least[j]
-        held = d if d < held else held
-        least[j] = held
-        top = held if held > top else top
-    arg = np.int32(NONE)
-    for j in range(LEAF):
-        i = index[j] if least[j] == top else np.int32(NONE)
+        d, lowest = a * a + b * b + c * c, least[j]
+        lowest = d if d < lowest else lowest
+        least[j] = lowest
+        top = lowest if lowest > top else top
+    arg = np.int32(NO_POINT)
+    for j in range(POINTS_PER_LEAF):
+        i = index[j] if least[j] == top else np.int32(NO_POINT)
         arg = i if i < arg else arg
     return top, arg
 
 
 @njit(parallel=True)
-def _sample_cpu(x, ptr, start, points, index, leaves, nodes, child, boxes, out):
+def _sample(x, ptr, start, points, index, leaves, nodes, child, boxes, out):
     for b in prange(out.shape[0]):
         of_points, of_index = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
         of_child, tree = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]]
         least = np.full(of_index.shape, np.inf, x.dtype)
         for leaf in range(least.shape[0]):
-            for j in range(LEAF):
-                if of_index[leaf, j] == NONE:
-                    least[leaf, j] = -1  # what fills a leaf is never the farthest
-        # Of each node, the largest of its points' least distances, and the smallest number of a point that has it.
-        top, arg = np.full(tree.shape[0], np.inf, x.dtype), np.full(tree.shape[0], NONE, np.int32)
-        visited, stack = np.empty(tree.shape[0], np.int32), np.empty(DEPTH, np.int32)
+            for j in range(POINTS_PER_LEAF):
+                if of_index[leaf, j] == NO_POINT:
+                    least[leaf, j] = -1  # a free place is never the farthest
+        # For each node the largest of its points' least distances, and the smallest number of a point that has it.
+        top, arg = np.full(tree.shape[0], np.inf, x.dtype), np.full(tree.shape[0], NO_POINT, np.int32)
+        visited, stack = np.empty(tree.shape[0], np.int32), np.empty(STACK_NODES, np.int32)
         i = start[b]
         for t in range(out.shape[1]):
             out[b, t] = ptr[b] + i
@@ -57,22 +57,22 @@ def _sample_cpu(x, ptr, start, points, index, leaves, nodes, child, boxes, out):
                 visited[seen] = node
                 seen += 1
                 for node in range(to, to + 2):
-                    # No point of a box that is at least as far as its points are from others comes nearer.
+                    # A box at least as far away as the least distances of its points changes none of them.
                     stack[height] = node
-                    # (A box not seen yet is entered also where its distance overflows.)
-                    height += box_distance(tree[node], px, py, pz) < top[node] or arg[node] == NONE
+                    # (A box that was never visited is entered even if its distance overflows.)
+                    height += box_distance(tree[node], px, py, pz) < top[node] or arg[node] == NO_POINT
             for e in range(seen - 1, -1, -1):  # children before parents
                 left = of_child[visited[e]]
                 right = left + 1
                 better = top[right] > top[left] or (top[right] == top[left] and arg[right] < arg[left])
                 winner = right if better else left
                 top[visited[e]], arg[visited[e]] = top[winner], arg[winner]
-            i = arg[0] if arg[0] != NONE else start[b]
+            i = arg[0] if arg[0] != NO_POINT else start[b]
 
 
 def farthest_point_sample(x: Tensor, ptr: Tensor, start: Tensor, m: int, _: int) -> Tensor:
     out = torch.empty((start.shape[0], m), dtype=torch.int64)
     boxes = boxes_of(x, ptr)
-    with shared(600 * out.numel() if len(out) > 1 else 0):
-        launch(_sample_cpu, x, ptr, start, *boxes, out)
+    with threads_for(600 * out.numel() if len(out) > 1 else 0):
+        launch(_sample, x, ptr, start, *boxes, out)
     return out

@@ -16,12 +16,40 @@ from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.points.clouds import split_clouds
+from dropfold.kernels.points.distances import squared_distances
 from dropfold.kernels.points.positions import positions
 
+
+@torch.no_grad()
+def reference(
+    x: Tensor,
+    m: int,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """`farthest_point_sample` in plain torch, for any type and device: the textbook loop, and its specification."""
+    if x.dim() == 2:
+        rows, ptr = positions("x", x, batch, batch_size)
+        starts = [None] * (len(ptr) - 1) if start is None else start.split(1)
+        chosen = [reference(c[None], m, start=s)[0] for c, s in zip(split_clouds(rows, ptr), starts)]
+        return torch.cat([idx + first for idx, first in zip(chosen, ptr)])
+    newest = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if start is None else start
+    chosen, least = [newest], torch.full_like(squared_distances(x[:, :1], x), torch.inf)
+    for _ in range(m - 1):
+        point = x.gather(1, newest[:, None, None].expand(-1, 1, 3))
+        least = torch.minimum(least, squared_distances(point, x))
+        newest = least[:, 0].argmax(1)  # the first of equals
+        chosen.append(newest)
+    return torch.stack(chosen, 1)
+
+
 _sample = operator(
-    "farthest_point_sample(Tensor x, Tensor ptr, Tensor start, int m, int most) -> Tensor",
+    "farthest_point_sample(Tensor x, Tensor ptr, Tensor start, int m, int largest) -> Tensor",
     implementations=__package__,
-    fake=lambda x, ptr, start, m, most: start.new_empty((start.shape[0], m)),
+    fake=lambda x, ptr, start, m, largest: start.new_empty((start.shape[0], m)),
 )
 
 
@@ -72,8 +100,8 @@ def farthest_point_sample(
                 f"start counts within each cloud, from 0 to its points - 1; got {int(start.min())} to "
                 f"{int(start.max())} for clouds of {int(sizes.min())} to {int(sizes.max())} points."
             )
-    most = x.shape[1] if x.dim() == 3 else x.shape[0]
+    largest = x.shape[1] if x.dim() == 3 else x.shape[0]
     if batch is not None and clouds and not torch.compiler.is_compiling():
-        most = int((ptr[1:] - ptr[:-1]).max())
-    idx = _sample(rows, ptr, start.contiguous(), m, most)
+        largest = int((ptr[1:] - ptr[:-1]).max())
+    idx = _sample(rows, ptr, start.contiguous(), m, largest)
     return idx - ptr[:-1, None] if x.dim() == 3 else idx.flatten()

@@ -1,4 +1,4 @@
-"""farthest_point_sample in Triton."""
+"""farthest_point_sample in Triton: a program a cloud with all points in registers, or a launch a point for large clouds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.points.boxes import NONE
 
-IN_REGISTERS = 8192  # points of a cloud that one program holds
-
-
-BLOCK = 2048  # points of a larger cloud that one program holds
+MAX_POINTS_IN_REGISTERS = 8192  # of a cloud that one program holds
+POINTS_PER_PROGRAM = 2048  # of a larger cloud
+LARGEST_INT32 = 0x7FFFFFFF
 
 
 @jit
 def _farthest(least, o):
-    """Distance above, smaller number first below, in one key: non-negative floats are ordered as their bits are."""
+    """The largest key: it has the distance above, and below what is larger for a smaller number.
+
+    Non-negative floats are ordered as their bits are.
+    """
     bits = least.to(tl.int32, bitcast=True).to(tl.int64)
     return tl.max((bits << 32) | (0x7FFFFFFF - o.to(tl.int64)), axis=0)
 
@@ -31,15 +32,15 @@ def _distances(p_point, x, y, z):
 
 @jit
 def _farthest_point_sample_fwd_kernel(p_x, p_ptr, p_start, p_out, m, BLOCK: tl.constexpr):
-    """One cloud a program, all its points in registers."""
+    """One program a cloud, which holds all its points in registers."""
     i_b = tl.program_id(0).to(tl.int64)
     start, stop = tl.load(p_ptr + i_b), tl.load(p_ptr + i_b + 1)
     o = tl.arange(0, BLOCK)
-    there, p_own = o < stop - start, p_x + start * 3
-    x = tl.load(p_own + o * 3, mask=there, other=0.0)
-    y = tl.load(p_own + o * 3 + 1, mask=there, other=0.0)
-    z = tl.load(p_own + o * 3 + 2, mask=there, other=0.0)
-    least = tl.where(there, float("inf"), -1.0)
+    mask, p_own = o < stop - start, p_x + start * 3
+    x = tl.load(p_own + o * 3, mask=mask, other=0.0)
+    y = tl.load(p_own + o * 3 + 1, mask=mask, other=0.0)
+    z = tl.load(p_own + o * 3 + 2, mask=mask, other=0.0)
+    least = tl.where(mask, float("inf"), -1.0)
     i = tl.load(p_start + i_b)
     for t in range(m):
         tl.store(p_out + i_b * m + t, start + i)
@@ -60,22 +61,22 @@ def _farthest_point_sample_step_kernel(
     if tl.program_id(0) == 0:
         tl.store(p_out + i_b, start + i)
     o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there, p_own = o < stop - start, p_x + (start + o) * 3
-    x = tl.load(p_own, mask=there, other=0.0)
-    y = tl.load(p_own + 1, mask=there, other=0.0)
-    z = tl.load(p_own + 2, mask=there, other=0.0)
-    held = tl.load(p_least + start + o, mask=there, other=-1.0)
-    least = tl.minimum(held, _distances(p_x + (start + i) * 3, x, y, z))
-    tl.store(p_least + start + o, least, mask=there & (least < held))
+    mask, p_own = o < stop - start, p_x + (start + o) * 3
+    x = tl.load(p_own, mask=mask, other=0.0)
+    y = tl.load(p_own + 1, mask=mask, other=0.0)
+    z = tl.load(p_own + 2, mask=mask, other=0.0)
+    before = tl.load(p_least + start + o, mask=mask, other=-1.0)
+    least = tl.minimum(before, _distances(p_x + (start + i) * 3, x, y, z))
+    tl.store(p_least + start + o, least, mask=mask & (least < before))
     tl.store(p_next + i_b * blocks + tl.program_id(0), _farthest(least, o))
 
 
-def farthest_point_sample(x: Tensor, ptr: Tensor, start: Tensor, m: int, most: int) -> Tensor:
-    """Large clouds take m launches, since all their programs must be through before the next point is known."""
+def farthest_point_sample(x: Tensor, ptr: Tensor, start: Tensor, m: int, largest: int) -> Tensor:
+    """Large clouds take m launches, because all their programs must end before the next point is known."""
     clouds = start.shape[0]
-    if most <= IN_REGISTERS:
+    if largest <= MAX_POINTS_IN_REGISTERS:
         out = torch.empty((clouds, m), dtype=torch.int64, device=x.device)
-        block = max(32, next_power_of_2(most))
+        block = max(32, next_power_of_2(largest))
         _farthest_point_sample_fwd_kernel[(clouds,)](
             *(x, ptr, start, out, m),
             BLOCK=block,
@@ -83,15 +84,15 @@ def farthest_point_sample(x: Tensor, ptr: Tensor, start: Tensor, m: int, most: i
             enable_fp_fusion=False,
         )
         return out
-    blocks = cdiv(most, BLOCK)
+    blocks = cdiv(largest, POINTS_PER_PROGRAM)
     steps = torch.empty((m, clouds), dtype=torch.int64, device=x.device)
     least = torch.full((x.shape[0],), torch.inf, device=x.device)
-    keys = torch.full((2, clouds, blocks), -NONE, dtype=torch.int64, device=x.device)
-    keys[0, :, 0] = NONE - start
+    keys = torch.full((2, clouds, blocks), -LARGEST_INT32, dtype=torch.int64, device=x.device)
+    keys[0, :, 0] = LARGEST_INT32 - start
     for t in range(m):
         _farthest_point_sample_step_kernel[(blocks, clouds)](
             *(x, ptr, least, keys[t % 2], keys[1 - t % 2], steps[t], blocks),
-            BLOCK=BLOCK,
+            BLOCK=POINTS_PER_PROGRAM,
             BLOCKS=next_power_of_2(blocks),
             num_warps=8,
             enable_fp_fusion=False,

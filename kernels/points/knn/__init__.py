@@ -1,5 +1,5 @@
 """k nearest neighbours within each cloud, in coordinates or in feature space."""
 
-from dropfold.kernels.points.knn.operation import knn
+from dropfold.kernels.points.knn.operation import knn, reference
 
-__all__ = ["knn"]
+__all__ = ["knn", "reference"]

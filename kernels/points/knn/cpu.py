@@ -1,4 +1,4 @@
-"""knn on the CPU."""
+"""knn on the CPU: distances of a query to its whole cloud, or, in large clouds in 3-D, a search of boxes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 from dropfold.kernels.backend.gemm import mm
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.points.boxes import DEPTH, LEAF, NONE, boxes_of, nearest, reach
+from dropfold.kernels.points.boxes import NO_POINT, POINTS_PER_LEAF, STACK_NODES, boxes_of, nearest, reach
 from dropfold.kernels.points.clouds import ptr_to_batch
-from dropfold.kernels.points.knn.outputs import DIRECT
+from dropfold.kernels.points.knn.operation import MAX_SUMMED_CHANNELS
 
-GROUPS = 128  # whose minima bound the search on the CPU
-
-
-SEARCH = 4096  # points of a cloud in 3-D above which boxes of points are searched on the CPU
-
-
-CHUNK = 32  # queries that a core takes at a time
+GROUPS = 128  # into which a query's distances are dealt; their minima bound the search
+MIN_POINTS_FOR_BOXES = 4097  # smaller clouds in 3-D are not searched in boxes
+QUERIES_PER_CHUNK = 32  # which a thread takes at a time
+PRODUCTS_PER_TILE = 2**19  # 2 MiB of float32, which stay in the cache
 
 
 @njit
-def bound_of(distances, k, minima):
-    """A distance that at least k are at or below, and few more. Distance j is of group j mod GROUPS; where k groups have
-    their minimum at or below the bound, so have k distances. `minima` [GROUPS] is left for who searches the groups."""
+def _bound(distances, k, minima):
+    """A distance such that at least k distances are at or below it, and few more.
+
+    Distance j belongs to group j mod GROUPS. If k groups have their minimum at or below the bound, so have k distances.
+    The minima are written to `minima` [GROUPS].
+    """
     minima[:] = np.inf
     whole = distances.shape[0] // GROUPS * GROUPS
     for first in range(0, whole, GROUPS):
@@ -52,20 +52,23 @@ def bound_of(distances, k, minima):
 
 
 @njit
-def select(distances, k, minima, found, keys, best, own, offset, out):
-    """The k smallest of `distances` by (distance, index), ascending, into out; `own` for what lacks (NaN is never near).
-    Minima [GROUPS], found [n + 1], keys and best [k] are work space."""
-    bound = bound_of(distances, k, minima)
+def _select(distances, k, minima, candidates, keys, best, own, offset, out):
+    """Write the k smallest of `distances` by (distance, index), ascending, to out.
+
+    NaN is never near; if fewer than k are left, `own` fills the list. Minima [GROUPS], candidates [n + 1], keys and
+    best [k] are work space.
+    """
+    bound = _bound(distances, k, minima)
     count = 0
     for g in range(GROUPS):
         if minima[g] <= bound:
             for j in range(g, distances.shape[0], GROUPS):
-                found[count] = j
+                candidates[count] = j
                 count += distances[j] <= bound
     filled = 0
     best[:] = own
     for e in range(count):
-        j = found[e]
+        j = candidates[e]
         d = distances[j]
         place = filled
         if filled == k:
@@ -84,13 +87,14 @@ def select(distances, k, minima, found, keys, best, own, offset, out):
 
 
 @njit(parallel=True)
-def _knn_direct_cpu(x, ptr, batch, k, most, out):
+def _search_coordinates(x, ptr, batch, k, largest, out):
+    """Neighbours of rows x [M, C] by sums of squared differences; `largest` is the points of the largest cloud."""
     rows, channels = x.shape
     columns = x.T.copy()
-    for b in prange((rows + CHUNK - 1) // CHUNK):
+    for b in prange((rows + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
         minima, keys, best = np.empty(GROUPS, x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
-        space, found = np.empty(most, x.dtype), np.empty(most + 1, np.int64)
-        for i in range(b * CHUNK, min(rows, (b + 1) * CHUNK)):
+        space, candidates = np.empty(largest, x.dtype), np.empty(largest + 1, np.int64)
+        for i in range(b * QUERIES_PER_CHUNK, min(rows, (b + 1) * QUERIES_PER_CHUNK)):
             start, stop = ptr[batch[i]], ptr[batch[i] + 1]
             distances = space[: stop - start]
             distances[:] = 0
@@ -99,33 +103,30 @@ def _knn_direct_cpu(x, ptr, batch, k, most, out):
                 for j in range(stop - start):
                     d = column[j] - own
                     distances[j] += d * d
-            select(distances, k, minima, found, keys, best, i - start, start, out[i])
+            _select(distances, k, minima, candidates, keys, best, i - start, start, out[i])
 
 
 @njit(parallel=True)
-def _select_cpu(products, squares, first, start, k, out):
+def _search_products(products, squares, first, start, k, out):
     """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud; overwrites products."""
     queries = products.shape[0]
-    zero, two = squares.dtype.type(0), squares.dtype.type(2)  # integers would make it float64
-    for b in prange((queries + CHUNK - 1) // CHUNK):
-        minima, keys, best = (
-            np.empty(GROUPS, squares.dtype),
-            np.empty(k, squares.dtype),
-            np.empty(k, np.int64),
-        )
-        found = np.empty(squares.shape[0] + 1, np.int64)
-        for q in range(b * CHUNK, min(queries, (b + 1) * CHUNK)):
+    zero, two = squares.dtype.type(0), squares.dtype.type(2)  # Python numbers would make it float64
+    for b in prange((queries + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
+        minima, keys = np.empty(GROUPS, squares.dtype), np.empty(k, squares.dtype)
+        best, candidates = np.empty(k, np.int64), np.empty(squares.shape[0] + 1, np.int64)
+        for q in range(b * QUERIES_PER_CHUNK, min(queries, (b + 1) * QUERIES_PER_CHUNK)):
             i, distances = first - start + q, products[q]
             own = squares[i]
             for j in range(squares.shape[0]):
                 d = squares[j] + own - two * distances[j]
                 distances[j] = zero if d < zero else d
             distances[i] = zero
-            select(distances, k, minima, found, keys, best, i, start, out[first + q])
+            _select(distances, k, minima, candidates, keys, best, i, start, out[first + q])
 
 
 @njit(parallel=True)
-def _knn_boxes_cpu(x, ptr, points, index, leaves, nodes, child, boxes, out):
+def _search_boxes(x, ptr, points, index, leaves, nodes, child, boxes, out):
+    """Neighbours of rows x [M, 3] by a search of their clouds' boxes, a leaf of queries at a time."""
     k = out.shape[1]
     for block in prange(index.shape[0]):
         b = 0  # the cloud
@@ -134,37 +135,37 @@ def _knn_boxes_cpu(x, ptr, points, index, leaves, nodes, child, boxes, out):
         own, numbers = points[leaves[b] : leaves[b + 1]], index[leaves[b] : leaves[b + 1]]
         to, tree = child[nodes[b] : nodes[b + 1]], boxes[nodes[b] : nodes[b + 1]]
         cloud, start = x[ptr[b] : ptr[b + 1]], ptr[b]
-        stack, far, distances = np.empty(DEPTH, np.int32), np.empty(DEPTH, x.dtype), np.empty(LEAF, x.dtype)
-        keys, best = np.empty(k, x.dtype), np.full(k, NONE, np.int32)
-        for e in range(LEAF):
+        stack, far = np.empty(STACK_NODES, np.int32), np.empty(STACK_NODES, x.dtype)
+        distances, keys = np.empty(POINTS_PER_LEAF, x.dtype), np.empty(k, x.dtype)
+        best = np.full(k, NO_POINT, np.int32)
+        for e in range(POINTS_PER_LEAF):
             i = index[block, e]
-            if i == NONE:
+            if i == NO_POINT:
                 break
             px, py, pz = cloud[i, 0], cloud[i, 1], cloud[i, 2]
-            bound = reach(
-                cloud, best, px, py, pz
-            )  # of the neighbours of the point before, which lies close by
+            # The point before lies close by: its neighbours bound the distance of this point's.
+            bound = reach(cloud, best, px, py, pz)
             nearest(own, numbers, to, tree, px, py, pz, bound, stack, far, distances, keys, best)
             for n in range(k):
-                out[start + i, n] = start + (best[n] if best[n] != NONE else i)
+                out[start + i, n] = start + (best[n] if best[n] != NO_POINT else i)
 
 
 def knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     x = x if x.dtype == torch.float64 else x.float()
     out = torch.empty((x.shape[0], k), dtype=torch.int64)
     offsets = ptr.tolist()
-    if x.shape[1] <= DIRECT:
-        most = max((stop - start for start, stop in pairwise(offsets)), default=0)
-        if x.shape[1] == 3 and most > SEARCH:
-            launch(_knn_boxes_cpu, x.contiguous(), ptr, *boxes_of(x.contiguous(), ptr), out)
-            return out
-        launch(_knn_direct_cpu, x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, most, out)
+    if x.shape[1] <= MAX_SUMMED_CHANNELS:
+        largest = max((stop - start for start, stop in pairwise(offsets)), default=0)
+        if x.shape[1] == 3 and largest >= MIN_POINTS_FOR_BOXES:
+            launch(_search_boxes, x.contiguous(), ptr, *boxes_of(x.contiguous(), ptr), out)
+        else:
+            launch(_search_coordinates, x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, largest, out)
         return out
     for start, stop in pairwise(offsets):
         cloud = x[start:stop] - x[start:stop].mean(0)
         squares = cloud.square().sum(1)
-        tile = max(4 * CHUNK, 2**19 // max(1, stop - start))  # products of 2 MiB stay in the cache
-        for first in range(start, stop, tile):
-            queries = cloud[first - start : first - start + tile]
-            launch(_select_cpu, mm(queries, cloud.T), squares, first, start, k, out)
+        queries_per_tile = max(4 * QUERIES_PER_CHUNK, PRODUCTS_PER_TILE // max(1, stop - start))
+        for first in range(start, stop, queries_per_tile):
+            queries = cloud[first - start : first - start + queries_per_tile]
+            launch(_search_products, mm(queries, cloud.T), squares, first, start, k, out)
     return out

@@ -21,7 +21,32 @@ from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.points.clouds import dense_ptr, to_rows
+from dropfold.kernels.points.clouds import dense_ptr, split_clouds, to_rows
+from dropfold.kernels.points.distances import nearest, squared_distances
+
+MAX_SUMMED_CHANNELS = (
+    8  # up to these, squared differences are summed; with more, one product of centred features
+)
+
+
+def reference(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+    """`knn` in plain torch, for any type and device: all distances of a cloud, sorted. The specification of `knn`.
+
+    Dense clouds take no step that depends on the data, so `torch.export` and ONNX follow it.
+    """
+    if x.dim() == 2:
+        rows, ptr = to_rows(x, batch, batch_size)
+        lists = [reference(cloud[None], k)[0] for cloud in split_clouds(rows, ptr)]
+        return torch.cat([idx + start for idx, start in zip(lists, ptr)])
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    if x.shape[2] <= MAX_SUMMED_CHANNELS:
+        return nearest(squared_distances(x, x), k)
+    x = x - x.mean(1, keepdim=True)
+    squares = x.square().sum(2)
+    d = squares[:, :, None] + squares[:, None, :] - 2 * x @ x.mT
+    own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    return nearest(d.clamp(min=0).masked_fill(own, 0), k)
+
 
 _knn = operator(
     "knn(Tensor x, Tensor ptr, int k) -> Tensor",

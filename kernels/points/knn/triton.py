@@ -1,4 +1,4 @@
-"""knn in Triton."""
+"""knn in Triton: a block of queries scans its cloud and keeps a sorted list each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.points.knn.outputs import DIRECT
+from dropfold.kernels.points.clouds import ptr_to_batch
+from dropfold.kernels.points.knn.operation import MAX_SUMMED_CHANNELS
 
 
 @jit
@@ -17,61 +18,61 @@ def _knn_fwd_kernel(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    there_q = o_q < rows
-    batch = tl.load(p_batch + o_q, mask=there_q, other=0)
-    start_q = tl.load(p_ptr + batch, mask=there_q, other=0)
-    stop_q = tl.load(p_ptr + batch + 1, mask=there_q, other=0)
+    mask_q = o_q < rows
+    batch = tl.load(p_batch + o_q, mask=mask_q, other=0)
+    start_q = tl.load(p_ptr + batch, mask=mask_q, other=0)
+    stop_q = tl.load(p_ptr + batch + 1, mask=mask_q, other=0)
     # Rows are sorted by cloud, so a block of queries sees one range of candidates.
-    begin = tl.min(tl.where(there_q, start_q, rows), axis=0)
+    begin = tl.min(tl.where(mask_q, start_q, rows), axis=0)
     end = tl.max(stop_q, axis=0)
     none = 0x7FFFFFFFFFFFFFFF
     best = tl.full((BLOCK_Q, BLOCK_N), none, tl.int64)
     o_n = tl.arange(0, BLOCK_N)
     for i_n in range(begin, end, BLOCK_N):
         o_j = i_n + o_n.to(tl.int64)
-        there_j = o_j < end
+        mask_j = o_j < end
         d = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
         if DIRECT:
             for c in range(channels):
-                q = tl.load(p_x + o_q * channels + c, mask=there_q, other=0.0).to(tl.float32)
-                n = tl.load(p_x + o_j * channels + c, mask=there_j, other=0.0).to(tl.float32)
+                q = tl.load(p_x + o_q * channels + c, mask=mask_q, other=0.0).to(tl.float32)
+                n = tl.load(p_x + o_j * channels + c, mask=mask_j, other=0.0).to(tl.float32)
                 d += (q[:, None] - n[None, :]) * (q[:, None] - n[None, :])
         else:
             for i_c in range(0, channels, BLOCK_K):
                 o_c = i_c + tl.arange(0, BLOCK_K)
                 q = tl.load(
                     p_x + o_q[:, None] * channels + o_c[None, :],
-                    mask=there_q[:, None] & (o_c[None, :] < channels),
+                    mask=mask_q[:, None] & (o_c[None, :] < channels),
                     other=0.0,
                 )
                 n = tl.load(
                     p_x + o_j[None, :] * channels + o_c[:, None],
-                    mask=there_j[None, :] & (o_c[:, None] < channels),
+                    mask=mask_j[None, :] & (o_c[:, None] < channels),
                     other=0.0,
                 )
                 d = tl.dot(q, n, d, input_precision="ieee")
-            squares_q = tl.load(p_squares + o_q, mask=there_q, other=0.0)
-            squares_n = tl.load(p_squares + o_j, mask=there_j, other=0.0)
+            squares_q = tl.load(p_squares + o_q, mask=mask_q, other=0.0)
+            squares_n = tl.load(p_squares + o_j, mask=mask_j, other=0.0)
             d = tl.maximum(squares_q[:, None] + squares_n[None, :] - 2 * d, 0.0)
             d = tl.where(o_q[:, None] == o_j[None, :], 0.0, d)
-        # Non-negative floats are ordered as their bits are: distance above, row number below, in one key.
+        # Non-negative floats are ordered as their bits: one key has the distance above and the row number below.
         key = (d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | o_j[None, :]
-        ours = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
-        key = tl.where(ours, key, none)
+        own_cloud = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
+        key = tl.where(own_cloud, key, none)
         if tl.min(tl.min(key, axis=1) - tl.max(best, axis=1), axis=0) < 0:
-            # Ascending against descending: the smaller of each pair are the BLOCK_N smallest of both.
+            # An ascending and a descending list: the smaller ones of each pair are the BLOCK_N smallest of both.
             best = tl.sort(tl.minimum(best, tl.sort(key, dim=1, descending=True)), dim=1)
-    # A cloud of fewer than k points: the point itself fills its list.
+    # In a cloud of fewer than k points the point itself fills its list.
     best = tl.where(best == none, o_q[:, None], best)
     o = o_q[:, None] * k + o_n[None, :]
-    tl.store(p_out + o, best & 0xFFFFFFFF, mask=there_q[:, None] & (o_n[None, :] < k))
+    tl.store(p_out + o, best & 0xFFFFFFFF, mask=mask_q[:, None] & (o_n[None, :] < k))
 
 
 def knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     x = x.float().contiguous()
     rows, channels = x.shape
-    batch = torch.searchsorted(ptr, torch.arange(rows, device=x.device), right=True) - 1
-    direct = channels <= DIRECT
+    batch = ptr_to_batch(ptr, rows)
+    direct = channels <= MAX_SUMMED_CHANNELS
     squares = x
     if not direct:
         sums = torch.zeros((ptr.shape[0] - 1, channels), device=x.device).index_add_(0, batch, x)

@@ -1,4 +1,4 @@
-r"""Features of points from the k nearest points that have them, weighted by inverse squared distance.
+r"""Features at queries from the k nearest points, weighted by inverse squared distance.
 
     out_i = sum_j w_ij f_j / sum_j w_ij,   w_ij = 1 / (|q_i - p_j|^2 + 1e-8),   j the k nearest of q_i in its cloud
 
@@ -21,24 +21,61 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.points.clouds import split_clouds
+from dropfold.kernels.points.distances import nearest, squared_distances
 from dropfold.kernels.points.positions import positions_of_both
-from dropfold.kernels.points.three_nn_interpolate.outputs import _fake_nearest
+
+EPS = 1e-8  # added to squared distances
+
+
+def reference(
+    features: Tensor,
+    pos: Tensor,
+    query: Tensor,
+    *,
+    k: int = 3,
+    batch: Tensor | None = None,
+    query_batch: Tensor | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """`three_nn_interpolate` in plain torch, for any type and device: all distances of a cloud. Its specification.
+
+    Differentiable in the features. Dense clouds take no step that depends on the data.
+    """
+    if pos.dim() == 2:
+        rows, ptr, others, others_ptr = positions_of_both(
+            ("pos", "query"), pos, query, batch, query_batch, batch_size
+        )
+        clouds = zip(split_clouds(features, ptr), split_clouds(rows, ptr), split_clouds(others, others_ptr))
+        return torch.cat([reference(*(t[None] for t in cloud), k=k)[0] for cloud in clouds])
+    d = squared_distances(query.detach(), pos.detach())
+    idx = nearest(d, k)
+    weight = 1 / (d.gather(2, idx) + EPS)
+    weight = weight / weight.sum(2, keepdim=True)
+    channels, dtype = features.shape[2], accumulator(features.dtype)
+    near = features.gather(1, idx.flatten(1)[..., None].expand(-1, -1, channels)).unflatten(1, idx.shape[1:])
+    return (weight.to(dtype)[..., None] * near.to(dtype)).sum(2).to(features.dtype)
+
+
+def empty_neighbours(
+    pos: Tensor, ptr: Tensor, query: Tensor, query_ptr: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Room for the k nearest rows of each query [Q, k], int64, and their weights [Q, k]."""
+    return ptr.new_empty((query.shape[0], k)), pos.new_empty((query.shape[0], k))
+
 
 _nearest = operator(
     "three_nn(Tensor pos, Tensor ptr, Tensor query, Tensor query_ptr, int k) -> (Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_nearest,
+    fake=empty_neighbours,
 )
-
-
 _interpolate = operator(
     "three_nn_interpolate_fwd(Tensor features, Tensor idx, Tensor weight) -> Tensor",
     implementations=__package__,
     fake=lambda features, idx, _: features.new_empty((idx.shape[0], features.shape[1])),
 )
-
-
 _backward = operator(
     "three_nn_interpolate_bwd(Tensor dout, Tensor idx, Tensor weight, int rows) -> Tensor",
     implementations=__package__,

@@ -1,4 +1,4 @@
-"""three_nn_interpolate in Triton."""
+"""three_nn_interpolate in Triton: a scan for the neighbours, then sums over them and over their transpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.points.clouds import ptr_to_batch, transposed
-from dropfold.kernels.points.three_nn_interpolate.outputs import EPS, _fake_nearest
+from dropfold.kernels.points.three_nn_interpolate.operation import EPS, empty_neighbours
 
 
 @jit
@@ -17,45 +17,45 @@ def _three_nn_fwd_kernel(
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    there_q = o_q < queries
-    batch = tl.load(p_batch + o_q, mask=there_q, other=0)
-    start_q = tl.load(p_ptr + batch, mask=there_q, other=0)
-    stop_q = tl.load(p_ptr + batch + 1, mask=there_q, other=0)
-    x = tl.load(p_query + o_q * 3, mask=there_q, other=0.0)
-    y = tl.load(p_query + o_q * 3 + 1, mask=there_q, other=0.0)
-    z = tl.load(p_query + o_q * 3 + 2, mask=there_q, other=0.0)
+    mask_q = o_q < queries
+    batch = tl.load(p_batch + o_q, mask=mask_q, other=0)
+    start_q = tl.load(p_ptr + batch, mask=mask_q, other=0)
+    stop_q = tl.load(p_ptr + batch + 1, mask=mask_q, other=0)
+    x = tl.load(p_query + o_q * 3, mask=mask_q, other=0.0)
+    y = tl.load(p_query + o_q * 3 + 1, mask=mask_q, other=0.0)
+    z = tl.load(p_query + o_q * 3 + 2, mask=mask_q, other=0.0)
     # Queries are sorted by cloud, so a block of them sees one range of points.
-    begin = tl.min(tl.where(there_q, start_q, rows), axis=0)
+    begin = tl.min(tl.where(mask_q, start_q, rows), axis=0)
     end = tl.max(stop_q, axis=0)
     none = 0x7FFFFFFFFFFFFFFF
     o_k = tl.arange(0, BLOCK_K)
-    best = tl.zeros((BLOCK_Q, BLOCK_K), tl.int64) + (none - o_k.to(tl.int64))[None, :]  # no two are the same
+    best = tl.zeros((BLOCK_Q, BLOCK_K), tl.int64) + (none - o_k.to(tl.int64))[None, :]  # no two are equal
     for i_n in range(begin, end, BLOCK_N):
         o_j = i_n + tl.arange(0, BLOCK_N).to(tl.int64)
-        there_j = o_j < end
-        a = tl.load(p_pos + o_j * 3, mask=there_j, other=0.0)[None, :] - x[:, None]
-        b = tl.load(p_pos + o_j * 3 + 1, mask=there_j, other=0.0)[None, :] - y[:, None]
-        c = tl.load(p_pos + o_j * 3 + 2, mask=there_j, other=0.0)[None, :] - z[:, None]
+        mask_j = o_j < end
+        a = tl.load(p_pos + o_j * 3, mask=mask_j, other=0.0)[None, :] - x[:, None]
+        b = tl.load(p_pos + o_j * 3 + 1, mask=mask_j, other=0.0)[None, :] - y[:, None]
+        c = tl.load(p_pos + o_j * 3 + 2, mask=mask_j, other=0.0)[None, :] - z[:, None]
         d = a * a + b * b + c * c
-        # Non-negative floats are ordered as their bits are: distance above, row number below, in one key.
+        # Non-negative floats are ordered as their bits: one key has the distance above and the row number below.
         key = (d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | o_j[None, :]
-        ours = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
-        key = tl.where(ours & (d == d), key, none)
+        own_cloud = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
+        key = tl.where(own_cloud & (d == d), key, none)
         if tl.min(tl.min(key, axis=1) - tl.max(best, axis=1), axis=0) < 0:
-            for _ in range(k):  # the smallest of the block takes the place of the largest so far
+            for _ in range(k):  # the smallest of the block replaces the largest of the list
                 least, worst = tl.min(key, axis=1), tl.max(best, axis=1)
                 place = (best == worst[:, None]) & (least < worst)[:, None]
                 best = tl.where(place, least[:, None], best)
                 key = tl.where(key == least[:, None], none, key)
     best = tl.sort(best, dim=1)
-    found = (best < (0x7F800001 << 32)) & (o_k < k)[None, :]
+    exists = (best < (0x7F800001 << 32)) & (o_k < k)[None, :]
     d = (best >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    share = tl.where(found, 1.0 / (tl.where(found, d, 0.0) + eps), 0.0)
-    share = share / tl.where(there_q, tl.sum(share, axis=1), 1.0)[:, None]
+    weight = tl.where(exists, 1.0 / (tl.where(exists, d, 0.0) + eps), 0.0)
+    weight = weight / tl.where(mask_q, tl.sum(weight, axis=1), 1.0)[:, None]
     o = o_q[:, None] * k + o_k[None, :]
-    stored = there_q[:, None] & (o_k < k)[None, :]
-    tl.store(p_idx + o, tl.where(found, best & 0xFFFFFFFF, start_q[:, None]), mask=stored)
-    tl.store(p_weight + o, share, mask=stored)
+    stored = mask_q[:, None] & (o_k < k)[None, :]
+    tl.store(p_idx + o, tl.where(exists, best & 0xFFFFFFFF, start_q[:, None]), mask=stored)
+    tl.store(p_weight + o, weight, mask=stored)
 
 
 @jit
@@ -64,16 +64,16 @@ def _three_nn_interpolate_fwd_kernel(
 ):
     o_q = tl.program_id(0).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there_q, there_c = o_q < queries, o_c < channels
-    there = there_q[:, None] & there_c[None, :]
+    mask_q, mask_c = o_q < queries, o_c < channels
+    mask = mask_q[:, None] & mask_c[None, :]
     out = tl.zeros((BLOCK_Q, BLOCK_C), tl.float32)
     for e in range(k):
-        row = tl.load(p_idx + o_q * k + e, mask=there_q, other=0)
-        w = tl.load(p_weight + o_q * k + e, mask=there_q, other=0.0)
-        f = tl.load(p_features + row[:, None] * channels + o_c[None, :], mask=there, other=0.0)
+        row = tl.load(p_idx + o_q * k + e, mask=mask_q, other=0)
+        w = tl.load(p_weight + o_q * k + e, mask=mask_q, other=0.0)
+        f = tl.load(p_features + row[:, None] * channels + o_c[None, :], mask=mask, other=0.0)
         out += w[:, None] * f.to(tl.float32)
     o = o_q[:, None] * channels + o_c[None, :]
-    tl.store(p_out + o, out.to(p_out.dtype.element_ty), mask=there)
+    tl.store(p_out + o, out.to(p_out.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -82,18 +82,18 @@ def _three_nn_interpolate_bwd_kernel(
 ):
     j = tl.program_id(0).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = o_c < channels
+    mask = o_c < channels
     df = tl.zeros((BLOCK_C,), tl.float32)
     for e in range(tl.load(p_entry_ptr + j), tl.load(p_entry_ptr + j + 1)):
         entry = tl.load(p_entries + e)
         w = tl.load(p_weight + entry)
-        dout = tl.load(p_dout + entry // k * channels + o_c, mask=there, other=0.0)
+        dout = tl.load(p_dout + entry // k * channels + o_c, mask=mask, other=0.0)
         df += w * dout.to(tl.float32)
-    tl.store(p_df + j * channels + o_c, df.to(p_df.dtype.element_ty), mask=there)
+    tl.store(p_df + j * channels + o_c, df.to(p_df.dtype.element_ty), mask=mask)
 
 
 def three_nn(pos: Tensor, ptr: Tensor, query: Tensor, query_ptr: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    idx, weight = _fake_nearest(pos, ptr, query, query_ptr, k)
+    idx, weight = empty_neighbours(pos, ptr, query, query_ptr, k)
     queries, block_k = query.shape[0], max(2, next_power_of_2(k))
     batch = ptr_to_batch(query_ptr, queries)
     _three_nn_fwd_kernel[(cdiv(queries, 16),)](

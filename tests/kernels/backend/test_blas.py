@@ -80,5 +80,5 @@ def test_much_memory_is_not_kept_and_types_have_their_own() -> None:
     held = _gemm.scratch(10)
     assert _gemm.scratch(10).data_ptr() == held.data_ptr()
     assert _gemm.scratch(10, torch.float64).data_ptr() != held.data_ptr()
-    assert len(_gemm.scratch(_gemm.KEPT + 1)) == _gemm.KEPT + 1
+    assert len(_gemm.scratch(_gemm.MAX_SCRATCH_NUMBERS + 1)) == _gemm.MAX_SCRATCH_NUMBERS + 1
     assert _gemm.scratch(10).data_ptr() == held.data_ptr()

@@ -31,11 +31,11 @@ def test_the_same_points_fall(level, reading, device):
     x, ptr = torch.rand(2, 50, 3), torch.tensor([0, 50, 100])
     found = noise(level, x, p=0.3, k=7)._replace(reading=reading)
     moved = Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
-    there = draw_operation.point_factor(moved, ptr.to(device), 100).cpu() > 0
+    there = draw_operation.row_keep_scale(moved, ptr.to(device), 100).cpu() > 0
 
     u, lists = philox_cpu.uniform(found.seed, 100), found.neighbours
     if level == "point":
-        kept = u >= found.rate
+        kept = u >= found.p
     elif reading == "gather":
         kept = u[lists].amin(1) >= draw_operation.gather_thresholds(found)[7]
         assert torch.equal(
@@ -43,7 +43,7 @@ def test_the_same_points_fall(level, reading, device):
             draw_cpu.kept_points(found.seed, draw_operation.gather_thresholds(found), lists, 100),
         )
     else:
-        gamma = draw_operation.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.rate)
+        gamma = draw_operation.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.p)
         seeds = u < gamma.float().repeat_interleave(50)
         kept = torch.ones(100, dtype=torch.bool)
         kept[lists[seeds].flatten()] = False
@@ -134,7 +134,7 @@ def test_layers(level, channels, training, device):
         lambda x, w, n: oracle.pool(oracle.norm_act(x @ w.T, n, slope=0.2), stands, 1),
         *(x, narrow),
     )
-    factor = 1 if found is None else stands / (1 - found.rate.double())
+    factor = 1 if found is None else stands / (1 - found.p.double())
     compare(
         lambda y, n: norm_act(y, n, noise=moved, negative_slope=0.2),
         lambda y, n: oracle.norm_act(y, n, slope=0.2) * factor,

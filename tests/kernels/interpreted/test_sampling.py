@@ -27,8 +27,8 @@ def to(device, *values):
 @pytest.mark.parametrize("kind", ["uniform", "ties"])
 def test_the_same_points_are_farthest(kind, large, device, monkeypatch):
     if large:  # a launch a point, several programs a cloud
-        monkeypatch.setattr(farthest_point_sample_triton, "IN_REGISTERS", 0)
-        monkeypatch.setattr(farthest_point_sample_triton, "BLOCK", 32)
+        monkeypatch.setattr(farthest_point_sample_triton, "MAX_POINTS_IN_REGISTERS", 0)
+        monkeypatch.setattr(farthest_point_sample_triton, "POINTS_PER_PROGRAM", 32)
     x, start = points(kind, 200), torch.tensor([2, 0, 5])
     for m in (1, 3):
         cpu = farthest_point_sample_cpu.farthest_point_sample(x, PTR, start, m, 100)

@@ -130,7 +130,7 @@ def test_norm_act_is_the_textbook_form(level, slope, training):
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
     ours = norm_act(y1, n1, negative_slope=slope, noise=found)
     theirs = oracle.norm_act(y2, n2, slope=slope) * kept(found, B, N, D)
-    theirs = theirs / (1 - found.rate.double()) if found else theirs
+    theirs = theirs / (1 - found.p.double()) if found else theirs
     compare(ours, theirs, [(y1, y2), *zip(n1[:2], n2[:2])], zip(n1[2:4], n2[2:4]))
 
 

@@ -15,9 +15,9 @@ def recorded():
     x, ptr, batch = torch.zeros(200, 3), torch.tensor([0, 100, 200]), torch.zeros(200, dtype=torch.int64)
     start = torch.zeros(2, dtype=torch.int64)
     found = launches(farthest_point_sample_triton.farthest_point_sample, x, ptr, start, 1, 100_000)
-    for most in (1024, farthest_point_sample_triton.IN_REGISTERS):
+    for most in (1024, farthest_point_sample_triton.MAX_POINTS_IN_REGISTERS):
         found += launches(farthest_point_sample_triton.farthest_point_sample, x, ptr, start, 8, most)
-    found += launches(ball_query_triton._launch_lists, x, ptr, x, batch, 0.2, 32)
+    found += launches(ball_query_triton.make_lists, x, ptr, x, batch, 0.2, 32)
     idx, weight = torch.zeros(200, 3, dtype=torch.int64), torch.zeros(200, 3)
     for k in (1, 3, 8):
         found += launches(three_nn_interpolate_triton.three_nn, x, ptr, x, ptr, k)

@@ -137,7 +137,7 @@ def test_the_schedule_warms_up_and_is_saved():
     shares = [(noise(x) == 0).float().mean().item() for _ in range(12)]
     assert shares[0] < 0.15
     assert shares[-1] > 0.4
-    assert float(noise.rate) == 0.5
+    assert float(noise.p) == 0.5
     again = DropPoint(0.5, schedule="linear", warmup_steps=10)
     again.load_state_dict(noise.state_dict())
     assert int(again.step) == 12
@@ -153,8 +153,8 @@ def test_channels_follow_the_schedule_too():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_of_another_type_keeps_its_rate(dtype):
     noise = DropPoint(0.3).to(dtype)
-    assert noise.rate.dtype == torch.float32
-    assert float(noise.rate) == float(torch.tensor(0.3))
+    assert noise.p.dtype == torch.float32
+    assert float(noise.p) == float(torch.tensor(0.3))
     assert noise(torch.ones(2, 100, 3, dtype=dtype)).dtype == dtype
 
 
