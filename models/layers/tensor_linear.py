@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels import kron_linear, linear
-from dropfold.kernels.recurrent.kron.products import check_input, scaled
+from dropfold.kernels.recurrent.kron.factors import check_input, needs_scaling
 from dropfold.models.formats import Format, FormatSpec, Kron
 from dropfold.models.formats.plan import Execution, switches
 
@@ -50,7 +50,7 @@ class TensorLinear(nn.Module):
         execution = self.execution or next(way for start, way in self._switches if rows >= start)
         if execution == "lowered":
             return kron_linear(x, *self.weight.lower(), self.bias, scale=scale, shift=shift)
-        known, x = scaled(x, scale, shift), x.to(self.weight.cores[0].dtype)
+        known, x = needs_scaling(x, scale, shift), x.to(self.weight.cores[0].dtype)
         x = x * scale + shift if known else x
         if execution == "reconstructed":
             return linear(x, self.weight.to_dense().T, self.bias)

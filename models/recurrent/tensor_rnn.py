@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.recurrent.kron.products import scaled
-from dropfold.kernels.recurrent.sequence.frames import check_lengths
+from dropfold.kernels.recurrent.kron.factors import needs_scaling
+from dropfold.kernels.recurrent.sequence.inputs import check_lengths
 from dropfold.models.formats import Kron
 from dropfold.models.formats.spec import Specs, spec_of_layer
 from dropfold.models.layers.tensor_linear import Mega, TensorLinear
@@ -213,7 +213,7 @@ class TensorRNN(nn.Module):
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size
         if missing:  # of the last row of the grid; what stands there is 0 after the shift
-            x = (x.to(w.a.dtype) * scale + shift) if scaled(x, scale, shift) else x
+            x = (x.to(w.a.dtype) * scale + shift) if needs_scaling(x, scale, shift) else x
             x, scale, shift = nn.functional.pad(x, (0, missing)), 1.0, 0.0
         return Direction(kron_linear(x, w.a, w.c, mega.bias, scale=scale, shift=shift), u)
 
