@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels import kron_linear, linear
-from dropfold.kernels.recurrent.kron.products import check_input, scaled
+from dropfold.kernels.recurrent.kron.factors import check_input, needs_scaling
 from dropfold.models.formats import Format, FormatSpec, Kron
 from dropfold.models.formats.plan import Execution, switches
 from dropfold.models.layers.unfused import HasPlainForm
@@ -125,7 +125,7 @@ class Mega(nn.Module):
 
 def scaled_input(x: Tensor, scale: float, shift: float, dtype: torch.dtype) -> Tensor:
     """scale x + shift in `dtype`."""
-    differs = scaled(x, scale, shift)
+    differs = needs_scaling(x, scale, shift)
     x = x.to(dtype)
     return x * scale + shift if differs else x
 

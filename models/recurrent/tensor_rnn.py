@@ -27,8 +27,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.recurrent.kron.products import scaled
-from dropfold.kernels.recurrent.sequence.frames import check_lengths, recurrent_factor
+from dropfold.kernels.recurrent.kron.factors import needs_scaling
+from dropfold.kernels.recurrent.sequence.dropout import draw_keep_scale, drop_units
+from dropfold.kernels.recurrent.sequence.inputs import check_lengths
 from dropfold.models.formats import Kron
 from dropfold.models.formats.spec import Specs, spec_of_layer
 from dropfold.models.layers.tensor_linear import Mega, TensorLinear, scaled_input
@@ -223,15 +224,14 @@ class TensorRNN(HasPlainForm):
             gx = self.ih[k](x, scale=scale, shift=shift)
         frames, batch = x.shape[:2]
         states = [gx.new_zeros(batch, self.hidden_size) if s is None else s for s in states]
-        rate = self.recurrent_dropout if self.training else 0.0
-        scaled_mask = recurrent_factor(rate, batch, self.hidden_size, gx, None)
+        keep_scale = draw_keep_scale(self.recurrent_dropout if self.training else 0.0, states[0], None)
         out: list[Any] = [None] * frames
         for t in reversed(range(frames)) if k % self.directions else range(frames):
 
             def product(h: Tensor, t: int = t) -> Tensor:
                 return module(x[t], h) if self.mega else module(h)
 
-            h = states[0] if scaled_mask is None else states[0] * scaled_mask.to(gx.dtype)
+            h = drop_units(states[0], keep_scale)
             new = self._step(k, gx[0 if self.mega else t], product, h, states)
             if lengths is None:
                 states, out[t] = list(new), new[0]
@@ -250,7 +250,7 @@ class TensorRNN(HasPlainForm):
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size
         if missing:  # places in the last row of the grid, which are 0 after the shift
-            x = (x.to(w.a.dtype) * scale + shift) if scaled(x, scale, shift) else x
+            x = (x.to(w.a.dtype) * scale + shift) if needs_scaling(x, scale, shift) else x
             x, scale, shift = nn.functional.pad(x, (0, missing)), 1.0, 0.0
         return Direction(kron_linear(x, w.a, w.c, mega.bias, scale=scale, shift=shift), u)
 

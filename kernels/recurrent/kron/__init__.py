@@ -1,1 +1,1 @@
-"""Sums of Kronecker products, W = sum_s A_s (x) C_s, as two GEMMs: what kron_linear and the sequences share."""
+"""Sums of Kronecker products, W = sum_s A_s (x) C_s, as two GEMMs: on the CPU, and inside Triton kernels."""

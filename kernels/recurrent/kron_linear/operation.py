@@ -26,21 +26,38 @@ from torch.autograd.function import once_differentiable
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import linear, product_dtype
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.recurrent.kron.products import check_input, check_kron, is_dense, scaled
-from dropfold.kernels.recurrent.kron_linear.outputs import _fake_bwd, _fake_fwd
+from dropfold.kernels.recurrent.kron.factors import (
+    check_input,
+    check_kron,
+    is_dense,
+    needs_scaling,
+    reconstruct,
+)
+from dropfold.kernels.recurrent.kron_linear.outputs import empty_bwd_outputs, empty_fwd_outputs
+
+
+def reference(
+    x: Tensor, a: Tensor, c: Tensor, bias: Tensor | None = None, *, scale: float = 1.0, shift: float = 0.0
+) -> Tensor:
+    """The specification of `kron_linear`, with its arguments: y = (scale x + shift) W + bias with W reconstructed.
+
+    Plain torch, differentiable, for any dtype and device; nothing is checked.
+    """
+    y = (x.to(a.dtype) * scale + shift) @ reconstruct(a, c)
+    return y if bias is None else y + bias
+
 
 _fwd = operator(
     "kron_linear_fwd(Tensor x, Tensor a, Tensor c, Tensor? bias, float scale, float shift) -> (Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_fwd,
+    fake=empty_fwd_outputs,
 )
-
 
 _bwd = operator(
     "kron_linear_bwd(Tensor dy, Tensor x, Tensor t, Tensor a, Tensor c, float scale, float shift, bool need_x) "
     "-> (Tensor, Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_bwd,
+    fake=empty_bwd_outputs,
 )
 
 
@@ -89,10 +106,10 @@ def kron_linear(
     flat = x.reshape(-1, rows).contiguous()
     flat = flat if flat.dtype == torch.uint8 else flat.to(dtype)
     bias = None if bias is None else bias.to(dtype).contiguous()
-    if is_dense(a):  # plain GEMMs, made by others
-        y = linear(
-            flat.to(dtype) * scale + shift if scaled(x, scale, shift) else flat, (a * c)[0].T.to(dtype), bias
-        )
+    if is_dense(a):  # a plain linear layer
+        if needs_scaling(x, scale, shift):
+            flat = flat.to(dtype) * scale + shift
+        y = linear(flat, (a * c)[0].T.to(dtype), bias)
     else:
         y = _KronLinear.apply(flat, a.to(dtype), c.to(dtype), bias, float(scale), float(shift))
     return y.view(*x.shape[:-1], columns)

@@ -1,16 +1,16 @@
 r"""A whole LSTM layer in one direction, over time, with a compressed hidden matrix.
 
-    z_t = gx_t + (f * h_{t-1}) U,   U = sum_s A_s (x) C_s [H, 4 H],   gates i, f, g, o in PyTorch's order
+    z_t = gx_t + (m * h_{t-1}) U,   U = sum_s A_s (x) C_s [H, 4 H],   gates i, f, g, o in PyTorch's order
     c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 
-gx [T, B, 4 H] is the input's part, biases included; f, 0 or 1 / (1 - p), the recurrent dropout of a unit, the same at all
-steps. A dense U is A = 1 [1, 1, 1] and C = U [1, H, 4 H].
+gx [T, B, 4 H] is the input's part, biases included; m, 0 or 1 / (1 - p) for each unit, is the recurrent dropout, the same
+at all steps. A dense U is A = 1 [1, 1, 1] and C = U [1, H, 4 H].
 
 Forward is one launch and backward is one: a program takes some rows of the batch through all steps, no program waits for
 another, and A and C (H 256, S 5, bf16: 12.5 KB) stay in the processor's cache. Backward walks back through
 
     dz = (dc g i (1 - i), dc c_{t-1} f (1 - f), dc i (1 - g^2), dh tanh(c) o (1 - o)),   dc += dh o (1 - tanh(c)^2),
-    dh_{t-1} = f * (dz U^T),   dc_{t-1} = f dc
+    dh_{t-1} = m * (dz U^T),   dc_{t-1} = f dc
 
 from the saved gates, and the gradients of A and C are then GEMMs over all (t, b). State c and all sums are kept in float32
 (float64 for itself).
@@ -30,30 +30,60 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.recurrent.kron.factors import reconstruct
 from dropfold.kernels.recurrent.kron.products import weight_gradients
-from dropfold.kernels.recurrent.lstm_sequence.outputs import _fake_bwd, _fake_fwd
-from dropfold.kernels.recurrent.sequence.frames import (
-    check_sequence,
-    last,
-    multiplied,
-    needs_grad,
-    outputs,
-    recurrent_factor,
-)
+from dropfold.kernels.recurrent.lstm_sequence.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.sequence.dropout import draw_keep_scale, drop_units
+from dropfold.kernels.recurrent.sequence.history import final_state, output_states, states_before
+from dropfold.kernels.recurrent.sequence.inputs import check_sequence, needs_grad
+
+
+def reference(
+    gx: Tensor,
+    a: Tensor,
+    c: Tensor,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    recurrent_dropout: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The specification of `lstm_sequence`, with its arguments and returns: frame by frame, with U reconstructed.
+
+    Plain torch, differentiable, for any dtype and device; nothing but the drop probability is checked.
+    """
+    (frames, batch, _), u = gx.shape, reconstruct(a, c).to(gx.dtype)
+    h = gx.new_zeros((batch, len(u))) if h0 is None else h0.to(gx.dtype)
+    cell = torch.zeros_like(h) if c0 is None else c0.to(gx.dtype)
+    keep_scale = draw_keep_scale(recurrent_dropout, h, seed)
+    if lengths is None:
+        lengths = torch.full((batch,), frames, device=gx.device)
+    out = [h] * frames
+    for t in reversed(range(frames)) if reverse else range(frames):
+        active = (t < lengths)[:, None]
+        z = torch.where(active, gx[t], 0) + drop_units(h, keep_scale) @ u
+        i, f, g, o = z.chunk(4, -1)
+        new_cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        new_h = o.sigmoid() * new_cell.tanh()
+        cell, h = torch.where(active, new_cell, cell), torch.where(active, new_h, h)
+        out[t] = torch.where(active, new_h, 0)
+    return torch.stack(out), h, cell
+
 
 _fwd = operator(
-    "lstm_sequence_fwd(Tensor gx, Tensor a, Tensor c, Tensor h0, Tensor c0, Tensor? lengths, Tensor? factor, "
+    "lstm_sequence_fwd(Tensor gx, Tensor a, Tensor c, Tensor h0, Tensor c0, Tensor? lengths, Tensor? keep_scale, "
     "bool reverse, bool save) -> (Tensor, Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_fwd,
+    fake=empty_fwd_outputs,
 )
-
 
 _bwd = operator(
     "lstm_sequence_bwd(Tensor dout, Tensor dh_n, Tensor dc_n, Tensor gates, Tensor hs, Tensor cs, Tensor a, Tensor c, "
-    "Tensor? lengths, Tensor? factor, bool reverse) -> (Tensor, Tensor, Tensor)",
+    "Tensor? lengths, Tensor? keep_scale, bool reverse) -> (Tensor, Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_bwd,
+    fake=empty_bwd_outputs,
 )
 
 
@@ -61,21 +91,22 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None,
-        factor: Tensor | None, reverse: bool, save: bool,
+        keep_scale: Tensor | None, reverse: bool, save: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, factor, reverse, save)
-        ctx.save_for_backward(gates, hs, cs, a, c, lengths, factor)
+        hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
+        ctx.save_for_backward(gates, hs, cs, a, c, lengths, keep_scale)
         ctx.reverse = reverse
-        return *outputs(hs, lengths, reverse), last(cs, reverse).to(gx.dtype, copy=True)
+        out, h_n = output_states(hs, lengths, reverse), final_state(hs, reverse)
+        return out, h_n, final_state(cs, reverse).to(gx.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
-        gates, hs, cs, a, c, lengths, factor = ctx.saved_tensors
-        h = multiplied(hs, factor, ctx.reverse).flatten(0, 1)
-        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, factor, ctx.reverse)
-        da, dc_factor = weight_gradients(h, dz.flatten(0, 1), a, c)
-        return dz, da, dc_factor, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
+        gates, hs, cs, a, c, lengths, keep_scale = ctx.saved_tensors
+        h = drop_units(states_before(hs, ctx.reverse), keep_scale)
+        dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, keep_scale, ctx.reverse)
+        d_a, d_c = weight_gradients(h.flatten(0, 1), dz.flatten(0, 1), a, c)
+        return dz, d_a, d_c, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
 
 
 def lstm_sequence(
@@ -96,24 +127,24 @@ def lstm_sequence(
         gx: [T, B, 4 H], the input's part of the gates i, f, g, o with all biases.
         a, c: [S, p, u] and [S, q, v], p q = H, u v = 4 H; for a dense U ones [1, 1, 1] and U [1, H, 4 H].
         h0, c0: first states [B, H]; default zeros.
-        lengths: int64 [B], the frames of each row, 1 to T; default T. What comes after is not read, and out is 0 there.
+        lengths: int64 [B], the frames of each row, 1 to T; default T. Later frames are not read, and out is 0 in them.
         reverse: from the last frame of each row to its first.
-        recurrent_dropout: share of the units of h that fall before the product with U, the same at all steps.
-        seed: of that dropout; default drawn by torch.
+        recurrent_dropout: drop probability of the units of h before the product with U, the same ones at all steps.
+        seed: of that dropout, int64, 0-dim; default drawn by torch.
 
     Returns:
         out [T, B, H], h_n [B, H], c_n [B, H].
 
     Raises:
-        ValueError: shapes do not fit, a length below 1 or above T, or a rate outside [0, 1).
+        ValueError: shapes do not fit, a length below 1 or above T, or a drop probability outside [0, 1).
     """
     hidden = check_sequence(gx, a, c, 4, h0, lengths)
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
     c0 = torch.zeros_like(h0) if c0 is None else c0.to(gx.dtype)
     if c0.shape != h0.shape:
         raise ValueError(f"c0 must have h0's shape {list(h0.shape)}; got {list(c0.shape)}.")
-    factor = recurrent_factor(recurrent_dropout, gx.shape[1], hidden, gx, seed)
+    keep_scale = draw_keep_scale(recurrent_dropout, h0, seed)
     lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     save = needs_grad(gx, a, c, h0, c0)
-    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, factor, reverse, save)
+    return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)

@@ -1,1 +1,1 @@
-"""What lstm_sequence and gru_sequence share: the order of time, lengths, recurrent dropout, checks, launches, outputs."""
+"""What lstm_sequence and gru_sequence share: inputs, the order of time, recurrent dropout, device code."""

@@ -52,12 +52,26 @@ def test_kron_linear(name, bytes_, device):
     right = kron_linear_cpu.kron_linear_fwd(x, a, c, bias, scale, shift)
     moved = [v.to(device) for v in (x, a, c)]
     mine = kron_linear_triton.kron_linear_fwd(*moved, bias.to(device), scale, shift)
-    check(mine[:1], right[:1], device)  # what stands between the products is each one's own
-    gradients = kron_linear_cpu.kron_linear_bwd(dy, x, right[1], a, c, scale, shift, not bytes_)
-    found = kron_linear_triton.kron_linear_bwd(
+    check(mine[:1], right[:1], device)  # t has a layout of its own in each
+    right_gradients = kron_linear_cpu.kron_linear_bwd(dy, x, right[1], a, c, scale, shift, not bytes_)
+    gradients = kron_linear_triton.kron_linear_bwd(
         dy.to(device), moved[0], mine[1], *moved[1:], scale, shift, not bytes_
     )
-    check(found, gradients, device)
+    check(gradients, right_gradients, device)
+
+
+def test_partial_sums_of_a_weight_gradient_do_not_overlap(device):
+    """300 rows are two parts of 150, which no tile of 16 rows divides."""
+    a, c = (torch.randn(2, n, 3) for n in (2, 6))
+    x, dy = torch.randn(150, 12), torch.randn(150, 9)
+    _, t = kron_linear_cpu.kron_linear_fwd(x, a, c, None, 1.0, 0.0)
+    right = kron_linear_cpu.kron_linear_bwd(dy, x, t, a, c, 1.0, 0.0, False)
+    x, a, c, dy = to(device, x, a, c, dy)
+    _, t = kron_linear_triton.kron_linear_fwd(x, a, c, None, 1.0, 0.0)
+    assert len(x) * 2 > kron_linear_triton.ROWS_PER_PART
+    for mine, expected in zip(kron_linear_triton.kron_linear_bwd(dy, x, t, a, c, 1.0, 0.0, False), right):
+        # Sums of 300 float32 products of size 1 to 10.
+        torch.testing.assert_close(mine.cpu(), expected, rtol=1e-5, atol=1e-4)
 
 
 def to(device, *values):
@@ -75,18 +89,20 @@ def test_lstm_sequence(name, extras, reverse, device):
     lengths = torch.tensor([1, 3, 2, 3]) if extras else None
     if extras:
         gx[1:, 0] = torch.nan  # after its length
-    factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
-    right = lstm_sequence_cpu.lstm_sequence_fwd(gx, a, c, h0, c0, lengths, factor, reverse, True)
+    keep_scale = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
+    right = lstm_sequence_cpu.lstm_sequence_fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, True)
     mine = lstm_sequence_triton.lstm_sequence_fwd(
-        *to(device, gx, a, c, h0, c0, lengths, factor), reverse, True
+        *to(device, gx, a, c, h0, c0, lengths, keep_scale), reverse, True
     )
     check(mine, right, device)
     grads = torch.randn(frames, batch, 12), *torch.randn(2, batch, 12)
-    there = lstm_sequence_cpu.lstm_sequence_bwd(*grads, right[2], *right[:2], a, c, lengths, factor, reverse)
-    found = lstm_sequence_triton.lstm_sequence_bwd(
-        *to(device, *grads), mine[2], *mine[:2], *to(device, a, c, lengths, factor), reverse
+    right_gradients = lstm_sequence_cpu.lstm_sequence_bwd(
+        *grads, right[2], *right[:2], a, c, lengths, keep_scale, reverse
     )
-    check(found, there, device)
+    gradients = lstm_sequence_triton.lstm_sequence_bwd(
+        *to(device, *grads), mine[2], *mine[:2], *to(device, a, c, lengths, keep_scale), reverse
+    )
+    check(gradients, right_gradients, device)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -101,20 +117,20 @@ def test_gru_sequence(name, reset, extras, reverse, device):
     lengths = torch.tensor([1, 3, 2, 3]) if extras else None
     if extras:
         gx[1:, 0] = torch.nan  # after its length
-    factor = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
-    right = gru_sequence_cpu.gru_sequence_fwd(gx, a, c, b_n, h0, lengths, factor, reverse, True)
+    keep_scale = (torch.rand(batch, 12) > 0.3) / 0.7 if extras else None
+    right = gru_sequence_cpu.gru_sequence_fwd(gx, a, c, b_n, h0, lengths, keep_scale, reverse, True)
     mine = gru_sequence_triton.gru_sequence_fwd(
-        *to(device, gx, a, c, b_n, h0, lengths, factor), reverse, True
+        *to(device, gx, a, c, b_n, h0, lengths, keep_scale), reverse, True
     )
     check(mine, right, device)
     dout, dh = torch.randn(frames, batch, 12), torch.randn(batch, 12)
-    there = gru_sequence_cpu.gru_sequence_bwd(
-        dout, dh, right[1], right[0], a, c, b_n, lengths, factor, reverse
+    right_gradients = gru_sequence_cpu.gru_sequence_bwd(
+        dout, dh, right[1], right[0], a, c, b_n, lengths, keep_scale, reverse
     )
-    found = gru_sequence_triton.gru_sequence_bwd(
-        *to(device, dout, dh), mine[1], mine[0], *to(device, a, c, b_n, lengths, factor), reverse
+    gradients = gru_sequence_triton.gru_sequence_bwd(
+        *to(device, dout, dh), mine[1], mine[0], *to(device, a, c, b_n, lengths, keep_scale), reverse
     )
-    check(found, there, device)
+    check(gradients, right_gradients, device)
 
 
 def with_gaps(t):
@@ -136,13 +152,13 @@ def test_inputs_need_not_be_contiguous(name, device):
             (lengths,),
         ),
     ):
-        found = []
+        outcomes = []
         for change in (torch.clone, with_gaps):
             leaves = [change(t).requires_grad_() for t in inputs]
             out = run(*leaves, *map(change, others))
             out = out if isinstance(out, tuple) else (out,)
-            found.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
-        for mine, right in zip(*found, strict=True):
+            outcomes.append([*out, *torch.autograd.grad([y.square().sum() for y in out], leaves)])
+        for mine, right in zip(*outcomes, strict=True):
             # On some processors products of memory that is aligned otherwise round otherwise.
             torch.testing.assert_close(mine, right)
 

@@ -1,27 +1,32 @@
-"""kron_linear and the sequences: the textbook in float64, gradcheck, one graph, opcheck, no spill, one launch."""
+"""kron_linear and the sequences: the reference in float64, gradcheck, one graph, opcheck, no spill, one launch."""
 
+from functools import partial
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
 from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.kernels.recurrent.gru_sequence import operation as gru_operation
+from dropfold.kernels.recurrent.gru_sequence import reference as gru_reference
 from dropfold.kernels.recurrent.gru_sequence import triton as gru_sequence_triton
 from dropfold.kernels.recurrent.kron_linear import cpu as kron_linear_cpu
 from dropfold.kernels.recurrent.kron_linear import outputs as kron_linear_outputs
+from dropfold.kernels.recurrent.kron_linear import reference as kron_reference
 from dropfold.kernels.recurrent.kron_linear import triton as kron_linear_triton
 from dropfold.kernels.recurrent.lstm_sequence import operation as lstm_operation
+from dropfold.kernels.recurrent.lstm_sequence import reference as lstm_reference
 from dropfold.kernels.recurrent.lstm_sequence import triton as lstm_sequence_triton
 from tests.kernels.cases import EXACT
 from tests.kernels.gates import compile_only, launches
-from tests.oracle import recurrent as oracle
 
 D = torch.float64
 T, B, H = 5, 3, 12
 
-# A and C for [12, 12 gates]: u is 4 times what stands here for an LSTM, 3 times for a GRU (v where u is 1).
+# A and C for [12, 12 gates]: u (v if u is 1) is 4 times as large for an LSTM, and 3 times for a GRU.
 FACTORS = {
     "square": ((3, 4, 4), (3, 3, 3)),
     "right": ((9, 2, 6), (9, 6, 2)),
@@ -38,8 +43,12 @@ def factors(name, gates=1, dtype=D):
     return a.requires_grad_(), (torch.randn(s, q, v, dtype=dtype) / 2).requires_grad_()
 
 
+def as_tuple(out):
+    return out if isinstance(out, tuple) else (out,)
+
+
 def compare(mine, right, leaves):
-    mine, right = (v if isinstance(v, tuple) else (v,) for v in (mine, right))
+    mine, right = as_tuple(mine), as_tuple(right)
     seeds = [torch.randn_like(v) for v in right]
     for a, b in zip(mine, right, strict=True):
         torch.testing.assert_close(a, b, **EXACT)
@@ -51,35 +60,41 @@ def compare(mine, right, leaves):
 
 @pytest.mark.parametrize("bytes_", [False, True])
 @pytest.mark.parametrize("name", FACTORS)
-def test_kron_linear_is_the_kronecker_product(name, bytes_):
+def test_kron_linear_is_its_reference(name, bytes_):
     a, c = factors(name)
     bias = torch.randn(12, dtype=D, requires_grad=True)
     x = torch.randint(0, 256, (4, 7, 12), dtype=torch.uint8) if bytes_ else torch.randn(4, 7, 12, dtype=D)
     leaves = [a, c, bias] + ([] if bytes_ else [x.requires_grad_()])
-    right = (x.to(D) * 0.01 - 0.7) @ oracle.kron(a, c) + bias
-    compare(kron_linear(x, a, c, bias, scale=0.01, shift=-0.7), right, leaves)
+    mine, right = (f(x, a, c, bias, scale=0.01, shift=-0.7) for f in (kron_linear, kron_reference))
+    compare(mine, right, leaves)
 
 
-def test_kron_linear_takes_pieces_of_a_large_input():
-    """More rows than one piece that stays in the cache, and a last one that is not whole."""
+def test_the_reference_of_kron_linear_is_numpys_kronecker_product():
+    a, c = (t.detach() for t in factors("square"))
+    x = torch.randint(0, 256, (5, 12), dtype=torch.uint8)
+    w = sum(np.kron(a[s].numpy(), c[s].numpy()) for s in range(len(a)))
+    right = (x.numpy() * 0.01 - 0.7) @ w + 3.0
+    mine = kron_reference(x, a, c, torch.full((12,), 3.0, dtype=D), scale=0.01, shift=-0.7)
+    np.testing.assert_allclose(mine, right, **EXACT)
+
+
+def test_kron_linear_takes_chunks_of_a_large_input():
+    """More rows than one chunk that stays in the cache, and a last one that is not whole."""
     a, c = (torch.randn(2, n, 3, dtype=D, requires_grad=True) for n in (300, 200))
     x = torch.randn(41, 60_000, dtype=D, requires_grad=True)
-    assert x.numel() > 2 * kron_linear_cpu.CHUNK
-    compare(kron_linear(x, a, c) / 100, x @ oracle.kron(a, c) / 100, [x, a, c])
+    assert x.numel() > 2 * kron_linear_cpu.NUMBERS_PER_CHUNK
+    compare(kron_linear(x, a, c) / 100, kron_reference(x, a, c) / 100, [x, a, c])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_lstm_sequence_is_the_loop(name, lengths, reverse):
+def test_lstm_sequence_is_its_reference(name, lengths, reverse):
     a, c = factors(name, 4)
     gx, h0, c0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 4 * H), (B, H), (B, H)))
-    lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
-    factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
-    mine = lstm_sequence(
-        gx, a, c, h0, c0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
-    )  # fmt: skip
-    right = oracle.lstm(gx, oracle.kron(a, c), h0, c0, lengths, reverse, factor.to(D))
+    options = {"reverse": reverse, "lengths": lengths and torch.tensor(lengths)}
+    options |= {"recurrent_dropout": 0.4, "seed": torch.tensor(5)}
+    mine, right = (f(gx, a, c, h0, c0, **options) for f in (lstm_sequence, lstm_reference))
     compare(mine, right, [gx, a, c, h0, c0])
 
 
@@ -87,17 +102,87 @@ def test_lstm_sequence_is_the_loop(name, lengths, reverse):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 3]])
 @pytest.mark.parametrize("name", FACTORS)
-def test_gru_sequence_is_the_loop(name, lengths, reverse, reset):
+def test_gru_sequence_is_its_reference(name, lengths, reverse, reset):
     a, c = factors(name, 3)
     gx, h0 = (torch.randn(n, dtype=D, requires_grad=True) for n in ((T, B, 3 * H), (B, H)))
     b_n = torch.randn(H, dtype=D, requires_grad=True) if reset == "after" else None
-    lengths, seed = lengths and torch.tensor(lengths), torch.tensor(5)
-    factor = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
-    mine = gru_sequence(
-        gx, a, c, b_n, h0, lengths=lengths, reverse=reverse, recurrent_dropout=0.4, seed=seed
-    )  # fmt: skip
-    right = oracle.gru(gx, oracle.kron(a, c), b_n, h0, lengths, reverse, factor.to(D))
+    options = {"reverse": reverse, "lengths": lengths and torch.tensor(lengths)}
+    options |= {"recurrent_dropout": 0.4, "seed": torch.tensor(5)}
+    mine, right = (f(gx, a, c, b_n, h0, **options) for f in (gru_sequence, gru_reference))
     compare(mine, right, [gx, a, c, h0] + ([] if b_n is None else [b_n]))
+
+
+def test_first_states_are_zero_where_none_are_given():
+    gx, zeros = torch.randn(T, B, 4 * H, dtype=D), torch.zeros(B, H, dtype=D)
+    for run in (lstm_sequence, lstm_reference):
+        for mine, right in zip(run(gx, *factors("square", 4)), run(gx, *factors("square", 4), zeros, zeros)):
+            assert mine.shape == right.shape
+    a, c = factors("square", 4)
+    compare(lstm_sequence(gx, a, c), lstm_reference(gx, a, c, zeros, zeros), [a, c])
+    a, c = factors("square", 3)
+    compare(gru_sequence(gx[..., : 3 * H], a, c), gru_reference(gx[..., : 3 * H], a, c, None, zeros), [a, c])
+
+
+def packed(module, gx, lengths, states):
+    """Outputs and last states of PyTorch's module, both directions, on a packed sequence."""
+    x = nn.utils.rnn.pack_padded_sequence(gx, lengths, enforce_sorted=False)
+    out, last = module(x, states)
+    return nn.utils.rnn.pad_packed_sequence(out)[0], last
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_references_are_pytorchs_modules(kind):
+    """With the same weights, in both directions, on packed sequences: the identity as W passes gx on."""
+    torch.manual_seed(3)
+    gates, lengths = 4 if kind == "lstm" else 3, torch.tensor([5, 1, 3])
+    make = nn.LSTM if kind == "lstm" else nn.GRU
+    module = make(gates * H, H, bidirectional=True, dtype=D).requires_grad_(False)
+    gx, h0, c0 = torch.randn(T, B, gates * H, dtype=D), *torch.randn(2, 2, B, H, dtype=D)
+    b_n = torch.randn(2, H, dtype=D)
+    for direction in ("l0", "l0_reverse"):
+        nn.init.eye_(getattr(module, f"weight_ih_{direction}"))
+        for bias in ("ih", "hh"):
+            nn.init.zeros_(getattr(module, f"bias_{bias}_{direction}"))
+    if kind == "gru":
+        module.bias_hh_l0[2 * H :], module.bias_hh_l0_reverse[2 * H :] = b_n
+    right, last = packed(module, gx, lengths, (h0, c0) if kind == "lstm" else h0)
+    for d, weight in enumerate((module.weight_hh_l0, module.weight_hh_l0_reverse)):
+        a, c = torch.ones(1, 1, 1, dtype=D), weight.T[None]
+        options = {"lengths": lengths, "reverse": d == 1}
+        if kind == "lstm":
+            out, *states = lstm_reference(gx, a, c, h0[d], c0[d], **options)
+        else:
+            out, *states = gru_reference(gx, a, c, b_n[d], h0[d], **options)
+        torch.testing.assert_close(out, right[..., d * H : (d + 1) * H], **EXACT)
+        for mine, its in zip(states, last if kind == "lstm" else (last,), strict=True):
+            torch.testing.assert_close(mine, its[d], **EXACT)
+
+
+def test_the_reset_stands_anywhere_for_a_diagonal_matrix():
+    """(r h) diag(d) = r (h diag(d)): the form "before", which nn.GRU does not have, is then the form "after"."""
+    u = torch.randn(H, 3 * H, dtype=D)
+    u[:, 2 * H :] = torch.randn(H, dtype=D).diag()
+    gx, h0, zeros = torch.randn(T, B, 3 * H, dtype=D), torch.randn(B, H, dtype=D), torch.zeros(H, dtype=D)
+    a, c = torch.ones(1, 1, 1, dtype=D), u[None]
+    for mine, right in zip(gru_reference(gx, a, c, None, h0), gru_reference(gx, a, c, zeros, h0)):
+        torch.testing.assert_close(mine, right, **EXACT)
+    u[0, 3 * H - 1] = 1.0  # not diagonal: the forms differ
+    assert (gru_reference(gx, a, c, None, h0)[0] - gru_reference(gx, a, c, zeros, h0)[0]).abs().max() > 1e-3
+
+
+def test_recurrent_dropout_multiplies_h_by_one_mask_at_all_steps():
+    """Frame by frame: a call for each, on states whose dropped units are 0 and whose others are divided by 1 - p."""
+    (a, c), seed = factors("square", 4), torch.tensor(5)
+    gx, h, cell = torch.randn(T, B, 4 * H, dtype=D), *torch.randn(2, B, H, dtype=D)
+    keep_scale = (uniform(seed, B * H) >= 0.4).view(B, H) / 0.6
+    assert 0 < (keep_scale == 0).sum() < B * H
+    outs = [
+        run(gx, a, c, h, cell, recurrent_dropout=0.4, seed=seed)[0] for run in (lstm_sequence, lstm_reference)
+    ]
+    for t in range(T):
+        frame, h, cell = lstm_sequence(gx[t : t + 1], a, c, h * keep_scale, cell)
+        for out in outs:
+            torch.testing.assert_close(out[t], frame[0], **EXACT)
 
 
 def outcomes(run, gx, *more):
@@ -109,19 +194,20 @@ def outcomes(run, gx, *more):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", ["lstm", "gru after", "gru before"])
-def test_what_comes_after_the_length_is_not_read(kind, reverse):
-    """Neither in forward nor, where it is NaN, in backward."""
+def test_frames_after_the_length_are_not_read(kind, reverse):
+    """Neither in forward nor, where they are NaN, in backward; nor by the reference."""
     gates, more = (4, ()) if kind == "lstm" else (3, (torch.randn(H, dtype=D),) * (kind == "gru after"))
     gx = torch.randn(T, B, gates * H, dtype=D)
     options = {"lengths": torch.tensor([5, 1, 3]), "reverse": reverse}
     spoilt = gx.clone()
     spoilt[3:, 2] = torch.nan
-    sequence = lstm_sequence if kind == "lstm" else gru_sequence
     inputs = (*factors("square", gates), *more)
-    for mine, right in zip(
-        *(outcomes(lambda *leaves: sequence(*leaves, **options), v, *inputs) for v in (spoilt, gx))
-    ):
-        assert torch.equal(mine, right)
+    for run in (lstm_sequence, lstm_reference) if kind == "lstm" else (gru_sequence, gru_reference):
+        spoilt_outcomes, right_outcomes = (
+            outcomes(partial(run, **options), x, *inputs) for x in (spoilt, gx)
+        )
+        for mine, right in zip(spoilt_outcomes, right_outcomes):
+            assert torch.equal(mine, right)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
@@ -181,8 +267,7 @@ def test_one_graph_under_compile(name):
 
     def outcome(f):
         leaves = [t.detach().clone().requires_grad_() for t in inputs]
-        out = f(*leaves)
-        out = out if isinstance(out, tuple) else (out,)
+        out = as_tuple(f(*leaves))
         return [*out, *torch.autograd.grad([(y * y).sum() for y in out], leaves)]
 
     for a, b in zip(outcome(compiled), outcome(run)):
@@ -196,9 +281,7 @@ def test_half_precision_is_near(name, dtype):
     run, inputs = calls(torch.float32)[name]
     right = run(*inputs)
     mine = run(*(t.to(dtype) for t in inputs))
-    for a, b in zip(
-        mine if isinstance(mine, tuple) else (mine,), right if isinstance(right, tuple) else (right,)
-    ):
+    for a, b in zip(as_tuple(mine), as_tuple(right)):
         assert a.dtype == dtype
         assert (a.float() - b).abs().max() <= 24 * torch.finfo(dtype).eps * b.abs().max()
 
@@ -210,19 +293,19 @@ def test_operators_pass_opcheck():
     )
     a, c, a4, c4, a3, c3 = (v.detach() for v in (a, c, a4, c4, a3, c3))
     x, gx, h = torch.randn(6, 12), torch.randn(T, B, 4 * H), torch.randn(B, H)
-    lengths, factor = torch.tensor([5, 1, 3]), torch.ones(B, H)
+    lengths, keep_scale = torch.tensor([5, 1, 3]), torch.ones(B, H)
     y, t = ops.kron_linear_fwd(x, a, c, None, 1.0, 0.0)
-    hs, cs, gates = ops.lstm_sequence_fwd(gx, a4, c4, h, h, lengths, factor, False, True)
+    hs, cs, gates = ops.lstm_sequence_fwd(gx, a4, c4, h, h, lengths, keep_scale, False, True)
     gx3 = gx[..., : 3 * H].contiguous()
-    hs3, gates3 = ops.gru_sequence_fwd(gx3, a3, c3, None, h, lengths, factor, False, True)
+    hs3, gates3 = ops.gru_sequence_fwd(gx3, a3, c3, None, h, lengths, keep_scale, False, True)
     for op, arguments in (
         (ops.kron_linear_fwd, (x, a, c, None, 1.0, 0.0)),
         (ops.kron_linear_bwd, (y, x, t, a, c, 1.0, 0.0, True)),
-        (ops.lstm_sequence_fwd, (gx, a4, c4, h, h, lengths, factor, False, True)),
+        (ops.lstm_sequence_fwd, (gx, a4, c4, h, h, lengths, keep_scale, False, True)),
         (ops.lstm_sequence_fwd, (gx, a4, c4, h, h, None, None, True, False)),
-        (ops.lstm_sequence_bwd, (hs[1:], h, h, gates, hs, cs, a4, c4, lengths, factor, False)),
-        (ops.gru_sequence_fwd, (gx3, a3, c3, h[0], h, lengths, factor, False, True)),
-        (ops.gru_sequence_bwd, (hs3[1:], h, gates3, hs3, a3, c3, None, lengths, factor, False)),
+        (ops.lstm_sequence_bwd, (hs[1:], h, h, gates, hs, cs, a4, c4, lengths, keep_scale, False)),
+        (ops.gru_sequence_fwd, (gx3, a3, c3, h[0], h, lengths, keep_scale, False, True)),
+        (ops.gru_sequence_bwd, (hs3[1:], h, gates3, hs3, a3, c3, None, lengths, keep_scale, False)),
     ):
         torch.library.opcheck(op.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -309,13 +392,13 @@ INPUT = {
 def lstm_launches(name, dtype, extras, frames=2, batch=16):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in HIDDEN[name])
     hidden = a.shape[1] * c.shape[1]
-    lengths, factor = (
+    lengths, keep_scale = (
         (torch.ones(batch, dtype=torch.int64), torch.ones(batch, hidden)) if extras else (None, None)
     )
     gx, h = torch.zeros(frames, batch, 4 * hidden, dtype=dtype), torch.zeros(batch, hidden, dtype=dtype)
     hs, wide = torch.zeros(frames + 1, batch, hidden, dtype=dtype), torch.zeros(frames + 1, batch, hidden)
     return launches(
-        lstm_sequence_triton.lstm_sequence_fwd, gx, a, c, h, h, lengths, factor, extras, True
+        lstm_sequence_triton.lstm_sequence_fwd, gx, a, c, h, h, lengths, keep_scale, extras, True
     ), launches(
         lstm_sequence_triton.lstm_sequence_bwd,
         hs[1:],
@@ -327,7 +410,7 @@ def lstm_launches(name, dtype, extras, frames=2, batch=16):
         a,
         c,
         lengths,
-        factor,
+        keep_scale,
         extras,
     )
 
@@ -350,7 +433,7 @@ def gru_launches(name, dtype, extras, frames=2, batch=16):
 def linear_launches(name, dtype, bytes_, rows=8):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in INPUT[name])
     x = torch.zeros(rows, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
-    y, t = kron_linear_outputs._fake_fwd(x, a, c, None, 1.0, 0.0)
+    y, t = kron_linear_outputs.empty_fwd_outputs(x, a, c, None, 1.0, 0.0)
     return launches(kron_linear_triton.kron_linear_fwd, x, a, c, y[0], 1.0, 0.0), launches(
         kron_linear_triton.kron_linear_bwd, y, x, t, a, c, 1.0, 0.0, False
     )
