@@ -1,6 +1,32 @@
 """Noise by dropping: which elements and points are dropped, for every operation that carries noise."""
 
 from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE, ROWS, Drawn
-from dropfold.kernels.noise.draw.operation import Level, Noise, Reading, Scaling, draw, keep_scale
+from dropfold.kernels.noise.draw.operation import (
+    Level,
+    Noise,
+    Reading,
+    Scaling,
+    as_p,
+    check,
+    draw,
+    keep_scale,
+    new_noise,
+    row_keep_scale,
+)
 
-__all__ = ["ELEMENTS", "NONE", "ROWS", "Drawn", "Level", "Noise", "Reading", "Scaling", "draw", "keep_scale"]
+__all__ = [
+    "ELEMENTS",
+    "NONE",
+    "ROWS",
+    "Drawn",
+    "Level",
+    "Noise",
+    "Reading",
+    "Scaling",
+    "as_p",
+    "check",
+    "draw",
+    "keep_scale",
+    "new_noise",
+    "row_keep_scale",
+]
