@@ -1,8 +1,8 @@
-"""Two gates for Triton kernels that need no GPU: what the compiler makes of them, and the bytes that they move.
+"""Two gates for Triton kernels that need no GPU: the resources that their compiled code takes, and the bytes they move.
 
-`launches` records what an operation's launch function would launch. `compile_only` compiles those launches for
-real targets (Triton brings ptxas and LLVM; no driver is needed) and reads registers, spills and shared memory.
-`ledger` runs the launches in Triton's interpreter and counts the bytes of every load, store and atomic.
+`launches` records what an operation's launch function would launch. `compile_only` compiles those launches for real
+targets (Triton ships ptxas and LLVM; no driver is needed) and reads registers, spills and shared memory. `ledger` runs
+the launches in Triton's interpreter and counts the bytes of every load, store and atomic.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes on one target; `spills` is local memory in bytes a thread (0: all in registers)."""
+    """What one kernel needs on one target; `spills` is local memory in bytes a thread (0: all in registers)."""
 
     kernel: str
     target: str
@@ -54,9 +54,9 @@ class Resources:
 class Ledger:
     """Bytes moved by all launches.
 
-    `loaded_bytes` and `stored_bytes` are what instructions ask for; an address that one instruction touches twice
-    counts once (it coalesces). `touched_bytes` counts an address once a launch and direction: what must cross the
-    memory bus if the cache holds what a cloud's programs share. `unfenced_loads` are of addresses that were stored with no
+    `loaded_bytes` and `stored_bytes` are what instructions ask for; an address that one instruction touches twice counts
+    once (it coalesces). `touched_bytes` counts an address once for each launch and direction: what must cross the memory
+    bus if the cache holds what a cloud's programs share. `unfenced_loads` are loads of addresses that were stored with no
     barrier in between: another thread may load before the store.
     """
 
@@ -119,7 +119,7 @@ def _compile(launch: Launch, target: str) -> Resources:
 
 
 def _type(value: Any) -> str:
-    """Triton's name of an argument's type; None and 1 become constants, as Triton's launcher makes them."""
+    """Triton's name of an argument's type; None and 1 become constants, as at a real launch."""
     if isinstance(value, torch.Tensor):
         from triton.runtime.jit import type_canonicalisation_dict
 
@@ -134,6 +134,7 @@ def _type(value: Any) -> str:
 
 
 def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int, int]:
+    """Registers, spilled bytes and the widest load in bytes, of a cubin."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -141,40 +142,38 @@ def _read_nvidia(asm: dict[str, Any]) -> tuple[int, int, int]:
         file.write(asm["cubin"])
         file.flush()
         usage = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    count = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     loads = re.findall(r"ld\.global\S*?(?:\.v(\d))?\.\w(\d+)", asm["ptx"])
-    return (
-        found["REG"],
-        found["STACK"] + found["LOCAL"],
-        max((int(n or 1) * int(b) // 8 for n, b in loads), default=0),
-    )
+    vector_load_bytes = max((int(n or 1) * int(bits) // 8 for n, bits in loads), default=0)
+    return count["REG"], count["STACK"] + count["LOCAL"], vector_load_bytes
 
 
 def _read_amd(asm: dict[str, Any]) -> tuple[int, int, int]:
-    found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", asm["amdgcn"])}
-    spills = found["private_segment_fixed_size"]  # scalar registers spill to vector ones, not to memory
+    """The same, of AMD's assembly."""
+    count = {name: int(value) for name, value in re.findall(r"\.(\w+):\s+(\d+)", asm["amdgcn"])}
+    spills = count["private_segment_fixed_size"]  # scalar registers spill to vector ones, not to memory
     loads = re.findall(r"(?:global|buffer)_load_dword(?:x(\d))?", asm["amdgcn"])
-    return found["vgpr_count"], spills, max((4 * int(n or 1) for n in loads), default=0)
+    return count["vgpr_count"], spills, max((4 * int(n or 1) for n in loads), default=0)
 
 
 def ledger(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Ledger:
     """Run `fn` in the interpreter (the process must have TRITON_INTERPRET=1) and count what its kernels move."""
     book = Ledger()
-    with _counted(book):
+    with _count_bytes(book):
         book.result = fn(*args, **kwargs)
     return book
 
 
 @contextlib.contextmanager
-def _counted(book: Ledger) -> Iterator[None]:
+def _count_bytes(book: Ledger) -> Iterator[None]:
     from triton.runtime.interpreter import InterpreterBuilder
 
     load, store, atomic, barrier = (
         getattr(InterpreterBuilder, f"create_{name}")
         for name in ("masked_load", "masked_store", "atomic_rmw", "barrier")
     )
-    getitem = KernelInterface.__getitem__
-    running = [""]
+    start_launch = KernelInterface.__getitem__
+    kernel_name = [""]
     seen: set[tuple[bool, int]] = set()
     unfenced: set[int] = set()
 
@@ -190,7 +189,7 @@ def _counted(book: Ledger) -> Iterator[None]:
         else:
             book.unfenced_loads += len(unfenced & addresses)
         book.touched_bytes += len(fresh) * size
-        book.by_kernel[running[0]] = book.by_kernel.get(running[0], 0) + moved
+        book.by_kernel[kernel_name[0]] = book.by_kernel.get(kernel_name[0], 0) + moved
         return moved
 
     def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
@@ -207,21 +206,21 @@ def _counted(book: Ledger) -> Iterator[None]:
         book.stored_bytes += moved
         return atomic(self, op, ptr, value, mask, *rest)
 
-    def fenced(self: Any) -> Any:
+    def counted_barrier(self: Any) -> Any:
         unfenced.clear()
         return barrier(self)
 
-    def named(kernel: Any, grid: Any) -> Any:
-        running[0] = kernel.fn.__name__
+    def counted_launch(kernel: Any, grid: Any) -> Any:
+        kernel_name[0] = kernel.fn.__name__
         seen.clear()
         unfenced.clear()
-        return getitem(kernel, grid)
+        return start_launch(kernel, grid)
 
     with (
         mock.patch.object(InterpreterBuilder, "create_masked_load", counted_load),
         mock.patch.object(InterpreterBuilder, "create_masked_store", counted_store),
         mock.patch.object(InterpreterBuilder, "create_atomic_rmw", counted_atomic),
-        mock.patch.object(InterpreterBuilder, "create_barrier", fenced),
-        mock.patch.object(KernelInterface, "__getitem__", named),
+        mock.patch.object(InterpreterBuilder, "create_barrier", counted_barrier),
+        mock.patch.object(KernelInterface, "__getitem__", counted_launch),
     ):
         yield

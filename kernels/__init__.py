@@ -1,12 +1,12 @@
-"""Operations on point clouds and sequences: CPU and Triton, one file each."""
+"""Operations on point clouds and sequences, each in a CPU and a Triton implementation, with a reference in plain torch."""
 
 from dropfold.kernels.backend.gemm import linear
 from dropfold.kernels.group_mlp_max import group_mlp_max
-from dropfold.kernels.noise.draw.operation import Noise
+from dropfold.kernels.noise.draw import Noise
 from dropfold.kernels.noise.drop_cluster import drop_cluster
 from dropfold.kernels.noise.drop_feat import drop_feat
 from dropfold.kernels.noise.drop_point import drop_point
-from dropfold.kernels.noise.philox.operation import draw_seed
+from dropfold.kernels.noise.philox import draw_seed
 from dropfold.kernels.norm.batch_norm.operation import BatchNorm
 from dropfold.kernels.norm.edge_conv import edge_conv
 from dropfold.kernels.norm.linear_norm_max import linear_norm_max

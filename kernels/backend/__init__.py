@@ -1,1 +1,1 @@
-"""What every operation stands on: operators, Triton, numba, matrix products, threads."""
+"""The base of every operation: operators, Triton, numba, matrix products, threads."""

@@ -1,1 +1,1 @@
-"""Noise by dropping: the numbers, what they drop, the pass that applies it, DropFeat, DropPoint, DropCluster."""
+"""Noise by dropping: random numbers, what they drop, the passes that apply it, DropFeat, DropPoint, DropCluster."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dropfold.kernels.noise import drop
-from dropfold.kernels.noise.draw.operation import Reading, Scaling, check, new_noise
+from dropfold.kernels.noise.draw import Reading, Scaling, check, new_noise
 from dropfold.kernels.points.clouds import check_neighbours, global_idx
 
 

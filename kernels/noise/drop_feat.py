@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.noise import drop
-from dropfold.kernels.noise.draw.operation import Noise, Scaling, check, new_noise
+from dropfold.kernels.noise.draw import Noise, Scaling, check, new_noise
 from dropfold.kernels.points.clouds import ptr_to_batch, to_rows
 
 Per = Literal["element", "channel"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dropfold.kernels.noise import drop
-from dropfold.kernels.noise.draw.operation import Scaling, check, new_noise
+from dropfold.kernels.noise.draw import Scaling, check, new_noise
 
 
 def reference(

@@ -1,1 +1,1 @@
-"""Clouds and the points around a point: neighbours, balls, samples, interpolation."""
+"""Clouds and the points near a point: neighbours, balls, samples, interpolation."""

@@ -1,7 +1,19 @@
 """Noise by dropping: which elements and points are dropped, for every operation that carries noise."""
 
 from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE, ROWS, Drawn
-from dropfold.kernels.noise.draw.operation import Level, Noise, Reading, Scaling, draw, keep_mask, keep_scale
+from dropfold.kernels.noise.draw.operation import (
+    Level,
+    Noise,
+    Reading,
+    Scaling,
+    as_p,
+    check,
+    draw,
+    keep_mask,
+    keep_scale,
+    new_noise,
+    row_keep_scale,
+)
 
 __all__ = [
     "ELEMENTS",
@@ -12,7 +24,11 @@ __all__ = [
     "Noise",
     "Reading",
     "Scaling",
+    "as_p",
+    "check",
     "draw",
     "keep_mask",
     "keep_scale",
+    "new_noise",
+    "row_keep_scale",
 ]

@@ -1,1 +1,1 @@
-"""The passes over a tensor that BatchNorm, activation and noise share, fused: one to apply them, two for the gradient."""
+"""The fused passes of BatchNorm, activation and noise over a tensor."""

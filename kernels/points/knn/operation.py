@@ -16,6 +16,8 @@ Source: the graph of DGCNN (Wang et al. 2019, section 3.2).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,7 @@ from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.clouds import dense_ptr, split_clouds, to_rows
 from dropfold.kernels.points.distances import nearest, squared_distances
 
-MAX_SUMMED_CHANNELS = (
-    8  # up to these, squared differences are summed; with more, one product of centred features
-)
+MAX_SUMMED_CHANNELS = 8  # with more, distances come from one product of centred features
 
 
 def reference(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
@@ -43,7 +43,10 @@ def reference(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int
         return nearest(squared_distances(x, x), k)
     x = x - x.mean(1, keepdim=True)
     squares = x.square().sum(2)
-    d = squares[:, :, None] + squares[:, None, :] - 2 * x @ x.mT
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+        products = x @ x.mT
+    d = squares[:, :, None] + squares[:, None, :] - 2 * products
     own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     return nearest(d.clamp(min=0).masked_fill(own, 0), k)
 

@@ -1,7 +1,9 @@
-"""CPU kernels: numba's threads are torch's, and compiled code is kept for as long as it is true."""
+"""CPU kernels: numba's threads are torch's, and compiled code is kept until a source changes."""
 
 import shutil
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,8 +19,31 @@ def test_numba_leaves_torch_its_threads(run_python):
     assert done.returncode == 0, done.stderr
 
 
+def test_small_work_stays_on_the_callers_thread(monkeypatch):
+    import numba
+
+    from dropfold.kernels.backend.numba import MIN_SHARED_NANOSECONDS, launch, threads_for
+
+    def loop(x):
+        return x
+
+    loop.targetoptions = {"parallel": True}  # as numba's functions have it
+    threads = []
+    monkeypatch.setattr(numba, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
+    with threads_for(MIN_SHARED_NANOSECONDS - 1):
+        launch(loop, 1)
+        with threads_for(2 * MIN_SHARED_NANOSECONDS):  # the work outside is known to be small
+            launch(loop, 1)
+    with threads_for(MIN_SHARED_NANOSECONDS):
+        launch(loop, 1)
+    launch(loop, 1)
+    assert threads == [1, 1, 2, 2]
+
+
 def test_kept_code_goes_when_what_it_calls_changes(run_python, tmp_path):
-    """`drop_feat` is compiled from elementwise.py, and calls by way of draw.py what philox.py has."""
+    """`drop_feat` runs a loop of noise/elementwise, which calls noise/draw, which calls noise/philox."""
     kernels = shutil.copytree(
         ROOT / "kernels", tmp_path / "dropfold/kernels", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -40,7 +65,7 @@ def test_kept_code_goes_when_what_it_calls_changes(run_python, tmp_path):
     assert compiled
     assert dropped() == before
     assert kept() == compiled
-    file = kernels / "noise" / "philox.py"
+    file = kernels / "noise/philox/cpu.py"
     source = file.read_text()
     file.write_text(source.replace("for _ in range(10):", "for _ in range(9):"))
     assert source != file.read_text()

@@ -9,12 +9,17 @@ import torch
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, drop_cluster, drop_feat, drop_point, knn
-from dropfold.kernels.noise.draw.operation import point_factor
-from dropfold.kernels.noise.philox.operation import uniform
+from dropfold.kernels.noise import drop_cluster as cluster
+from dropfold.kernels.noise import drop_feat as feat
+from dropfold.kernels.noise import drop_point as point
+from dropfold.kernels.noise import philox
+from dropfold.kernels.noise.draw import keep_scale
+from dropfold.kernels.noise.draw.operation import row_keep_scale
+from dropfold.kernels.noise.philox import uniform
 from tests.kernels.cases import noise
 
 
-def philox(seed, counter):
+def words_of(seed, counter):
     """Philox 4x32-10 from the paper's definition, in Python's integers."""
     key, word = [seed & 0xFFFFFFFF, seed >> 32], [counter & 0xFFFFFFFF, counter >> 32, 0, 0]
     for _ in range(10):
@@ -26,8 +31,9 @@ def philox(seed, counter):
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40 + 12345, 2**62 - 1])
 def test_uniform_is_philox(seed):
-    found = uniform(torch.tensor(seed), 103).double().numpy()
-    words = np.array([philox(seed, i // 4)[i % 4] for i in range(103)])
+    assert torch.equal(uniform(torch.tensor(seed), 103), philox.reference(torch.tensor(seed), 103))
+    found = philox.reference(torch.tensor(seed), 103).double().numpy()
+    words = np.array([words_of(seed, i // 4)[i % 4] for i in range(103)])
     signed = np.where(words < 2**31, words, 2**32 - 1 - words)
     np.testing.assert_allclose(found, signed / 2**31, rtol=1e-6, atol=1e-9)
     assert (found >= 0).all()
@@ -36,7 +42,7 @@ def test_uniform_is_philox(seed):
 
 def test_the_first_counter_has_its_published_words():
     # Salmon et al.'s known answers: counter 0, key 0.
-    assert philox(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert words_of(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.7])
@@ -45,8 +51,8 @@ def test_feat_and_point_drop_at_their_rate(p, shape):
     x = torch.ones(shape)
     for drop, draws in ((drop_feat, x.numel()), (drop_point, x.numel() // shape[2])):
         out = drop(x, p)
-        share = (out == 0).float().mean().item()
-        assert abs(share - p) < 5 * (p * (1 - p) / draws) ** 0.5
+        dropped = (out == 0).float().mean().item()
+        assert abs(dropped - p) < 5 * (p * (1 - p) / draws) ** 0.5
         torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - p)))
     points = (drop_point(x, p) == 0).float()
     assert (points.amax(2) == points.amin(2)).all()
@@ -149,10 +155,10 @@ def test_no_noise_is_the_same_tensor():
 
 
 @pytest.mark.parametrize("reading", ["gather", "scatter"])
-def test_clusters_fall_as_their_reading_says(reading):
+def test_clusters_are_dropped_as_their_reading_says(reading):
     x = torch.rand(1, 60, 3)
     found = noise("cluster", x, p=0.3, k=6)._replace(reading=reading)
-    stands = point_factor(found, torch.tensor([0, 60]), 60) > 0
+    kept_points = keep_scale(found, torch.tensor([0, 60]), 60, 1)[:, 0] > 0
     u, lists = uniform(found.seed, 60), found.neighbours
     if reading == "gather":
         seeds = u < np.float32(1 - 0.7 ** (1 / 6))
@@ -167,16 +173,45 @@ def test_clusters_fall_as_their_reading_says(reading):
         for j in range(60):
             if u[j] < gamma:
                 expected[lists[j]] = False
-    assert (stands == expected).float().mean() > (0.999 if reading == "gather" else 0.9)
+    assert (kept_points == expected).float().mean() > (0.999 if reading == "gather" else 0.9)
 
 
-def test_rates_may_be_tensors_that_change():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scaling", ["unbiased", "none", "count"])
+@pytest.mark.parametrize("dense", [True, False])
+def test_forward_and_backward_are_those_of_the_reference(dense, scaling, dtype):
+    """Bit for bit: both multiply by the same float32 number."""
+    x = torch.randn(3, 40, 6, dtype=dtype)
+    lists = knn(x, 5)
+    options = {"seed": torch.tensor(2**40 + 3), "scaling": scaling}
+    if not dense:
+        lists = (lists + 40 * torch.arange(3)[:, None, None]).flatten(0, 1)
+        x, options["batch"] = x.flatten(0, 1), torch.arange(3).repeat_interleave(40)
+    pairs = [(drop_point, point.reference, (), {})]
+    pairs += [(drop_cluster, cluster.reference, (lists,), {"reading": r}) for r in ("gather", "scatter")]
+    if scaling != "count":
+        pairs += [(drop_feat, feat.reference, (), {"per": per}) for per in ("element", "channel")]
+    for drop, reference, lists_, more in pairs:
+        leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        out, right = (
+            drop(leaf, 0.4, *lists_, **options, **more),
+            reference(other, 0.4, *lists_, **options, **more),
+        )
+        dout = torch.randn_like(x)
+        out.backward(dout)
+        right.backward(dout)
+        assert torch.equal(out, right), more
+        assert torch.equal(leaf.grad, other.grad), more
+        assert 0 < (out == 0).float().mean() < 1
+
+
+def test_p_may_be_a_tensor_that_changes():
     x = torch.ones(4, 100, 1)
-    rate = torch.tensor(0.0)
-    assert (drop_point(x, rate) != 0).all()
-    rate.fill_(0.9)
-    assert (drop_point(x, rate) == 0).float().mean() > 0.7
-    assert Noise("point", rate, torch.tensor(1)).rate is rate
+    p = torch.tensor(0.0)
+    assert (drop_point(x, p) != 0).all()
+    p.fill_(0.9)
+    assert (drop_point(x, p) == 0).float().mean() > 0.7
+    assert Noise("point", p, torch.tensor(1)).p is p
 
 
 def test_bad_neighbours_are_named():
@@ -191,7 +226,7 @@ def test_bad_neighbours_are_named():
         with pytest.raises(ValueError, match="seed must be a 0-dim int64 tensor"):
             drop_point(x, 0.3, seed=wrong)
     with pytest.raises(ValueError, match="got level 'cluster' and no neighbours"):
-        point_factor(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
+        row_keep_scale(Noise("cluster", torch.tensor(0.3), seed), torch.tensor([0, 16]), 16)
     with pytest.raises(ValueError, match="floating-point type"):
         drop_point(x.long(), 0.3)
 
@@ -203,7 +238,6 @@ def test_features_are_drawn_in_vector_registers():
 
     from dropfold.kernels.noise.draw.cpu import noise_span
 
-    compiled = getattr(noise_span, "compiled", noise_span)  # it is already, where a kernel that calls it is
-    span = numba.njit(compiled.py_func)  # what comes from the cache shows no code
+    span = numba.njit(noise_span.py_func)  # a function from numba's cache shows no machine code
     span(np.float32(0.5), np.float32(2), 7, 0, np.empty(64, np.float32))
     assert all("pmuludq" in code for code in span.inspect_asm().values())

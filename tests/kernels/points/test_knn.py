@@ -1,15 +1,58 @@
-"""knn against the sorted distance matrix in float64."""
+"""knn against its reference, all distances sorted, and that against SciPy's k-d tree."""
+
+import io
 
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from dropfold.kernels import knn
+from dropfold.kernels.points.distances import nearest, squared_distances
+from dropfold.kernels.points.knn import reference
 
 
-def brute(x, k):
-    """Neighbours by (distance, index) from exact differences in float64."""
-    d = (x[:, None].double() - x[None].double()).square().sum(-1)
-    return torch.stack([torch.sort(row, stable=True).indices[:k] for row in d]), d
+@pytest.mark.parametrize("channels", [3, 8, 9, 20])
+def test_the_reference_finds_the_neighbours_of_a_k_d_tree(channels):
+    """No two distances of random points are equal."""
+    x = torch.randn(2, 300, channels, dtype=torch.float64)
+    for cloud, idx in zip(x.numpy(), reference(x, 9).numpy()):
+        assert (idx == cKDTree(cloud).query(cloud, 9)[1]).all()
+
+
+def test_of_equal_distances_the_reference_takes_the_smaller_index():
+    square = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [1, 0]])
+    right = [[0, 1, 2, 4, 3], [1, 4, 0, 3, 2], [2, 0, 3, 1, 4], [3, 1, 2, 4, 0], [1, 4, 0, 3, 2]]
+    assert reference(square, 5).tolist() == right
+    assert reference(torch.zeros(40, 3), 40).tolist() == [list(range(40))] * 40
+    x = torch.randn(1, 50, 12)
+    assert torch.equal(reference(x.repeat(1, 2, 1), 2)[0, :, 0] % 50, torch.arange(50).repeat(2))
+
+
+@pytest.mark.parametrize("channels", [3, 12])
+def test_the_reference_is_exported(channels):
+    """To torch.export and to ONNX, where other points have the same neighbours as here."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+
+    class Knn(torch.nn.Module):
+        def forward(self, x):
+            return reference(x, 5)
+
+    def points():
+        return torch.randint(-3, 4, (2, 40, channels)).float()  # many equal distances
+
+    exported = torch.export.export(Knn(), (points(),))
+    x = points()
+    assert torch.equal(exported.module()(x), reference(x, 5))
+    file = io.BytesIO()
+    torch.onnx.export(exported, f=None, dynamo=True).save(file)
+    session = runtime.InferenceSession(file.getvalue())
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    if channels == 3:
+        assert torch.equal(torch.from_numpy(found), reference(x, 5))
+    else:  # another product may round otherwise where distances are equal
+        d = squared_distances(x, x)
+        torch.testing.assert_close(d.gather(2, torch.from_numpy(found)), d.gather(2, reference(x, 5)))
 
 
 @pytest.mark.parametrize(
@@ -17,29 +60,24 @@ def brute(x, k):
 )
 def test_coordinates_are_exact_and_the_smaller_index_wins_ties(shape, k):
     x = torch.randint(-3, 4, shape).float()  # many equal distances, all exact
-    found = knn(x, k)
-    for cloud, idx in zip(x, found):
-        assert torch.equal(idx, brute(cloud, k)[0])
+    assert torch.equal(knn(x, k), reference(x, k))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_clouds_have_the_same_neighbours(dtype):
-    from dropfold.kernels.points.knn.cpu import SEARCH
+    from dropfold.kernels.points.knn.cpu import MIN_POINTS_FOR_BOXES as LARGE
 
-    sizes = [SEARCH + 100, 7, 300]
+    sizes = [LARGE + 100, 7, 300]
     batch = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
     for x in (torch.randint(-9, 10, (sum(sizes), 3)).to(dtype), torch.rand(sum(sizes), 3, dtype=dtype) ** 4):
         x[5] = torch.nan  # it is nobody's neighbour but its own
         found = knn(x, 7, batch=batch)
         assert (found[5] == 5).all()
-        apart = [knn(cloud, 7) for cloud in x[SEARCH + 100 :].split(sizes[1:])]
-        assert torch.equal(found[SEARCH + 100 : SEARCH + 107], apart[0] + SEARCH + 100)
-        assert torch.equal(found[SEARCH + 107 :], apart[1] + SEARCH + 107)
-        cloud, queries = x[: SEARCH + 100], torch.randperm(SEARCH + 100)[:300]
-        a = cloud[queries, None] - cloud
-        d = a[..., 0].square() + a[..., 1].square() + a[..., 2].square()  # rounded as the kernel's
-        d = d.nan_to_num(nan=torch.inf)
-        right = d.sort(dim=1, stable=True).indices[:, :7]
+        apart = [knn(cloud, 7) for cloud in x[LARGE + 100 :].split(sizes[1:])]
+        assert torch.equal(found[LARGE + 100 : LARGE + 107], apart[0] + LARGE + 100)
+        assert torch.equal(found[LARGE + 107 :], apart[1] + LARGE + 107)
+        cloud, queries = x[: LARGE + 100], torch.randperm(LARGE + 100)[:300]
+        right = nearest(squared_distances(cloud[queries], cloud).nan_to_num(nan=torch.inf), 7)
         live = queries != 5
         assert torch.equal(found[queries][live], right[live])
 
@@ -48,9 +86,9 @@ def test_large_clouds_have_the_same_neighbours(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_features_agree_in_distance(channels, dtype):
     x = torch.randn(2, 333, channels, dtype=dtype) + 5
-    found = knn(x, 20)
-    for cloud, idx in zip(x, found):
-        expected, d = brute(cloud, 20)
+    found, right = knn(x, 20), reference(x.double(), 20)
+    for cloud, idx, expected in zip(x.double(), found, right):
+        d = squared_distances(cloud, cloud)
         # |x|^2 is about `channels` after centring; the product form rounds there.
         torch.testing.assert_close(
             d.gather(1, idx), d.gather(1, expected), rtol=0, atol=20 * channels * torch.finfo(dtype).eps
@@ -68,6 +106,8 @@ def test_clouds_of_different_sizes_are_searched_apart():
         for cloud in x.split(sizes):
             assert torch.equal(found[start : start + len(cloud)] - start, knn(cloud, 4))
             start += len(cloud)
+        if channels == 3:
+            assert torch.equal(found, reference(x, 4, batch=batch))
 
 
 def test_a_permutation_permutes_the_neighbours():

@@ -1,10 +1,13 @@
-"""farthest_point_sample, ball_query and three_nn_interpolate against the textbook forms, all distances made."""
+"""farthest_point_sample, ball_query and three_nn_interpolate against their references, and those against numbers by hand."""
 
 import pytest
 import torch
 
 from dropfold.kernels import ball_query, farthest_point_sample, three_nn_interpolate
-from tests.oracle import sampling as oracle
+from dropfold.kernels.points import ball_query as ball
+from dropfold.kernels.points import farthest_point_sample as farthest
+from dropfold.kernels.points import three_nn_interpolate as interpolation
+from dropfold.kernels.points.distances import squared_distances
 
 SIZES = [3, 200, 497]
 BATCH = torch.arange(3).repeat_interleave(torch.tensor(SIZES))
@@ -34,14 +37,36 @@ def copies(*shape):
 CLOUDS = [lattice, uniform, outlier, copies]
 
 
+def on_axis(*places):
+    """One cloud of points at these places on the first axis."""
+    return torch.tensor(places)[:, None] * torch.tensor([1.0, 0, 0])
+
+
+def test_the_references_give_numbers_made_by_hand():
+    x = on_axis(0.0, 1.0, 2.0, 10.0, 6.0)
+    # 3 is farthest from 0; 4 lies 4 from 3; of 1 and 2, then, 2 is 2 from 0 and 1 is 1.
+    assert farthest.reference(x, 5).tolist() == [0, 3, 4, 2, 1]
+    # 0 and 2 are as far from 1; the smaller index is taken.
+    assert farthest.reference(x[:3], 3, start=torch.tensor([1])).tolist() == [1, 0, 2]
+    groups = ball.reference(x, on_axis(1.0, 7.5, -5.0), 1.0, 2)
+    assert groups.ptr.tolist() == [0, 2, 3, 4]
+    assert groups.idx.tolist() == [0, 1, 4, 0]  # the first two of three; none, so the nearest, twice
+    assert groups.count.tolist() == [1, 1, 2, 2]
+    features = torch.tensor([[1.0], [2], [4], [8], [16]])
+    out = interpolation.reference(features, x, on_axis(4.0, 1.0), k=2)
+    # 4 lies 2 from the third and the last point, equally; 1 is the second point.
+    torch.testing.assert_close(out, torch.tensor([[10.0], [2.0]]))
+    assert squared_distances(torch.tensor([[3.0, 4]]), torch.tensor([[0.0, 0], [3, 3]])).tolist() == [
+        [25.0, 1.0]
+    ]
+
+
 @pytest.mark.parametrize("points", [1, 63, 500, 3000])
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_farthest_points_are_those_of_the_textbook_loop(cloud, points):
     x = cloud(2, points)
     m, start = min(points, 150), torch.tensor([0, points // 2])
-    found = farthest_point_sample(x, m, start=start)
-    for own, idx, first in zip(x, found, start.tolist()):
-        assert torch.equal(idx, oracle.farthest_point_sample(own, m, first))
+    assert torch.equal(farthest_point_sample(x, m, start=start), farthest.reference(x, m, start=start))
 
 
 def test_the_farthest_point_is_found_where_squared_distances_overflow():
@@ -53,7 +78,7 @@ def test_the_farthest_point_is_found_where_squared_distances_overflow():
 def test_float32_points_are_the_farthest_to_rounding():
     x = torch.randn(1, 2000, 3)
     idx = farthest_point_sample(x, 500)[0]
-    d = oracle.square_distances(x[0].double(), x[0, idx].double())
+    d = squared_distances(x[0].double(), x[0, idx].double())
     least = torch.cat([d[:, :1], d], 1).cummin(1).values[:, 1:-1]  # to the points chosen before each
     own = least[idx[1:], torch.arange(499)]
     # A difference, its square and two sums: five roundings of a distance, on either side.
@@ -69,9 +94,11 @@ def test_a_permutation_permutes_the_farthest_points():
 
 def test_clouds_of_different_sizes_are_sampled_apart():
     x = uniform(sum(SIZES))
-    found = farthest_point_sample(x, 3, batch=BATCH).view(3, 3)
+    found, start = farthest_point_sample(x, 3, batch=BATCH).view(3, 3), torch.tensor([2, 0, 7])
     for cloud, idx, first in zip(x.split(SIZES), found, (0, 3, 203)):
         assert torch.equal(idx - first, farthest_point_sample(cloud[None], 3)[0])
+    both = (f(x, 3, batch=BATCH, start=start) for f in (farthest_point_sample, farthest.reference))
+    assert torch.equal(*both)
 
 
 # A search of boxes and a scan of all points: small and large balls, few and many points wanted.
@@ -80,11 +107,11 @@ BALLS = [(0.02, 1), (0.2, 5), (0.2, 64), (1.0, 16), (1.0, 600), (3.0, 32), (20.0
 
 @pytest.mark.parametrize(("radius", "k"), BALLS)
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_balls_are_the_padded_groups(cloud, radius, k):
+def test_balls_are_those_of_the_reference(cloud, radius, k):
     x, centres = cloud(2, 500), cloud(2, 90)
     groups = ball_query(x, centres, radius, k)
-    padded = torch.stack([oracle.ball_query(*both, radius, k) for both in zip(x, centres)])
-    assert torch.equal(groups.padded(k), (padded + 500 * torch.arange(2)[:, None, None]).flatten(0, 1))
+    right = ball.reference(x, centres, radius, k)
+    assert all(torch.equal(a, b) for a, b in zip(groups, right))
     assert torch.equal(
         torch.segment_reduce(groups.count.double(), "sum", offsets=groups.ptr),
         torch.full((180,), float(k)).double(),
@@ -110,6 +137,8 @@ def test_balls_of_clouds_of_different_sizes_are_searched_apart():
     first = ball_query(x[:3], centres[:10], 0.3, 8).padded(8)
     last = ball_query(x[203:], centres[10:], 0.3, 8).padded(8) + 203
     assert torch.equal(groups.padded(8), torch.cat([first, last]))
+    right = ball.reference(x, centres, 0.3, 8, batch=BATCH, centres_batch=of_centre)
+    assert all(torch.equal(a, b) for a, b in zip(groups, right))
 
 
 def interpolated(fn, features, *inputs, **options):
@@ -123,12 +152,12 @@ def interpolated(fn, features, *inputs, **options):
 
 @pytest.mark.parametrize(("points", "k"), [(1, 3), (2, 3), (3, 3), (60, 1), (60, 3), (400, 5)])
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_interpolation_is_the_textbook_form(cloud, points, k):
+def test_interpolation_is_that_of_the_reference(cloud, points, k):
     pos, query = cloud(points).double(), cloud(150).double()
     query[: min(points, 20)] = pos[:20]  # distance 0: a weight of 1e8
     features = torch.randn(points, 7, dtype=torch.float64)
     mine = interpolated(three_nn_interpolate, features, pos, query, k=k)
-    right = interpolated(oracle.interpolate, features, pos, query, k=k)
+    right = interpolated(interpolation.reference, features, pos, query, k=k)
     for a, b in zip(mine, right):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
@@ -138,11 +167,15 @@ def test_interpolation_within_clouds():
     of_query = torch.arange(3).repeat_interleave(torch.tensor([10, 0, 50]))
     features = torch.randn(sum(SIZES), 4, dtype=torch.float64)
     out = three_nn_interpolate(features, pos, query, batch=BATCH, query_batch=of_query)
-    first = oracle.interpolate(features[:3], pos[:3], query[:10])
-    last = oracle.interpolate(features[203:], pos[203:], query[10:])
+    first = three_nn_interpolate(features[:3], pos[:3], query[:10])
+    last = three_nn_interpolate(features[203:], pos[203:], query[10:])
     torch.testing.assert_close(out, torch.cat([first, last]), rtol=0, atol=1e-10)
-    dense = three_nn_interpolate(features[None], pos[None], query[None])
-    torch.testing.assert_close(dense[0], oracle.interpolate(features, pos, query), rtol=0, atol=1e-10)
+    right = interpolation.reference(features, pos, query, batch=BATCH, query_batch=of_query)
+    torch.testing.assert_close(out, right, rtol=0, atol=1e-10)
+    dense = [
+        f(features[None], pos[None], query[None]) for f in (three_nn_interpolate, interpolation.reference)
+    ]
+    torch.testing.assert_close(*dense, rtol=0, atol=1e-10)
 
 
 def test_half_precision_features_keep_their_type_and_positions_theirs():
@@ -150,7 +183,7 @@ def test_half_precision_features_keep_their_type_and_positions_theirs():
     features = torch.randn(50, 8).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out, df = interpolated(three_nn_interpolate, features, pos, query)
-    right, right_df = interpolated(oracle.interpolate, features.double(), pos.double(), query.double())
+    right, right_df = interpolated(interpolation.reference, features.double(), pos.double(), query.double())
     assert out.dtype == df.dtype == torch.bfloat16
     # One rounding to 8 bits of a sum of size 3, or of 12 terms of size 2; the distances round at 1e-5.
     torch.testing.assert_close(out.double(), right, rtol=2**-8, atol=2e-3)
@@ -161,26 +194,6 @@ def test_the_gradient_is_the_same_in_every_run():
     pos, query, features = torch.rand(20, 3), torch.rand(5000, 3), torch.randn(20, 9)
     first, second = (interpolated(three_nn_interpolate, features, pos, query) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
-
-
-def test_small_work_stays_on_the_callers_thread(monkeypatch):
-    import numba
-
-    from dropfold.kernels.backend.numba import SMALL, njit, shared
-
-    loop, asked = njit(parallel=True)(lambda x: x), []
-    loop.__dict__["compiled"] = lambda x: x  # what is compiled does not matter here
-    monkeypatch.setattr(numba, "set_num_threads", asked.append)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
-    with shared(SMALL - 1):
-        loop(1)
-        with shared(2 * SMALL):  # the outer work is known to be small
-            loop(1)
-    with shared(SMALL):
-        loop(1)
-    loop(1)
-    assert asked == [1, 1, 2, 2]
 
 
 def test_bad_input_is_named():
