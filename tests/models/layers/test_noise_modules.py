@@ -18,6 +18,7 @@ def draw(noise, pos, features=None, graph=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rate_grows_in_equal_steps_to_p_and_stays(kind):
     noise, x = KINDS[kind](0.6, schedule="linear", warmup_steps=4).train(), torch.rand(1, 20, 3)
+    assert float(noise.rate) == 0
     assert [float(draw(noise, x).rate) for _ in range(7)] == pytest.approx(
         [0.15, 0.3, 0.45, 0.6, 0.6, 0.6, 0.6]
     )

@@ -243,7 +243,7 @@ CASES = {
     "penalty, parts": ("parts", WHOLE | {"batch_size": 7, "regularization": 0.05}, {"regularization": 0.0}),
     "norm decay": (
         "clouds",
-        PLAIN | {"norm_decay": 0.3, "lr_epochs": 1, "epochs": 4, "lr": 0.002},
+        PLAIN | {"norm_decay": 0.2, "lr_epochs": 2, "epochs": 5, "lr": 0.002},
         {"norm_decay": 1.0},
     ),
     "dropout": ("clouds", PLAIN | {"dropout": 0.5}, {"dropout": 0.0}),
