@@ -178,7 +178,10 @@ def test_the_rooms_of_a_package_stand_in_order(package):
     """A subfolder imports those before it. Files beside the subfolders (__init__, __main__) compose them."""
     rooms = [module.room for module in MODULES.values() if module.top == package and module.room]
     place = {
-        room: i for i, line in enumerate(ROOMS.get(package, "").split(" < ")) for room in line.split(", ")
+        room: i
+        for i, line in enumerate(ROOMS.get(package, "").split(" < "))
+        for room in line.split(", ")
+        if room
     }
     assert set(rooms) == set(place), "ROOMS, above, says in which order the subfolders stand"
     wrong = {

@@ -75,7 +75,7 @@ def choose_positions(plan: Plan, surface: Surface, random: np.random.Generator) 
 def _share(
     points: np.ndarray, normals: np.ndarray, origin: np.ndarray, radius: float, rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(probability [n], gap [n])`: how likely the scan sees a point, and at an edge how far behind it the next thing is."""
+    """`(probability [n], gap [n])`: of a point to be in this scan, and how far behind it the next thing is at an edge."""
     ray = points - origin
     away = np.maximum(np.linalg.norm(ray, axis=1), 1e-3)
     facing = np.clip(np.abs(np.einsum("nc,nc->n", ray, normals)) / away, 0.05, 1)

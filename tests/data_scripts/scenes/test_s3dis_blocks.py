@@ -55,7 +55,7 @@ def test_blocks_are_read_in_the_order_of_the_lists(source, tmp_path):
 
 def test_a_killed_start_goes_on(source, tmp_path, monkeypatch):
     """Killed when one file was packed, then while the blocks were being written: no file is packed twice."""
-    packed, pack, load = [], block_schema.pack, s3dis_blocks.work.load
+    packed, pack, load = [], block_schema.pack, s3dis_blocks.work.load_piece
 
     def note(where, *rest):
         packed.append(Path(where).name)
