@@ -29,7 +29,7 @@ MAX_INSERTION_SORT = 48  # longer lists are sorted by NumPy
 def _scan(cloud, x, y, z, limit, k, inside):
     """Write the first k points within the limit, in index order, to `inside`; returns how many, and how many were seen.
 
-    `inside` has room for POINTS_PER_LOOK more.
+    Each point seen is written to the next place, which the next one overwrites if it is outside.
     """
     n = cloud.shape[0]
     count = first = 0
@@ -76,29 +76,14 @@ def _search(points, index, child, boxes, x, y, z, limit, stack, distances, insid
 
 @njit(parallel=True)
 def _make_lists(
-    rows,
-    ptr,
-    centres,
-    centres_ptr,
-    limit,
-    k,
-    points,
-    index,
-    leaves,
-    nodes,
-    child,
-    boxes,
-    largest,
-    lists,
+    rows, ptr, centres, centres_ptr, limit, k, points, index, leaves, nodes, child, boxes, largest, lists,
     size,
-):
+):  # fmt: skip
     """Each ball's points, numbered within their cloud, to lists [G, k] and size [G]; `largest`: points of a cloud."""
     groups = centres.shape[0]
     for block in prange((groups + CENTRES_PER_CHUNK - 1) // CENTRES_PER_CHUNK):
-        inside, distances = (
-            np.empty(largest + POINTS_PER_LEAF + 1, np.int32),
-            np.empty(POINTS_PER_LEAF, rows.dtype),
-        )
+        inside = np.empty(largest + POINTS_PER_LEAF + 1, np.int32)
+        distances = np.empty(POINTS_PER_LEAF, rows.dtype)
         stack, far = np.empty(STACK_NODES, np.int32), np.empty(STACK_NODES, rows.dtype)
         key, one = np.empty(1, rows.dtype), np.empty(1, np.int32)
         b = 0  # the cloud
