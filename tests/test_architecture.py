@@ -30,12 +30,8 @@ ROOMS = {
     "train": "config < data < scoring < storage < tasks < report < engine < compare, predict",
 }
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance
-SHARED = {
-    "BatchNorm",
-    "Groups",
-    "Noise",
-    "draw_seed",
-}  # public names of dropfold.kernels that are no operations
+# Public names of dropfold.kernels that operations share: values, a seed, and the matrix product.
+SHARED = {"BatchNorm", "Groups", "Noise", "draw_seed", "linear"}
 HEAVY = ("triton", "numba", "wandb", "torch_geometric", "matplotlib", "trimesh", "av", "laspy", "sklearn")
 
 
@@ -288,7 +284,7 @@ def test_kernels_import_without_triton(run_python):
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "from dropfold import kernels\n"
-        "try: import dropfold.kernels.points.knn.triton\n"
+        "try: import dropfold.kernels.backend.triton\n"
         "except ImportError as error: assert 'pip install triton' in str(error)\n"
         "else: raise SystemExit('no error')\n"
     )
