@@ -1,6 +1,6 @@
 """`python -m benchmarks.group_chain`: whole training steps with group_mlp_max as one compiled call a tile, and pass by pass.
 
-On the CPU group_mlp_max has a compiled chain (kernels/group_mlp_max/compiled_chain.py) and the same passes called one by one,
+On the CPU group_mlp_max has a compiled chain (compiled_chain.py there) and the same passes called one by one,
 which half types and AVX-512 processors that are not Intel's need. The steps alternate, each pair in a fresh order; the
 figure is the median over the pairs of passes / compiled, with a 95 % interval from order statistics, so that what else
 the machine does falls on both. `--out` appends a row to a CSV file for each network and number of threads.

@@ -68,6 +68,12 @@ def global_idx(idx: Tensor) -> Tensor:
     return (idx + dense_ptr(clouds, points, idx.device)[:-1, None, None]).reshape(-1, k)
 
 
+def local_idx(idx: Tensor, ptr: Tensor, x: Tensor) -> Tensor:
+    """Row numbers [B, C] of points of cloud b as x counts its points: within the cloud for dense x [B, N, C], unchanged for
+    rows. A negative number, which stands for no point, stays."""
+    return torch.where(idx < 0, idx, idx - ptr[:-1, None]) if x.dim() == 3 else idx
+
+
 def check_neighbours(idx: Tensor, x: Tensor) -> None:
     """Refuse neighbour lists that do not fit x, dense or rows (see `to_rows`); on a CPU, numbers out of range too."""
     if (
