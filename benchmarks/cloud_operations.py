@@ -58,7 +58,7 @@ def edge_conv(
     start = points * torch.arange(clouds, device=device)[:, None, None]
     rows = (idx + start).flatten()
 
-    def ours() -> Tensor:
+    def ours() -> Any:
         return kernels.edge_conv(x, idx, weight, None, norm)
 
     def eager() -> Tensor:
@@ -102,7 +102,7 @@ def group_mlp_max(
     rows = (kernels.knn(x.detach(), k) + start).flatten()
     groups = kernels.Groups(torch.arange(clouds * points + 1, device=device) * k, rows)
 
-    def ours() -> Tensor:
+    def ours() -> Any:
         near, central = first.split(channels, 1)
         flat = x.flatten(0, 1)
         q, p = kernels.linear(flat, near), kernels.linear(flat, central - near)
@@ -127,7 +127,7 @@ def linear_norm_max(provider: str, clouds: int, points: int, channels: int, dtyp
     weight = _randn(8 * channels, channels, device=device).requires_grad_()
     norm = _batch_norm(8 * channels, device)
 
-    def ours() -> Tensor:
+    def ours() -> Any:
         return kernels.linear_norm_max(x, weight, None, norm)
 
     def eager() -> Tensor:
@@ -148,7 +148,7 @@ def noise(
     neighbours = torch.randint(points, (clouds, points, k), device=device)
     cloud = torch.arange(clouds, device=device)[:, None, None]
 
-    def ours() -> Tensor:
+    def ours() -> Any:
         if operation == "drop_cluster":
             return kernels.drop_cluster(x, p, neighbours, seed=seed)
         return getattr(kernels, operation)(x, p, seed=seed)

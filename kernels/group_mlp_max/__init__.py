@@ -1,5 +1,5 @@
 """A shared perceptron over groups of points and the max over each group, as PointNet++ needs it."""
 
-from dropfold.kernels.group_mlp_max.operation import group_mlp_max
+from dropfold.kernels.group_mlp_max.operation import group_mlp_max, reference
 
-__all__ = ["group_mlp_max"]
+__all__ = ["group_mlp_max", "reference"]

@@ -1,6 +1,6 @@
-"""The chain of a tile (tiles.py) as one compiled call: passes and products with no Python between them.
+"""The chain of a tile (chain.py) as one compiled call: passes and products with no Python between them.
 
-Two threads that come back to Python after each step wait for its lock, and for each other, longer than a step takes. Here
+Two threads that come back to Python after each pass wait for its lock, and for each other, longer than a pass takes. Here
 a tile is cut once more, into pieces whose y and z of all layers stay in a core's own cache, and a thread returns when
 the tile is done. For float32 and float64, where `dropfold.kernels.backend.blas` has their product.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from dropfold.kernels.backend.blas import product, routine
 from dropfold.kernels.backend.gemm import scratch, wide
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.group_mlp_max.chain import Chain, pack
 from dropfold.kernels.group_mlp_max.cpu_passes import (
     OnCPU,
     activate_pass,
@@ -29,16 +30,17 @@ from dropfold.kernels.group_mlp_max.cpu_passes import (
     spread_pass,
     sums_pass,
 )
-from dropfold.kernels.group_mlp_max.entries import MOMENTS, Tile
-from dropfold.kernels.group_mlp_max.tiles import Chain, LastGradient, Source, identity, pack
+from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, LastGradient, Source, Tile
+from dropfold.kernels.group_mlp_max.first_layer import identity
 from dropfold.kernels.noise.draw.cpu import numba_noise
 from dropfold.kernels.noise.draw.drawn import Drawn
 
-PIECE = (
-    1 << 16
-)  # numbers of the widest layer in a piece, of which a step holds a few: a core's cache has 1 or 2 MiB
-TILE = 1 << 20  # and in a tile, which is one call; few entries make eight tiles, for threads to share
-VECTORS = 6
+# Numbers of the widest layer in a piece, of which a step holds a few: a core's cache has 1 or 2 MiB.
+NUMBERS_PER_PIECE = 1 << 16
+NUMBERS_PER_TILE = (
+    1 << 20
+)  # and in a tile, which is one call; few entries make eight tiles, for threads to share
+VECTORS_PER_LAYER = 6
 
 
 class Layers(NamedTuple):
@@ -49,11 +51,11 @@ class Layers(NamedTuple):
     vectors: Tensor  # 6 of each layer
     slopes: Tensor  # [n]
     offset: Tensor  # of the last layer
-    nothing: Tensor  # zeros, the offset of the others
+    zeros: Tensor  # the offset of the others
 
 
-class Room(NamedTuple):
-    """Where a piece's matrices lie: z of layer i in slot i, y of layer i > 0 in n + i - 1, and after them two for the last
+class Workspace(NamedTuple):
+    """Memory for a piece's matrices: z of layer i in slot i, y of layer i > 0 in n + i - 1, and after them two for the last
     product and the gradients; entries of a piece."""
 
     slots: Tensor  # [2 n + 1, numbers]
@@ -61,14 +63,14 @@ class Room(NamedTuple):
 
 
 @njit
-def _slot(room, slot, rows, channels):
-    return room.slots[slot, : rows * channels].reshape(rows, channels)
+def _slot(workspace, slot, rows, channels):
+    return workspace.slots[slot, : rows * channels].reshape(rows, channels)
 
 
 @njit
 def _vectors(layers, i):
-    at, c = VECTORS * layers.channels[:i].sum(), layers.channels[i]
-    return layers.vectors[at : at + VECTORS * c].reshape(VECTORS, c)
+    at, c = VECTORS_PER_LAYER * layers.channels[:i].sum(), layers.channels[i]
+    return layers.vectors[at : at + VECTORS_PER_LAYER * c].reshape(VECTORS_PER_LAYER, c)
 
 
 @njit
@@ -87,49 +89,51 @@ def _piece(ptr, first, last, size):
 
 
 @njit
-def _layers(blas, e, layers, room, start, rows):
+def _layers(blas, e, layers, workspace, start, rows):
     """y and z of all layers into their slots; returns the last z."""
     n, channels = layers.slopes.shape[0], layers.channels
-    z = _slot(room, 0, rows, channels[0])
+    z = _slot(workspace, 0, rows, channels[0])
     for i in range(n):
         vectors, slope = _vectors(layers, i), layers.slopes[i]
-        offset = layers.offset if i == n - 1 else layers.nothing[: channels[i]]
+        offset = layers.offset if i == n - 1 else layers.zeros[: channels[i]]
         if i == 0:
             rows_pass(e.q, e.p, e.idx, e.owner, start, vectors, slope, offset, z)
         else:
-            y = _slot(room, n + i - 1, rows, channels[i])
+            y = _slot(workspace, n + i - 1, rows, channels[i])
             product(blas, z, False, _weight(layers.weights, channels, i - 1), True, 0, y)
-            z = _slot(room, i, rows, channels[i])
+            z = _slot(workspace, i, rows, channels[i])
             activate_pass(y, vectors, slope, offset, z)
     return z
 
 
 @njit
-def _last(blas, layers, room, z):
+def _last(blas, layers, workspace, z):
     """The product after the last layer; where there is none, z."""
     n, channels = layers.slopes.shape[0], layers.channels
     if channels.shape[0] == 1:
         return z
-    y = _slot(room, 2 * n - 1, z.shape[0], channels[n])
+    y = _slot(workspace, 2 * n - 1, z.shape[0], channels[n])
     product(blas, z, False, _weight(layers.weights, channels, n - 1), True, 0, y)
     return y
 
 
 @njit
-def _chain_moments_cpu(blas, e, layers, room, first, last, block):
+def _run_moments(blas, e, layers, workspace, first, last, block):
     rows = e.ptr[last] - e.ptr[first]
-    blocks = rows // block + 2 * rows // room.size + 2  # two pieces in a row have more than `size` entries
+    blocks = (
+        rows // block + 2 * rows // workspace.size + 2
+    )  # two pieces in a row have more than `size` entries
     channels = layers.channels[-1]
     means, m2s = np.empty((blocks, channels), e.q.dtype), np.empty((blocks, channels), e.q.dtype)
     weights = np.empty(blocks, e.q.dtype)
     at = 0
     while first < last:
-        end = _piece(e.ptr, first, last, room.size)
+        end = _piece(e.ptr, first, last, workspace.size)
         start, rows = e.ptr[first], e.ptr[end] - e.ptr[first]
         first = end
         if rows == 0:
             continue
-        y = _last(blas, layers, room, _layers(blas, e, layers, room, start, rows))
+        y = _last(blas, layers, workspace, _layers(blas, e, layers, workspace, start, rows))
         to = at + (rows + block - 1) // block
         moments_pass(y, e.count, start, block, means[at:to], m2s[at:to], weights[at:to])
         at = to
@@ -137,23 +141,24 @@ def _chain_moments_cpu(blas, e, layers, room, first, last, block):
 
 
 @njit
-def _chain_forward_cpu(
-    blas, e, layers, room, first, last, mode, factor, rate, noise_scale, seed, top, where, wanted, total, outer
+def _run_forward(
+    blas, e, layers, workspace, first, last, mode, factor, rate, noise_scale, seed, maximum, argmax, statistics, total,
+    outer,
 ):  # fmt: skip
     n, channels = layers.slopes.shape[0], layers.channels
     while first < last:
-        end = _piece(e.ptr, first, last, room.size)
+        end = _piece(e.ptr, first, last, workspace.size)
         start, rows = e.ptr[first], e.ptr[end] - e.ptr[first]
         if rows:
-            z = _layers(blas, e, layers, room, start, rows)
-            y = _last(blas, layers, room, z)
+            z = _layers(blas, e, layers, workspace, start, rows)
+            y = _last(blas, layers, workspace, z)
             highest_pass(
-                y, e.ptr, first, end, start, e.idx, mode, factor, rate, noise_scale, seed, top, where
+                y, e.ptr, first, end, start, e.idx, mode, factor, rate, noise_scale, seed, maximum, argmax
             )
-            if wanted:
+            if statistics:
                 weighed = z
                 if e.count.shape[0]:
-                    weighed = _slot(room, 2 * n, rows, channels[n - 1])
+                    weighed = _slot(workspace, 2 * n, rows, channels[n - 1])
                     for m in range(rows):
                         for c in range(channels[n - 1]):
                             weighed[m, c] = e.count[start + m] * z[m, c]
@@ -165,30 +170,30 @@ def _chain_forward_cpu(
 
 
 @njit
-def _gradient(blas, e, layers, given, room, first, last, layer, dweights):
-    """The gradient at the u of `layer`; adds to the gradients of the weights, of the last the winners' part."""
+def _gradient(blas, e, layers, at_max, workspace, first, last, layer, dweights):
+    """The gradient at the u of `layer`; adds to the gradients of the weights, to the last one's what the maxima have."""
     n, channels = layers.slopes.shape[0], layers.channels
     start, rows = e.ptr[first], e.ptr[last] - e.ptr[first]
-    wanted = dweights.shape[0] > 0
-    z = _layers(blas, e, layers, room, start, rows)
-    g = _slot(room, 2 * n, rows, channels[n - 1])
-    if given.matrix.shape[0]:
-        product(blas, z, False, given.matrix, False, 0, g)
+    with_weights = dweights.shape[0] > 0
+    z = _layers(blas, e, layers, workspace, start, rows)
+    g = _slot(workspace, 2 * n, rows, channels[n - 1])
+    if at_max.matrix.shape[0]:
+        product(blas, z, False, at_max.matrix, False, 0, g)
     else:
         g[:] = 0
     last_back_pass(
-        g, z, given.constant, e.count, layers.slopes[n - 1], layers.offset, given.g, given.where,
+        g, z, at_max.constant, e.count, layers.slopes[n - 1], layers.offset, at_max.g, at_max.argmax,
         _weight(layers.weights, channels, n - 1), e.ptr, first, last, start,
     )  # fmt: skip
-    if wanted:
+    if with_weights:
         dweight = _weight(dweights, channels, n - 1)
-        collect_pass(z, given.g, given.where, first, last, start, dweight)
+        collect_pass(z, at_max.g, at_max.argmax, first, last, start, dweight)
     for i in range(n - 1, layer, -1):
-        y, z = _slot(room, n + i - 1, rows, channels[i]), _slot(room, i - 1, rows, channels[i - 1])
+        y, z = _slot(workspace, n + i - 1, rows, channels[i]), _slot(workspace, i - 1, rows, channels[i - 1])
         norm_back_pass(g, y, _vectors(layers, i), e.count, start)
-        if wanted:
+        if with_weights:
             product(blas, g, True, z, False, 1, _weight(dweights, channels, i - 1))
-        lower = _slot(room, 2 * n - (n - i) % 2, rows, channels[i - 1])
+        lower = _slot(workspace, 2 * n - (n - i) % 2, rows, channels[i - 1])
         product(blas, g, False, _weight(layers.weights, channels, i - 1), False, 0, lower)
         mask_pass(lower, z, layers.slopes[i - 1])
         g = lower
@@ -196,29 +201,29 @@ def _gradient(blas, e, layers, given, room, first, last, layer, dweights):
 
 
 @njit
-def _chain_sums_cpu(blas, e, layers, given, room, first, last, layer, block, found):
+def _run_sums(blas, e, layers, at_max, workspace, first, last, layer, block, total):
     n, c = layers.slopes.shape[0], layers.channels[layer]
-    sums = np.empty((room.slots.shape[1] // (block * c) + 1, 2, c), e.q.dtype)
+    sums = np.empty((workspace.slots.shape[1] // (block * c) + 1, 2, c), e.q.dtype)
     while first < last:
-        end = _piece(e.ptr, first, last, room.size)
+        end = _piece(e.ptr, first, last, workspace.size)
         rows = e.ptr[end] - e.ptr[first]
         if rows:
-            g = _gradient(blas, e, layers, given, room, first, end, layer, layers.nothing[:0])
+            g = _gradient(blas, e, layers, at_max, workspace, first, end, layer, layers.zeros[:0])
             blocks = (rows + block - 1) // block
-            y = _slot(room, n + layer - 1, rows, c)
+            y = _slot(workspace, n + layer - 1, rows, c)
             sums_pass(g, y, _vectors(layers, layer), block, sums[:blocks])
             for b in range(blocks):
-                found += sums[b]
+                total += sums[b]
         first = end
 
 
 @njit
-def _chain_gradients_cpu(blas, e, layers, given, room, first, last, gq, gp, s, dweights):
+def _run_gradients(blas, e, layers, at_max, workspace, first, last, gq, gp, s, dweights):
     while first < last:
-        end = _piece(e.ptr, first, last, room.size)
+        end = _piece(e.ptr, first, last, workspace.size)
         start = e.ptr[first]
         if e.ptr[end] > start:
-            g = _gradient(blas, e, layers, given, room, first, end, 0, dweights)
+            g = _gradient(blas, e, layers, at_max, workspace, first, end, 0, dweights)
             spread_pass(g, e.q, e.ptr, e.idx, e.count, first, end, start, gq, gp, s)
         first = end
 
@@ -227,64 +232,64 @@ class CompiledChain(Chain):
     """`Chain` on the CPU, a tile at a time in one call."""
 
     def __init__(
-        self, source: Source, offset: Tensor | None = None, given: LastGradient | None = None
+        self, source: Source, offset: Tensor | None = None, last: LastGradient | None = None
     ) -> None:
-        super().__init__(OnCPU, source, offset, given)
+        super().__init__(OnCPU, source, offset, last)
         q = self.entries.q
         vectors = self.vectors or [identity(q)]
         slopes = self.slopes or [1.0]
         channels = [v.shape[1] for v in vectors] + [w.shape[0] for w in self.weights[-1:]]
-        padded = [torch.nn.functional.pad(v, (0, 0, 0, VECTORS - len(v))) for v in vectors]
-        nothing = q.new_zeros(max(channels))
-        offset = nothing[: vectors[-1].shape[1]] if self.offset is None else self.offset
+        padded = [torch.nn.functional.pad(v, (0, 0, 0, VECTORS_PER_LAYER - len(v))) for v in vectors]
+        zeros = q.new_zeros(max(channels))
+        offset = zeros[: vectors[-1].shape[1]] if self.offset is None else self.offset
         self.layers = Layers(
-            torch.tensor(channels), pack(self.weights, q), pack(padded, q), q.new_tensor(slopes), offset, nothing
+            torch.tensor(channels), pack(self.weights, q), pack(padded, q), q.new_tensor(slopes), offset, zeros
         )  # fmt: skip
         self.slots, self.width = 2 * len(vectors) + 1, max(channels)
-        self.size = max(1, PIECE // self.width)
+        self.size = max(1, NUMBERS_PER_PIECE // self.width)
         self.blas = routine(q.dtype)
-        if given is not None:
-            self.given = given._replace(matrix=given.matrix.contiguous())
+        if last is not None:
+            self.last = last._replace(matrix=last.matrix.contiguous())
 
     def tile(self, width: int) -> int:
-        return max(PIECE // width, min(TILE // width, len(self.entries.idx) // 8), 1)
+        return max(NUMBERS_PER_PIECE // width, min(NUMBERS_PER_TILE // width, len(self.entries.idx) // 8), 1)
 
     def _at(self, t: Tile) -> tuple[Any, ...]:
-        """This thread's room for the pieces of a tile, of which a large group may be one, and the tile's groups."""
+        """This thread's workspace for the pieces of a tile, of which a large group may be one, and the tile's groups."""
         largest = int(self.entries.ptr[t.first : t.last + 1].diff().max())
         numbers = max(self.size, largest) * self.width
-        held = scratch(self.slots * numbers, self.entries.q.dtype)
-        return Room(held.view(self.slots, numbers), self.size), t.first, t.last
+        memory = scratch(self.slots * numbers, self.entries.q.dtype)
+        return Workspace(memory.view(self.slots, numbers), self.size), t.first, t.last
 
     def moments(self, t: Tile) -> tuple[Tensor, ...]:
-        found = launch(_chain_moments_cpu, self.blas, self.entries, self.layers, *self._at(t), MOMENTS)
-        return tuple(torch.from_numpy(x) for x in found)
+        moments = launch(_run_moments, self.blas, self.entries, self.layers, *self._at(t), ROWS_PER_BLOCK)
+        return tuple(torch.from_numpy(x) for x in moments)
 
     def highest(
-        self, t: Tile, drawn: Drawn, top: Tensor, where: Tensor, wanted: bool
+        self, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor, statistics: bool
     ) -> tuple[Tensor, Tensor] | None:
-        channels = self.weights[-1].shape[1] if wanted else 0
-        total = top.new_zeros(channels, dtype=torch.float64)  # row after row of a whole tile
-        outer = top.new_zeros((channels, channels))
-        arguments = *numba_noise(drawn), top, where, wanted, total, outer
-        launch(_chain_forward_cpu, self.blas, self.entries, self.layers, *self._at(t), *arguments)
-        return (total, outer) if wanted else None
+        channels = self.weights[-1].shape[1] if statistics else 0
+        total = maximum.new_zeros(channels, dtype=torch.float64)  # row after row of a whole tile
+        outer = maximum.new_zeros((channels, channels))
+        arguments = *numba_noise(drawn), maximum, argmax, statistics, total, outer
+        launch(_run_forward, self.blas, self.entries, self.layers, *self._at(t), *arguments)
+        return (total, outer) if statistics else None
 
     def sums(self, t: Tile, layer: int) -> Tensor:
-        found = torch.zeros((2, self.vectors[layer].shape[1]), dtype=torch.float64)
-        chain = self.blas, self.entries, self.layers, self.given
-        launch(_chain_sums_cpu, *chain, *self._at(t), layer, MOMENTS, found)
-        return found
+        total = torch.zeros((2, self.vectors[layer].shape[1]), dtype=torch.float64)
+        chain = self.blas, self.entries, self.layers, self.last
+        launch(_run_sums, *chain, *self._at(t), layer, ROWS_PER_BLOCK, total)
+        return total
 
     def gradients(self, t: Tile, gq: Tensor, gp: Tensor, s: Tensor, dweights: Tensor) -> None:
-        chain = self.blas, self.entries, self.layers, self.given
-        launch(_chain_gradients_cpu, *chain, *self._at(t), gq, gp, s, dweights)
+        chain = self.blas, self.entries, self.layers, self.last
+        launch(_run_gradients, *chain, *self._at(t), gq, gp, s, dweights)
 
 
-def on_cpu(source: Source, offset: Tensor | None = None, given: LastGradient | None = None) -> Chain:
-    """The chain in one call, where that has a product and oneDNN has no faster one; else the passes of `OnCPU`."""
+def choose_chain(source: Source, offset: Tensor | None = None, last: LastGradient | None = None) -> Chain:
+    """The chain in one call if that has a product of this type and oneDNN has no faster one; else the passes of `OnCPU`."""
     dtype = source.entries.q.dtype
     onednn = dtype == torch.float32 and wide()
     if not onednn and routine(dtype) and all(w.dtype == dtype for w in source.weights):
-        return CompiledChain(source, offset, given)
-    return Chain(OnCPU, source, offset, given)
+        return CompiledChain(source, offset, last)
+    return Chain(OnCPU, source, offset, last)

@@ -7,8 +7,8 @@ a(u) = u for u > 0 and slope * u otherwise:
     activate    the same of a given y
     moments     mean and centred sum of squares of y, entries weighed
     highest     max of y over each group, and the entry that has it
-    last_back   the gradient at u under `highest` of z W^T: a dense part and the winners' rows of W
-    collect     the winners' part of W's gradient
+    last_back   the gradient at u under `highest` of z W^T: a dense part and a row of W for each maximum
+    collect     what the maxima add to W's gradient
     mask        a'(u) times the gradient at z
     sums        sum g and sum g y_hat
     norm_back   BatchNorm's gradient at y of g at u
@@ -27,12 +27,12 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.backend.workers import each, workers
-from dropfold.kernels.group_mlp_max.entries import MOMENTS, Entries, Tile
+from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
 from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise.cpu import scalar
 
-PADDED = 256  # tiles have a multiple of this many rows, zeros at the end
+ROWS_PER_PAD = 256  # tiles are padded with rows of zeros to a multiple of this
 
 
 @njit
@@ -79,7 +79,7 @@ def moments_pass(y, count, start, block, means, m2s, weights):
 
 
 @njit
-def highest_pass(y, ptr, first, last, start, idx, mode, factor, rate, noise_scale, seed, top, where):
+def highest_pass(y, ptr, first, last, start, idx, mode, factor, rate, noise_scale, seed, maximum, argmax):
     channels = y.shape[1]
     f = np.empty(channels, np.float32)
     best, arg = np.empty(channels, y.dtype), np.empty(channels, np.int32)
@@ -93,18 +93,18 @@ def highest_pass(y, ptr, first, last, start, idx, mode, factor, rate, noise_scal
                 noise_row(mode, factor, rate, noise_scale, seed, idx[e], f)
             for c in range(channels):
                 # Read before any store: what a store may change is not vectorised.
-                value, held = y[e - start, c], best[c]
-                better = (value > held) | (value != value)
+                value, largest = y[e - start, c], best[c]
+                better = (value > largest) | (value != value)
                 if mode == 1:
                     better &= f[c] > 0
                 arg[c] = np.int32(e) if better else arg[c]
-                best[c] = value if better else held
-        top[g] = best
-        where[g] = arg
+                best[c] = value if better else largest
+        maximum[g] = best
+        argmax[g] = arg
 
 
 @njit
-def last_back_pass(dense, z, constant, count, slope, offset, g, where, weight, ptr, first, last, start):
+def last_back_pass(dense, z, constant, count, slope, offset, g, argmax, weight, ptr, first, last, start):
     channels = z.shape[1]
     weighted, one = count.shape[0] > 0, z.dtype.type(1)
     for i in range(first, last):
@@ -114,7 +114,7 @@ def last_back_pass(dense, z, constant, count, slope, offset, g, where, weight, p
             for c in range(channels):
                 dense[m, c] = w * (dense[m, c] + constant[c])
         for o in range(weight.shape[0]):
-            value, e = g[i, o], where[i, o]
+            value, e = g[i, o], argmax[i, o]
             if e >= 0 and value != 0:
                 for c in range(channels):
                     dense[e - start, c] += value * weight[o, c]
@@ -125,10 +125,10 @@ def last_back_pass(dense, z, constant, count, slope, offset, g, where, weight, p
 
 
 @njit
-def collect_pass(z, g, where, first, last, start, dweight):
+def collect_pass(z, g, argmax, first, last, start, dweight):
     for i in range(first, last):
         for o in range(dweight.shape[0]):
-            value, e = g[i, o], where[i, o]
+            value, e = g[i, o], argmax[i, o]
             if e >= 0 and value != 0:
                 for c in range(dweight.shape[1]):
                     dweight[o, c] += value * z[e - start, c]
@@ -147,13 +147,13 @@ def mask_pass(dz, z, slope):
 def sums_pass(g, y, vectors, block, sums):
     rows, channels = y.shape
     for b in range(sums.shape[0]):
-        plain, hatted = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
+        plain, with_y_hat = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
         for m in range(b * block, min(rows, (b + 1) * block)):
             for c in range(channels):
                 plain[c] += g[m, c]
-                hatted[c] += g[m, c] * ((y[m, c] - vectors[2, c]) * vectors[3, c])
+                with_y_hat[c] += g[m, c] * ((y[m, c] - vectors[2, c]) * vectors[3, c])
         sums[b, 0] = plain
-        sums[b, 1] = hatted
+        sums[b, 1] = with_y_hat
 
 
 @njit
@@ -163,8 +163,8 @@ def norm_back_pass(g, y, vectors, count, start):
     for m in range(rows):
         w = count[start + m] if weighted else one
         for c in range(channels):
-            hat = (y[m, c] - vectors[2, c]) * vectors[3, c]
-            g[m, c] = vectors[0, c] * (g[m, c] - w * (vectors[4, c] + vectors[5, c] * hat))
+            y_hat = (y[m, c] - vectors[2, c]) * vectors[3, c]
+            g[m, c] = vectors[0, c] * (g[m, c] - w * (vectors[4, c] + vectors[5, c] * y_hat))
 
 
 @njit
@@ -198,15 +198,15 @@ def spread_groups_pass(p, idx, owner, count, start, stop, part, parts, d):
 
 
 def _padded(like: Tensor, t: Tile, channels: int) -> tuple[Tensor, Tensor]:
-    """Room for a tile's rows, and the rows; after them zeros, so that there are few sizes: oneDNN compiles each anew."""
+    """Memory for a tile's rows and for padding with zeros, and the rows alone: oneDNN compiles each size anew, so few do."""
     rows = t.stop - t.start
-    z = like.new_empty((cdiv(rows, PADDED) * PADDED, channels))
+    z = like.new_empty((cdiv(rows, ROWS_PER_PAD) * ROWS_PER_PAD, channels))
     z[rows:] = 0
     return z, z[:rows]
 
 
 class OnCPU:
-    """The passes in numba. A GPU's are `dropfold.kernels.group_mlp_max.triton_passes.OnGPU`, with the same methods."""
+    """The passes in numba. The GPU's are `triton_passes.OnGPU`, with the same methods."""
 
     parts = staticmethod(workers)
     each = staticmethod(each)
@@ -231,30 +231,40 @@ class OnCPU:
     @staticmethod
     def moments(y: Tensor, e: Entries, t: Tile) -> tuple[Tensor, Tensor, Tensor]:
         y = y[: t.stop - t.start]
-        blocks = cdiv(y.shape[0], MOMENTS)
+        blocks = cdiv(y.shape[0], ROWS_PER_BLOCK)
         means, m2s = y.new_empty((2, blocks, y.shape[1]))
         weights = y.new_empty(blocks)
-        launch(moments_pass, y, e.count, t.start, MOMENTS, means, m2s, weights)
+        launch(moments_pass, y, e.count, t.start, ROWS_PER_BLOCK, means, m2s, weights)
         return means, m2s, weights
 
     @staticmethod
-    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, top: Tensor, where: Tensor) -> None:
-        launch(highest_pass, y, e.ptr, t.first, t.last, t.start, e.idx, *numba_noise(drawn), top, where)
+    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor) -> None:
+        launch(highest_pass, y, e.ptr, t.first, t.last, t.start, e.idx, *numba_noise(drawn), maximum, argmax)
 
     @staticmethod
     def last_back(
         dense: Tensor, z: Tensor, e: Entries, t: Tile, constant: Tensor, slope: float, offset: Tensor,
-        g: Tensor, where: Tensor, weight: Tensor,
+        g: Tensor, argmax: Tensor, weight: Tensor,
     ) -> Tensor:  # fmt: skip
         at = (e.ptr, t.first, t.last, t.start)
         launch(
-            last_back_pass, dense, z, constant, e.count, scalar(slope, z.dtype), offset, g, where, weight, *at
+            last_back_pass,
+            dense,
+            z,
+            constant,
+            e.count,
+            scalar(slope, z.dtype),
+            offset,
+            g,
+            argmax,
+            weight,
+            *at,
         )
         return dense
 
     @staticmethod
-    def collect(z: Tensor, e: Entries, t: Tile, g: Tensor, where: Tensor, dweight: Tensor) -> None:
-        launch(collect_pass, z, g, where, t.first, t.last, t.start, dweight)
+    def collect(z: Tensor, e: Entries, t: Tile, g: Tensor, argmax: Tensor, dweight: Tensor) -> None:
+        launch(collect_pass, z, g, argmax, t.first, t.last, t.start, dweight)
 
     @staticmethod
     def mask(dz: Tensor, z: Tensor, slope: float) -> Tensor:
@@ -264,8 +274,8 @@ class OnCPU:
     @staticmethod
     def sums(g: Tensor, y: Tensor, t: Tile, vectors: Tensor) -> Tensor:
         g, y = g[: t.stop - t.start], y[: t.stop - t.start]
-        sums = y.new_empty((cdiv(y.shape[0], MOMENTS), 2, y.shape[1]))
-        launch(sums_pass, g, y, vectors, MOMENTS, sums)
+        sums = y.new_empty((cdiv(y.shape[0], ROWS_PER_BLOCK), 2, y.shape[1]))
+        launch(sums_pass, g, y, vectors, ROWS_PER_BLOCK, sums)
         return sums.sum(0, dtype=torch.float64)
 
     @staticmethod
@@ -275,20 +285,8 @@ class OnCPU:
 
     @staticmethod
     def spread(g: Tensor, e: Entries, t: Tile, gq: Tensor, gp: Tensor, s: Tensor) -> None:
-        launch(
-            spread_pass,
-            g[: t.stop - t.start],
-            e.q,
-            e.ptr,
-            e.idx,
-            e.count,
-            t.first,
-            t.last,
-            t.start,
-            gq,
-            gp,
-            s,
-        )
+        at = (e.ptr, e.idx, e.count, t.first, t.last, t.start)
+        launch(spread_pass, g[: t.stop - t.start], e.q, *at, gq, gp, s)
 
     @staticmethod
     def spread_groups(e: Entries, d: Tensor) -> None:

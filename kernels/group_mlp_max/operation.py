@@ -9,18 +9,18 @@ time, and made again where it is needed again:
 
     statistics of y^l      one pass for each layer up to L - 1; sums weigh entries with their counts
     the last layer         mean and variance follow from the mean and the Gram matrix of z^L-1, and the max needs max_e y^L_e
-                           alone, with the sign of gamma folded into W: kernels/norm/linear_norm_max.py, as are v and A below
-    backward, l = L        dz^L-1_e = the winners' rows of W_L - count_e (v + A (z_e - mean_z))
+                           alone, with the sign of gamma folded into W: kernels/norm/linear_norm_max, as are v and A below
+    backward, l = L        dz^L-1_e = rows of W_L where e has the max - count_e (v + A (z_e - mean_z))
     backward, l < L        one pass for the sums of g^l = dz^l a' and of g^l y_hat^l, whose means are c1 and c2, then
                            dy_e = scale (g_e - count_e (c1 + c2 y_hat_e)),  dz^l-1 = W_l^T dy
     backward, l = 1        the sums G of g over the entries of each row and each group suffice; dp is as dq, c2 as well:
                            dq_j = scale (G_j - n_j c1 - c2 rstd (D_j + n_j (q_j - mean))),  D_j = sum_e count_e p_g
                            c2 = rstd (sum_j G_j (q_j - mean_q) + sum_g G_g (p_g - mean_p)) / n
 
-A copy of a member (count > 1) costs nothing: the max does not see it and the sums weigh it; of a winner and its copies the
-first has the gradient. With noise, fallen rows (DropFeat: elements of the last layer) are left out of the max and kept
-ones are not scaled; statistics see all; a group with nothing left, or with no entry, is 0. NaN wins the max (the
-Triton kernel turns it into +inf). The Gram matrix is taken about the mean that a Gaussian u would give.
+A copy of a member (count > 1) costs nothing: the max does not see it and the sums weigh it; of an entry with the max and
+its copies the first has the gradient. With noise, dropped rows (DropFeat: elements of the last layer) are left out of the
+max and kept ones are not scaled; statistics see all; a group whose entries are all dropped, or with no entry, is 0. NaN wins
+the max (the Triton kernel turns it into +inf). The Gram matrix is taken about the mean that a Gaussian u would give.
 
 Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; closed forms and factorisation derived here.
 """
@@ -35,10 +35,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
-from dropfold.kernels.backend.gemm import gram, mm, product_dtype
+from dropfold.kernels.backend.gemm import mm, product_dtype
 from dropfold.kernels.backend.launch import accumulator
-from dropfold.kernels.group_mlp_max.operators import forward_of, gradients_of, moments_of, sums_of
-from dropfold.kernels.group_mlp_max.tiles import first_gradient, first_sums, gaussian_mean, identity, times
+from dropfold.kernels.group_mlp_max.first_layer import (
+    count_entries,
+    first_gradient,
+    first_sums,
+    gaussian_mean,
+    identity,
+)
+from dropfold.kernels.group_mlp_max.operators import (
+    compute_forward,
+    compute_gradients,
+    compute_moments,
+    compute_sums,
+)
+from dropfold.kernels.noise.draw import keep_scale
 from dropfold.kernels.noise.draw.operation import Noise, draw
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
@@ -49,19 +61,61 @@ from dropfold.kernels.norm.batch_norm.operation import (
     check_increasing,
     check_rows,
     fold_bias,
+    fold_sign,
     norm_gradients,
     running_statistics,
     several_processes,
     sum_over_processes,
     update_running,
 )
+from dropfold.kernels.norm.linear_max import (
+    activate_maximum,
+    dense_gradient,
+    gradient_at_maximum,
+    moments_of_linear,
+)
+from dropfold.kernels.norm.plain import activate, max_over_segments, normalize
 from dropfold.kernels.points.clouds import check_rows as check_row_numbers
 from dropfold.kernels.points.clouds import dense_ptr, to_rows
 from dropfold.kernels.points.groups import Groups
 
 
+def reference(
+    q: Tensor,
+    p: Tensor,
+    groups: Groups,
+    weights: Sequence[Tensor],
+    norms: Sequence[BatchNorm | None],
+    biases: Sequence[Tensor | None] | None = None,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The specification of `group_mlp_max` in torch: every member of every group is made, copies included, and autograd has
+    the gradients; any type and device."""
+    count = torch.ones_like(groups.idx) if groups.count is None else groups.count
+    entry = torch.arange(len(count), device=q.device).repeat_interleave(count)
+    owner = torch.arange(len(p), device=q.device).repeat_interleave(groups.ptr.diff())[entry]
+    row, ptr = groups.idx[entry], torch.searchsorted(owner, torch.arange(len(p) + 1, device=q.device))
+
+    first_bias, *biases = biases or [None] * len(norms)
+    y = q[row] + p[owner] + (0 if first_bias is None else first_bias)
+    z = y if norms[0] is None else activate(normalize(y, norms[0]), negative_slope)
+    for weight, norm, bias in zip(weights, norms[1:], biases, strict=True):
+        assert norm is not None
+        u = normalize(torch.nn.functional.linear(z, weight, bias), norm)
+        z = activate(u, negative_slope)
+    scale = keep_scale(noise, _cloud_ptr(q, batch, batch_size), len(q), u.shape[1])
+    maximum, argmax = max_over_segments(u, scale[row] > 0, ptr)
+    out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
+    return (out, torch.where(argmax >= 0, entry[argmax], -1)) if return_argmax else out
+
+
 class _Layer(NamedTuple):
-    """What the backward pass must know of a layer's BatchNorm (training None: there is none) and activation."""
+    """What backward must know of a layer's BatchNorm and activation; training is None for a layer without them."""
 
     training: bool | None
     eps: float
@@ -70,8 +124,8 @@ class _Layer(NamedTuple):
 
 
 class _GroupMLPMax(torch.autograd.Function):
-    """Of n weights, the last with the sign of its gamma folded in, and n + 1 each of gamma, beta, mean and var. Also returns
-    mean, var and count of each layer that trains."""
+    """Of n weights and n + 1 each of gamma, beta, mean and var, with the last gamma >= 0 (`fold_sign`). Also returns the
+    argmax, and mean, var and count of each layer that trains."""
 
     @staticmethod
     def forward(
@@ -83,27 +137,27 @@ class _GroupMLPMax(torch.autograd.Function):
         weights, rest = list(parameters[:n]), parameters[n:]
         gammas, betas, means, variances = (rest[i * (n + 1) : (i + 1) * (n + 1)] for i in range(4))
         vectors: list[Tensor] = []
-        found: list[Tensor] = []
+        statistics: list[Tensor] = []
         for i, layer in enumerate(layers[:-1]):
             if layer.training is None:
                 vectors.append(identity(q))
                 continue
             mean, var = means[i], variances[i]
             if layer.training:
-                mean, m2 = moments_of(*entries, weights[:i], vectors, slopes[:i])
+                mean, m2 = compute_moments(*entries, weights[:i], vectors, slopes[:i])
                 mean, var, rows = batch_statistics(mean, m2, total, layer.sync)
-                found += [mean, var, rows]
+                statistics += [mean, var, rows]
             scale, shift, rstd = affine(gammas[i], betas[i], mean, var, layer.eps)
             vectors.append(torch.stack([scale, shift, mean, rstd]))
         last, mean, var = layers[-1], means[-1], variances[-1]
         offset = torch.zeros_like(vectors[-1][0])
         if last.training and layers[-2].training is None:
-            mean_y, m2 = moments_of(*entries, [], [], [])
+            mean_y, m2 = compute_moments(*entries, [], [], [])
             offset = batch_statistics(mean_y, m2, total, last.sync).mean
         elif last.training:
-            # A number of the products' type: z of a unit at rest is then exactly -offset there, too.
+            # Rounded to the products' type, so that z of an inactive unit is exactly -offset in it, too.
             offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
-        top, where, sum_z, outer = forward_of(
+        maximum, argmax, sum_z, outer = compute_forward(
             *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
         )
         mean_z, everyone = sum_z, torch.ones_like(total)
@@ -113,60 +167,67 @@ class _GroupMLPMax(torch.autograd.Function):
             mean_z, everyone = all_z[:-1] / all_z[-1], all_z[-1]
             # About the mean of all processes; mean_z and sum_z themselves are about the offset.
             outer = outer - torch.outer(sum_z, mean_z) - torch.outer(mean_z, sum_z - total * mean_z)
-            mean = wide @ mean_z
-            var = (mm(wide, sum_over_processes(outer, last.sync) / everyone) * wide).sum(1).clamp(min=0)
-            found += [mean + wide @ offset, var, everyone]
-        scale, shift, rstd = affine(gammas[-1].abs(), betas[-1], mean, var, last.eps)
-        u = scale * top + shift
+            mean, var = moments_of_linear(wide, mean_z, sum_over_processes(outer, last.sync) / everyone)
+            statistics += [mean + wide @ offset, var, everyone]
+        scale, shift, rstd = affine(gammas[-1], betas[-1], mean, var, last.eps)
         ctx.save_for_backward(
-            *(*entries, total, top, where, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone),
-            *(*weights, *gammas, *vectors, *found[2::3]),
+            *(
+                *entries,
+                total,
+                maximum,
+                argmax,
+                offset,
+                scale,
+                shift,
+                mean,
+                rstd,
+                mean_z,
+                sum_z,
+                outer,
+                everyone,
+            ),
+            *(*weights, *gammas, *vectors, *statistics[2::3]),
         )
         ctx.layers = layers
-        ctx.mark_non_differentiable(*found)
-        return torch.where(where >= 0, torch.where(u > 0, u, last.slope * u), 0), *found
+        ctx.mark_non_differentiable(argmax, *statistics)
+        return activate_maximum(maximum, argmax, scale, shift, last.slope), argmax, *statistics
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         layers, n = ctx.layers, len(ctx.layers) - 1
         entries, rest = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        (total, top, where, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone), rest = (
-            rest[:12],
-            rest[12:],
-        )
+        total, maximum, argmax, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone = rest[:12]
+        rest = rest[12:]
         weights, gammas, vectors = list(rest[:n]), rest[n : 2 * n + 1], list(rest[2 * n + 1 : 3 * n + 1])
         counts = iter(rest[3 * n + 1 :])
         count_of = [next(counts) if layer.training else everyone for layer in layers[:-1]]
         slopes, last, (q, p) = [layer.slope for layer in layers[:-1]], layers[-1], entries[:2]
 
-        there = where >= 0
-        g = torch.where(there, torch.where(scale * top + shift > 0, dout, last.slope * dout), 0).to(q.dtype)
-        both = torch.stack([g.sum(0), (g * torch.where(there, (top - mean) * rstd, 0)).sum(0)])
+        g, both = gradient_at_maximum(dout, maximum, argmax, scale, shift, mean, rstd, last.slope)
         dbeta, dgamma, c1, c2 = norm_gradients(both, everyone, bool(last.training), last.sync)
-        dgammas, dbetas = [torch.where(gammas[-1] < 0, -1, 1) * dgamma], [dbeta]
+        dgammas, dbetas = [dgamma], [dbeta]
         wide, g = weights[-1].to(q.dtype), (scale * g).contiguous()
-        matrix, constant, slope_c = wide[:0, :0], torch.zeros_like(offset), scale * c2 * rstd
-        if last.training:  # the dense part is matrix z + constant
-            matrix = -gram(wide, slope_c[:, None] * wide)
-            constant = -(matrix @ mean_z + wide.T @ (scale * c1))
-        given = (matrix, constant, offset, g, where)
+        matrix, constant = wide[:0, :0], torch.zeros_like(offset)
+        if last.training:
+            matrix, constant = dense_gradient(wide, mean_z, scale, rstd, c1, c2)
+        last_gradient = (matrix, constant, offset, g, argmax)
 
         vectors = [torch.cat([v, torch.zeros_like(v[:2])]) for v in vectors]
         for i in range(n - 1, 0, -1):
-            both = sums_of(*entries, weights, vectors, slopes, *given, i)
+            both = compute_sums(*entries, weights, vectors, slopes, *last_gradient, i)
             dbeta, dgamma, c1_i, c2_i = norm_gradients(both, count_of[i], layers[i].training, layers[i].sync)
             filled = torch.cat([vectors[i][:4], torch.stack([c1_i, c2_i])])
             vectors = [*vectors[:i], filled, *vectors[i + 1 :]]
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-        gq, d, gp, s, dlower = gradients_of(*entries, weights, vectors, slopes, *given)
+        gq, d, gp, s, dlower = compute_gradients(*entries, weights, vectors, slopes, *last_gradient)
 
-        # What the last weight has beside the winners: the dense part, and the offset that z is less by.
+        # What the last weight has beside the maxima: the dense part, and the offset that z is less by.
         *dweights, dlast = dlower
         dy = g.sum(0)
         if last.training:
-            local = outer + torch.outer(mean_z, sum_z - total * mean_z)
+            local, slope_c = outer + torch.outer(mean_z, sum_z - total * mean_z), scale * c2 * rstd
             dlast = dlast - torch.outer(scale * c1, sum_z) - slope_c[:, None] * mm(wide, local.T)
             dy = dy - scale * c1 * total - slope_c * (wide @ (sum_z - total * mean_z))
         dweights = [*dweights, dlast + torch.outer(dy, offset)]
@@ -176,8 +237,8 @@ class _GroupMLPMax(torch.autograd.Function):
             dbeta, dgamma, c1, c2 = norm_gradients(both, count_of[0], layers[0].training, layers[0].sync)
             dgammas.append(dgamma)
             dbetas.append(dbeta)
-            gq = first_gradient(gq, d, q, times(entries[3], entries[5], q), vectors[0], c1, c2)
-            gp = first_gradient(gp, s, p, times(entries[4], entries[5], p), vectors[0], c1, c2)
+            gq = first_gradient(gq, d, q, count_entries(entries[3], entries[5], q), vectors[0], c1, c2)
+            gp = first_gradient(gp, s, p, count_entries(entries[4], entries[5], p), vectors[0], c1, c2)
         else:
             dgammas.append(gammas[0])
             dbetas.append(gammas[0])
@@ -198,7 +259,8 @@ def group_mlp_max(
     batch_size: int | None = None,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-) -> Tensor:
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """A perceptron on the members of groups and the max over each; see the head of this file for the formula.
 
     Args:
@@ -210,10 +272,12 @@ def group_mlp_max(
         biases: [C_l] or None of the layers 1 .. L; in training they cancel and enter the running means.
         batch: [M], the clouds of noise; without it, `batch_size` clouds of equal size (None: one).
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
-        noise: one draw of noise for the rows of q; what falls is left out of the max.
+        noise: one draw of noise for the rows of q; what it drops is left out of the max.
+        return_argmax: whether to return `(max, argmax)`.
 
     Returns:
-        [G, C_L], in the type of the matrix products (q's, or autocast's).
+        [G, C_L], in the type of the matrix products (q's, or autocast's); argmax is int64 [G, C_L], the entry of groups.idx
+        that has the max, and -1 where a group has none or all were dropped.
 
     Raises:
         ValueError: shapes do not fit, a row number out of range, a decreasing activation, or training with a single entry.
@@ -232,19 +296,18 @@ def group_mlp_max(
     owner = owner.repeat_interleave(groups.ptr[1:] - groups.ptr[:-1], output_size=entries)
     count = q.new_empty(0, dtype=dtype) if groups.count is None else groups.count.to(dtype).contiguous()
     total = q.new_full((), entries, dtype=dtype) if groups.count is None else count.sum()
-    clouds = dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
-    if batch is not None:
-        clouds = to_rows(q, batch, batch_size)[1]
+    clouds = _cloud_ptr(q, batch, batch_size)
 
     last = norms[-1]
     assert last is not None
-    signs = torch.where(last.gamma.detach() < 0, -1, 1).to(dtype)
+    sign, increasing = fold_sign(last)
+    increasing = increasing._replace(beta=fold_bias(last, biases[-1]))
     with torch.autocast(device, enabled=False):
-        folded = [*weights[:-1], signs.to(weights[-1].dtype)[:, None] * weights[-1]]
+        folded = [*weights[:-1], sign.to(weights[-1].dtype)[:, None] * weights[-1]]
         folded = [weight.to(half).contiguous() for weight in folded]
         nothing = q.new_empty(0, dtype=dtype)
         gammas, betas, means, variances, layers = [], [], [], [], []
-        for norm, bias in zip(norms, biases, strict=True):
+        for norm, bias in zip([*norms[:-1], increasing], [*biases[:-1], None], strict=True):
             running = None if norm is None else running_statistics(norm, dtype)
             gammas.append(nothing if norm is None else norm.gamma)
             betas.append(nothing if norm is None else fold_bias(norm, bias))
@@ -255,8 +318,7 @@ def group_mlp_max(
                 if norm is None
                 else _Layer(norm.training, norm.eps, norm.sync, negative_slope)
             )
-        means[-1] = signs * means[-1]
-        out, *found = _GroupMLPMax.apply(
+        out, argmax, *statistics = _GroupMLPMax.apply(
             *(
                 q.to(dtype).contiguous(),
                 p.to(dtype).contiguous(),
@@ -271,10 +333,16 @@ def group_mlp_max(
         )
     for norm, bias in zip(norms, biases, strict=True):
         if norm is not None and norm.training:
-            mean, var, rows = found[:3]
-            found = found[3:]
-            update_running(norm, Statistics(signs * mean if norm is last else mean, var, rows), bias)
-    return out.to(half)
+            (mean, var, rows), statistics = statistics[:3], statistics[3:]
+            update_running(norm, Statistics(sign * mean if norm is last else mean, var, rows), bias)
+    return (out.to(half), argmax.long()) if return_argmax else out.to(half)
+
+
+def _cloud_ptr(q: Tensor, batch: Tensor | None, batch_size: int | None) -> Tensor:
+    """The clouds of the rows of q: those of `batch`, or `batch_size` of equal size."""
+    if batch is not None:
+        return to_rows(q, batch, batch_size)[1]
+    return dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
 
 
 def _check(
@@ -302,8 +370,8 @@ def _check(
             raise ValueError("only the first of the norms may be None.")
     idx, count = groups.idx, groups.count
     if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
-        given = "" if count is None else f", count {describe(count)}"
-        raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{given}.")
+        counts = "" if count is None else f", count {describe(count)}"
+        raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{counts}.")
     if idx.shape[0] < 2 and any(
         norm is not None and norm.training and not several_processes(norm.sync) for norm in norms
     ):
@@ -312,8 +380,8 @@ def _check(
         check_row_numbers(idx, q.shape[0])
         if count is not None and count.numel() and int(count.min()) < 1:
             raise ValueError(f"counts must be 1 or more; got {int(count.min())}.")
-        falling = bool((groups.ptr[1:] < groups.ptr[:-1]).any())
-        if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0] or falling:
+        decreasing = bool((groups.ptr[1:] < groups.ptr[:-1]).any())
+        if int(groups.ptr[0]) != 0 or int(groups.ptr[-1]) != idx.shape[0] or decreasing:
             raise ValueError(
                 f"ptr must go up from 0 to the {idx.shape[0]} entries of idx; got {describe(groups.ptr)} from "
                 f"{int(groups.ptr[0])} to {int(groups.ptr[-1])}."

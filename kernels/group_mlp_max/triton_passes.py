@@ -11,12 +11,13 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.group_mlp_max.entries import MOMENTS, Entries, Tile
+from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
 from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.draw.triton import noise_tile
+from dropfold.kernels.norm.triton_max import take_rows
 from dropfold.kernels.points.clouds import transposed
 
-CHUNK = 256  # groups of which one program collects the winners
+GROUPS_PER_CHUNK = 256  # of which one program collects the maxima
 
 
 @jit
@@ -26,18 +27,18 @@ def _group_rows_fwd_kernel(
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there_m, there_c = o_m < rows, o_c < channels
-    inside = there_m[:, None] & there_c[None, :]
+    mask_m, mask_c = o_m < rows, o_c < channels
+    inside = mask_m[:, None] & mask_c[None, :]
     if GATHER:
-        j = tl.load(p_idx + o_m, mask=there_m, other=0)
-        i = tl.load(p_owner + o_m, mask=there_m, other=0).to(tl.int64)
+        j = tl.load(p_idx + o_m, mask=mask_m, other=0)
+        i = tl.load(p_owner + o_m, mask=mask_m, other=0).to(tl.int64)
         y = tl.load(p_q + j[:, None] * channels + o_c[None, :], mask=inside, other=0.0)
         y += tl.load(p_p + i[:, None] * channels + o_c[None, :], mask=inside, other=0.0)
     else:
         y = tl.load(p_q + o_m[:, None] * channels + o_c[None, :], mask=inside, other=0.0)
-    scale = tl.load(p_vectors + o_c, mask=there_c, other=0.0)
-    shift = tl.load(p_vectors + channels + o_c, mask=there_c, other=0.0)
-    offset = tl.load(p_offset + o_c, mask=there_c, other=0.0)
+    scale = tl.load(p_vectors + o_c, mask=mask_c, other=0.0)
+    shift = tl.load(p_vectors + channels + o_c, mask=mask_c, other=0.0)
+    offset = tl.load(p_offset + o_c, mask=mask_c, other=0.0)
     u = scale[None, :] * y + shift[None, :]
     z = tl.where(u > 0, u, slope * u) - offset[None, :]
     tl.store(p_z + o_m[:, None] * channels + o_c[None, :], z, mask=inside)
@@ -68,20 +69,20 @@ def _group_moments_fwd_kernel(
 
 @jit
 def _group_max_fwd_kernel(
-    p_y, p_ptr, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, first, start, points, channels,
+    p_y, p_ptr, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, first, start, points, channels,
     MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     g = first + tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
     o_c = i_c + tl.arange(0, BLOCK_C)
-    there_c = o_c < channels
+    mask_c = o_c < channels
     lo = tl.load(p_ptr + g)
     hi = tl.load(p_ptr + g + 1)
-    top = tl.full((BLOCK_C,), float("-inf"), tl.float32)
-    arg = tl.full((BLOCK_C,), -1, tl.int64)
+    maximum = tl.full((BLOCK_C,), float("-inf"), tl.float32)
+    argmax = tl.full((BLOCK_C,), -1, tl.int64)
     for i_m in range(lo, hi, BLOCK_M):
         o_m = i_m + tl.arange(0, BLOCK_M).to(tl.int64)
-        keep = (o_m[:, None] < hi) & there_c[None, :]
+        keep = (o_m[:, None] < hi) & mask_c[None, :]
         y = tl.load(p_y + (o_m[:, None] - start) * channels + o_c[None, :], mask=keep, other=0.0)
         if MODE != 0:
             j = tl.load(p_idx + o_m, mask=o_m < hi, other=0)
@@ -90,56 +91,51 @@ def _group_max_fwd_kernel(
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)
-        y = tl.where(keep, tl.where(y == y, y, float("inf")), float("-inf"))
-        tile_top = tl.max(y, axis=0)
-        # The first of equal maxima, as the CPU has it.
-        found = tl.min(tl.where(keep & (y == tile_top[None, :]), o_m[:, None], hi), axis=0)
-        arg = tl.where(tile_top > top, found, arg)
-        top = tl.maximum(top, tile_top)
-    tl.store(p_top + g * channels + o_c, top, mask=there_c)
-    tl.store(p_where + g * channels + o_c, arg.to(tl.int32), mask=there_c)
+        maximum, argmax = take_rows(maximum, argmax, y, keep, o_m, hi)
+    tl.store(p_maximum + g * channels + o_c, maximum, mask=mask_c)
+    tl.store(p_argmax + g * channels + o_c, argmax.to(tl.int32), mask=mask_c)
 
 
 @jit
 def _group_last_bwd_kernel(
-    p_dense, p_z, p_constant, p_count, slope, p_offset, p_g, p_weight, p_ptr, p_winners, c_in, c_out,
+    p_dense, p_z, p_constant, p_count, slope, p_offset, p_g, p_weight, p_ptr, p_entries, c_in, c_out,
     WEIGHTED: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = o_c < c_in
-    d = tl.load(p_dense + m * c_in + o_c, mask=there, other=0.0)
-    d += tl.load(p_constant + o_c, mask=there, other=0.0)
+    mask_c = o_c < c_in
+    d = tl.load(p_dense + m * c_in + o_c, mask=mask_c, other=0.0)
+    d += tl.load(p_constant + o_c, mask=mask_c, other=0.0)
     if WEIGHTED:
         d *= tl.load(p_count + m)
     for e in range(tl.load(p_ptr + m), tl.load(p_ptr + m + 1)):
-        winner = tl.load(p_winners + e)
-        d += tl.load(p_g + winner) * tl.load(p_weight + (winner % c_out) * c_in + o_c, mask=there, other=0.0)
-    z = tl.load(p_z + m * c_in + o_c, mask=there, other=0.0)
-    offset = tl.load(p_offset + o_c, mask=there, other=0.0)
-    tl.store(p_dense + m * c_in + o_c, tl.where(z > -offset, d, slope * d), mask=there)
+        entry = tl.load(p_entries + e)
+        d += tl.load(p_g + entry) * tl.load(p_weight + (entry % c_out) * c_in + o_c, mask=mask_c, other=0.0)
+    z = tl.load(p_z + m * c_in + o_c, mask=mask_c, other=0.0)
+    offset = tl.load(p_offset + o_c, mask=mask_c, other=0.0)
+    tl.store(p_dense + m * c_in + o_c, tl.where(z > -offset, d, slope * d), mask=mask_c)
 
 
 @jit
 def _group_collect_bwd_kernel(
-    p_z, p_g, p_where, p_partial, first, last, start, c_in, c_out, CHUNK: tl.constexpr, BLOCK_O: tl.constexpr,
+    p_z, p_g, p_argmax, p_partial, first, last, start, c_in, c_out, CHUNK: tl.constexpr, BLOCK_O: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     i_chunk = tl.program_id(2).to(tl.int64)
     o_o = tl.program_id(0).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = o_o < c_out
+    mask_o = o_o < c_out
     total = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
     lo = first + i_chunk * CHUNK
     for g in range(lo, tl.minimum(last, lo + CHUNK)):
-        e = tl.load(p_where + g * c_out + o_o, mask=there, other=-1).to(tl.int64)
-        value = tl.load(p_g + g * c_out + o_o, mask=there, other=0.0)
+        e = tl.load(p_argmax + g * c_out + o_o, mask=mask_o, other=-1).to(tl.int64)
+        value = tl.load(p_g + g * c_out + o_o, mask=mask_o, other=0.0)
         inside = (e >= 0)[:, None] & (o_c[None, :] < c_in)
         total += value[:, None] * tl.load(
             p_z + (e[:, None] - start) * c_in + o_c[None, :], mask=inside, other=0.0
         )
     o = i_chunk * c_out * c_in + o_o[:, None] * c_in + o_c[None, :]
-    tl.store(p_partial + o, total, mask=there[:, None] & (o_c[None, :] < c_in))
+    tl.store(p_partial + o, total, mask=mask_o[:, None] & (o_c[None, :] < c_in))
 
 
 @jit
@@ -148,17 +144,17 @@ def _group_sums_bwd_kernel(
 ):
     i_block = tl.program_id(0).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there_c = o_c < channels
+    mask_c = o_c < channels
     o_m = i_block * ROWS + tl.arange(0, ROWS)
     o = o_m[:, None] * channels + o_c[None, :]
-    inside = (o_m[:, None] < rows) & there_c[None, :]
+    inside = (o_m[:, None] < rows) & mask_c[None, :]
     g = tl.load(p_g + o, mask=inside, other=0.0)
     y = tl.load(p_y + o, mask=inside, other=0.0)
-    mean = tl.load(p_vectors + 2 * channels + o_c, mask=there_c, other=0.0)
-    rstd = tl.load(p_vectors + 3 * channels + o_c, mask=there_c, other=0.0)
+    mean = tl.load(p_vectors + 2 * channels + o_c, mask=mask_c, other=0.0)
+    rstd = tl.load(p_vectors + 3 * channels + o_c, mask=mask_c, other=0.0)
     o = i_block * 2 * channels + o_c
-    tl.store(p_sums + o, tl.sum(g, axis=0), mask=there_c)
-    tl.store(p_sums + o + channels, tl.sum(g * (y - mean[None, :]), axis=0) * rstd, mask=there_c)
+    tl.store(p_sums + o, tl.sum(g, axis=0), mask=mask_c)
+    tl.store(p_sums + o + channels, tl.sum(g * (y - mean[None, :]), axis=0) * rstd, mask=mask_c)
 
 
 @jit
@@ -168,14 +164,14 @@ def _group_norm_bwd_kernel(
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there_c = o_c < channels
+    mask_c = o_c < channels
     o = o_m[:, None] * channels + o_c[None, :]
-    inside = (o_m[:, None] < rows) & there_c[None, :]
-    scale = tl.load(p_vectors + o_c, mask=there_c, other=0.0)[None, :]
-    mean = tl.load(p_vectors + 2 * channels + o_c, mask=there_c, other=0.0)[None, :]
-    rstd = tl.load(p_vectors + 3 * channels + o_c, mask=there_c, other=0.0)[None, :]
-    c1 = tl.load(p_vectors + 4 * channels + o_c, mask=there_c, other=0.0)[None, :]
-    c2 = tl.load(p_vectors + 5 * channels + o_c, mask=there_c, other=0.0)[None, :]
+    inside = (o_m[:, None] < rows) & mask_c[None, :]
+    scale = tl.load(p_vectors + o_c, mask=mask_c, other=0.0)[None, :]
+    mean = tl.load(p_vectors + 2 * channels + o_c, mask=mask_c, other=0.0)[None, :]
+    rstd = tl.load(p_vectors + 3 * channels + o_c, mask=mask_c, other=0.0)[None, :]
+    c1 = tl.load(p_vectors + 4 * channels + o_c, mask=mask_c, other=0.0)[None, :]
+    c2 = tl.load(p_vectors + 5 * channels + o_c, mask=mask_c, other=0.0)[None, :]
     g = tl.load(p_g + o, mask=inside, other=0.0)
     y = tl.load(p_y + o, mask=inside, other=0.0)
     dense = c1 + c2 * (y - mean) * rstd
@@ -192,8 +188,8 @@ def _group_spread_bwd_kernel(
     """out_r += sum over the entries e of r (of a list, or ptr[r] .. ptr[r + 1] - 1) of count_e x[at[e]] (or x[e])."""
     r = tl.program_id(0).to(tl.int64)
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    there = o_c < channels
-    total = tl.load(p_out + r * channels + o_c, mask=there, other=0.0)
+    mask_c = o_c < channels
+    total = tl.load(p_out + r * channels + o_c, mask=mask_c, other=0.0)
     for i in range(tl.load(p_ptr + r), tl.load(p_ptr + r + 1)):
         e = i  # int64, as ptr is
         if LISTED:
@@ -201,11 +197,11 @@ def _group_spread_bwd_kernel(
         row = e
         if AT:
             row = tl.load(p_at + e).to(tl.int64)
-        x = tl.load(p_x + row * channels + o_c, mask=there, other=0.0)
+        x = tl.load(p_x + row * channels + o_c, mask=mask_c, other=0.0)
         if WEIGHTED:
             x *= tl.load(p_count + e)
         total += x
-    tl.store(p_out + r * channels + o_c, total, mask=there)
+    tl.store(p_out + r * channels + o_c, total, mask=mask_c)
 
 
 def _width(channels: int, most: int = 128) -> int:
@@ -213,7 +209,7 @@ def _width(channels: int, most: int = 128) -> int:
 
 
 class OnGPU:
-    """The passes as launches; the methods are those of `dropfold.kernels.group_mlp_max.passes.OnCPU`."""
+    """The passes as launches; the methods are those of `cpu_passes.OnCPU`."""
 
     @staticmethod
     def parts() -> int:
@@ -241,22 +237,22 @@ class OnGPU:
     @staticmethod
     def moments(y: Tensor, e: Entries, t: Tile) -> tuple[Tensor, Tensor, Tensor]:
         (rows, channels), block_c = y.shape, _width(y.shape[1], 32)
-        means, m2s = y.new_empty((2, cdiv(rows, MOMENTS), channels))
+        means, m2s = y.new_empty((2, cdiv(rows, ROWS_PER_BLOCK), channels))
         weights = y.new_empty(means.shape[0])
         _group_moments_fwd_kernel[(means.shape[0], cdiv(channels, block_c))](
             *(y, e.count[t.start : t.stop], means, m2s, weights, rows, channels),
             WEIGHTED=e.count.numel() > 0,
-            ROWS=MOMENTS,
+            ROWS=ROWS_PER_BLOCK,
             BLOCK_C=block_c,
         )
         return means, m2s, weights
 
     @staticmethod
-    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, top: Tensor, where: Tensor) -> None:
+    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor) -> None:
         channels, block_c = y.shape[1], _width(y.shape[1], 64)
         mode, *noise = drawn
         _group_max_fwd_kernel[(t.last - t.first, cdiv(channels, block_c))](
-            *(y, e.ptr, e.idx, *noise, top, where, t.first, t.start, len(e.q), channels),
+            *(y, e.ptr, e.idx, *noise, maximum, argmax, t.first, t.start, len(e.q), channels),
             MODE=mode,
             BLOCK_M=16,
             BLOCK_C=block_c,
@@ -266,14 +262,14 @@ class OnGPU:
     @staticmethod
     def last_back(
         dense: Tensor, z: Tensor, e: Entries, t: Tile, constant: Tensor, slope: float, offset: Tensor,
-        g: Tensor, where: Tensor, weight: Tensor,
+        g: Tensor, argmax: Tensor, weight: Tensor,
     ) -> Tensor:  # fmt: skip
         (rows, c_in), c_out = z.shape, weight.shape[0]
-        ptr, winners = transposed(where[t.first : t.last].long() - t.start, rows)
+        ptr, entries = transposed(argmax[t.first : t.last].long() - t.start, rows)
         block_c = _width(c_in)
         _group_last_bwd_kernel[(rows, cdiv(c_in, block_c))](
             *(dense, z, constant, e.count[t.start : t.stop], slope, offset, g[t.first : t.last], weight),
-            *(ptr, winners, c_in, c_out),
+            *(ptr, entries, c_in, c_out),
             WEIGHTED=e.count.numel() > 0,
             BLOCK_C=block_c,
             num_warps=1,
@@ -281,13 +277,13 @@ class OnGPU:
         return dense
 
     @staticmethod
-    def collect(z: Tensor, e: Entries, t: Tile, g: Tensor, where: Tensor, dweight: Tensor) -> None:
+    def collect(z: Tensor, e: Entries, t: Tile, g: Tensor, argmax: Tensor, dweight: Tensor) -> None:
         (c_out, c_in), block_c = dweight.shape, _width(dweight.shape[1])
-        chunks = cdiv(t.last - t.first, CHUNK)
+        chunks = cdiv(t.last - t.first, GROUPS_PER_CHUNK)
         partial = z.new_empty((chunks, c_out, c_in))
         _group_collect_bwd_kernel[(cdiv(c_out, 16), cdiv(c_in, block_c), chunks)](
-            *(z, g, where, partial, t.first, t.last, t.start, c_in, c_out),
-            CHUNK=CHUNK,
+            *(z, g, argmax, partial, t.first, t.last, t.start, c_in, c_out),
+            CHUNK=GROUPS_PER_CHUNK,
             BLOCK_O=16,
             BLOCK_C=block_c,
         )
@@ -300,9 +296,9 @@ class OnGPU:
     @staticmethod
     def sums(g: Tensor, y: Tensor, t: Tile, vectors: Tensor) -> Tensor:
         (rows, channels), block_c = y.shape, _width(y.shape[1], 32)
-        sums = y.new_empty((cdiv(rows, MOMENTS), 2, channels))
+        sums = y.new_empty((cdiv(rows, ROWS_PER_BLOCK), 2, channels))
         _group_sums_bwd_kernel[(sums.shape[0], cdiv(channels, block_c))](
-            g, y, vectors, sums, rows, channels, ROWS=MOMENTS, BLOCK_C=block_c
+            g, y, vectors, sums, rows, channels, ROWS=ROWS_PER_BLOCK, BLOCK_C=block_c
         )
         return sums.sum(0, dtype=torch.float64)
 

@@ -3,14 +3,14 @@ r"""BatchNorm, activation and noise in one pass.
     out = f * a(gamma * (y - mean) / sqrt(var + eps) + beta)
 
 over the rows of y [M, C], with a(z) = z for z > 0 and negative_slope * z otherwise (0: ReLU, 1: none), and the factor f
-of a `Noise` (kernels/noise/draw.py; 1 without). In training, mean and biased variance are the batch's and the running
+of a `Noise` (kernels/noise/draw; 1 without). In training, mean and biased variance are the batch's and the running
 buffers move as `nn.BatchNorm1d`'s; in evaluation they are the running buffers. The normalised values are not stored:
 forward reads y twice and writes out once, backward reads dout and y twice and writes dy once, drawing f again.
 
     dz = dout f a'(z),   dy = gamma / sqrt(var + eps) * (dz - mean(dz) - y_hat mean(dz y_hat)),
     dgamma = sum dz y_hat,   dbeta = sum dz
 
-Noise *before* a BatchNorm makes its running statistics those of noisy values (facts of variance shift: Li et al. 2019);
+Noise *before* a BatchNorm makes its running statistics those of noisy values (variance shift: Li et al. 2019);
 `models.reestimate_batch_norm` repairs a network trained so.
 
 Sources: Ioffe & Szegedy 2015 (BatchNorm); Srivastava et al. 2014 (the scaling).
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.noise.draw import keep_scale
 from dropfold.kernels.noise.draw.operation import Noise, draw
 from dropfold.kernels.noise.elementwise.operation import norm_apply, norm_grad, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
@@ -33,7 +34,24 @@ from dropfold.kernels.norm.batch_norm.operation import (
     norm_gradients,
     statistics,
 )
+from dropfold.kernels.norm.plain import activate, normalize
 from dropfold.kernels.points.clouds import to_rows
+
+
+def reference(
+    y: Tensor,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """The specification of `norm_act` in torch: the scales of the noise are stored, autograd has the gradients; any type and
+    device."""
+    rows, ptr = to_rows(y, batch, batch_size)
+    a = activate(normalize(rows, norm), negative_slope)
+    return (keep_scale(noise, ptr, *a.shape).to(a.dtype) * a).view_as(y)
 
 
 class _NormAct(torch.autograd.Function):
@@ -55,8 +73,8 @@ class _NormAct(torch.autograd.Function):
         drawn = draw(noise, ptr, y.shape[0])
         dout = dout.contiguous()
         _, sums = norm_sums(dout, y, scale, shift, mean, rstd, slope, False, *drawn)
-        dbeta, dgamma, mean_dz, mean_dz_hat = norm_gradients(sums, count, training, sync)
-        dy = norm_grad(dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_hat, slope, *drawn)
+        dbeta, dgamma, mean_dz, mean_dz_y_hat = norm_gradients(sums, count, training, sync)
+        dy = norm_grad(dout, y, scale, shift, mean, rstd, mean_dz, mean_dz_y_hat, slope, *drawn)
         return dy, dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
 
 

@@ -74,12 +74,13 @@ class _SharedPerceptron(HasPlainForm):
             norms, biases = [None, *norms], [None, *biases]
         else:
             weights = weights[1:]
-        return kernels.group_mlp_max(
+        pooled = kernels.group_mlp_max(
             *(q, p, groups, weights, norms, biases),
             negative_slope=self.negative_slope,
             noise=noise,
             **clouds,
         )
+        return cast(Tensor, pooled)  # without its argmax
 
 
 class GroupMLPMax(_SharedPerceptron):

@@ -255,7 +255,7 @@ class EdgeConv(LinearNorm):
         super().__init__(2 * in_channels, out_channels, bias=bias, negative_slope=negative_slope, sync=sync)
         self.pool = MaxPool()
 
-    def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Tensor:
+    def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Any:
         return kernels.edge_conv(x, idx, *self.matrix(), norm, **options)
 
     def plain(

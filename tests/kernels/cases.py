@@ -4,9 +4,6 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels import BatchNorm, Noise, knn
-from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE
-from dropfold.kernels.noise.draw.operation import draw
-from dropfold.kernels.noise.philox.operation import uniform
 
 # Sums of up to 1e5 float64 terms of size 1 to 10.
 EXACT = {"rtol": 0.0, "atol": 1e-11}
@@ -30,17 +27,3 @@ def noise(level: str | None, x: Tensor, p: float = 0.5, k: int = 4, device="cpu"
         start = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
         neighbours = (local + start).flatten(0, 1)
     return Noise(level, torch.tensor(p, device=device), torch.tensor(11, device=device), neighbours)
-
-
-def kept(found: Noise | None, clouds: int, points: int, channels: int) -> Tensor:
-    """What stands, bool [B, N, C], drawn apart from any kernel that carries the noise inside."""
-    if found is None:
-        return torch.ones(clouds, points, channels, dtype=torch.bool)
-    rows = clouds * points
-    ptr = torch.arange(clouds + 1, device=found.seed.device) * points
-    drawn = draw(found, ptr, rows)
-    if drawn.mode == ELEMENTS:
-        stands = uniform(found.seed, rows * channels) >= found.p
-        return stands.view(clouds, points, channels).cpu()
-    assert drawn.mode != NONE
-    return (drawn.keep_scale > 0).view(clouds, points, 1).expand(-1, -1, channels).cpu()

@@ -1,4 +1,4 @@
-"""batch_norm on the CPU."""
+"""The moments of a tensor's columns on the CPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
-from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
+from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
 
 
 @njit(parallel=True)
-def _moments_cpu(y, means, m2s, block):
+def _moments(y, means, m2s, block):
     rows, channels = y.shape
     for b in prange(means.shape[0]):
         start, stop = b * block, min(rows, (b + 1) * block)
@@ -32,6 +31,6 @@ def _moments_cpu(y, means, m2s, block):
 
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    means, m2s = _fake_moments(y)
-    launch(_moments_cpu, y.to(means.dtype), means, m2s, ROWS)
+    means, m2s = empty_moments(y)
+    launch(_moments, y.to(means.dtype), means, m2s, ROWS_PER_BLOCK)
     return means, m2s

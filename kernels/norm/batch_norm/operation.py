@@ -8,7 +8,9 @@ buffers, and gives the affine map and its gradient:
     dL/dy = scale * (dz - mean(dz) - y_hat * mean(dz * y_hat))          [Ioffe & Szegedy 2015, section 3]
 
 The vectors have one entry a channel, in float32 (float64 for float64 input), and are too small for kernels. The one
-kernel here takes mean and m2 of a tensor that is there as a whole, block by block, each block about its own mean.
+kernel here takes mean and m2 of a tensor in memory, block by block, each block about its own mean.
+
+An operation that ends in a max makes no use of a decreasing BatchNorm: `fold_sign` makes each one increasing.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from torch import Tensor
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
-from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
+from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
 
 
 class BatchNorm(NamedTuple):
@@ -103,9 +104,9 @@ def statistics(rows: Tensor, norm: BatchNorm, bias: Tensor | None = None) -> Sta
     """Those that normalise rows [M, C], values without `bias`; in training the running buffers move."""
     if not norm.training:
         return running_statistics(norm, rows.dtype)
-    found = batch_statistics(*moments(rows), rows.shape[0], norm.sync)
-    update_running(norm, found, bias)
-    return found
+    of_batch = batch_statistics(*moments(rows), rows.shape[0], norm.sync)
+    update_running(norm, of_batch, bias)
+    return of_batch
 
 
 def fold_bias(norm: BatchNorm, bias: Tensor | None) -> Tensor:
@@ -113,6 +114,23 @@ def fold_bias(norm: BatchNorm, bias: Tensor | None) -> Tensor:
     if bias is None:
         return norm.beta
     return norm.beta + (0 if norm.training else norm.gamma * torch.rsqrt(norm.var + norm.eps)) * bias
+
+
+def fold_sign(norm: BatchNorm) -> tuple[Tensor, BatchNorm]:
+    """`(sign [C], increasing norm)`: of `sign * y` the second makes what `norm` makes of y, with gamma >= 0.
+
+    The sign goes into the linear map that makes y. BatchNorm and an increasing activation then keep the order of the values,
+    and the max can be taken before them. At gamma = 0 the sign is 1, so gamma's gradient is the one from above. The mean is
+    a copy of the buffer: what `update_running` moves is `norm`.
+    """
+    sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(norm.gamma.dtype)
+    return sign, norm._replace(gamma=sign * norm.gamma, mean=sign.to(norm.mean.dtype) * norm.mean)
+
+
+def check_weight(weight: Tensor, channels: int, x: Tensor) -> None:
+    """Refuse a weight that does not take `channels` channels, those that x has or that are made of x."""
+    if weight.dim() != 2 or weight.shape[1] != channels:
+        raise ValueError(f"weight must be [C_out, {channels}] for x {describe(x)}; got {describe(weight)}.")
 
 
 def check_channels(channels: int, norm: BatchNorm) -> None:
@@ -167,7 +185,7 @@ def norm_gradients(
 def merge_moments(means: Tensor, m2s: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [C] and centred sum of squares [C] from those of P blocks [P, C] with counts [P] (Chan et al. 1979)."""
     n, block_means = counts.double()[:, None], means.double()
-    # One of several processes may have no rows: their mean is 0.
+    # A process may hold no rows: their mean is 0.
     mean = (n * block_means).sum(0) / n.sum().clamp(min=1)
     m2 = (m2s.double() + n * (block_means - mean) ** 2).sum(0)
     return mean.to(means.dtype), m2.to(means.dtype)
@@ -182,7 +200,7 @@ def block_counts(rows: int, block: int, device: torch.device) -> Tensor:
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [C] and centred sum of squares [C] of the columns of y [M, C]."""
     means, m2s = _moments(y)
-    return merge_moments(means, m2s, block_counts(y.shape[0], ROWS, y.device))
+    return merge_moments(means, m2s, block_counts(y.shape[0], ROWS_PER_BLOCK, y.device))
 
 
-_moments = operator("moments(Tensor y) -> (Tensor, Tensor)", implementations=__package__, fake=_fake_moments)
+_moments = operator("moments(Tensor y) -> (Tensor, Tensor)", implementations=__package__, fake=empty_moments)

@@ -1,4 +1,4 @@
-"""batch_norm in Triton."""
+"""The moments of a tensor's columns in Triton."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM as ROWS
-from dropfold.kernels.norm.batch_norm.outputs import _fake_moments
+from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
 
 
 @jit
@@ -27,9 +26,9 @@ def _moments_fwd_kernel(p_y, p_means, p_m2s, rows, channels, ROWS: tl.constexpr,
 
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    means, m2s = _fake_moments(y)
+    means, m2s = empty_moments(y)
     rows, channels = y.shape
     block_c = min(32, max(4, next_power_of_2(channels)))
     grid = (means.shape[0], cdiv(channels, block_c))
-    _moments_fwd_kernel[grid](y, means, m2s, rows, channels, ROWS=ROWS, BLOCK_C=block_c)
+    _moments_fwd_kernel[grid](y, means, m2s, rows, channels, ROWS=ROWS_PER_BLOCK, BLOCK_C=block_c)
     return means, m2s

@@ -1,4 +1,4 @@
-"""edge_conv on the CPU."""
+"""edge_conv on the CPU: one loop over the graph forward, one over the transposed graph backward."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
 from dropfold.kernels.noise.draw.drawn import Drawn
-from dropfold.kernels.norm.edge_conv.outputs import BLOCK, _fake_gather
+from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
 from dropfold.kernels.points.clouds import check_rows, transposed
 
 
 @njit(parallel=True)
-def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, where, total, means, m2s):
+def _reduce_neighbours(
+    pq, idx, block, mode, factor, rate, noise_scale, seed, maximum, argmax, total, means, m2s
+):  # fmt: skip
     rows, k = idx.shape
-    channels = top.shape[1]
-    number = pq.dtype.type  # of an integer: with one, float32 becomes float64
+    channels = maximum.shape[1]
+    number = pq.dtype.type  # an integer beside float32 would make float64
     for b in prange(means.shape[0]):
         f = np.empty(channels, np.float32)
         best = np.empty(channels, pq.dtype)
@@ -43,23 +45,23 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
                     noise_row(mode, factor, rate, noise_scale, seed, j, f)
                 # Arrays are read once, before any store: what a store may change is not vectorised.
                 for c in range(channels):
-                    q, held = pq[j, channels + c], best[c]
+                    q, largest = pq[j, channels + c], best[c]
                     d = q - pilot[c]
-                    better = (q > held) | (q != q)
+                    better = (q > largest) | (q != q)
                     if mode != 0:
                         better &= f[c] > 0
                     s[c] += d
                     ss[c] += d * d
                     arg[c] = np.int32(pos) if better else arg[c]
-                    best[c] = q if better else held
+                    best[c] = q if better else largest
             for c in range(channels):
                 p, sum_q = pq[i, c], s[c]
                 from_origin = p + pilot[c] - origin[c]
                 sum_y = number(k) * from_origin + sum_q
                 first[c] += sum_y
                 second[c] += from_origin * (sum_y + sum_q) + ss[c]
-                top[i, c] = p + best[c]
-                where[i, c] = arg[c]
+                maximum[i, c] = p + best[c]
+                argmax[i, c] = arg[c]
                 total[i, c] = sum_q + number(k) * pilot[c]
         for c in range(channels):
             shift = first[c] / edges
@@ -68,7 +70,7 @@ def _gather_cpu(pq, idx, block, mode, factor, rate, noise_scale, seed, top, wher
 
 
 @njit(parallel=True)
-def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, block, dpq):
+def _reduce_gradient(pq, g, total, argmax, idx, ptr, entries, scale, mean, c1, c2, block, dpq):
     rows, k = idx.shape
     channels = g.shape[1]
     number = g.dtype.type
@@ -83,7 +85,7 @@ def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, b
                 i = entries[e] // k
                 pos = np.int32(entries[e] - i * k)
                 for c in range(channels):
-                    p, hit = pq[i, c], where[i, c] == pos
+                    p, hit = pq[i, c], argmax[i, c] == pos
                     hits[c] += g[i, c] if hit else zero
                     dense[c] += p
             degree = number(ptr[j + 1] - ptr[j])
@@ -98,15 +100,17 @@ def _backward_cpu(pq, g, total, where, idx, ptr, entries, scale, mean, c1, c2, b
 
 def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
     check_rows(idx, pq.shape[0])
-    outputs = _fake_gather(pq, idx)
-    launch(_gather_cpu, pq.to(outputs[0].dtype), idx, BLOCK, *numba_noise(Drawn(*drawn)), *outputs)
+    outputs = empty_forward(pq, idx)
+    pq, noise = pq.to(outputs[0].dtype), numba_noise(Drawn(*drawn))
+    launch(_reduce_neighbours, pq, idx, POINTS_PER_BLOCK, *noise, *outputs)
     return outputs
 
 
 def edge_conv_bwd(
-    pq: Tensor, g: Tensor, total: Tensor, where: Tensor, idx: Tensor, vectors: Tensor
+    pq: Tensor, g: Tensor, total: Tensor, argmax: Tensor, idx: Tensor, vectors: Tensor
 ) -> Tensor:
     ptr, entries = transposed(idx, idx.shape[0])
     dpq = torch.empty_like(pq, dtype=g.dtype)
-    launch(_backward_cpu, pq.to(g.dtype), g, total, where, idx, ptr, entries, *vectors.unbind(0), BLOCK, dpq)
+    graph, options = (idx, ptr, entries), (*vectors.unbind(0), POINTS_PER_BLOCK)
+    launch(_reduce_gradient, pq.to(g.dtype), g, total, argmax, *graph, *options, dpq)
     return dpq.to(pq.dtype)

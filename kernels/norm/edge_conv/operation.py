@@ -17,8 +17,8 @@ value of its own, merged in float64). Backward goes over the transposed graph, w
     dQ_j = scale * (sum of g_i where j is i's maximum - sum over i with j in N(i) of (c1 + c2 rstd (P_i + Q_j - mean)))
 
 Of equal maxima the first in the list of neighbours has the gradient; at gamma = 0 gamma's gradient is the one from above.
-With noise, fallen neighbours (DropFeat: elements) are excluded from the max and kept ones are not scaled; the
-statistics see every edge; a point with no neighbour left is 0 and has no gradient. NaN wins a max.
+With noise, dropped neighbours (DropFeat: elements) are left out of the max and kept ones are not scaled; the statistics
+see every edge; a point whose neighbours are all dropped is 0 and has no gradient. NaN wins a max.
 
 Sources: EdgeConv, Wang et al. 2019, "Dynamic graph CNN for learning on point clouds", equation 8; the factorisation and
 its gradient are derived here.
@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES, gram, mm, product_dtype
 from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.noise.draw import keep_scale
 from dropfold.kernels.noise.draw.operation import Noise, draw
 from dropfold.kernels.noise.elementwise.operation import NOISE, norm_apply, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
@@ -45,32 +45,59 @@ from dropfold.kernels.norm.batch_norm.operation import (
     block_counts,
     check_channels,
     check_increasing,
+    check_weight,
     fold_bias,
+    fold_sign,
     merge_moments,
     norm_gradients,
     running_statistics,
     update_running,
 )
-from dropfold.kernels.norm.edge_conv.outputs import BLOCK, _fake_gather
+from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
+from dropfold.kernels.norm.plain import activate, masked_max, normalize
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 
-_gather = operator(
+
+def reference(
+    x: Tensor,
+    idx: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.2,
+    noise: Noise | None = None,
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The specification of `edge_conv` in torch: every edge is made, autograd has the gradients; any type and device."""
+    rows, ptr = to_rows(x, batch, batch_size)
+    neighbours = global_idx(idx)
+    central = rows[:, None].expand(-1, neighbours.shape[1], -1)
+    edges = torch.cat([rows[neighbours] - central, central], -1)
+    z = normalize(torch.nn.functional.linear(edges, weight, bias), norm)
+    keep = keep_scale(noise, ptr, len(rows), z.shape[-1])[neighbours] > 0
+    maximum, argmax = (t.view(*x.shape[:-1], -1) for t in masked_max(z, keep, 1))
+    out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
+    return (out, argmax) if return_argmax else out
+
+
+_forward = operator(
     f"edge_conv_fwd(Tensor pq, Tensor idx, {NOISE}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_gather,
+    fake=empty_forward,
 )
-
-
 _backward = operator(
-    "edge_conv_bwd(Tensor pq, Tensor g, Tensor total, Tensor where, Tensor idx, Tensor vectors) -> Tensor",
+    "edge_conv_bwd(Tensor pq, Tensor g, Tensor total, Tensor argmax, Tensor idx, Tensor vectors) -> Tensor",
     implementations=__package__,
     fake=lambda pq, *_: torch.empty_like(pq),
 )
 
 
 class _EdgeConv(torch.autograd.Function):
-    """Of rows x [M, C_in] and the folded weight [2 C_out, C_in] of [P | Q]; also returns mean, var and count for the
-    buffers."""
+    """Of rows x [M, C_in], the weight [2 C_out, C_in] of [P | Q] and gamma >= 0 (`fold_sign`); also returns mean, var and
+    count for the running buffers, and the argmax."""
 
     @staticmethod
     def forward(
@@ -78,33 +105,32 @@ class _EdgeConv(torch.autograd.Function):
         mean: Tensor, var: Tensor, eps: float, slope: float, training: bool, sync: bool, noise: Noise | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         (rows, k), none, pq = idx.shape, draw(None, ptr, 0), mm(x, weight.T)
-        top, where, total, means, m2s = _gather(pq, idx, *draw(noise, ptr, rows))
+        maximum, argmax, total, means, m2s = _forward(pq, idx, *draw(noise, ptr, rows))
         if training:
-            own = merge_moments(means, m2s, k * block_counts(rows, BLOCK, pq.device))
-            mean, var, count = batch_statistics(*own, rows * k, sync)
+            moments = merge_moments(means, m2s, k * block_counts(rows, POINTS_PER_BLOCK, pq.device))
+            mean, var, count = batch_statistics(*moments, rows * k, sync)
         else:
             count = torch.ones_like(mean[0])
-        scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
+        scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         ctx.save_for_backward(
-            x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count
+            x, weight, pq, gamma, idx, ptr, maximum, argmax, total, mean, scale, shift, rstd, count
         )
         ctx.options = (slope, training, sync)
-        ctx.mark_non_differentiable(mean, var, count)
-        return norm_apply(top, scale, shift, slope, *none), mean, var, count
+        ctx.mark_non_differentiable(mean, var, count, argmax)
+        return norm_apply(maximum, scale, shift, slope, *none), mean, var, count, argmax
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, pq, gamma, idx, ptr, top, where, total, mean, scale, shift, rstd, count = ctx.saved_tensors
+        x, weight, pq, gamma, idx, ptr, maximum, argmax, total, *rest = ctx.saved_tensors
+        mean, scale, shift, rstd, count = rest
         slope, training, sync = ctx.options
         none = draw(None, ptr, 0)
-        g, sums = norm_sums(dout.contiguous(), top, scale, shift, mean, rstd, slope, True, *none)
+        g, sums = norm_sums(dout.contiguous(), maximum, scale, shift, mean, rstd, slope, True, *none)
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
-        dpq = _backward(pq, g, total, where, idx, torch.stack([scale, mean, c1, c2 * rstd]))
-        sign = torch.where(gamma < 0, -1, 1)
+        dpq = _backward(pq, g, total, argmax, idx, torch.stack([scale, mean, c1, c2 * rstd]))
         dx = mm(dpq, weight) if ctx.needs_input_grad[0] else None
-        dgamma, dbeta = (sign * dgamma).to(gamma.dtype), dbeta.to(gamma.dtype)
-        return dx, gram(dpq, x), dgamma, dbeta, *[None] * 9
+        return dx, gram(dpq, x), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
 
 
 def edge_conv(
@@ -118,7 +144,8 @@ def edge_conv(
     batch_size: int | None = None,
     negative_slope: float = 0.2,
     noise: Noise | None = None,
-) -> Tensor:
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """One EdgeConv layer; see the head of this file for the formula.
 
     Args:
@@ -128,35 +155,37 @@ def edge_conv(
         bias: [C_out] or None; it cancels in training and enters the running mean.
         norm: its vectors have C_out entries.
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
-        noise: one draw of noise; what falls is left out of the max.
+        noise: one draw of noise; what it drops is left out of the max.
+        return_argmax: whether to return `(max, argmax)`.
 
     Returns:
-        [B, N, C_out] or [M, C_out], in the type of the matrix product (x's, or autocast's).
+        [B, N, C_out] or [M, C_out], in the type of the matrix product (x's, or autocast's); argmax is int64 like it, the
+        position in the list of neighbours of the one with the max, and -1 where all were dropped.
 
     Raises:
         ValueError: shapes do not fit, a decreasing activation, or training with a single edge.
     """
     rows, ptr = to_rows(x, batch, batch_size)
     check_neighbours(idx, x)
-    if weight.dim() != 2 or weight.shape[1] != 2 * rows.shape[1]:
-        raise ValueError(
-            f"weight must be [C_out, {2 * rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
-        )
+    channels = rows.shape[1]
+    check_weight(weight, 2 * channels, x)
     check_increasing(negative_slope)
     check_channels(weight.shape[0], norm)
-    channels = rows.shape[1]
-    sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)[:, None]
+    sign, increasing = fold_sign(norm)
     nearby, central = weight[:, :channels], weight[:, channels:]
-    folded = torch.cat([sign * (central - nearby), sign * nearby])
+    sign_of_row = sign.to(weight.dtype)[:, None]
+    folded = torch.cat([sign_of_row * (central - nearby), sign_of_row * nearby])
     dtype = product_dtype(rows) if channels > COORDINATES else rows.dtype
-    running = running_statistics(norm, dtype)
-    signs = sign[:, 0].to(running.mean.dtype)
+    running = running_statistics(increasing, dtype)
     with torch.autocast(x.device.type, enabled=False):
-        out, mean, var, count = _EdgeConv.apply(
-            *(rows.to(dtype), folded.to(dtype), norm.gamma, fold_bias(norm, bias)),
-            *(global_idx(idx).contiguous(), ptr, signs * running.mean, running.var),
+        out, mean, var, count, argmax = _EdgeConv.apply(
+            *(rows.to(dtype), folded.to(dtype), increasing.gamma, fold_bias(norm, bias)),
+            *(global_idx(idx).contiguous(), ptr, running.mean, running.var),
             *(norm.eps, negative_slope, norm.training, norm.sync, noise),
         )
     if norm.training:
-        update_running(norm, Statistics(signs * mean, var, count), bias)
-    return out.to(dtype).view(*x.shape[:-1], weight.shape[0])
+        update_running(norm, Statistics(sign * mean, var, count), bias)
+    out = out.to(dtype).view(*x.shape[:-1], -1)
+    if not return_argmax:
+        return out
+    return out, torch.where(argmax == idx.shape[-1], -1, argmax.long()).view_as(out)

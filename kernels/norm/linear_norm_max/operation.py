@@ -14,9 +14,9 @@ by tile. Backward:
     dw_c = sum_b scale_c g_bc x_arg(b, c)  -  scale_c (c1_c sum x + c2_c rstd_c sum x (x - mean_x)^T w_c)
 
 so that neither direction makes anything of size [M, C_out]. Of equal maxima the first point has the gradient; at
-gamma = 0 gamma's gradient is the one from above. With noise, fallen points (DropFeat: elements) are excluded from the
-max and kept ones are not scaled; the statistics see all points; a cloud with nothing left is 0 and has no gradient. NaN
-wins the max (the Triton kernel turns it into +inf).
+gamma = 0 gamma's gradient is the one from above. With noise, dropped points (DropFeat: elements) are left out of the
+max and kept ones are not scaled; the statistics see all points; a cloud whose points are all dropped is 0 and has no
+gradient. NaN wins the max (the Triton kernel turns it into +inf).
 
 The variance has the rounding of G: eps |w|^2 times G's largest eigenvalue. Where w nearly cancels correlated channels
 (var far below that), it is less exact than the variance of a stored y.
@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import gram, mm, product_dtype
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
+from dropfold.kernels.noise.draw import keep_scale
 from dropfold.kernels.noise.draw.operation import Noise, draw
 from dropfold.kernels.noise.elementwise.operation import NOISE
 from dropfold.kernels.norm.batch_norm.operation import (
@@ -45,27 +45,57 @@ from dropfold.kernels.norm.batch_norm.operation import (
     check_channels,
     check_increasing,
     check_rows,
+    check_weight,
     fold_bias,
+    fold_sign,
     norm_gradients,
     running_statistics,
     several_processes,
     sum_over_processes,
     update_running,
 )
-from dropfold.kernels.norm.linear_norm_max.outputs import _fake_max, _fake_sparse
-from dropfold.kernels.points.clouds import to_rows
+from dropfold.kernels.norm.linear_max import (
+    activate_maximum,
+    dense_gradient,
+    gradient_at_maximum,
+    moments_of_linear,
+)
+from dropfold.kernels.norm.linear_norm_max.outputs import empty_gradients, empty_maximum
+from dropfold.kernels.norm.plain import activate, max_over_segments, normalize
+from dropfold.kernels.points.clouds import local_idx, to_rows
 
-_max = operator(
+
+def reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The specification of `linear_norm_max` in torch: activations are stored, autograd has the gradients; any type and
+    device."""
+    rows, ptr = to_rows(x, batch, batch_size)
+    z = normalize(torch.nn.functional.linear(rows, weight, bias), norm)
+    keep = keep_scale(noise, ptr, *z.shape) > 0
+    maximum, argmax = max_over_segments(z, keep, ptr)
+    out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
+    return (out, local_idx(argmax, ptr, x)) if return_argmax else out
+
+
+_forward = operator(
     f"linear_norm_max_fwd(Tensor x, Tensor weight, Tensor ptr, {NOISE}) -> (Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_max,
+    fake=empty_maximum,
 )
-
-
-_sparse = operator(
-    "linear_norm_max_bwd(Tensor g, Tensor where, Tensor x, Tensor weight) -> (Tensor, Tensor)",
+_backward_of_max = operator(
+    "linear_norm_max_bwd(Tensor g, Tensor argmax, Tensor x, Tensor weight) -> (Tensor, Tensor)",
     implementations=__package__,
-    fake=_fake_sparse,
+    fake=empty_gradients,
 )
 
 
@@ -78,7 +108,7 @@ def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
 
 
 class _LinearNormMax(torch.autograd.Function):
-    """Weight with the sign of gamma folded in; also returns mean, var and count for the buffers."""
+    """With gamma >= 0 (`fold_sign`); also returns mean, var and count for the running buffers, and the argmax."""
 
     @staticmethod
     def forward(
@@ -93,47 +123,35 @@ class _LinearNormMax(torch.autograd.Function):
             centred = x.to(dtype) - mean_x
             outer = gram(centred, centred)
             everywhere = sum_over_processes(outer, sync) / count
-            mean, var = wide @ mean_x, (mm(wide, everywhere) * wide).sum(1).clamp(min=0)
-        top, where = _max(x, weight, ptr, *draw(noise, ptr, x.shape[0]))
-        scale, shift, rstd = affine(gamma.abs(), beta, mean, var, eps)
-        z = scale * top + shift
-        ctx.save_for_backward(x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, outer, count)
+            mean, var = moments_of_linear(wide, mean_x, everywhere)
+        maximum, argmax = _forward(x, weight, ptr, *draw(noise, ptr, x.shape[0]))
+        scale, shift, rstd = affine(gamma, beta, mean, var, eps)
+        ctx.save_for_backward(
+            x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, mean_x, outer, count
+        )
         ctx.options = (slope, training, sync)
-        ctx.mark_non_differentiable(mean, var, count)
-        return torch.where(where >= 0, torch.where(z > 0, z, slope * z), 0), mean, var, count
+        ctx.mark_non_differentiable(mean, var, count, argmax)
+        return activate_maximum(maximum, argmax, scale, shift, slope), mean, var, count, argmax
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, gamma, top, where, mean, scale, shift, rstd, mean_x, outer, count = ctx.saved_tensors
+        x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, mean_x, outer, count = ctx.saved_tensors
         slope, training, sync = ctx.options
-        there = where >= 0
-        g = torch.where(there, torch.where(scale * top + shift > 0, dout, slope * dout), 0).to(scale.dtype)
-        hat = torch.where(there, (top - mean) * rstd, 0)
-        sums = torch.stack([g.sum(0), (g * hat).sum(0)])
+        g, sums = gradient_at_maximum(dout, maximum, argmax, scale, shift, mean, rstd, slope)
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
-        dx, dweight = _sparse((scale * g).contiguous(), where, x, weight)
+        dx, dweight = _backward_of_max((scale * g).contiguous(), argmax, x, weight)
         if training:
             wide = weight.to(scale.dtype)
-            slope_c = scale * c2 * rstd
-            # -(v + A (x - mean_x)), with the part of mean_x taken into the constant.
-            matrix = gram(wide, slope_c[:, None] * wide)
-            dx -= mm(x.to(dx.dtype), matrix)
-            dx += matrix @ mean_x - wide.T @ (scale * c1)
+            matrix, constant = dense_gradient(wide, mean_x, scale, rstd, c1, c2)
+            dx += mm(x.to(dx.dtype), matrix)
+            dx += constant
             local = x.sum(0, dtype=scale.dtype)
             # sum x (x - mean_x)^T of this process, from the Gram matrix about the mean of all processes.
             outer = outer + torch.outer(mean_x, local - x.shape[0] * mean_x)
-            dweight -= torch.outer(scale * c1, local) + slope_c[:, None] * mm(wide, outer.T)
-        sign = torch.where(gamma < 0, -1, 1)
-        return (
-            *(
-                dx.to(x.dtype),
-                dweight.to(weight.dtype),
-                (sign * dgamma).to(gamma.dtype),
-                dbeta.to(gamma.dtype),
-            ),
-            *[None] * 8,
-        )
+            dweight -= torch.outer(scale * c1, local) + (scale * c2 * rstd)[:, None] * mm(wide, outer.T)
+        dgamma, dbeta = dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
+        return dx.to(x.dtype), dweight.to(weight.dtype), dgamma, dbeta, *[None] * 8
 
 
 def linear_norm_max(
@@ -146,7 +164,8 @@ def linear_norm_max(
     batch_size: int | None = None,
     negative_slope: float = 0.0,
     noise: Noise | None = None,
-) -> Tensor:
+    return_argmax: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Linear, BatchNorm, LeakyReLU and max pool; see the head of this file for the formula.
 
     Args:
@@ -154,34 +173,32 @@ def linear_norm_max(
         weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
         norm: its vectors have C_out entries.
         negative_slope: of the LeakyReLU (0: ReLU, 1: none); not negative, the activation must increase.
-        noise: one draw of noise; what falls is left out of the max.
+        noise: one draw of noise; what it drops is left out of the max.
+        return_argmax: whether to return `(max, argmax)`.
 
     Returns:
-        [B, C_out].
+        [B, C_out]; argmax is int64 [B, C_out], counted within the cloud for dense x and a row number otherwise, and -1
+        where all points were dropped.
 
     Raises:
         ValueError: shapes do not fit, a decreasing activation, or training with a single row.
     """
     rows, ptr = to_rows(x, batch, batch_size)
-    if weight.dim() != 2 or weight.shape[1] != rows.shape[1]:
-        raise ValueError(
-            f"weight must be [C_out, {rows.shape[1]}] for x {describe(x)}; got {describe(weight)}."
-        )
+    check_weight(weight, rows.shape[1], x)
     check_increasing(negative_slope)
     if norm.training and not several_processes(norm.sync):
         check_rows(rows.shape[0])
     check_channels(weight.shape[0], norm)
     dtype = product_dtype(rows)
-    sign = torch.where(norm.gamma.detach() < 0, -1, 1).to(weight.dtype)
-    rows, folded = rows.to(dtype).contiguous(), (sign[:, None] * weight).to(dtype)
-    running = running_statistics(norm, rows.dtype)
-    signs = sign.to(running.mean.dtype)
+    sign, increasing = fold_sign(norm)
+    rows, folded = rows.to(dtype).contiguous(), (sign.to(weight.dtype)[:, None] * weight).to(dtype)
+    running = running_statistics(increasing, dtype)
     beta = fold_bias(norm, bias)
     with torch.autocast(x.device.type, enabled=False):  # the statistics' products stay in float32
-        out, mean, var, count = _LinearNormMax.apply(
-            *(rows, folded, norm.gamma, beta, ptr, signs * running.mean, running.var),
+        out, mean, var, count, argmax = _LinearNormMax.apply(
+            *(rows, folded, increasing.gamma, beta, ptr, running.mean, running.var),
             *(norm.eps, negative_slope, norm.training, norm.sync, noise),
         )
     if norm.training:
-        update_running(norm, Statistics(signs * mean, var, count), bias)
-    return out.to(dtype)
+        update_running(norm, Statistics(sign * mean, var, count), bias)
+    return (out.to(dtype), local_idx(argmax, ptr, x)) if return_argmax else out.to(dtype)

@@ -1,4 +1,4 @@
-"""What the implementations of linear_norm_max share: constants and empty outputs."""
+"""The empty outputs of linear_norm_max, forward and backward."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import accumulator
 
 
-def _fake_max(x: Tensor, weight: Tensor, ptr: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    top = x.new_empty((ptr.shape[0] - 1, weight.shape[0]), dtype=accumulator(x.dtype))
-    return top, top.new_empty(top.shape, dtype=torch.int64)
+def empty_maximum(x: Tensor, weight: Tensor, ptr: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """The max [B, C_out] of x W^T, and the row that has it (-1: none)."""
+    maximum = x.new_empty((ptr.shape[0] - 1, weight.shape[0]), dtype=accumulator(x.dtype))
+    return maximum, maximum.new_empty(maximum.shape, dtype=torch.int64)
 
 
-def _fake_sparse(g: Tensor, where: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def empty_gradients(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and the weight, of the max alone."""
     return torch.empty_like(x, dtype=g.dtype), torch.empty_like(weight, dtype=g.dtype)

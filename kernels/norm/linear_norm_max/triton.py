@@ -1,4 +1,4 @@
-"""linear_norm_max in Triton."""
+"""linear_norm_max in Triton: product and max in one kernel forward, one kernel for each gradient backward."""
 
 from __future__ import annotations
 
@@ -10,101 +10,96 @@ from dropfold.kernels.backend.launch import cdiv, next_power_of_2, precision
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.drawn import ELEMENTS
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.linear_norm_max.outputs import _fake_max, _fake_sparse
+from dropfold.kernels.norm.linear_norm_max.outputs import empty_gradients, empty_maximum
+from dropfold.kernels.norm.triton_max import take_rows
 from dropfold.kernels.points.clouds import transposed
 
 
 @jit
 def _linear_norm_max_fwd_kernel(
-    p_x, p_weight, p_ptr, p_factor, p_rate, p_noise_scale, p_seed, p_top, p_where, rows, c_in, c_out,
+    p_x, p_weight, p_ptr, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, rows, c_in, c_out,
     MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
     BY_FOUR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
     o_c = i_c + tl.arange(0, BLOCK_C)
-    there_c = o_c < c_out
+    mask_c = o_c < c_out
     start = tl.load(p_ptr + i_b)
     stop = tl.load(p_ptr + i_b + 1)
-    top = tl.full((BLOCK_C,), float("-inf"), tl.float32)
-    arg = tl.full((BLOCK_C,), -1, tl.int64)
+    maximum = tl.full((BLOCK_C,), float("-inf"), tl.float32)
+    argmax = tl.full((BLOCK_C,), -1, tl.int64)
     for i_m in range(start, stop, BLOCK_M):
         o_m = i_m + tl.arange(0, BLOCK_M).to(tl.int64)
-        there_m = o_m < stop
+        mask_m = o_m < stop
         y = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
         for i_k in range(0, c_in, BLOCK_K):
             o_k = i_k + tl.arange(0, BLOCK_K)
             x = tl.load(
                 p_x + o_m[:, None] * c_in + o_k[None, :],
-                mask=there_m[:, None] & (o_k[None, :] < c_in),
+                mask=mask_m[:, None] & (o_k[None, :] < c_in),
                 other=0.0,
             )
             w = tl.load(
                 p_weight + o_c[None, :].to(tl.int64) * c_in + o_k[:, None],
-                mask=there_c[None, :] & (o_k[:, None] < c_in),
+                mask=mask_c[None, :] & (o_k[:, None] < c_in),
                 other=0.0,
             )
             y = tl.dot(x, w, y, input_precision=PRECISION)
-        keep = there_m[:, None] & there_c[None, :]
+        keep = mask_m[:, None] & mask_c[None, :]
         if MODE != 0:
             f = noise_tile(
                 *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, c_out),
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)
-        y = tl.where(y == y, y, float("inf"))
-        y = tl.where(keep, y, float("-inf"))
-        tile_top = tl.max(y, axis=0)
-        # The first of equal maxima, as the CPU has it.
-        first = tl.min(tl.where(keep & (y == tile_top[None, :]), o_m[:, None], rows), axis=0)
-        arg = tl.where(tile_top > top, first, arg)
-        top = tl.maximum(top, tile_top)
-    tl.store(p_top + i_b * c_out + o_c, top, mask=there_c)
-    tl.store(p_where + i_b * c_out + o_c, arg, mask=there_c)
+        maximum, argmax = take_rows(maximum, argmax, y, keep, o_m, rows)
+    tl.store(p_maximum + i_b * c_out + o_c, maximum, mask=mask_c)
+    tl.store(p_argmax + i_b * c_out + o_c, argmax, mask=mask_c)
 
 
 @jit
 def _linear_norm_max_bwd_x_kernel(p_g, p_weight, p_ptr, p_entries, p_dx, c_in, c_out, BLOCK_K: tl.constexpr):
     m = tl.program_id(0).to(tl.int64)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    there = o_k < c_in
+    mask_k = o_k < c_in
     dx = tl.zeros((BLOCK_K,), tl.float32)
     for e in range(tl.load(p_ptr + m), tl.load(p_ptr + m + 1)):
         entry = tl.load(p_entries + e)
-        w = tl.load(p_weight + (entry % c_out) * c_in + o_k, mask=there, other=0.0).to(tl.float32)
+        w = tl.load(p_weight + (entry % c_out) * c_in + o_k, mask=mask_k, other=0.0).to(tl.float32)
         dx += tl.load(p_g + entry) * w
-    tl.store(p_dx + m * c_in + o_k, dx, mask=there)
+    tl.store(p_dx + m * c_in + o_k, dx, mask=mask_k)
 
 
 @jit
 def _linear_norm_max_bwd_w_kernel(
-    p_g, p_where, p_x, p_dweight, clouds, c_in, c_out, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr
+    p_g, p_argmax, p_x, p_dweight, clouds, c_in, c_out, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr
 ):
     o_c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     o_k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    there_c = o_c < c_out
+    mask_c = o_c < c_out
     dweight = tl.zeros((BLOCK_C, BLOCK_K), tl.float32)
     for b in range(clouds):
-        m = tl.load(p_where + b * c_out + o_c, mask=there_c, other=-1)
-        g = tl.load(p_g + b * c_out + o_c, mask=there_c, other=0.0)
+        m = tl.load(p_argmax + b * c_out + o_c, mask=mask_c, other=-1)
+        g = tl.load(p_g + b * c_out + o_c, mask=mask_c, other=0.0)
         inside = (m >= 0)[:, None] & (o_k[None, :] < c_in)
         x = tl.load(p_x + m[:, None] * c_in + o_k[None, :], mask=inside, other=0.0).to(tl.float32)
         dweight += g[:, None] * x
     o = o_c[:, None] * c_in + o_k[None, :]
-    tl.store(p_dweight + o, dweight, mask=there_c[:, None] & (o_k[None, :] < c_in))
+    tl.store(p_dweight + o, dweight, mask=mask_c[:, None] & (o_k[None, :] < c_in))
 
 
 def linear_norm_max_fwd(
     x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
     seed: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    top, where = _fake_max(x, weight, ptr)
+    maximum, argmax = empty_maximum(x, weight, ptr)
     (rows, c_in), c_out = x.shape, weight.shape[0]
     exact = x.dtype == torch.float32  # products that take more registers; DropFeat's words take more still
     block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
     block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
-    _linear_norm_max_fwd_kernel[(top.shape[0], cdiv(c_out, block_c))](
-        *(x, weight, ptr, factor, rate, noise_scale, seed, top, where, rows, c_in, c_out),
+    _linear_norm_max_fwd_kernel[(maximum.shape[0], cdiv(c_out, block_c))](
+        *(x, weight, ptr, factor, rate, noise_scale, seed, maximum, argmax, rows, c_in, c_out),
         MODE=mode,
         BLOCK_M=block_m,
         BLOCK_C=block_c,
@@ -113,19 +108,19 @@ def linear_norm_max_fwd(
         PRECISION=precision(x),
         num_stages=2,
     )
-    return top, where
+    return maximum, argmax
 
 
-def linear_norm_max_bwd(g: Tensor, where: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    (rows, c_in), (clouds, c_out) = x.shape, where.shape
-    dx, dweight = _fake_sparse(g, where, x, weight)
-    ptr, entries = transposed(where, rows)
+def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, c_in), (clouds, c_out) = x.shape, argmax.shape
+    dx, dweight = empty_gradients(g, argmax, x, weight)
+    ptr, entries = transposed(argmax, rows)
     block_k = min(128, max(16, next_power_of_2(c_in)))
     columns = cdiv(c_in, block_k)
     _linear_norm_max_bwd_x_kernel[(rows, columns)](
         g, weight, ptr, entries, dx, c_in, c_out, BLOCK_K=block_k, num_warps=1
     )
     _linear_norm_max_bwd_w_kernel[(cdiv(c_out, 16), columns)](
-        g, where, x, dweight, clouds, c_in, c_out, BLOCK_C=16, BLOCK_K=block_k
+        g, argmax, x, dweight, clouds, c_in, c_out, BLOCK_C=16, BLOCK_K=block_k
     )
     return dx, dweight

@@ -1,4 +1,4 @@
-"""norm_pool on the CPU."""
+"""norm_pool on the CPU: a cloud a thread forward, some rows a thread backward."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
 from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise.cpu import scalar
-from dropfold.kernels.norm.norm_pool.outputs import _fake_pool
+from dropfold.kernels.norm.norm_pool.outputs import empty_pools
 
 
 @njit(parallel=True)
-def _pool_cpu(
-    y, ptr, scale, shift, mean, rstd, slope, mode, factor, rate, noise_scale, seed, best, where, sums
+def _pool(
+    y, ptr, scale, shift, mean, rstd, slope, mode, factor, rate, noise_scale, seed, maximum, argmax, sums
 ):
     channels = y.shape[1]
     zero, one = y.dtype.type(0), y.dtype.type(1)
     for b in prange(ptr.shape[0] - 1):
         f = np.empty(channels, np.float32)
-        top = np.full(channels, -np.inf, y.dtype)
+        best = np.full(channels, -np.inf, y.dtype)
         arg = np.full(channels, -1, np.int64)
         count, total = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
-        slopes, hats = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
+        slopes, y_hats = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
         for m in range(ptr[b], ptr[b + 1]):
             noise_row(mode, factor, rate, noise_scale, seed, m, f)
             if mode == 2 and f[0] == 0:
                 continue
             for c in range(channels):
                 # Arrays are read once, before any store: what a store may change is not vectorised.
-                keep, held, value = f[c] > 0, top[c], y[m, c]
+                keep, largest, value = f[c] > 0, best[c], y[m, c]
                 z = scale[c] * value + shift[c]
                 da = one if z > 0 else slope
                 a = da * z
-                better = keep & ((a > held) | (a != a))
+                better = keep & ((a > largest) | (a != a))
                 arg[c] = m if better else arg[c]
-                top[c] = a if better else held
+                best[c] = a if better else largest
                 da = da if keep else zero
                 count[c] += one if keep else zero
                 total[c] += da * z
                 slopes[c] += da
-                hats[c] += da * (value - mean[c]) * rstd[c]
-        best[b] = top
-        where[b] = arg
+                y_hats[c] += da * (value - mean[c]) * rstd[c]
+        maximum[b] = best
+        argmax[b] = arg
         sums[b, 0] = count
         sums[b, 1] = total
         sums[b, 2] = slopes
-        sums[b, 3] = hats
+        sums[b, 3] = y_hats
 
 
 @njit(parallel=True)
-def _unpool_cpu(
-    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, where, slope, block, first, mode,
+def _unpool(
+    y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, argmax, slope, block, first, mode,
     factor, rate, noise_scale, seed, dy,
 ):  # fmt: skip
     rows, channels = dy.shape
@@ -75,9 +75,9 @@ def _unpool_cpu(
                 d = d if scale[c] * value + shift[c] > 0 else slope * d
                 d = d if f[c] > 0 else zero
                 dy[m, c] = d + constant[c] - linear[c] * value
-    for b in prange(where.shape[0]):
+    for b in prange(argmax.shape[0]):
         for c in range(channels):
-            m = where[b, c] - first
+            m = argmax[b, c] - first
             if 0 <= m < rows:
                 d = scale[c] * dmax[b, c]
                 dy[m, c] += d if scale[c] * y[m, c] + shift[c] > 0 else slope * d
@@ -86,24 +86,24 @@ def _unpool_cpu(
 def norm_pool_fwd(
     y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    best, where, sums = _fake_pool(y, ptr, scale)
+    maximum, argmax, sums = empty_pools(y, ptr, scale)
     launch(
-        _pool_cpu,
+        _pool,
         *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
-        *(*numba_noise(Drawn(*drawn)), best, where, sums),
+        *(*numba_noise(Drawn(*drawn)), maximum, argmax, sums),
     )
-    return best, where, sums
+    return maximum, argmax, sums
 
 
 def norm_pool_bwd(
-    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, where: Tensor, slope: float,
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
     first: int, stop: int, *drawn: Any,
 ) -> Tensor:  # fmt: skip
     dtype = vectors.dtype
     dy = torch.empty_like(y[first:stop], dtype=dtype)
     launch(
-        _unpool_cpu,
-        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, where),
+        _unpool,
+        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, argmax),
         *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
     )
     return dy.to(y.dtype)

@@ -1,4 +1,4 @@
-"""group_mlp_max, through its two layers, equals padded groups with every member materialised, in float64."""
+"""group_mlp_max, through its two layers, equals its reference on members made whole, in float64."""
 
 import copy
 import subprocess
@@ -10,13 +10,11 @@ import torch
 
 from dropfold.kernels import Groups, group_mlp_max, knn
 from dropfold.kernels.backend.workers import each
-from dropfold.kernels.group_mlp_max import compiled_chain, tiles
-from dropfold.kernels.group_mlp_max import operators as _group_operators
+from dropfold.kernels.group_mlp_max import compiled_chain, first_layer, operators, reference
 from dropfold.kernels.group_mlp_max.cpu_passes import OnCPU
 from dropfold.kernels.points.clouds import global_idx
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
-from tests.kernels.cases import EXACT, batch_norm, kept, noise
-from tests.oracle import groups as oracle
+from tests.kernels.cases import EXACT, batch_norm, noise
 
 ROOT = Path(__file__).parents[3]
 LEVELS = [None, "feat", "point", "cluster"]
@@ -35,7 +33,7 @@ def balls(points, groups, k):
 
 
 def prepared(layer, training):
-    """The layer in float64 with gammas of both signs and buffers of its own, and a copy for the oracle."""
+    """The layer in float64 with gammas of both signs and buffers of its own, and a copy for the reference."""
     layer = layer.double().train(training)
     for module, norm in ((part, batch_norm(part.norm.num_features)) for part in layer.layers):
         for name, value in zip(("weight", "bias", "running_mean", "running_var"), norm, strict=False):
@@ -43,13 +41,11 @@ def prepared(layer, training):
     return layer, copy.deepcopy(layer)
 
 
-def parts(layer):
-    """Weights, biases and norms, for the oracle."""
-    return (
-        [part.linear.weight for part in layer.layers],
-        [part.linear.bias for part in layer.layers],
-        [part._batch_norm() for part in layer.layers],
-    )
+def textbook(layer, q, p, groups, **options):
+    """The layers on the members q_j + p_g of groups, all of them made."""
+    weights, biases = zip(*((part.linear.weight, part.linear.bias) for part in layer.layers), strict=True)
+    norms = [None, *(part._batch_norm() for part in layer.layers)]
+    return reference(q, p, groups, weights, norms, [None, *biases], **options)
 
 
 def compare(ours, theirs, leaves, layers):
@@ -87,10 +83,10 @@ def _tiles(request, monkeypatch):
     if "passes" in request.param:
         passes_in_a_row(monkeypatch)
     if "small" in request.param:
-        monkeypatch.setattr(compiled_chain, "PIECE", 30)
-        monkeypatch.setattr(compiled_chain, "TILE", 100)
+        monkeypatch.setattr(compiled_chain, "NUMBERS_PER_PIECE", 30)
+        monkeypatch.setattr(compiled_chain, "NUMBERS_PER_TILE", 100)
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels: 5))
-        monkeypatch.setattr(tiles, "PIECE", 16)
+        monkeypatch.setattr(first_layer, "ROWS_PER_PIECE", 16)
         torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
@@ -100,7 +96,7 @@ def _tiles(request, monkeypatch):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("channels", "widths"), [(5, (8,)), (0, (8, 9)), (5, (8, 12, 6)), (2, (4, 5, 6, 7))])
-def test_set_abstraction_is_the_textbook_form(channels, widths, level, training):
+def test_set_abstraction_is_its_reference(channels, widths, level, training):
     pos, centres = torch.randn(B * N, 3).double() + 3, torch.randn(G, 3).double() + 3
     features = [torch.randn(B * N, channels).double()] if channels else []
     groups, found = balls(B * N, G, K), noise(level, pos.view(B, N, 3))
@@ -109,21 +105,23 @@ def test_set_abstraction_is_the_textbook_form(channels, widths, level, training)
     leaves = twice(pos, centres, *features)
     (p1, c1, *f1), (p2, c2, *f2) = zip(*leaves, strict=True)
     got = ours(f1[0] if f1 else None, p1, c1, groups, found, batch_size=B)
-    stands = kept(found, B, N, widths[-1]).flatten(0, 1)
-    right = oracle.set_abstraction(f2[0] if f2 else None, p2, c2, groups, *parts(theirs), stands, slope)
+    q, p = torch.cat([p2, *f2], 1), torch.cat([-c2, c2.new_zeros(G, channels)], 1)
+    right = textbook(theirs, q, p, groups, batch_size=B, negative_slope=slope, noise=found)
     compare(got, right, leaves, (ours, theirs))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("n", "k", "widths"), [(7, 7, (5, 6)), (63, 8, (16, 9)), (63, 8, (4,))])
-def test_edge_conv_of_layers_is_the_textbook_form(n, k, widths, level, training):
+def test_edge_conv_of_layers_is_its_reference(n, k, widths, level, training):
     x = torch.randn(B, n, 5).double()
     idx, found = knn(x, k), noise(level, x)
     ours, theirs = prepared(EdgeConv2(5, widths), training)
     ((x1, x2),) = leaves = twice(x)
-    stands = kept(found, B, n, widths[-1]).flatten(0, 1)
-    right = oracle.edge_conv(x2.flatten(0, 1), global_idx(idx), *parts(theirs), stands, slope=0.2)
+    rows = x2.flatten(0, 1)
+    q, p = torch.cat([rows, 0 * rows], 1), torch.cat([-rows, rows], 1)
+    lists = Groups(torch.arange(len(rows) + 1) * k, global_idx(idx).flatten())
+    right = textbook(theirs, q, p, lists, batch_size=B, negative_slope=0.2, noise=found)
     compare(ours(x1, idx, found).flatten(0, 1), right, leaves, (ours, theirs))
 
 
@@ -145,7 +143,7 @@ def test_rows_and_dense_clouds_are_one():
 
 
 @pytest.mark.usefixtures("_tiles")
-def test_an_empty_group_and_one_whose_members_all_fall_are_zero():
+def test_an_empty_group_and_one_whose_members_are_all_dropped_are_zero():
     layer = GroupMLPMax(0, (6, 5)).double()
     pos, centres = torch.randn(12, 3).double().requires_grad_(), torch.randn(6, 3).double()
     groups = Groups(torch.tensor([0, 0, 4, 4, 9, 9, 9]), torch.arange(9))
@@ -168,8 +166,8 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
         passes_in_a_row(monkeypatch)
     for size in (100_000, 300, 300):
         monkeypatch.setattr(OnCPU, "tile", staticmethod(lambda channels, size=size: size))
-        monkeypatch.setattr(compiled_chain, "PIECE", 24 * size)
-        monkeypatch.setattr(compiled_chain, "TILE", 48 * size)
+        monkeypatch.setattr(compiled_chain, "NUMBERS_PER_PIECE", 24 * size)
+        monkeypatch.setattr(compiled_chain, "NUMBERS_PER_TILE", 48 * size)
         torch.manual_seed(3)
         layer, leaf = EdgeConv2(6, (16, 24)), x.clone().requires_grad_()
         out = layer(leaf, idx)
@@ -184,8 +182,8 @@ def test_two_runs_are_the_same_bits_and_tiles_do_not_matter(compiled, monkeypatc
 def test_float32_gradients_of_both_chains_are_float64s(level, monkeypatch):
     """One group larger than a piece beside small ones, copies, small tiles and two threads."""
     monkeypatch.setattr(compiled_chain, "wide", lambda: False)
-    monkeypatch.setattr(compiled_chain, "PIECE", 300)
-    monkeypatch.setattr(compiled_chain, "TILE", 900)
+    monkeypatch.setattr(compiled_chain, "NUMBERS_PER_PIECE", 300)
+    monkeypatch.setattr(compiled_chain, "NUMBERS_PER_TILE", 900)
     ptr = torch.tensor([0, 400, *range(408, 1001, 8)])
     groups = Groups(ptr, torch.randint(300, (1000,)), torch.randint(1, 4, (1000,)))
     pos, centres = torch.randn(300, 3), torch.randn(len(ptr) - 1, 3)
@@ -215,7 +213,7 @@ def test_a_process_without_rows_has_no_moments():
     q = torch.empty(0, 3)
     nothing = torch.empty(0, dtype=torch.int64)
     entries = (q, q, torch.zeros(1, dtype=torch.int64), nothing, nothing.int(), q.new_empty(0))
-    for found in _group_operators.moments_of(*entries, [], [], []):
+    for found in operators.compute_moments(*entries, [], [], []):
         assert torch.equal(found, torch.zeros(3))
 
 

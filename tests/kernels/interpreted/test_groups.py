@@ -1,11 +1,11 @@
-"""group_mlp_max in Triton against the padded form in float64, on the device or in the interpreter."""
+"""group_mlp_max in Triton against its reference in float64, on the device or in the interpreter."""
 
 import pytest
 import torch
 
 from dropfold.kernels import Groups, Noise, group_mlp_max
-from tests.kernels.cases import batch_norm, kept, noise
-from tests.oracle import groups as oracle
+from dropfold.kernels.group_mlp_max import reference
+from tests.kernels.cases import batch_norm, noise
 
 
 def moved(value, device):
@@ -33,16 +33,21 @@ def test_groups(widths, level, training, slope, device):
         [batch_norm(c, training, dtype, on) for c in widths]
         for dtype, on in ((torch.float32, device), (torch.float64, "cpu"))
     ]
-    out = group_mlp_max(
+    out, argmax = group_mlp_max(
         *(mine[0], mine[1], Groups(*(t.to(device) for t in (ptr, idx, count))), mine[2:], norms[0]),
         batch_size=B,
         negative_slope=slope,
         noise=found and Noise(*(moved(t, device) for t in found)),
+        return_argmax=True,
     )
-    rows = oracle.padded(ptr, idx, count)
-    stands = kept(found, B, N, widths[-1]).flatten(0, 1)[rows]
-    members = oracle.norm_act(theirs[0][rows] + theirs[1][:, None], norms[1][0], slope)
-    right = oracle.perceptron_max(members, theirs[2:], [None] * len(weights), norms[1][1:], stands, slope)
+    right, right_argmax = reference(
+        *(theirs[0], theirs[1], Groups(ptr, idx, count), theirs[2:], norms[1]),
+        batch_size=B,
+        negative_slope=slope,
+        noise=found,
+        return_argmax=True,
+    )
+    assert torch.equal(argmax.cpu(), right_argmax)
     weight = torch.randn(out.shape)
     mine += [t for norm in norms[0] for t in norm[:2]]
     theirs += [t for norm in norms[1] for t in norm[:2]]

@@ -11,6 +11,10 @@ from dropfold.kernels.noise.elementwise import cpu as elementwise_cpu
 from dropfold.kernels.noise.elementwise import triton as elementwise_triton
 from dropfold.kernels.noise.philox import cpu as philox_cpu
 from dropfold.kernels.noise.philox import triton as philox_triton
+from dropfold.kernels.norm import edge_conv as edge_conv_folder
+from dropfold.kernels.norm import linear_norm_max as linear_norm_max_folder
+from dropfold.kernels.norm import norm_act as norm_act_file
+from dropfold.kernels.norm import norm_pool as norm_pool_folder
 from dropfold.kernels.points.knn import cpu as knn_cpu
 from dropfold.kernels.points.knn import triton as knn_triton
 from tests.kernels.cases import batch_norm, noise
@@ -91,15 +95,10 @@ def gradients(run, leaves):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("channels", "training"), [(6, True), (20, True), (20, False)])
 def test_layers(level, channels, training, device):
-    from tests.oracle import norm as oracle
-
-    from ..cases import kept
-
     B, N, C, k = 2, 37, 5, 4
     x = torch.randn(B, N, C)
     neighbours = knn(x[..., :3].contiguous(), k)
     found = noise(level, x, k=k)
-    stands = kept(found, B, N, channels)
     moved = found and Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
     wide, narrow = torch.randn(channels, 2 * C), torch.randn(channels, C)
     y = torch.randn(B, N, channels)
@@ -116,27 +115,26 @@ def test_layers(level, channels, training, device):
 
     compare(
         lambda x, w, n: edge_conv(x, neighbours.to(device), w, None, n, noise=moved),
-        lambda x, w, n: oracle.edge_conv(x, neighbours, w, None, n, stands, slope=0.2),
+        lambda x, w, n: edge_conv_folder.reference(x, neighbours, w, None, n, noise=found),
         *(x, wide),
     )
     compare(
         lambda x, w, n: linear_norm_max(x, w, None, n, noise=moved),
-        lambda x, w, n: oracle.linear_norm_max(x, w, None, n, stands, slope=0.0),
+        lambda x, w, n: linear_norm_max_folder.reference(x, w, None, n, noise=found),
         *(x, narrow),
     )
     compare(
         lambda y, n: norm_pool(y, n, noise=moved, negative_slope=0.2),
-        lambda y, n: oracle.pool(oracle.norm_act(y, n, slope=0.2), stands, 1),
+        lambda y, n: norm_pool_folder.reference(y, n, noise=found, negative_slope=0.2),
         y,
     )
     compare(
         lambda x, w, n: linear_norm_pool(x, w, None, n, noise=moved, negative_slope=0.2),
-        lambda x, w, n: oracle.pool(oracle.norm_act(x @ w.T, n, slope=0.2), stands, 1),
+        lambda x, w, n: norm_pool_folder.linear_reference(x, w, None, n, noise=found, negative_slope=0.2),
         *(x, narrow),
     )
-    factor = 1 if found is None else stands / (1 - found.p.double())
     compare(
         lambda y, n: norm_act(y, n, noise=moved, negative_slope=0.2),
-        lambda y, n: oracle.norm_act(y, n, slope=0.2) * factor,
+        lambda y, n: norm_act_file.reference(y, n, noise=found, negative_slope=0.2),
         y,
     )

@@ -1,4 +1,4 @@
-"""edge_conv, linear_norm_max, linear_norm_pool, norm_act and norm_pool equal the materialised textbook form in float64."""
+"""edge_conv, linear_norm_max, linear_norm_pool, norm_act and norm_pool equal their references in float64."""
 
 import pytest
 import torch
@@ -14,10 +14,13 @@ from dropfold.kernels import (
     norm_act,
     norm_pool,
 )
+from dropfold.kernels.norm import edge_conv as edge_conv_folder
+from dropfold.kernels.norm import linear_norm_max as linear_norm_max_folder
+from dropfold.kernels.norm import norm_act as norm_act_file
+from dropfold.kernels.norm import norm_pool as norm_pool_folder
 from dropfold.kernels.norm.batch_norm.operation import moments
 from dropfold.kernels.norm.norm_pool import operation as norm_pool_operation
-from tests.kernels.cases import EXACT, batch_norm, kept, noise
-from tests.oracle import norm as oracle
+from tests.kernels.cases import EXACT, batch_norm, noise
 
 LEVELS = [None, "feat", "point", "cluster"]
 # (B, N, C_in, C_out, k): one point, k = N, odd sizes, more than one block of rows
@@ -27,8 +30,9 @@ SHAPES = [(2, 1, 3, 4, 1), (3, 7, 3, 5, 7), (2, 63, 9, 16, 8), (1, 300, 3, 6, 20
 def compare(ours, theirs, leaves, buffers):
     """Outputs, gradients of all leaves and running buffers; `leaves` and `buffers` are pairs (ours, theirs)."""
     ours, theirs = [y if isinstance(y, tuple) else (y,) for y in (ours, theirs)]
-    for a, b in zip(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, **EXACT)
+    ours, theirs = [[y for y in side if y.is_floating_point()] for side in (ours, theirs)]  # no argmax
     weights = [torch.randn_like(a) for a in ours]
     for outputs in (ours, theirs):
         torch.autograd.backward([(y * w).sum() for y, w in zip(outputs, weights)])
@@ -58,7 +62,7 @@ def eighths(*shape):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_edge_conv_is_the_textbook_form(shape, level, training):
+def test_edge_conv_is_its_reference(shape, level, training):
     B, N, C, D, k = shape
     if B * N * k == 1:
         pytest.skip("one edge has no variance")
@@ -66,8 +70,9 @@ def test_edge_conv_is_the_textbook_form(shape, level, training):
     idx, found = knn(x, k), noise(level, x)
     (x1, x2), (w1, w2), (b1, b2) = twice(x, eighths(D, 2 * C), torch.randn(D).double())
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
-    ours = edge_conv(x1, idx, w1, b1, n1, noise=found)
-    theirs = oracle.edge_conv(x2, idx, w2, b2, n2, kept(found, B, N, D), slope=0.2)
+    options = {"noise": found, "return_argmax": True}
+    ours = edge_conv(x1, idx, w1, b1, n1, **options)
+    theirs = edge_conv_folder.reference(x2, idx, w2, b2, n2, **options)
     leaves = [(x1, x2), (w1, w2), (b1, b2), *zip(n1[:2], n2[:2])]
     compare(ours, theirs, leaves, zip(n1[2:4], n2[2:4]))
 
@@ -75,14 +80,15 @@ def test_edge_conv_is_the_textbook_form(shape, level, training):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_linear_norm_max_is_the_textbook_form(shape, level, training):
+def test_linear_norm_max_is_its_reference(shape, level, training):
     B, N, C, D, _ = shape
     x = clouds(B, N, C, ties=N == 63)
     found = noise(level, x)
     (x1, x2), (w1, w2), (b1, b2) = twice(x, eighths(D, C), torch.randn(D).double())
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
-    ours = linear_norm_max(x1, w1, b1, n1, negative_slope=0.1, noise=found)
-    theirs = oracle.linear_norm_max(x2, w2, b2, n2, kept(found, B, N, D), slope=0.1)
+    options = {"negative_slope": 0.1, "noise": found, "return_argmax": True}
+    ours = linear_norm_max(x1, w1, b1, n1, **options)
+    theirs = linear_norm_max_folder.reference(x2, w2, b2, n2, **options)
     leaves = [(x1, x2), (w1, w2), (b1, b2), *zip(n1[:2], n2[:2])]
     compare(ours, theirs, leaves, zip(n1[2:4], n2[2:4]))
 
@@ -90,31 +96,30 @@ def test_linear_norm_max_is_the_textbook_form(shape, level, training):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_norm_pool_is_the_textbook_form(shape, level, training):
+def test_norm_pool_is_its_reference(shape, level, training):
     B, N, _, D, _ = shape
     y = clouds(B, N, D, ties=N == 63)
     found = noise(level, y[..., :3])
     ((y1, y2),) = twice(y)
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
-    ours = norm_pool(y1, n1, negative_slope=0.2, noise=found)
-    z = oracle.norm_act(y2, n2, slope=0.2)
-    theirs = oracle.pool(z, kept(found, B, N, D), 1)
+    options = {"negative_slope": 0.2, "noise": found, "return_argmax": True}
+    ours, theirs = norm_pool(y1, n1, **options), norm_pool_folder.reference(y2, n2, **options)
     compare(ours, theirs, [(y1, y2), *zip(n1[:2], n2[:2])], zip(n1[2:4], n2[2:4]))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_linear_norm_pool_is_the_textbook_form(shape, level, training, monkeypatch):
-    monkeypatch.setattr(norm_pool_operation, "TILE", 64)  # several tiles, the last one shorter
+def test_linear_norm_pool_is_its_reference(shape, level, training, monkeypatch):
+    monkeypatch.setattr(norm_pool_operation, "ROWS_PER_TILE", 64)  # several tiles, the last one shorter
     B, N, C, D, _ = shape
     x = clouds(B, N, C, ties=N == 63)
     found = noise(level, x)
     (x1, x2), (w1, w2), (b1, b2) = twice(x, eighths(D, C), torch.randn(D).double())
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
-    ours = linear_norm_pool(x1, w1, b1, n1, negative_slope=0.2, noise=found)
-    z = oracle.norm_act(torch.nn.functional.linear(x2, w2, b2), n2, slope=0.2)
-    theirs = oracle.pool(z, kept(found, B, N, D), 1)
+    options = {"negative_slope": 0.2, "noise": found, "return_argmax": True}
+    ours = linear_norm_pool(x1, w1, b1, n1, **options)
+    theirs = norm_pool_folder.linear_reference(x2, w2, b2, n2, **options)
     leaves = [(x1, x2), (w1, w2), (b1, b2), *zip(n1[:2], n2[:2])]
     compare(ours, theirs, leaves, zip(n1[2:4], n2[2:4]))
 
@@ -122,15 +127,14 @@ def test_linear_norm_pool_is_the_textbook_form(shape, level, training, monkeypat
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
-def test_norm_act_is_the_textbook_form(level, slope, training):
+def test_norm_act_is_its_reference(level, slope, training):
     B, N, D = 3, 100, 10
     y = clouds(B, N, D, ties=False)
     found = noise(level, y[..., :3])
     ((y1, y2),) = twice(y)
     n1, n2 = batch_norm(D, training), batch_norm(D, training)
     ours = norm_act(y1, n1, negative_slope=slope, noise=found)
-    theirs = oracle.norm_act(y2, n2, slope=slope) * kept(found, B, N, D)
-    theirs = theirs / (1 - found.p.double()) if found else theirs
+    theirs = norm_act_file.reference(y2, n2, negative_slope=slope, noise=found)
     compare(ours, theirs, [(y1, y2), *zip(n1[:2], n2[:2])], zip(n1[2:4], n2[2:4]))
 
 
@@ -147,7 +151,7 @@ def test_at_gamma_zero_the_output_is_beta_and_its_gradient_the_limit_from_above(
     torch.testing.assert_close(*grads, **EXACT)
 
 
-def test_where_all_neighbours_fall_the_output_and_the_gradient_are_zero():
+def test_where_all_neighbours_are_dropped_the_output_and_the_gradient_are_zero():
     x = torch.randn(2, 8, 3).double().requires_grad_()
     found = noise("point", x, p=0.999999)
     norm = batch_norm(5, training=False)
@@ -180,6 +184,26 @@ def test_clouds_of_different_sizes_equal_each_cloud_alone():
             edge_conv(alone, knn(alone, 1), wide, None, norm)[0],
             **EXACT,
         )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_of_clouds_of_different_sizes_are_the_reference(level):
+    sizes = torch.tensor([5, 1, 0, 30])
+    batch, D = torch.arange(4).repeat_interleave(sizes), 6
+    x, idx = torch.randn(36, 5).double(), torch.randint(36, (36, 4))
+    found = noise(level, x[None])
+    options = {"batch": batch, "batch_size": 4, "noise": found, "return_argmax": True}
+    for ours, theirs, weight in (
+        (edge_conv, edge_conv_folder.reference, eighths(D, 10)),
+        (linear_norm_max, linear_norm_max_folder.reference, eighths(D, 5)),
+        (linear_norm_pool, norm_pool_folder.linear_reference, eighths(D, 5)),
+    ):
+        (x1, x2), (w1, w2) = twice(x, weight)
+        n1, n2 = batch_norm(D), batch_norm(D)
+        lists = [idx] if ours is edge_conv else []
+        got = ours(x1, *lists, w1, None, n1, **options)
+        right = theirs(x2, *lists, w2, None, n2, **options)
+        compare(got, right, [(x1, x2), (w1, w2), *zip(n1[:2], n2[:2])], zip(n1[2:4], n2[2:4]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -223,7 +247,7 @@ def test_autocast_leaves_float64_alone():
 
 
 def test_the_moments_of_no_rows_are_nothing():
-    """As one of several processes may have none."""
+    """A process may hold no rows."""
     assert all(torch.equal(found, torch.zeros(5)) for found in moments(torch.empty(0, 5)))
 
 
