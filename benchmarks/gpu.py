@@ -26,8 +26,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_clouds, gpu_rnn, harness, limits
-from benchmarks.gpu_clouds import Comparison
+from benchmarks import harness
+from benchmarks.cases import gpu_clouds, gpu_rnn, limits
+from benchmarks.cases.gpu_clouds import Comparison
 from benchmarks.harness import Case, Row
 
 MINUTES = 9

@@ -13,7 +13,7 @@ import gc
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -210,9 +210,11 @@ def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row
     )
 
 
-def append(rows: Iterable[Row], path: Path) -> None:
-    """Append rows to a CSV file, with its header if it is new; other columns than ours are an error."""
-    names = [field.name for field in fields(Row)]
+def append(rows: Sequence[Any], path: Path) -> None:
+    """Append rows, all of one dataclass, to a CSV file, with its header if it is new; other columns are an error."""
+    if not rows:
+        return
+    names = [field.name for field in fields(rows[0])]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         with path.open(newline="") as file:

@@ -24,7 +24,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks import cloud_steps, harness, peers
+from benchmarks import harness
+from benchmarks.cases import cloud_steps, peers
 from dropfold.models import DGCNNSegmentation, PointNet2Segmentation, PointNetSegmentation
 from dropfold.train.config.configs import SceneConfig
 from dropfold.train.data.local_shape import CHANNELS

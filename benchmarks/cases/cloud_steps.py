@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import limits, peers
+from benchmarks.cases import limits, peers
 from benchmarks.harness import Case, replayed
 from dropfold.models import (
     DGCNN,

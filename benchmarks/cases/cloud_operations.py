@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import limits
+from benchmarks.cases import limits
 from benchmarks.harness import Case, replayed
 from dropfold import kernels
 from dropfold.kernels import BatchNorm

@@ -113,7 +113,7 @@ def recurrence(
     name: str, kind: str, size: tuple[int, int, int], backward: bool, dtype: str, device: str
 ) -> Callable[[], Any]:
     """One layer over a batch of sequences [T, B, H], by one of three: ours, PyTorch's dense one, ours reconstructed."""
-    from benchmarks.rnn import reconstructed
+    from benchmarks.cases.rnn_steps import reconstructed
     from dropfold.models import TensorGRU, TensorLSTM
     from dropfold.models.formats import FormatSpec
 
