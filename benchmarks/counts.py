@@ -6,6 +6,7 @@ leave nothing out: dense matrices, biases and a classifier of 11 classes stand i
 
 from __future__ import annotations
 
+import argparse
 import math
 import warnings
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def inventory(model: VideoClassifier) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     from rich.console import Console
     from rich.table import Table
 

@@ -40,7 +40,7 @@ class Options:
     """Run the tests and the timings on one GPU, and write rows to commit."""
 
     out: Path
-    """Folder for rows.csv, training.csv and log.txt; made if it is not there."""
+    """Folder for rows.csv, training.csv and log.txt; made if it does not exist."""
     device: str = "cuda"
     """cuda (ROCm's name too), or cpu to try this program out."""
     small: bool = False

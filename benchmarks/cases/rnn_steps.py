@@ -40,7 +40,7 @@ class Shape:
     mega: FormatSpec
     peers: tuple[str, ...] = ()
     batch: int = 16
-    kept: bool = False  # memory, by the process
+    kept: bool = False  # freed memory stays with the process
 
     def __str__(self) -> str:
         sizes = f"M{self.input_size}-H{self.hidden_size}-B{self.batch}-T{self.frames}"
@@ -59,9 +59,9 @@ def specs(
     """A spec for each format named; "ht" has paired leaves, "ht_split" a root between inputs and outputs."""
     made = {}
     for name, rank in ranks.items():
-        given = (rank,) if isinstance(rank, int) else rank
+        ranks_of_bonds = (rank,) if isinstance(rank, int) else rank
         format_: Any = name.split("_")[0]
-        spec = FormatSpec(format_, tuple(in_modes), tuple(out_modes), given)
+        spec = FormatSpec(format_, tuple(in_modes), tuple(out_modes), ranks_of_bonds)
         spec.leaves = "split" if name == "ht_split" else "paired"
         made[name] = spec
     return made
@@ -104,7 +104,7 @@ def _sweep(hidden: tuple[int, ...], grid: tuple[int, ...]) -> Shape:
 
 
 def run_of(shape: Shape, provider: str) -> tuple[Run, list[Tensor]]:
-    """What maps x [T, B, input] to the hidden states [T, B, H], and its parameters; equal names have equal weights."""
+    """A function of x [T, B, input] that returns the hidden states [T, B, H], and its parameters."""
     torch.manual_seed(0)
     name, _, what = provider.partition(" ")
     if provider == GEMM:
