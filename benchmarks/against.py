@@ -86,28 +86,29 @@ class Side:
             [sys.executable, "-P", *arguments],
             cwd=checkout, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin, self.process.stdout
 
     def ask(self) -> tuple[float, str]:
         """One step: milliseconds, and the loss in words ("None" if the step does not return it)."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
+        self.requests.write("step\n")
+        self.requests.flush()
         milliseconds, loss = self.read().split()
         return float(milliseconds), loss
 
     def read(self) -> str:
         """The process's next line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         if not line:
             raise SystemExit(f"error: the process in {self.checkout} ended; see its message above.")
         return line
 
     def end(self) -> None:
-        """End the process: its input is over."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        """End the process: there are no more requests."""
+        self.requests.close()
         self.process.wait()
+        self.answers.close()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Case:
     """One provider of one operation. `make()` builds everything and returns the step to be timed.
 
     `make` is picklable (a module's function, or a `functools.partial` of one): its memory is measured in a process
-    of its own, unless `memory` is false. `bytes_least` and `flops_least` are the limits that any provider has, where they
+    of its own, unless `memory` is false. `bytes_least` and `flops_least` are the limits of any provider, if they
     are known.
     """
 
@@ -108,7 +108,10 @@ def measure(
     del steps
     gc.collect()
     peaks = [peak_memory(case.make, device) if memory and case.memory else None for case in cases]
-    return [_row(case, sorted(taken), peak, device) for case, taken, peak in zip(cases, times, peaks)]
+    return [
+        _row(case, sorted(milliseconds), peak, device)
+        for case, milliseconds, peak in zip(cases, times, peaks)
+    ]
 
 
 def _time(step: Callable[[], Any], device: str) -> float:
@@ -186,9 +189,9 @@ def _resident(key: str) -> int:
     return int(lines[key].split()[0])
 
 
-def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row:
+def _row(case: Case, milliseconds: list[float], peak: float | None, device: str) -> Row:
     def quantile(q: float) -> float:
-        return round(taken[round(q * (len(taken) - 1))], 4)
+        return round(milliseconds[round(q * (len(milliseconds) - 1))], 4)
 
     return Row(
         date=datetime.date.today().isoformat(),
@@ -200,7 +203,7 @@ def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row
         provider=case.provider,
         shape=case.shape,
         dtype=case.dtype,
-        repetitions=len(taken),
+        repetitions=len(milliseconds),
         p20_ms=quantile(0.2),
         p50_ms=quantile(0.5),
         p80_ms=quantile(0.8),

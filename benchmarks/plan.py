@@ -43,7 +43,7 @@ class Options:
 
 def entries(rows: tuple[int, ...] = ()) -> list[tuple[str, FormatSpec, int]]:
     """(name, network, rows of x) of all formats at all shapes of benchmarks.rnn, and at action video's 60 x 80 pixels."""
-    found: dict[str, tuple[str, FormatSpec, int]] = {}
+    by_title: dict[str, tuple[str, FormatSpec, int]] = {}
     hidden = (4, 4, 4, 4)
     action = rnn_steps.specs((6, 10, 10, 8), hidden, tt=4, tr=5, bt=4, cp=8, ht=5, ht_split=5)
     sets = [(action, 256)]
@@ -54,8 +54,8 @@ def entries(rows: tuple[int, ...] = ()) -> list[tuple[str, FormatSpec, int]]:
             for number in rows or (own,):
                 sizes = f"{math.prod(spec.in_modes):,} -> {GATES} x {math.prod(spec.out_modes):,}"
                 title = f"{name} {sizes}, {number} rows"
-                found[title] = (title, spec, number)
-    return list(found.values())
+                by_title[title] = (title, spec, number)
+    return list(by_title.values())
 
 
 def linear(spec: FormatSpec, execution: Execution | None = None) -> TensorLinear:
@@ -89,8 +89,8 @@ def measured(spec: FormatSpec, rows: int, planned: Plan, options: Options) -> di
         Case(f"{spec.format}_linear", way, f"rows{rows}", "float32", partial(step, spec, rows, way))
         for way in ways
     ]
-    found = harness.measure(cases, repetitions=options.repetitions, memory=False)
-    return {way: row.p50_ms for way, row in zip(ways, found)}
+    rows = harness.measure(cases, repetitions=options.repetitions, memory=False)
+    return {way: row.p50_ms for way, row in zip(ways, rows)}
 
 
 def main() -> None:

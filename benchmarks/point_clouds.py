@@ -148,14 +148,14 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
 def scaling(sizes: Sizes, device: str) -> list[Setting]:
     """The DGCNN step with one of B, N, k and threads changed at a time; the base once."""
     clouds, points = sizes.base
-    found = [Setting("dgcnn", n, points, K, device=device) for n in sizes.clouds]
-    found += [Setting("dgcnn", clouds, n, K, device=device) for n in sizes.points]
-    found += [Setting("dgcnn", clouds, points, k, device=device) for k in (10, 20, 40)]
+    settings = [Setting("dgcnn", n, points, K, device=device) for n in sizes.clouds]
+    settings += [Setting("dgcnn", clouds, n, K, device=device) for n in sizes.points]
+    settings += [Setting("dgcnn", clouds, points, k, device=device) for k in (10, 20, 40)]
     cores = os.cpu_count() or 1
     if device == "cpu" and cores > 1:
         threads = sorted({1 << i for i in range(cores.bit_length()) if 1 << i <= cores} | {cores})
-        found += [Setting("dgcnn", clouds, points, K, threads=n) for n in threads]
-    return list(dict.fromkeys(found))
+        settings += [Setting("dgcnn", clouds, points, K, threads=n) for n in threads]
+    return list(dict.fromkeys(settings))
 
 
 def beside(setting: Setting, options: Options) -> Setting:
