@@ -82,9 +82,9 @@ def shape_features(points: np.ndarray) -> np.ndarray:
         (np.linalg.norm(centred[:, pairs[0]] - centred[:, pairs[1]], axis=2), 2.0),
     )
     histograms = [
-        np.stack([np.histogram(row, BINS, (-most if k == 0 else 0, most))[0] for row in found])
-        / found.shape[1]
-        for k, (found, most) in enumerate(measured)
+        np.stack([np.histogram(row, BINS, (-most if k == 0 else 0, most))[0] for row in values_of_rows])
+        / values_of_rows.shape[1]
+        for k, (values_of_rows, most) in enumerate(measured)
     ]
     return np.concatenate([spread, np.sqrt(values), *histograms], 1)
 
@@ -121,8 +121,8 @@ def _averaged(frames: np.ndarray) -> np.ndarray:
 
 
 def _forest_figures(x: list[np.ndarray], data: Any, options: Options) -> dict[str, float]:
-    made = forest(x[0], data.train.label.numpy(), options)
-    right = made.predict(x[1]) == data.test.label.numpy()
+    model = forest(x[0], data.train.label.numpy(), options)
+    right = model.predict(x[1]) == data.test.label.numpy()
     each = [right[data.test.label.numpy() == c].mean() for c in np.unique(data.test.label.numpy())]
     return {"overall_accuracy": float(right.mean()), "mean_class_accuracy": float(np.mean(each))}
 
@@ -139,7 +139,7 @@ def local_features(cloud: np.ndarray, rows: np.ndarray, up: int) -> np.ndarray:
     """Features [rows, F] of some points of a cloud [N, 3]; `up` is the upright axis."""
     from scipy.spatial import cKDTree
 
-    tree, found = cKDTree(cloud), [cloud[rows]]
+    tree, features = cKDTree(cloud), [cloud[rows]]
     for k in NEIGHBOURS:
         _, idx = tree.query(cloud[rows], min(k, len(cloud)))
         near = cloud[idx]
@@ -147,13 +147,13 @@ def local_features(cloud: np.ndarray, rows: np.ndarray, up: int) -> np.ndarray:
         centred = (near - mean[:, None]).astype(np.float64)
         values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", centred, centred) / near.shape[1])
         small, middle, large = np.clip(values, 1e-12, None).T
-        found += [
+        features += [
             np.stack([(large - middle) / large, (middle - small) / large, small / large, np.sqrt(large)], 1),
             np.abs(vectors[:, up, :1]),
             np.ptp(near[..., up], axis=1)[:, None],
             mean - cloud[rows],
         ]
-    return np.concatenate(found, 1).astype(np.float32)
+    return np.concatenate(features, 1).astype(np.float32)
 
 
 def forest(x: np.ndarray, y: np.ndarray, options: Options) -> Any:
@@ -162,8 +162,8 @@ def forest(x: np.ndarray, y: np.ndarray, options: Options) -> Any:
         from sklearn.ensemble import RandomForestClassifier
     except ImportError:
         raise SystemExit("error: the forest needs scikit-learn: pip install -e '.[baselines]'") from None
-    made = RandomForestClassifier(options.trees, min_samples_leaf=2, random_state=options.seed, n_jobs=-1)
-    return made.fit(x, y)
+    model = RandomForestClassifier(options.trees, min_samples_leaf=2, random_state=options.seed, n_jobs=-1)
+    return model.fit(x, y)
 
 
 def of_components(options: Options) -> Figures:
@@ -182,21 +182,21 @@ def of_components(options: Options) -> Figures:
         return local_features(cloud, np.arange(len(cloud)), "xyz".index(config.augment.up))
 
     label = test.part.numpy().astype(np.int64)
-    said = {name: np.zeros(len(label), np.int64) for name in ("majority", "forest")}
+    predictions = {name: np.zeros(len(label), np.int64) for name in ("majority", "forest")}
     for c in track(range(len(signature.categories)), "components", console=Console(stderr=True)):
         known = np.concatenate([train.part[r].numpy() for r in rows(train, c)])
         x = np.concatenate([features(train, r) for r in rows(train, c)])
-        made = forest(x, known, options)
+        model = forest(x, known, options)
         for r in rows(test, c):
-            said["majority"][r] = np.bincount(known, minlength=classes).argmax()
-            said["forest"][r] = made.predict(features(test, r))
+            predictions["majority"][r] = np.bincount(known, minlength=classes).argmax()
+            predictions["forest"][r] = model.predict(features(test, r))
     category, own = test.category.numpy(), np.array(signature.part_category)
 
-    def scored(found: np.ndarray) -> dict[str, float]:
-        ious = metrics.shape_ious(label, found, test.ptr, category, own)
-        return metrics.part_scores(ious, category, label, found, len(signature.categories)).figures
+    def score(predicted: np.ndarray) -> dict[str, float]:
+        ious = metrics.shape_ious(label, predicted, test.ptr, category, own)
+        return metrics.part_scores(ious, category, label, predicted, len(signature.categories)).figures
 
-    return {name: scored(found) for name, found in said.items()}
+    return {name: score(predicted) for name, predicted in predictions.items()}
 
 
 def of_rooms(options: Options) -> Figures:
@@ -204,12 +204,12 @@ def of_rooms(options: Options) -> Figures:
     data = scenes.load(_config("rooms", options))
     classes = len(data.signature.class_names)
     x, y = _rooms(data.train.scenes, data.train.index, options.train_points, options.seed)
-    made = forest(x, y, options)
+    model = forest(x, y, options)
     x, label = _rooms(data.test.scenes, data.test.index, options.test_points, options.seed)
-    said = {"majority": np.full(len(label), np.bincount(y).argmax()), "forest": made.predict(x)}
+    predictions = {"majority": np.full(len(label), np.bincount(y).argmax()), "forest": model.predict(x)}
     return {
-        name: metrics.scene_scores(metrics.confusion(label, found, classes)).figures
-        for name, found in said.items()
+        name: metrics.scene_scores(metrics.confusion(label, predicted, classes)).figures
+        for name, predicted in predictions.items()
     }
 
 
@@ -244,13 +244,13 @@ def main() -> None:
     for name in options.only:
         try:
             each = range(FOLDS) if options.folds else [options.held_out]
-            found = [MEASURES[name](replace(options, held_out=held_out)) for held_out in each]
+            figures = [MEASURES[name](replace(options, held_out=held_out)) for held_out in each]
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
-        for baseline in found[0]:
+        for baseline in figures[0]:
             shown = ", ".join(
-                f"{metrics.in_words(k)} {100 * np.mean([one[baseline][k] for one in found]):.1f} %"
-                for k in found[0][baseline]
+                f"{metrics.in_words(k)} {100 * np.mean([one[baseline][k] for one in figures]):.1f} %"
+                for k in figures[0][baseline]
             )
             print(f"{name}, {baseline}: {shown}", flush=True)
 

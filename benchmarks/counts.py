@@ -6,6 +6,7 @@ leave nothing out: dense matrices, biases and a classifier of 11 classes stand i
 
 from __future__ import annotations
 
+import argparse
 import math
 import warnings
 from dataclasses import dataclass
@@ -85,13 +86,13 @@ def inventory(model: VideoClassifier) -> list[dict[str, Any]]:
     """Every tensor of a preset: its name, indices, shape, and its numbers under "cores", "dense", "biases" or "classifier";
     a matrix's first core has its multiply-adds. Ends with the sum."""
     rnn: Any = model.rnn
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for row in rnn_table(model):
         which = row["name"].split("_")[0]
         costs = {"macs": row["macs"], "dense_macs": row["dense_macs"]}
         if row["kind"] != "cores":
             column = "biases" if row["kind"] == "bias" else "classifier"
-            found.append(
+            rows.append(
                 {
                     "name": row["name"],
                     "indices": "",
@@ -104,16 +105,17 @@ def inventory(model: VideoClassifier) -> list[dict[str, Any]]:
         weight = getattr(rnn, which)[0].weight  # presets have one layer and direction
         column = "dense" if len(weight.cores) == 1 else "cores"
         for k, (core, indices) in enumerate(zip(weight.cores, weight.layout)):
-            found.append(
+            rows.append(
                 {"name": f"{row['name']} core {k}", "indices": " ".join(indices), "shape": tuple(core.shape),
                  column: core.numel(), **(costs if k == 0 else {})}
             )  # fmt: skip
     columns = ("cores", "dense", "biases", "classifier", "macs", "dense_macs")
-    total = {column: sum(row.get(column, 0) for row in found) for column in columns}
-    return [*found, {"name": "all", "indices": "", "shape": (), **total}]
+    total = {column: sum(row.get(column, 0) for row in rows) for column in columns}
+    return [*rows, {"name": "all", "indices": "", "shape": (), **total}]
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     from rich.console import Console
     from rich.table import Table
 

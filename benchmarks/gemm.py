@@ -6,6 +6,7 @@ dy W and dy^T x. The two libraries run interleaved; medians.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -37,6 +38,7 @@ def speed(runs: tuple[Callable[[], torch.Tensor], ...], flops: int, repetitions:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     from rich.console import Console
     from rich.table import Table
 

@@ -26,8 +26,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_clouds, gpu_rnn, harness, limits
-from benchmarks.gpu_clouds import Comparison
+from benchmarks import harness
+from benchmarks.cases import gpu_clouds, gpu_rnn, limits
+from benchmarks.cases.gpu_clouds import Comparison
 from benchmarks.harness import Case, Row
 
 MINUTES = 9
@@ -39,7 +40,7 @@ class Options:
     """Run the tests and the timings on one GPU, and write rows to commit."""
 
     out: Path
-    """Folder for rows.csv, training.csv and log.txt; made if it is not there."""
+    """Folder for rows.csv, training.csv and log.txt; made if it does not exist."""
     device: str = "cuda"
     """cuda (ROCm's name too), or cpu to try this program out."""
     small: bool = False

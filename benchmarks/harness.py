@@ -13,7 +13,7 @@ import gc
 import multiprocessing
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Case:
     """One provider of one operation. `make()` builds everything and returns the step to be timed.
 
     `make` is picklable (a module's function, or a `functools.partial` of one): its memory is measured in a process
-    of its own, unless `memory` is false. `bytes_least` and `flops_least` are the limits that any provider has, where they
+    of its own, unless `memory` is false. `bytes_least` and `flops_least` are the limits of any provider, if they
     are known.
     """
 
@@ -108,7 +108,10 @@ def measure(
     del steps
     gc.collect()
     peaks = [peak_memory(case.make, device) if memory and case.memory else None for case in cases]
-    return [_row(case, sorted(taken), peak, device) for case, taken, peak in zip(cases, times, peaks)]
+    return [
+        _row(case, sorted(milliseconds), peak, device)
+        for case, milliseconds, peak in zip(cases, times, peaks)
+    ]
 
 
 def _time(step: Callable[[], Any], device: str) -> float:
@@ -186,9 +189,9 @@ def _resident(key: str) -> int:
     return int(lines[key].split()[0])
 
 
-def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row:
+def _row(case: Case, milliseconds: list[float], peak: float | None, device: str) -> Row:
     def quantile(q: float) -> float:
-        return round(taken[round(q * (len(taken) - 1))], 4)
+        return round(milliseconds[round(q * (len(milliseconds) - 1))], 4)
 
     return Row(
         date=datetime.date.today().isoformat(),
@@ -200,7 +203,7 @@ def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row
         provider=case.provider,
         shape=case.shape,
         dtype=case.dtype,
-        repetitions=len(taken),
+        repetitions=len(milliseconds),
         p20_ms=quantile(0.2),
         p50_ms=quantile(0.5),
         p80_ms=quantile(0.8),
@@ -210,9 +213,11 @@ def _row(case: Case, taken: list[float], peak: float | None, device: str) -> Row
     )
 
 
-def append(rows: Iterable[Row], path: Path) -> None:
-    """Append rows to a CSV file, with its header if it is new; other columns than ours are an error."""
-    names = [field.name for field in fields(Row)]
+def append(rows: Sequence[Any], path: Path) -> None:
+    """Append rows, all of one dataclass, to a CSV file, with its header if it is new; other columns are an error."""
+    if not rows:
+        return
+    names = [field.name for field in fields(rows[0])]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         with path.open(newline="") as file:

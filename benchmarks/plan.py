@@ -16,7 +16,8 @@ from typing import Any, get_args
 
 import torch
 
-from benchmarks import harness, rnn
+from benchmarks import harness
+from benchmarks.cases import rnn_steps
 from benchmarks.harness import Case
 from dropfold.models.formats import FormatSpec
 from dropfold.models.formats.plan import Execution, Plan, plan
@@ -42,19 +43,19 @@ class Options:
 
 def entries(rows: tuple[int, ...] = ()) -> list[tuple[str, FormatSpec, int]]:
     """(name, network, rows of x) of all formats at all shapes of benchmarks.rnn, and at action video's 60 x 80 pixels."""
-    found: dict[str, tuple[str, FormatSpec, int]] = {}
+    by_title: dict[str, tuple[str, FormatSpec, int]] = {}
     hidden = (4, 4, 4, 4)
-    action = rnn.specs((6, 10, 10, 8), hidden, tt=4, tr=5, bt=4, cp=8, ht=5, ht_split=5)
+    action = rnn_steps.specs((6, 10, 10, 8), hidden, tt=4, tr=5, bt=4, cp=8, ht=5, ht_split=5)
     sets = [(action, 256)]
-    for group in rnn.shapes().values():
+    for group in rnn_steps.shapes().values():
         sets += [(shape.ih, shape.batch * shape.frames) for shape in group]
     for specs, own in sets:
         for name, spec in specs.items():
             for number in rows or (own,):
                 sizes = f"{math.prod(spec.in_modes):,} -> {GATES} x {math.prod(spec.out_modes):,}"
                 title = f"{name} {sizes}, {number} rows"
-                found[title] = (title, spec, number)
-    return list(found.values())
+                by_title[title] = (title, spec, number)
+    return list(by_title.values())
 
 
 def linear(spec: FormatSpec, execution: Execution | None = None) -> TensorLinear:
@@ -71,7 +72,7 @@ def step(spec: FormatSpec, rows: int, execution: Execution) -> Callable[[], Any]
     """Forward and backward of the product in one way."""
     torch.manual_seed(0)
     layer = linear(spec, execution)
-    x = rnn.frames_of(1, rows, layer.in_features, False)[0]
+    x = rnn_steps.frames_of(1, rows, layer.in_features, False)[0]
 
     def run() -> None:
         layer(x).sum().backward()
@@ -88,8 +89,8 @@ def measured(spec: FormatSpec, rows: int, planned: Plan, options: Options) -> di
         Case(f"{spec.format}_linear", way, f"rows{rows}", "float32", partial(step, spec, rows, way))
         for way in ways
     ]
-    found = harness.measure(cases, repetitions=options.repetitions, memory=False)
-    return {way: row.p50_ms for way, row in zip(ways, found)}
+    rows = harness.measure(cases, repetitions=options.repetitions, memory=False)
+    return {way: row.p50_ms for way, row in zip(ways, rows)}
 
 
 def main() -> None:

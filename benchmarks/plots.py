@@ -137,13 +137,12 @@ def lines(axes: Any, points: Points, xlabel: str, ylabel: str) -> None:
     """A line a provider on logarithmic axes."""
     from matplotlib.ticker import LogLocator
 
-    for name, found in points.items():
-        found = sorted(found)
+    for name, xy in points.items():
         color, marker = LINES.get(name, ("#8a919b", "s"))
-        axes.plot(*zip(*found), color=color, marker=marker, markersize=4.5, linewidth=1.8, label=name)
+        axes.plot(*zip(*sorted(xy)), color=color, marker=marker, markersize=4.5, linewidth=1.8, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    ticks = sorted({x for found in points.values() for x, _ in found})
+    ticks = sorted({x for xy in points.values() for x, _ in xy})
     axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
@@ -175,8 +174,8 @@ def neighbours(comparisons: Sequence[list[Row]]) -> Any:
                 peaks.setdefault(row["provider"], []).append((at["N"], float(row["peak_mib"])))
         lines(time, times, "points of a cloud, N", "ms a cloud")
         time.set_title(f"knn, {C} channels, k {sizes(here[0][0])['k']}", loc="left", fontsize=10)
-        found = sorted(times["dropfold"])
-        (x0, y0), x1 = found[0], found[-1][0]
+        ours = sorted(times["dropfold"])
+        (x0, y0), x1 = ours[0], ours[-1][0]
         time.plot([x0, x1], [y0, y0 * (x1 / x0) ** 2], ":", color="#aab1ba", linewidth=1.2)
         middle = (x0 * x1) ** 0.5
         time.annotate(
@@ -228,12 +227,12 @@ def epochs(comparisons: Sequence[list[Row]]) -> Any:
     ):
         fixed = {"N": ("B", 16), "B": ("N", 512)}[name]
         for operation, (color, marker, title) in looks.items():
-            found = sorted(
+            xy = sorted(
                 (sizes(rows[0])[name], float(rows[0]["p50_ms"]) / 1e3)
                 for rows in comparisons
                 if rows[0]["operation"] == operation and sizes(rows[0])[fixed[0]] == fixed[1]
             )
-            axes.plot(*zip(*found), color=color, marker=marker, label=title)
+            axes.plot(*zip(*xy), color=color, marker=marker, label=title)
         axes.set_xlim(0)
         axes.set_ylim(0)
         axes.set_xlabel(label)
@@ -282,20 +281,20 @@ PICTURES = (
         lambda row: (
             row["operation"].endswith("_step") and row["dtype"] == "float32" and "kept" not in row["shape"]
         ),
-        lambda found: grid(sorted(found, key=lambda rows: list(NAMES).index(rows[0]["operation"])), 2),
+        lambda chosen: grid(sorted(chosen, key=lambda rows: list(NAMES).index(rows[0]["operation"])), 2),
     ),
     Picture(
         "operations",
         "Operations beside eager PyTorch and PyG. × is times ours.",
         lambda row: row["operation"] not in SCENE_OPERATIONS
         and (row["operation"].endswith("_fwd_bwd") or (row["operation"] == "knn" and "-N1024-" in row["shape"])),
-        lambda found: grid(found, 2),
+        lambda chosen: grid(chosen, 2),
     ),
     Picture(
         "scene_operations",
         "Operations of PointNet++ beside scipy's k-d tree, eager PyTorch and yanx27's functions. × is times ours.",
         lambda row: row["operation"] in SCENE_OPERATIONS,
-        lambda found: grid(found, 3),
+        lambda chosen: grid(chosen, 3),
     ),
     Picture(
         "knn",
@@ -322,7 +321,7 @@ PICTURES = (
         "Compressed LSTMs beside nn.LSTM and their peers at the published video shape. × is times the first.",
         lambda row: (row["operation"], row["shape"], row["dtype"])
         == ("lstm_forward_backward", "M57600-H256-B16-T6", "float32"),
-        lambda found: grid(found, 1),
+        lambda chosen: grid(chosen, 1),
     ),
 )  # fmt: skip
 
@@ -345,14 +344,14 @@ def draw(comparisons: Sequence[list[Row]], out: Path) -> list[tuple[Picture, lis
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
     for picture in PICTURES:
-        found = [rows for rows in comparisons if picture.holds(rows[0])]
-        if not found:
+        chosen = [rows for rows in comparisons if picture.holds(rows[0])]
+        if not chosen:
             print(f"not drawn, no rows: {picture.name}")
             continue
-        figure = picture.draw(found)
+        figure = picture.draw(chosen)
         figure.savefig(out / f"{picture.name}.png", dpi=120, facecolor="white", metadata={"Software": None})
         pyplot().close(figure)
-        drawn.append((picture, found))
+        drawn.append((picture, chosen))
     return drawn
 
 
@@ -364,9 +363,9 @@ def show(drawn: Sequence[tuple[Picture, list[list[Row]]]], out: Path, page: Path
     before, rest = text.split(START)
     after = rest.split(END)[1]
     parts = []
-    for picture, found in drawn:
+    for picture, chosen in drawn:
         commits: dict[str, dict[str, None]] = {}
-        for row in itertools.chain(*found):
+        for row in itertools.chain(*chosen):
             on = f"{row['machine']}, {row['date']}, medians of {row['repetitions']}"
             commits.setdefault(on, {})[row["commit"]] = None
         sources = [f"{', '.join(some)} on {on}" for on, some in commits.items()]

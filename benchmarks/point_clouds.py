@@ -5,8 +5,7 @@ where their checkouts are given; segmentation, the same networks for parts and s
 noise, the operations beside eager PyTorch, PyG and, in 3-D, a k-d tree; knn_sweep, neighbours and their memory against the
 number of points; scene_ops, farthest points, balls and interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling,
 the DGCNN step against B, N, k and threads; epochs, whole epochs on furniture and what drawing their batches takes of them.
-All but those two hold two limits as well
-(benchmarks/limits.py).
+All but those two hold two limits as well (benchmarks/cases/limits.py).
 
 Before a peer is timed, both sides must compute the same in float64. `--out` appends rows to a CSV file after each
 comparison; those in benchmarks/results/ were made so. `python -m benchmarks.plots` draws them.
@@ -21,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import cloud_operations, cloud_steps, epochs, harness, scene_operations
-from benchmarks.cloud_steps import PEER, Network, Setting
+from benchmarks import harness
+from benchmarks.cases import cloud_operations, cloud_steps, epochs, scene_operations
+from benchmarks.cases.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from dropfold.train.engine.memory import keep
 
@@ -148,14 +148,14 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
 def scaling(sizes: Sizes, device: str) -> list[Setting]:
     """The DGCNN step with one of B, N, k and threads changed at a time; the base once."""
     clouds, points = sizes.base
-    found = [Setting("dgcnn", n, points, K, device=device) for n in sizes.clouds]
-    found += [Setting("dgcnn", clouds, n, K, device=device) for n in sizes.points]
-    found += [Setting("dgcnn", clouds, points, k, device=device) for k in (10, 20, 40)]
+    settings = [Setting("dgcnn", n, points, K, device=device) for n in sizes.clouds]
+    settings += [Setting("dgcnn", clouds, n, K, device=device) for n in sizes.points]
+    settings += [Setting("dgcnn", clouds, points, k, device=device) for k in (10, 20, 40)]
     cores = os.cpu_count() or 1
     if device == "cpu" and cores > 1:
         threads = sorted({1 << i for i in range(cores.bit_length()) if 1 << i <= cores} | {cores})
-        found += [Setting("dgcnn", clouds, points, K, threads=n) for n in threads]
-    return list(dict.fromkeys(found))
+        settings += [Setting("dgcnn", clouds, points, K, threads=n) for n in threads]
+    return list(dict.fromkeys(settings))
 
 
 def beside(setting: Setting, options: Options) -> Setting:

@@ -24,7 +24,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks import cloud_steps, harness, peers
+from benchmarks import harness
+from benchmarks.cases import cloud_steps, peers
 from dropfold.models import DGCNNSegmentation, PointNet2Segmentation, PointNetSegmentation
 from dropfold.train.config.configs import SceneConfig
 from dropfold.train.data.local_shape import CHANNELS
@@ -139,20 +140,20 @@ def networks(options: Options) -> tuple[nn.Module, nn.Module | None]:
 def steps(options: Options) -> dict[str, Callable[[int], np.ndarray]]:
     """By side, the labelling of a room of so many points."""
     mine, theirs = networks(options)
-    found: dict[str, Callable[[int], np.ndarray]] = {
+    labelling: dict[str, Callable[[int], np.ndarray]] = {
         "ours": lambda points: ours(mine, points, options.votes, options.local_shape),
         "ours, no network": lambda points: ours(Free(), points, options.votes, options.local_shape),
     }
     if options.yanx27 is not None and theirs is not None:
         loop = partial(peer_loop, options.yanx27, votes=options.votes)
-        found |= {
+        labelling |= {
             "peer": lambda points: loop(lambda x: theirs(x)[0], points),
             "peer's loop, our network": lambda points: loop(
                 lambda x: mine(x.transpose(1, 2).contiguous()), points
             ),
             "peer, no network": lambda points: loop(lambda x: Free()(x.transpose(1, 2)), points),
         }
-    return {side: found[side] for side in options.sides if side in found}
+    return {side: labelling[side] for side in options.sides if side in labelling}
 
 
 def measured_memory(options: Options) -> float:
@@ -170,7 +171,7 @@ def main() -> None:
     memory.keep()
     rows = []
     for side, label in steps(options).items():
-        label(20_000)  # what is compiled or found at the first call
+        label(20_000)  # compiles, and allocates what later calls use again
         start = time.perf_counter()
         labels = label(options.points)
         seconds = time.perf_counter() - start

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import harness, scene_operations
+from benchmarks import harness
+from benchmarks.cases import scene_operations
 from benchmarks.harness import Case
 
 

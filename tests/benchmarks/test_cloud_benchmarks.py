@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import cloud_operations, cloud_steps, gpu_clouds, limits, peers, point_clouds
-from benchmarks.cloud_steps import Setting
+from benchmarks import point_clouds
+from benchmarks.cases import cloud_operations, cloud_steps, gpu_clouds, limits, peers
+from benchmarks.cases.cloud_steps import Setting
+from benchmarks.cases.limits import Product
 from benchmarks.harness import Row
-from benchmarks.limits import Product
 from dropfold.kernels import BatchNorm, group_mlp_max
 from dropfold.kernels.group_mlp_max.cpu_passes import OnCPU
 from dropfold.kernels.points.groups import neighbourhoods

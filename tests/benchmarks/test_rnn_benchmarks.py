@@ -5,7 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from benchmarks import counts, gpu_rnn, plan, rnn
+from benchmarks import counts, plan, rnn
+from benchmarks.cases import gpu_rnn, rnn_steps
 from dropfold.models.formats import FormatSpec
 
 PUBLISHED = {
@@ -44,9 +45,9 @@ def test_an_inventory_hides_nothing(name):
 
 
 def tiny(**options):
-    modes = rnn.specs((3, 4, 2), (2, 2, 2), tt=2, tr=2, bt=2, cp=2, ht=2, ht_split=2)
-    hidden = rnn.specs((2, 2, 2), (2, 2, 2), tt=2, tr=2, bt=2, cp=2, ht=2, ht_split=2)
-    return rnn.Shape(
+    modes = rnn_steps.specs((3, 4, 2), (2, 2, 2), tt=2, tr=2, bt=2, cp=2, ht=2, ht_split=2)
+    hidden = rnn_steps.specs((2, 2, 2), (2, 2, 2), tt=2, tr=2, bt=2, cp=2, ht=2, ht_split=2)
+    return rnn_steps.Shape(
         24, 8, 3, modes, hidden, FormatSpec("ht", (3, 2, 8), (2, 2, 2), (2,)), batch=2, **options
     )
 
@@ -56,7 +57,7 @@ def test_reconstructed_is_the_same_lstm(both):
     """Equal names have equal weights: hidden states and the gradients of the cores agree to rounding."""
     x, found = torch.randn(3, 2, 24), []
     for provider in ("dropfold", "reconstructed"):
-        run, parameters = rnn.run_of(tiny(), f"{provider} tt{both}")
+        run, parameters = rnn_steps.run_of(tiny(), f"{provider} tt{both}")
         out = run(x)
         found.append([out, *torch.autograd.grad(out.square().sum(), parameters)])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
@@ -72,14 +73,14 @@ def test_what_a_gpu_times_is_the_same_recurrence(kind):
         for bias in (*module.hidden_bias, module.ih[0].bias):
             bias.normal_()
     x = torch.randn(3, 2, 16)
-    torch.testing.assert_close(rnn.reconstructed(module)(x), module(x)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rnn_steps.reconstructed(module)(x), module(x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_bytes_are_the_same_pixels():
     shape = tiny()
-    from_bytes, _ = rnn.run_of(shape, "dropfold tt uint8")
-    from_floats, _ = rnn.run_of(shape, "dropfold tt")
-    pixels, numbers = (rnn.frames_of(3, 2, 24, as_bytes) for as_bytes in (True, False))
+    from_bytes, _ = rnn_steps.run_of(shape, "dropfold tt uint8")
+    from_floats, _ = rnn_steps.run_of(shape, "dropfold tt")
+    pixels, numbers = (rnn_steps.frames_of(3, 2, 24, as_bytes) for as_bytes in (True, False))
     torch.testing.assert_close(from_bytes(pixels), from_floats(numbers), rtol=1e-4, atol=1e-5)
 
 
@@ -89,7 +90,7 @@ def test_tednet_is_built_with_the_same_modes_and_ranks(kind):
     pytest.importorskip("tednet")
     shape = tiny()
     for _ in range(2):  # its constructors change lists that they are given
-        run, parameters = rnn.run_of(shape, f"tednet {kind}")
+        run, parameters = rnn_steps.run_of(shape, f"tednet {kind}")
         assert run(torch.randn(3, 2, 24)).shape == (3, 2, 8)
         own = shape.ih[kind].build(24, 8, 4).parameters_count()
         assert sum(p.numel() for p in parameters) == own + 4 * 8 * 8 + 2 * 4 * 8
@@ -99,11 +100,11 @@ def test_rows_of_all_providers_name_the_limit(capsys):
     """Every provider that is not a peer, forward and in training; a peer that is not installed is left out."""
     shape = tiny(peers=("tednet tt",))
     rows = rnn.measure(shape, repetitions=1, memory=False)
-    chosen = [p for p in shape.providers() if not rnn.missing(p)]
+    chosen = [p for p in shape.providers() if not rnn_steps.missing(p)]
     assert ("tednet tt" in chosen) == (importlib.util.find_spec("tednet") is not None)
     assert [row.provider for row in rows] == chosen * 2
     step = next(row for row in rows if row.operation == "lstm_forward_backward")
-    p, q, columns = rnn.first_factor(shape)
+    p, q, columns = rnn_steps.first_factor(shape)
     assert step.bytes_least == 2 * 6 * 24 * 4  # x of 6 frames, in forward and in backward
     assert step.flops_least == 2 * 6 * 2 * p * q * columns
     rnn.show(rows)
@@ -111,13 +112,13 @@ def test_rows_of_all_providers_name_the_limit(capsys):
 
 
 def test_every_shape_fits_its_networks():
-    for shapes in rnn.shapes().values():
+    for shapes in rnn_steps.shapes().values():
         for shape in shapes:
             assert set(shape.ih) == set(shape.hh)
             for spec in (*shape.ih.values(), *shape.hh.values()):
                 spec.checked_modes(shape.input_size if spec in shape.ih.values() else shape.hidden_size,
                                    shape.hidden_size, 4)  # fmt: skip
-            assert rnn.tensor_lstm(shape, "fdht").mega
+            assert rnn_steps.tensor_lstm(shape, "fdht").mega
 
 
 @pytest.mark.filterwarnings("ignore:.*largest useful one")

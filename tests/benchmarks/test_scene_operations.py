@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks import scene_operations
-from benchmarks.scene_operations import Size
+from benchmarks.cases import scene_operations
+from benchmarks.cases.scene_operations import Size
 
 SIZES = [Size(2, 100, 20, 0.3, 8, 5), Size(1, 500, 40, 0.7, 16, 5, scene=True)]
 

@@ -108,7 +108,7 @@ class _GRUSequence(torch.autograd.Function):
         dgates, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, keep_scale, ctx.reverse)
         dgates, hidden = dgates.to(hs.dtype), h.shape[2]
         if b_n is None:
-            da, dc, db = *_gradients_before(h, gates, dgates, a, c, lengths), None
+            da, dc, db = *_gradients_with_reset_before(h, gates, dgates, a, c, lengths), None
         else:
             dr_dz, dproduct_n = dgates[..., : 2 * hidden], dgates[..., 3 * hidden :]
             dproducts = torch.cat([dr_dz, dproduct_n], -1)
@@ -117,7 +117,7 @@ class _GRUSequence(torch.autograd.Function):
         return dgates[..., : 3 * hidden], da, dc, db, dh.to(hs.dtype), None, None, None, None
 
 
-def _gradients_before(
+def _gradients_with_reset_before(
     h: Tensor, gates: Tensor, dgates: Tensor, a: Tensor, c: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """dA and dC if the reset stands before the product: U_r and U_z multiply h' [T, B, H], U_n multiplies r h'."""

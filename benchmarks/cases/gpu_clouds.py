@@ -12,8 +12,8 @@ from unittest import mock
 
 import torch
 
-from benchmarks import cloud_operations, cloud_steps, limits, peers, scene_operations
-from benchmarks.cloud_steps import PEER, Network, Setting
+from benchmarks.cases import cloud_operations, cloud_steps, limits, peers, scene_operations
+from benchmarks.cases.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import ROOT, Case, Row
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.models import DGCNN, DropCluster

@@ -1,7 +1,7 @@
 """The operations on point clouds beside what does the same in PyTorch and in PyG, on the same data with the same weights.
 
-Each function makes the step of one provider: it returns the step's result, and gradients where there are any are made
-and dropped. "eager" is the textbook form in PyTorch; "eager compiled" is that through torch.compile, "dropfold graph" one
+Each function makes the step of one provider: it returns the step's result, and makes and drops its gradients if there
+are any. "eager" is the textbook form in PyTorch; "eager compiled" is that through torch.compile, "dropfold graph" one
 replayed CUDA graph. What PyG needs of pyg-lib or torch-cluster is left out where they are not installed.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import limits
+from benchmarks.cases import limits
 from benchmarks.harness import Case, replayed
 from dropfold import kernels
 from dropfold.kernels import BatchNorm
@@ -207,7 +207,7 @@ def _normalised(rows: Tensor, norm: BatchNorm) -> Tensor:
 
 
 def installed(provider: str) -> bool:
-    """Whether what a provider needs is there."""
+    """Whether the package that a provider needs is installed."""
     needs = {"pyg": "torch_geometric", "pyg + pyg-lib": "pyg_lib", "torch-cluster": "torch_cluster"}
     return provider not in needs or importlib.util.find_spec(needs[provider]) is not None
 

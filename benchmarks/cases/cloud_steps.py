@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import limits, peers
+from benchmarks.cases import limits, peers
 from benchmarks.harness import Case, replayed
 from dropfold.models import (
     DGCNN,
@@ -33,8 +33,11 @@ Network = Literal[
 
 
 class Task(NamedTuple):
-    """A network's data: classes, channels, whether a label is of a point, categories (0: none); what the peer calls it; the
-    neighbours of a point where it has a graph; and how many points it needs."""
+    """A network with its data: classes, channels, whether each point has a label (or each cloud), categories (0: none).
+
+    `peer` and `name` are its repository and file there, `k` the neighbours of a point in its graph, `least` how many points
+    it needs.
+    """
 
     peer: str
     name: str
@@ -70,7 +73,7 @@ PEER: dict[Network, str] = {network: task.peer for network, task in TASKS.items(
 
 @dataclass(frozen=True)
 class Setting:
-    """One training step. `checkout` is the peer's; without it only ours is there. k: None is the network's own."""
+    """One training step. `checkout` is the peer's; without it only ours is timed. k: None is the network's own."""
 
     network: Network
     clouds: int
@@ -83,7 +86,7 @@ class Setting:
 
     @property
     def neighbours(self) -> int | None:
-        """k where the network has a graph."""
+        """k, if the network has a graph."""
         own = TASKS[self.network].k
         return own if own is None or self.k is None else self.k
 
@@ -94,8 +97,8 @@ class Setting:
 
 
 class Side(NamedTuple):
-    """A network, the logits [.., classes] in its output, what its loss adds, and whether it is the peer, which takes points
-    as [B, C, N] and categories as features [B, 1, categories]."""
+    """A network, and how to use it: its logits [.., classes] of its output, what is added to its loss, and whether it is the
+    peer's, which takes points as [B, C, N] and categories as features [B, 1, categories]."""
 
     model: nn.Module
     logits: Callable[[Any], Tensor]
@@ -104,7 +107,7 @@ class Side(NamedTuple):
 
 
 def side(setting: Setting, provider: str) -> Side:
-    """Ours ("dropfold") or the peer, with the same weights where the peer is there."""
+    """Ours ("dropfold") or the peer's, with the same weights if its checkout is given."""
     torch.manual_seed(0)
     task, k = TASKS[setting.network], setting.neighbours
     load: Any = load_yanx27 if task.peer == "yanx27" else partial(load_antao97, k=k)
@@ -144,7 +147,7 @@ def data(setting: Setting) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 def inputs(setting: Setting, chosen: Side, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Points and categories as this side takes them."""
+    """Points and categories in the form that this side takes."""
     if not chosen.foreign:
         return given
     x, *category = given
@@ -158,8 +161,8 @@ def training_step(setting: Setting, chosen: Side) -> Callable[[], Any]:
     amp = None if setting.dtype == "float32" else getattr(torch, setting.dtype)
 
     def loss(output: Any, labels: Tensor) -> Tensor:
-        found = peers.smoothed_cross_entropy(chosen.logits(output).flatten(0, -2), labels.flatten())
-        return found if chosen.extra is None else found + chosen.extra(output)
+        value = peers.smoothed_cross_entropy(chosen.logits(output).flatten(0, -2), labels.flatten())
+        return value if chosen.extra is None else value + chosen.extra(output)
 
     step = peers.training_step(
         chosen.model.to(setting.device), inputs(setting, chosen, given), labels, amp, loss
@@ -180,7 +183,7 @@ def training_step(setting: Setting, chosen: Side) -> Callable[[], Any]:
 
 
 def make(setting: Setting, provider: str) -> Callable[[], Any]:
-    """What is timed. "NAME compiled" is through torch.compile, "NAME graph" one replayed CUDA graph."""
+    """The step of a provider. "NAME compiled" is through torch.compile, "NAME graph" one replayed CUDA graph."""
     name, _, how = provider.partition(" ")
     chosen = side(setting, name)
     if how == "compiled":
@@ -190,7 +193,7 @@ def make(setting: Setting, provider: str) -> Callable[[], Any]:
 
 
 def cases(setting: Setting, operation: str, more: tuple[str, ...] = ()) -> list[Case]:
-    """Ours first, then the peer where its checkout is given, then `more` providers."""
+    """Ours first, then the peer if its checkout is given, then `more` providers."""
     providers = ["dropfold", *([PEER[setting.network]] if setting.checkout else []), *more]
     return [
         Case(operation, name, str(setting), setting.dtype, partial(make, setting, name)) for name in providers
@@ -211,15 +214,15 @@ def distance(setting: Setting) -> float:
     the same weights, without dropout, in float64 on a CPU, where rounding is too small to move a neighbour."""
     task = TASKS[setting.network]
     setting = replace(setting, points=min(setting.points, task.least), device="cpu")
-    given, found = data(setting)[0], []
-    given = given[0].double(), *given[1:]
+    x, *category = data(setting)[0]
+    log_probabilities = []
     for provider in ("dropfold", task.peer):
         chosen = side(setting, provider)
         for module in chosen.model.double().train().modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         with torch.no_grad():
-            output = chosen.model(*inputs(setting, chosen, given))
-            found.append(chosen.logits(output).log_softmax(-1))
-    ours, theirs = (logits.flatten(0, -2) for logits in found)
+            output = chosen.model(*inputs(setting, chosen, (x.double(), *category)))
+            log_probabilities.append(chosen.logits(output).log_softmax(-1))
+    ours, theirs = (logits.flatten(0, -2) for logits in log_probabilities)
     return float((ours - theirs).norm() / (theirs - theirs.mean(0)).norm())

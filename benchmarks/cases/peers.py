@@ -88,14 +88,14 @@ def training_step(
 
     `points` are the network's inputs.
     """
-    given = points if isinstance(points, tuple) else (points,)
+    inputs = points if isinstance(points, tuple) else (points,)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     model.train()
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(labels.device.type, dtype=amp, enabled=amp is not None):
-            output = model(*given)
+            output = model(*inputs)
         loss = loss_of(output, labels)
         loss.backward()
         optimizer.step()

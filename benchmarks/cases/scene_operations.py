@@ -1,6 +1,6 @@
 """Sampling, grouping and interpolation of points beside scipy's k-d tree, eager PyTorch, torch-cluster and yanx27's.
 
-As in benchmarks/cloud_operations.py each function makes the step of one provider. "kd-tree" builds scipy's tree and makes
+As in cloud_operations.py each function makes the step of one provider. "kd-tree" builds scipy's tree and makes
 the same result from what it finds; "eager" makes all distances. Clouds are drawn from spheres of radius 1; a scene is the
 walls, floor and ceiling of a room of 6 by 5 by 3 metres, its points some centimetres apart.
 """
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cloud_operations import compare
+from benchmarks.cases.cloud_operations import compare
+from benchmarks.cases.limits import GEMMS, ONEDNN
+from benchmarks.cases.peers import load_module
 from benchmarks.harness import Case
-from benchmarks.limits import GEMMS, ONEDNN
-from benchmarks.peers import load_module
 from dropfold import kernels
 from dropfold.kernels import Groups
 from dropfold.models.clouds.pointnet2 import Level, Points, Scale, SetAbstraction

@@ -58,11 +58,11 @@ def products(step: Callable[[], Any]) -> tuple[Product, ...]:
             step()
     finally:
         torch.set_num_threads(threads)
-    found = (
+    events = (
         _product(event.name().rstrip("_"), event.shapes(), event.dtypes())
         for event in profile.profiler.kineto_results.events()
     )
-    return tuple(product for product in found if product is not None and product.flops)
+    return tuple(product for product in events if product is not None and product.flops)
 
 
 def _product(name: str, shapes: Sequence[Any], dtypes: Sequence[str]) -> Product | None:
@@ -117,16 +117,16 @@ def nbytes(*tensors: Tensor) -> int:
 
 def kept(step: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
     """The bytes that one call of the step keeps from forward to backward, besides parameters; shared memory counts once."""
-    found: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        found.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
-    return sum(t.untyped_storage().nbytes() for where, t in found.items() if where not in own)
+    return sum(t.untyped_storage().nbytes() for address, t in saved.items() if address not in own)
 
 
 def least_of_training(step: Callable[[], Any], parameters: Sequence[Tensor]) -> int:
@@ -138,10 +138,12 @@ def with_limits(cases: Iterable[Case], least: int, device: str, step: Callable[[
     """The cases of one comparison with their limits, and the limits as cases; `step` is ours and has run before."""
     wanted = products(step)
     flops = sum(product.flops for product in wanted) or None
-    found = [replace(case, bytes_least=least, flops_least=flops) for case in cases]
+    limited = [replace(case, bytes_least=least, flops_least=flops) for case in cases]
     makes: dict[str, Callable[[], Callable[[], Any]]] = {BYTES: partial(copy, least, device)}
     libraries = [GEMMS] if wanted else []
     if device == "cpu" and any(product.dtype == torch.float32 for product in wanted):
         libraries += [ONEDNN] if torch.backends.mkldnn.is_available() else []
     makes |= {library: partial(gemms, wanted, library, device) for library in libraries}
-    return found + [replace(found[0], provider=name, make=make, memory=False) for name, make in makes.items()]
+    return limited + [
+        replace(limited[0], provider=name, make=make, memory=False) for name, make in makes.items()
+    ]

@@ -52,11 +52,11 @@ SMALL = Sizes(2, (3,), (16,), 3, ((2, 4, 4), (2, 6, 3)))
 
 def comparisons(sizes: Sizes, device: str) -> list[list[Case]]:
     """Each inner list is timed interleaved; its first case is ours."""
-    found = []
+    lists = []
     (s, p, u), (_, q, v) = sizes.video
     for dtype in ("bfloat16", "float32"):
         shape = f"{sizes.video_rows}x{p * q}-S{s}-to{u * v}"
-        found.append(
+        lists.append(
             [
                 Case("kron_linear", name, shape, dtype, partial(kron_linear, name, sizes, dtype, device))
                 for name in ("dropfold", "dropfold_uint8", "two_gemms")
@@ -67,10 +67,10 @@ def comparisons(sizes: Sizes, device: str) -> list[list[Case]]:
             for dtype in ("bfloat16", "float32"):
                 for kind in ("lstm", "gru") if hidden == sizes.hidden[0] else ("lstm",):
                     for backward in (False, True):
-                        found.append(
+                        lists.append(
                             _recurrences(kind, (frames, sizes.batch, hidden), backward, dtype, device)
                         )
-    return found
+    return lists
 
 
 def _recurrences(
@@ -113,7 +113,7 @@ def recurrence(
     name: str, kind: str, size: tuple[int, int, int], backward: bool, dtype: str, device: str
 ) -> Callable[[], Any]:
     """One layer over a batch of sequences [T, B, H], by one of three: ours, PyTorch's dense one, ours reconstructed."""
-    from benchmarks.rnn import reconstructed
+    from benchmarks.cases.rnn_steps import reconstructed
     from dropfold.models import TensorGRU, TensorLSTM
     from dropfold.models.formats import FormatSpec
 
