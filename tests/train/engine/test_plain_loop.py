@@ -19,6 +19,7 @@ from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import AugmentConfig, NoiseConfig
 from dropfold.train.engine.run import Run
 from dropfold.train.scoring import metrics
+from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import registry
 from tests.train.conftest import small, small_video
 from tests.train.small_segmentation import CLASSES, room, small_parts, small_scenes, write_shapes
@@ -426,5 +427,8 @@ def test_noise_before_a_norm_is_taken_out_of_its_statistics(task, layer, folders
             # As float32 weights that are rounded apart, and where DGCNN's graphs may have changed a neighbour.
             assert (ours - theirs).norm() < 0.01 * ours.norm(), f"{name}.running_{kind}"
             assert (ours - trained).norm() > 0.1 * ours.norm(), f"{name}.running_{kind}"
+    # The network that trains on keeps its own statistics: a resumed run begins from them.
+    kept = checkpoint.load_state(tmp_path / "run/checkpoint.pt")["model"]
+    assert way(start, network.state_dict(), kept) < (SAME if layer == "conv1" else OTHER)
     weights = {name: value for name, value in network.state_dict().items() if "running" not in name}
     assert way(start, weights, found) < (SAME if layer == "conv1" else OTHER)
