@@ -2,6 +2,7 @@
 
 from dropfold.models.clouds.dgcnn import DGCNN
 from dropfold.models.clouds.dgcnn_segmentation import DGCNNSegmentation
+from dropfold.models.clouds.networks import NETWORKS, Network
 from dropfold.models.clouds.pointnet import PointNet
 from dropfold.models.clouds.pointnet2 import PointNet2
 from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
@@ -22,6 +23,7 @@ from dropfold.models.recurrent.video_classifier import VideoClassifier
 
 __all__ = [
     "DGCNN",
+    "NETWORKS",
     "DGCNNSegmentation",
     "DropCluster",
     "DropFeat",
@@ -30,6 +32,7 @@ __all__ = [
     "LinearNormAct",
     "LinearNormMax",
     "LinearNormPool",
+    "Network",
     "PointNet",
     "PointNet2",
     "PointNet2Segmentation",

@@ -46,6 +46,12 @@ class Regularized(nn.Module):
 
     _transform: Tensor | None = None
 
+    def _remember(self, matrices: Tensor) -> Tensor:
+        """The feature transforms, kept for `regularization`; an exported graph has no attributes to keep them in."""
+        if not torch.compiler.is_exporting():
+            self._transform = matrices
+        return matrices
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
 
@@ -118,8 +124,7 @@ class PointNet(Regularized):
             x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
         x = self.conv1(x, noise=draw(self.noise, "conv1", pos, x, batch), **clouds)
         if self.feature_transform is not None:
-            self._transform = self.feature_transform(x, **clouds)
-            x = transform(x, self._transform, batch)
+            x = transform(x, self._remember(self.feature_transform(x, **clouds)), batch)
         return self.conv2(x, noise=draw(self.noise, "conv2", pos, x, batch), **clouds)
 
 

@@ -118,8 +118,7 @@ class PointNetSegmentation(Regularized):
         return self.classes(self.head3(self.head2(x, **clouds), **clouds))
 
     def _transformed(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
-        self._transform = self.feature_transform(x, **clouds)
-        return transform(x, self._transform, clouds["batch"])
+        return transform(x, self._remember(self.feature_transform(x, **clouds)), clouds["batch"])
 
 
 class BesideAffine(LinearNormAct):

@@ -162,7 +162,7 @@ class GroupMLPMax(_SharedPerceptron):
             ptr = ends[ptr]
         members = pos[idx] - centres[owner]
         if features is not None:
-            members = torch.cat([members.to(features.dtype), features[idx]], -1)
+            members = torch.cat([members, features[idx].to(members.dtype)], -1)
         z = self._activated(members, 3)
         places, mask = padded_rows(ptr)
         if noise is not None:

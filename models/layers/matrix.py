@@ -36,13 +36,13 @@ def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
         return Affine(module.weight, module.bias)  # type: ignore[arg-type]
     if isinstance(module, TensorLinear) and type(module).forward is TensorLinear.forward:
         return Affine(module.weight.to_dense().T, module.bias)
-    if isinstance(module, nn.Sequential) and type(module) is nn.Sequential and len(module):
-        found = matrix_of(module[0], in_features)
-        for part in list(module)[1:]:
-            found = _product(found, matrix_of(part, len(found.weight)))
-        return found
-    if isinstance(module, nn.Identity) and in_features:
-        return Affine(torch.eye(in_features), None)
+    if isinstance(module, nn.Sequential) and type(module) is nn.Sequential:
+        parts = [part for part in module if not isinstance(part, nn.Identity)]
+        if parts:
+            found = matrix_of(parts[0], in_features)
+            for part in parts[1:]:
+                found = _product(found, matrix_of(part, len(found.weight)))
+            return found
     return _applied(module, in_features)
 
 

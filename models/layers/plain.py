@@ -211,7 +211,19 @@ def plain_knn(x: Tensor, k: int) -> Tensor:
         distances = (squares[:, None] + squares[:, :, None] - 2 * (x @ x.mT)).clamp(min=0)
         own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         distances = distances.masked_fill(own, 0)
-    return distances.sort(dim=2, stable=True).indices[..., :k]
+    return smallest(distances, k)
+
+
+def smallest(distances: Tensor, k: int) -> Tensor:
+    """Places [B, N, k] of the k smallest of distances [B, N, M], ascending; of equal ones the first. Overwrites distances.
+
+    torch.argmin takes the first of equal values, which torch.topk does not promise; ONNX has no stable sort.
+    """
+    found = []
+    for _ in range(k):
+        found.append(distances.argmin(2, keepdim=True))
+        distances.scatter_(2, found[-1], torch.inf)
+    return torch.cat(found, 2)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -225,9 +237,9 @@ def plain_interpolate(features: Tensor, pos: Tensor, query: Tensor, k: int = 3) 
     squared distance. No gradient goes to positions, as in `dropfold.kernels.points.three_nn_interpolate`."""
     with torch.no_grad():
         wide = torch.promote_types(torch.promote_types(pos.dtype, query.dtype), torch.float32)
-        nearest = squared_distances(query.to(wide), pos.to(wide)).sort(dim=2, stable=True)
-        idx = nearest.indices[..., :k]
-        weight = 1 / (nearest.values[..., :k] + EPS)
+        distances = squared_distances(query.to(wide), pos.to(wide))
+        idx = smallest(distances.clone(), min(k, pos.shape[1]))
+        weight = 1 / (distances.gather(2, idx) + EPS)
         weight = (weight / weight.sum(2, keepdim=True)).to(features.dtype)
     cloud = torch.arange(len(features), device=features.device)[:, None, None]
     return (features[cloud, idx] * weight[..., None]).sum(2)
