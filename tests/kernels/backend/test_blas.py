@@ -11,8 +11,7 @@ import torch
 
 from dropfold.kernels.backend import blas as _blas
 from dropfold.kernels.backend import gemm as _gemm
-from dropfold.kernels.group_mlp_max import compiled_chain as compiled_chain
-from dropfold.kernels.group_mlp_max import tiles
+from dropfold.kernels.group_mlp_max import chain, compiled_chain
 from dropfold.kernels.group_mlp_max.entries import Entries
 
 TYPES = torch.float32, torch.float64
@@ -51,19 +50,19 @@ def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_torchs_blas_is_found_and_taken(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_chain, "wide", lambda: False)
-    source = tiles.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
+    source = chain.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
     assert type(compiled_chain.on_cpu(source)) is compiled_chain.CompiledChain
 
 
 def test_half_weights_and_a_processor_for_onednn_take_the_passes_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    half = tiles.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
-    assert type(compiled_chain.on_cpu(half)) is tiles.Chain
+    half = chain.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
+    assert type(compiled_chain.on_cpu(half)) is chain.Chain
     assert _blas.routine(torch.bfloat16) == 0
     monkeypatch.setattr(compiled_chain, "wide", lambda: True)
-    whole = tiles.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
-    assert type(compiled_chain.on_cpu(whole)) is tiles.Chain
+    whole = chain.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
+    assert type(compiled_chain.on_cpu(whole)) is chain.Chain
 
 
 def test_arrays_whose_rows_lie_apart_or_of_two_types_are_refused() -> None:
