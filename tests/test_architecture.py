@@ -30,12 +30,8 @@ ROOMS = {
     "train": "config < data < scoring < storage < tasks < report < engine < compare, predict",
 }
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance
-SHARED = {
-    "BatchNorm",
-    "Groups",
-    "Noise",
-    "draw_seed",
-}  # public names of dropfold.kernels that are no operations
+# Public names of dropfold.kernels that are no operations: all operations may use them.
+SHARED = {"BatchNorm", "Groups", "Noise", "draw_seed", "linear"}
 HEAVY = ("triton", "numba", "wandb", "torch_geometric", "matplotlib", "trimesh", "av", "laspy", "sklearn")
 
 
