@@ -139,7 +139,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(moment, folder, finished, t
         "epoch": "import dropfold.train.engine.step as e; f = e.loss_function; n = [0]\n"
         f"def g(*a):\n  n[0] += 1\n  if n[0] == 5:\n    {kill}\n  return f(*a)\ne.loss_function = g",
         "checkpoint": "import os as o; f = o.fsync; n = [0]\n"
-        f"def g(fd):\n  n[0] += 1\n  if n[0] == 15:\n    o.ftruncate(fd, 10); {kill}\n  return f(fd)\no.fsync = g",
+        "def g(fd):\n  n[0] += 1\n  if n[0] == 15:\n"  # the 8th write: each is synchronised, and its folder
+        f"    o.truncate('/proc/self/fd/%d' % fd, 10); {kill}\n  return f(fd)\no.fsync = g",
         "metrics": "import dropfold.train.storage.checkpoint as c; f = c.Metrics.add; n = [0]\n"
         f"def g(*a):\n  n[0] += 1\n  f(*a)\n  if n[0] == 2:\n    {kill}\nc.Metrics.add = g",
     }[moment]
