@@ -40,7 +40,9 @@ def test_nothing_asked_changes_nothing():
     assert torch.equal(augmented(x), x)
 
 
-@pytest.mark.parametrize("options", [{"rotate": True}, {"jitter": 0.1}, {"point_dropout": 0.5}, {"shift": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"rotate": True}, {"jitter": 0.1}, {"point_dropout": 0.5}, {"shift": 0.2}], ids=str
+)
 def test_a_generator_gives_the_same_again_and_another_gives_another(options):
     x = clouds(normals=True)
     assert torch.equal(augmented(x, 1, **options), augmented(x, 1, **options))
