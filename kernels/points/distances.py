@@ -22,6 +22,16 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 def nearest(distances: Tensor, k: int) -> Tensor:
     """int64 [..., k]: the k smallest of distances [..., N], ascending; at equal distances the smaller index wins.
 
-    `topk` does not promise that order of equal values, a stable sort does.
+    `topk` does not promise that order of equal values; a stable sort does.
     """
+    if torch.compiler.is_exporting():
+        return _rank(distances).topk(k, largest=False).indices
     return torch.sort(distances, dim=-1, stable=True).indices[..., :k]
+
+
+def _rank(distances: Tensor) -> Tensor:
+    """Different integers in the order of (distance, index): for ONNX, which has no stable sort."""
+    values, order = torch.sort(distances, dim=-1)
+    level = torch.nn.functional.pad((values[..., 1:] > values[..., :-1]).to(torch.int64), (1, 0)).cumsum(-1)
+    points = distances.shape[-1]
+    return level.scatter(-1, order, level) * points + torch.arange(points, device=distances.device)

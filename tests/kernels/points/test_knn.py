@@ -28,6 +28,8 @@ def test_of_equal_distances_the_reference_takes_the_smaller_index():
     assert torch.equal(reference(x.repeat(1, 2, 1), 2)[0, :, 0] % 50, torch.arange(50).repeat(2))
 
 
+# Torch's exporter warns of its own code.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize("channels", [3, 12])
 def test_the_reference_is_exported(channels):
     """To torch.export and to ONNX, where other points have the same neighbours as here."""
