@@ -101,7 +101,7 @@ class Chain:
         return _weighted_gram(z, self.entries.count[t.start : t.stop]) if statistics else None
 
     def _gradient(self, t: Tile, layer: int, dweights: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """`(y, g)` of `layer`; adds to the gradients of the weights, of the last the winners' part."""
+        """`(y, g)` of `layer`; adds to the gradients of the weights, to the last one's what the maxima have."""
         passes, entries, last, weights = self.passes, self.entries, self.last, self.weights
         assert last is not None
         ys, zs = self._rounded_layers(t)
@@ -185,7 +185,7 @@ def forward(chain: Chain, outputs: tuple[Tensor, ...], statistics: bool, drawn: 
 
 
 def _weighted_gram(z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the rows and of their outer products, weighed; most counts are 1."""
+    """The sum of the rows and of their outer products, weighted; most counts are 1."""
     total, outer = z.sum(0), gram(z, z)
     if not count.numel():
         return total, outer

@@ -5,7 +5,7 @@ a(u) = u for u > 0 and slope * u otherwise:
 
     rows        z = a(u) - offset of y = q_j + p_g
     activate    the same of a given y
-    moments     mean and centred sum of squares of y, entries weighed
+    moments     mean and centred sum of squares of y, entries weighted
     highest     max of y over each group, and the entry that has it
     last_back   the gradient at u under `highest` of z W^T: a dense part and a row of W for each maximum
     collect     what the maxima add to W's gradient

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 ROWS_PER_PIECE = 1 << 14  # of q or p: what is made in between stays in the cache
-
-
-def gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
-    """The mean of a(u) for u of mean beta and standard deviation |gamma|."""
-    sigma = gamma.abs()
-    r = beta / (sigma + torch.finfo(sigma.dtype).tiny)
-    density = torch.exp(-r * r / 2) / math.sqrt(2 * math.pi)
-    positive = beta * torch.special.ndtr(r) + sigma * density
-    return slope * beta + (1 - slope) * positive
 
 
 def identity(q: Tensor) -> Tensor:
@@ -27,7 +17,7 @@ def identity(q: Tensor) -> Tensor:
 
 
 def count_entries(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
-    """How many entries each row of `like` has, [.., 1], weighed."""
+    """How many entries each row of `like` has, [.., 1], weighted."""
     one = count if count.numel() else like.new_ones(1).expand(rows.shape[0])
     return torch.zeros_like(like[:, 0]).index_add_(0, rows, one)[:, None]
 
@@ -38,10 +28,10 @@ def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def first_sums(q: Tensor, p: Tensor, gq: Tensor, gp: Tensor, vectors: Tensor) -> Tensor:
-    """Sums of g and of g y_hat over the entries, from those of each row and each group; each about a middle of its own."""
-    middle = p.mean(0) if len(p) else vectors[2]
+    """Sums of g and of g y_hat over the entries, from those of each row and each group, q and p about means of their own."""
+    mean_p = p.mean(0) if len(p) else vectors[2]
     plain, y_hats = vectors.new_zeros((2, q.shape[1]), dtype=torch.float64)
-    for g, own, about in ((gq, q, vectors[2] - middle), (gp, p, middle)):
+    for g, own, about in ((gq, q, vectors[2] - mean_p), (gp, p, mean_p)):
         for some, rows in _pieces(g, own):
             y_hats += (some * (rows - about)).sum(0, dtype=torch.float64)
     for (some,) in _pieces(gq):

@@ -27,8 +27,9 @@ Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -41,7 +42,6 @@ from dropfold.kernels.group_mlp_max.first_layer import (
     count_entries,
     first_gradient,
     first_sums,
-    gaussian_mean,
     identity,
 )
 from dropfold.kernels.group_mlp_max.operators import (
@@ -156,7 +156,7 @@ class _GroupMLPMax(torch.autograd.Function):
             offset = batch_statistics(mean_y, m2, total, last.sync).mean
         elif last.training:
             # Rounded to the products' type, so that z of an inactive unit is exactly -offset in it, too.
-            offset = gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
+            offset = _gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
         maximum, argmax, sum_z, outer = compute_forward(
             *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
         )
@@ -245,6 +245,24 @@ class _GroupMLPMax(torch.autograd.Function):
         parameters = *dgammas[::-1], *dbetas[::-1]
         none = [None] * (2 * n + 2)
         return gq, gp, *[None] * 8, *(w.to(weights[0].dtype) for w in dweights), *parameters, *none
+
+
+@overload
+def group_mlp_max(
+    q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
+    biases: Sequence[Tensor | None] | None = None, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def group_mlp_max(
+    q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
+    biases: Sequence[Tensor | None] | None = None, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[True],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def group_mlp_max(
@@ -343,6 +361,15 @@ def _cloud_ptr(q: Tensor, batch: Tensor | None, batch_size: int | None) -> Tenso
     if batch is not None:
         return to_rows(q, batch, batch_size)[1]
     return dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
+
+
+def _gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
+    """The mean of a(u) for u of mean beta and standard deviation |gamma|."""
+    sigma = gamma.abs()
+    r = beta / (sigma + torch.finfo(sigma.dtype).tiny)
+    density = torch.exp(-r * r / 2) / math.sqrt(2 * math.pi)
+    positive = beta * torch.special.ndtr(r) + sigma * density
+    return slope * beta + (1 - slope) * positive
 
 
 def _check(

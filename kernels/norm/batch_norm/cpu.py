@@ -10,6 +10,12 @@ from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
 
 
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    means, m2s = empty_moments(y)
+    launch(_moments, y.to(means.dtype), means, m2s, ROWS_PER_BLOCK)
+    return means, m2s
+
+
 @njit(parallel=True)
 def _moments(y, means, m2s, block):
     rows, channels = y.shape
@@ -28,9 +34,3 @@ def _moments(y, means, m2s, block):
                 m2[c] += d * d
         means[b] = mean
         m2s[b] = m2
-
-
-def moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    means, m2s = empty_moments(y)
-    launch(_moments, y.to(means.dtype), means, m2s, ROWS_PER_BLOCK)
-    return means, m2s

@@ -10,6 +10,15 @@ from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
 
 
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    means, m2s = empty_moments(y)
+    rows, channels = y.shape
+    block_c = min(32, max(4, next_power_of_2(channels)))
+    grid = (means.shape[0], cdiv(channels, block_c))
+    _moments_fwd_kernel[grid](y, means, m2s, rows, channels, ROWS=ROWS_PER_BLOCK, BLOCK_C=block_c)
+    return means, m2s
+
+
 @jit
 def _moments_fwd_kernel(p_y, p_means, p_m2s, rows, channels, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     i_block = tl.program_id(0).to(tl.int64)
@@ -23,12 +32,3 @@ def _moments_fwd_kernel(p_y, p_means, p_m2s, rows, channels, ROWS: tl.constexpr,
     o = i_block * channels + o_c
     tl.store(p_means + o, mean, mask=o_c < channels)
     tl.store(p_m2s + o, tl.sum(d * d, axis=0), mask=o_c < channels)
-
-
-def moments(y: Tensor) -> tuple[Tensor, Tensor]:
-    means, m2s = empty_moments(y)
-    rows, channels = y.shape
-    block_c = min(32, max(4, next_power_of_2(channels)))
-    grid = (means.shape[0], cdiv(channels, block_c))
-    _moments_fwd_kernel[grid](y, means, m2s, rows, channels, ROWS=ROWS_PER_BLOCK, BLOCK_C=block_c)
-    return means, m2s

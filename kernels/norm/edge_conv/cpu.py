@@ -16,6 +16,24 @@ from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forw
 from dropfold.kernels.points.clouds import check_rows, transposed
 
 
+def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
+    check_rows(idx, pq.shape[0])
+    outputs = empty_forward(pq, idx)
+    pq, noise = pq.to(outputs[0].dtype), numba_noise(Drawn(*drawn))
+    launch(_reduce_neighbours, pq, idx, POINTS_PER_BLOCK, *noise, *outputs)
+    return outputs
+
+
+def edge_conv_bwd(
+    pq: Tensor, g: Tensor, total: Tensor, argmax: Tensor, idx: Tensor, vectors: Tensor
+) -> Tensor:
+    ptr, entries = transposed(idx, idx.shape[0])
+    dpq = torch.empty_like(pq, dtype=g.dtype)
+    graph, options = (idx, ptr, entries), (*vectors.unbind(0), POINTS_PER_BLOCK)
+    launch(_reduce_gradient, pq.to(g.dtype), g, total, argmax, *graph, *options, dpq)
+    return dpq.to(pq.dtype)
+
+
 @njit(parallel=True)
 def _reduce_neighbours(
     pq, idx, block, mode, factor, rate, noise_scale, seed, maximum, argmax, total, means, m2s
@@ -96,21 +114,3 @@ def _reduce_gradient(pq, g, total, argmax, idx, ptr, entries, scale, mean, c1, c
                 dp = scale[c] * (g[j, c] - edges * c1[c] - c2[c] * own)
                 dpq[j, channels + c] = scale[c] * (hits[c] - degree * c1[c] - c2[c] * near)
                 dpq[j, c] = dp
-
-
-def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
-    check_rows(idx, pq.shape[0])
-    outputs = empty_forward(pq, idx)
-    pq, noise = pq.to(outputs[0].dtype), numba_noise(Drawn(*drawn))
-    launch(_reduce_neighbours, pq, idx, POINTS_PER_BLOCK, *noise, *outputs)
-    return outputs
-
-
-def edge_conv_bwd(
-    pq: Tensor, g: Tensor, total: Tensor, argmax: Tensor, idx: Tensor, vectors: Tensor
-) -> Tensor:
-    ptr, entries = transposed(idx, idx.shape[0])
-    dpq = torch.empty_like(pq, dtype=g.dtype)
-    graph, options = (idx, ptr, entries), (*vectors.unbind(0), POINTS_PER_BLOCK)
-    launch(_reduce_gradient, pq.to(g.dtype), g, total, argmax, *graph, *options, dpq)
-    return dpq.to(pq.dtype)

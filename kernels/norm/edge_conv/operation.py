@@ -26,7 +26,7 @@ its gradient are derived here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -131,6 +131,22 @@ class _EdgeConv(torch.autograd.Function):
         dpq = _backward(pq, g, total, argmax, idx, torch.stack([scale, mean, c1, c2 * rstd]))
         dx = mm(dpq, weight) if ctx.needs_input_grad[0] else None
         return dx, gram(dpq, x), dgamma.to(gamma.dtype), dbeta.to(gamma.dtype), *[None] * 9
+
+
+@overload
+def edge_conv(
+    x: Tensor, idx: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.2,
+    noise: Noise | None = None, return_argmax: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def edge_conv(
+    x: Tensor, idx: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.2,
+    noise: Noise | None = None, return_argmax: Literal[True],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def edge_conv(

@@ -15,6 +15,43 @@ from dropfold.kernels.norm.triton_max import take_rows
 from dropfold.kernels.points.clouds import transposed
 
 
+def linear_norm_max_fwd(
+    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
+    seed: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    maximum, argmax = empty_maximum(x, weight, ptr)
+    (rows, c_in), c_out = x.shape, weight.shape[0]
+    exact = x.dtype == torch.float32  # products that take more registers; DropFeat's words take more still
+    block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
+    block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
+    _linear_norm_max_fwd_kernel[(maximum.shape[0], cdiv(c_out, block_c))](
+        *(x, weight, ptr, factor, rate, noise_scale, seed, maximum, argmax, rows, c_in, c_out),
+        MODE=mode,
+        BLOCK_M=block_m,
+        BLOCK_C=block_c,
+        BLOCK_K=block_k,
+        BY_FOUR=c_out % 4 == 0,
+        PRECISION=precision(x),
+        num_stages=2,
+    )
+    return maximum, argmax
+
+
+def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, c_in), (clouds, c_out) = x.shape, argmax.shape
+    dx, dweight = empty_gradients(g, argmax, x, weight)
+    ptr, entries = transposed(argmax, rows)
+    block_k = min(128, max(16, next_power_of_2(c_in)))
+    columns = cdiv(c_in, block_k)
+    _linear_norm_max_bwd_x_kernel[(rows, columns)](
+        g, weight, ptr, entries, dx, c_in, c_out, BLOCK_K=block_k, num_warps=1
+    )
+    _linear_norm_max_bwd_w_kernel[(cdiv(c_out, 16), columns)](
+        g, argmax, x, dweight, clouds, c_in, c_out, BLOCK_C=16, BLOCK_K=block_k
+    )
+    return dx, dweight
+
+
 @jit
 def _linear_norm_max_fwd_kernel(
     p_x, p_weight, p_ptr, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, rows, c_in, c_out,
@@ -87,40 +124,3 @@ def _linear_norm_max_bwd_w_kernel(
         dweight += g[:, None] * x
     o = o_c[:, None] * c_in + o_k[None, :]
     tl.store(p_dweight + o, dweight, mask=mask_c[:, None] & (o_k[None, :] < c_in))
-
-
-def linear_norm_max_fwd(
-    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
-    seed: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    maximum, argmax = empty_maximum(x, weight, ptr)
-    (rows, c_in), c_out = x.shape, weight.shape[0]
-    exact = x.dtype == torch.float32  # products that take more registers; DropFeat's words take more still
-    block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
-    block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
-    _linear_norm_max_fwd_kernel[(maximum.shape[0], cdiv(c_out, block_c))](
-        *(x, weight, ptr, factor, rate, noise_scale, seed, maximum, argmax, rows, c_in, c_out),
-        MODE=mode,
-        BLOCK_M=block_m,
-        BLOCK_C=block_c,
-        BLOCK_K=block_k,
-        BY_FOUR=c_out % 4 == 0,
-        PRECISION=precision(x),
-        num_stages=2,
-    )
-    return maximum, argmax
-
-
-def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    (rows, c_in), (clouds, c_out) = x.shape, argmax.shape
-    dx, dweight = empty_gradients(g, argmax, x, weight)
-    ptr, entries = transposed(argmax, rows)
-    block_k = min(128, max(16, next_power_of_2(c_in)))
-    columns = cdiv(c_in, block_k)
-    _linear_norm_max_bwd_x_kernel[(rows, columns)](
-        g, weight, ptr, entries, dx, c_in, c_out, BLOCK_K=block_k, num_warps=1
-    )
-    _linear_norm_max_bwd_w_kernel[(cdiv(c_out, 16), columns)](
-        g, argmax, x, dweight, clouds, c_in, c_out, BLOCK_C=16, BLOCK_K=block_k
-    )
-    return dx, dweight

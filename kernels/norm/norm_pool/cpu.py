@@ -16,6 +16,32 @@ from dropfold.kernels.noise.elementwise.cpu import scalar
 from dropfold.kernels.norm.norm_pool.outputs import empty_pools
 
 
+def norm_pool_fwd(
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    maximum, argmax, sums = empty_pools(y, ptr, scale)
+    launch(
+        _pool,
+        *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
+        *(*numba_noise(Drawn(*drawn)), maximum, argmax, sums),
+    )
+    return maximum, argmax, sums
+
+
+def norm_pool_bwd(
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
+    first: int, stop: int, *drawn: Any,
+) -> Tensor:  # fmt: skip
+    dtype = vectors.dtype
+    dy = torch.empty_like(y[first:stop], dtype=dtype)
+    launch(
+        _unpool,
+        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, argmax),
+        *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
+    )
+    return dy.to(y.dtype)
+
+
 @njit(parallel=True)
 def _pool(
     y, ptr, scale, shift, mean, rstd, slope, mode, factor, rate, noise_scale, seed, maximum, argmax, sums
@@ -81,29 +107,3 @@ def _unpool(
             if 0 <= m < rows:
                 d = scale[c] * dmax[b, c]
                 dy[m, c] += d if scale[c] * y[m, c] + shift[c] > 0 else slope * d
-
-
-def norm_pool_fwd(
-    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    maximum, argmax, sums = empty_pools(y, ptr, scale)
-    launch(
-        _pool,
-        *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
-        *(*numba_noise(Drawn(*drawn)), maximum, argmax, sums),
-    )
-    return maximum, argmax, sums
-
-
-def norm_pool_bwd(
-    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
-    first: int, stop: int, *drawn: Any,
-) -> Tensor:  # fmt: skip
-    dtype = vectors.dtype
-    dy = torch.empty_like(y[first:stop], dtype=dtype)
-    launch(
-        _unpool,
-        *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, argmax),
-        *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
-    )
-    return dy.to(y.dtype)

@@ -13,6 +13,42 @@ from dropfold.kernels.norm.norm_pool.outputs import empty_pools
 from dropfold.kernels.norm.triton_max import take_rows
 
 
+def norm_pool_fwd(
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, mode: int,
+    factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    maximum, argmax, sums = empty_pools(y, ptr, scale)
+    rows, channels = y.shape
+    block_c = min(32, max(4, next_power_of_2(channels)))
+    _norm_pool_fwd_kernel[(maximum.shape[0], cdiv(channels, block_c))](
+        *(y, ptr, scale, shift, mean, rstd, slope, factor, rate, noise_scale, seed, maximum, argmax, sums),
+        *(rows, channels),
+        MODE=mode,
+        BLOCK_M=64,
+        BLOCK_C=block_c,
+        BY_FOUR=channels % 4 == 0,
+    )
+    return maximum, argmax, sums
+
+
+def norm_pool_bwd(
+    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
+    first: int, stop: int, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+) -> Tensor:  # fmt: skip
+    dy = torch.empty_like(y)
+    rows, channels = y.shape
+    block_c = min(128, max(4, next_power_of_2(channels)))
+    block_m = 512 // block_c
+    _norm_pool_bwd_kernel[(cdiv(rows, block_m), cdiv(channels, block_c))](
+        *(y, batch, vectors, dmax, dmean, argmax, slope, factor, rate, noise_scale, seed, dy, rows, channels),
+        MODE=mode,
+        BLOCK_M=block_m,
+        BLOCK_C=block_c,
+        BY_FOUR=channels % 4 == 0,
+    )
+    return dy[first:stop]  # on a GPU, all of it
+
+
 @jit
 def _norm_pool_fwd_kernel(
     p_y, p_ptr, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_maximum,
@@ -96,39 +132,3 @@ def _norm_pool_bwd_kernel(
         dz = tl.where(f > 0, dz, 0.0)
     dy = scale * (dz - mean_dz - (y - mean) * rstd * mean_dz_y_hat)
     tl.store(p_dy + o_m[:, None] * channels + o_c[None, :], dy.to(p_dy.dtype.element_ty), mask=inside)
-
-
-def norm_pool_fwd(
-    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, mode: int,
-    factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    maximum, argmax, sums = empty_pools(y, ptr, scale)
-    rows, channels = y.shape
-    block_c = min(32, max(4, next_power_of_2(channels)))
-    _norm_pool_fwd_kernel[(maximum.shape[0], cdiv(channels, block_c))](
-        *(y, ptr, scale, shift, mean, rstd, slope, factor, rate, noise_scale, seed, maximum, argmax, sums),
-        *(rows, channels),
-        MODE=mode,
-        BLOCK_M=64,
-        BLOCK_C=block_c,
-        BY_FOUR=channels % 4 == 0,
-    )
-    return maximum, argmax, sums
-
-
-def norm_pool_bwd(
-    y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
-    first: int, stop: int, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
-) -> Tensor:  # fmt: skip
-    dy = torch.empty_like(y)
-    rows, channels = y.shape
-    block_c = min(128, max(4, next_power_of_2(channels)))
-    block_m = 512 // block_c
-    _norm_pool_bwd_kernel[(cdiv(rows, block_m), cdiv(channels, block_c))](
-        *(y, batch, vectors, dmax, dmean, argmax, slope, factor, rate, noise_scale, seed, dy, rows, channels),
-        MODE=mode,
-        BLOCK_M=block_m,
-        BLOCK_C=block_c,
-        BY_FOUR=channels % 4 == 0,
-    )
-    return dy[first:stop]  # on a GPU, all of it
