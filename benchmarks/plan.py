@@ -89,8 +89,8 @@ def measured(spec: FormatSpec, rows: int, planned: Plan, options: Options) -> di
         Case(f"{spec.format}_linear", way, f"rows{rows}", "float32", partial(step, spec, rows, way))
         for way in ways
     ]
-    measured = harness.measure(cases, repetitions=options.repetitions, memory=False)
-    return {way: row.p50_ms for way, row in zip(ways, measured)}
+    timed = harness.measure(cases, repetitions=options.repetitions, memory=False)
+    return {way: row.p50_ms for way, row in zip(ways, timed)}
 
 
 def main() -> None:
