@@ -105,15 +105,15 @@ class PointNetSegmentation(Regularized):
             x2 = layer("conv2", x1)
             x3 = layer("conv3", x2)
             x4 = layer("conv4", self._transformed(x3, clouds))
-            noise, local = draw(self.noise, "pool", pos, x4, batch), torch.cat([x1, x2, x3, x4], -1)
+            noise, features = draw(self.noise, "pool", pos, x4, batch), [x1, x2, x3, x4]
             affine: tuple[Tensor, ...] = ()
             if self.conv5.fused and self.head1.fused:
                 affine = affine_norm(self.conv5, x4)  # before conv5 moves the running statistics
                 top = self.conv5(x4, noise=noise, **clouds)
             else:
                 top, x5 = self.conv5.pooled(x4, noise=noise, **clouds)
-                local = torch.cat([local, x5], -1)
-            g = torch.cat([top, of_category.to(top.dtype)], -1)
+                features.append(x5)
+            local, g = torch.cat(features, -1), torch.cat([top, of_category.to(top.dtype)], -1)
             x = self.head1(local, g, *affine, **clouds)
         return self.classes(self.head3(self.head2(x, **clouds), **clouds))
 
