@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from dropfold.models.clouds.networks import NetworkName
 from dropfold.models.formats import FormatSpec
 from dropfold.train.config.channels import Channels
 
@@ -121,7 +122,7 @@ class AugmentConfig:
 class PointConfig(Config):
     """The options of every network over points, whatever it predicts."""
 
-    network: Literal["dgcnn", "pointnet", "pointnet2"] = "dgcnn"
+    network: NetworkName = "dgcnn"
     """The network."""
     points: int = 1024
     """Points of a sample that the network sees."""

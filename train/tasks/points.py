@@ -1,71 +1,26 @@
-"""What all tasks over points share: the table of networks, their noise, and clouds packed for a page."""
+"""What all tasks over points share: building their networks, the noise, and clouds packed for a page."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from dropfold.models import (
-    DGCNN,
-    DGCNNSegmentation,
-    DropCluster,
-    DropFeat,
-    DropPoint,
-    PointNet,
-    PointNet2,
-    PointNet2Segmentation,
-    PointNetSegmentation,
-)
+from dropfold.models import NETWORKS, DropCluster, DropFeat, DropPoint
 from dropfold.train.config.configs import PointConfig
 
-
-@dataclass(frozen=True)
-class Network:
-    """A network by its name in reports: its form that classifies clouds, its form that classifies points, and the options
-    that a config gives to both, or to the first alone."""
-
-    title: str
-    classifier: Callable[..., nn.Module]
-    segmenter: Callable[..., nn.Module]
-    options: Callable[[PointConfig], dict[str, Any]] = lambda config: {}
-    classifier_options: Callable[[PointConfig], dict[str, Any]] = lambda config: {}
-
-
-NETWORKS = {
-    "pointnet": Network(
-        "PointNet",
-        PointNet,
-        PointNetSegmentation,
-        classifier_options=lambda config: {
-            "input_transform": config.transforms,
-            "feature_transform": config.transforms,
-        },
-    ),
-    "pointnet2": Network(
-        "PointNet++",
-        PointNet2,
-        PointNet2Segmentation,
-        lambda config: {"grouping": config.grouping, "radius": config.radius},
-    ),
-    "dgcnn": Network(
-        "DGCNN",
-        DGCNN,
-        DGCNNSegmentation,
-        lambda config: {"k": config.k, "emb_dims": config.emb_dims},
-    ),
-}
+# Arguments of networks whose fields in the config have another name.
+FIELDS = {"input_transform": "transforms", "feature_transform": "transforms"}
 
 
 def build_classifier(config: PointConfig, classes: int, channels: int, steps: int = 1) -> nn.Module:
     """The network of a config for whole clouds; `steps` are those of an epoch, for the noise's warm-up."""
     network = NETWORKS[config.network]
-    options = network.options(config) | network.classifier_options(config)
-    return network.classifier(classes, channels, **options, **_shared_options(config, steps))
+    names = *network.options, *network.classification_options
+    return network.classification(classes, channels, **_options(names, config, steps))
 
 
 def build_segmenter(
@@ -77,12 +32,14 @@ def build_segmenter(
             "PointNet for parts and scenes has its transforms always; leave out --no-transforms."
         )
     network = NETWORKS[config.network]
-    options = network.options(config) | _shared_options(config, steps)
-    return network.segmenter(classes, channels, categories=categories, **options)
+    options = _options(network.options, config, steps)
+    return network.segmentation(classes, channels, categories=categories, **options)
 
 
-def _shared_options(config: PointConfig, steps: int) -> dict[str, Any]:
+def _options(names: Iterable[str], config: PointConfig, steps: int) -> dict[str, Any]:
+    """The arguments of a network: those that all share, and the named ones."""
     return {
+        **{name: getattr(config, FIELDS.get(name, name)) for name in names},
         "dropout": config.dropout,
         "noise": make_noises(config, steps),
         "sync_batch_norm": config.sync_batch_norm,
