@@ -96,3 +96,44 @@ def test_every_operation_and_recipe_has_a_page():
     assert set(operations) <= pages
     recipes = "\n".join(page.read_text() for page in (ROOT / "docs/recipes").glob("*.md"))
     assert all(f"dropfold train {name}" in recipes for name in RECIPES)
+
+
+SOURCES = [
+    path
+    for folder in ("dropfold", "kernels", "models", "train", "data_scripts", "benchmarks", "docs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "cases" not in path.parts  # they name files of the peers' checkouts
+]
+FOLDERS = "kernels|models|train|data_scripts|benchmarks"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SOURCES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_modules_that_are_named_exist(page):
+    text = page.read_text()
+    for path in re.findall(rf"(?<![\w/.])((?:{FOLDERS}|tests|docs)/[\w/]+\.(?:py|md|csv|png|h5))", text):
+        assert (ROOT / path).exists() or (page.parent / path).exists(), path
+    for name in re.findall(rf"`((?:dropfold\.)?(?:{FOLDERS})(?:\.\w+)+)", text):
+        words = name.removeprefix("dropfold.").split(".")
+        assert name.startswith(("dropfold.", "benchmarks.")), f"{name} is imported as dropfold.{name}"
+        depth = max(k for k in range(1, len(words) + 1) if module_file(words[:k]))
+        missing = words[depth : depth + 1]
+        assert not missing or re.search(rf"\b{missing[0]}\b", module_file(words[:depth]).read_text()), name
+
+
+def module_file(words):
+    """The source file of a module of the checkout, if there is one."""
+    path = ROOT.joinpath(*words)
+    found = [file for file in (path / "__init__.py", path.with_suffix(".py")) if file.exists()]
+    return found[0] if found else None
+
+
+def test_the_readme_is_for_someone_with_one_minute():
+    """Under 120 lines, no sentence over 30 words, no cell of a table over 12."""
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") < 120
+    prose = re.sub(r"```.*?```|^\|.*$|^#.*$|!\[.*?\)|\(.*?\)", "", text, flags=re.S | re.M)
+    for sentence in re.split(r"[.:!?;]\s|\n\s*\n|\n- ", prose):
+        assert len(sentence.split()) <= 30, sentence
+    for row in re.findall(r"^\|(.*)\|$", text, re.M):
+        for cell in row.split("|"):
+            assert len(re.sub(r"`[^`]*`", "command", cell).split()) <= 12, cell

@@ -1,6 +1,6 @@
 """What every data file has in common: one HDF5 file, written whole or not at all, checked when written and when read.
 
-A `Layout` says which datasets a kind of data has; `schema` (clouds), `part_schema` (clouds with parts), `scene_schema`
+A `Layout` says which datasets a kind of data has; `shape_schema` (clouds), `part_schema` (clouds with parts), `scene_schema`
 (rooms), `block_schema` (blocks of rooms) and `video_schema` (videos) each have one.
 Attributes: schema ("dropfold/1"), task, class_names, source, credits, rebuild (the command that makes the file anew),
 checksum (SHA-256 over the datasets in the order of their names).
