@@ -11,8 +11,9 @@ import torch
 
 from dropfold.kernels.backend import blas as _blas
 from dropfold.kernels.backend import gemm as _gemm
+from dropfold.kernels.backend.numba import launch
 from dropfold.kernels.group_mlp_max import chain, compiled_chain
-from dropfold.kernels.group_mlp_max.entries import Entries
+from dropfold.kernels.group_mlp_max.entries import Entries, Source
 
 TYPES = torch.float32, torch.float64
 
@@ -37,7 +38,7 @@ def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
             out = before.clone()
             if not old:
                 out.fill_(torch.nan)  # memory as it was found
-            _blas.product(_blas.routine(dtype), x, x_turned, y, y_turned, old, out)
+            launch(_blas.product, _blas.routine(dtype), x, x_turned, y, y_turned, old, out)
             torch.testing.assert_close(out, right)
 
 
@@ -50,19 +51,19 @@ def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_torchs_blas_is_found_and_taken(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_chain, "wide", lambda: False)
-    source = chain.Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
-    assert type(compiled_chain.on_cpu(source)) is compiled_chain.CompiledChain
+    source = Source(entries(dtype), [torch.randn(2, 3, dtype=dtype)], [], [])
+    assert type(compiled_chain.choose_chain(source)) is compiled_chain.CompiledChain
 
 
 def test_half_weights_and_a_processor_for_onednn_take_the_passes_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    half = chain.Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
-    assert type(compiled_chain.on_cpu(half)) is chain.Chain
+    half = Source(entries(torch.float32), [torch.randn(2, 3).bfloat16()], [], [])
+    assert type(compiled_chain.choose_chain(half)) is chain.Chain
     assert _blas.routine(torch.bfloat16) == 0
     monkeypatch.setattr(compiled_chain, "wide", lambda: True)
-    whole = chain.Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
-    assert type(compiled_chain.on_cpu(whole)) is chain.Chain
+    whole = Source(entries(torch.float32), [torch.randn(2, 3)], [], [])
+    assert type(compiled_chain.choose_chain(whole)) is chain.Chain
 
 
 def test_arrays_whose_rows_lie_apart_or_of_two_types_are_refused() -> None:
@@ -72,7 +73,7 @@ def test_arrays_whose_rows_lie_apart_or_of_two_types_are_refused() -> None:
     x = torch.randn(4, 4)
     for wrong in (x[:, :2], x[:, :2].contiguous().double()):
         with pytest.raises(numba.core.errors.TypingError, match="contiguous"):
-            _blas.product(_blas.routine(torch.float32), wrong, False, x[:2], False, 0, x.clone())
+            launch(_blas.product, _blas.routine(torch.float32), wrong, False, x[:2], False, 0, x.clone())
 
 
 def test_much_memory_is_not_kept_and_types_have_their_own() -> None:
