@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.train.config.configs import PartConfig, Signature
-from dropfold.train.data.augment import augment
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
 from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts
 from dropfold.train.data.splits import batches as data_batches
@@ -77,12 +77,13 @@ def load(config: PartConfig) -> Data[Shapes]:
         shapes = (file.points[start:end] for start, end in pairwise(file.ptr))
         columns.append(np.concatenate([describe_surroundings(points, config) for points in shapes]))
     x = np.concatenate([values for values in columns if values is not None], 1)
+    channels = channels_of(config)
     signature = Signature(
         file.part_names,
-        (config.points, x.shape[1]),
+        (config.points, channels.total),
         categories=file.class_names,
         part_category=file.part_category.tolist(),
-        channels=channels_of(config),
+        channels=channels,
     )
     part_category = torch.from_numpy(file.part_category)
 
@@ -117,9 +118,7 @@ def batches(
 def draw(split: Shapes, chosen: Tensor, config: PartConfig, generator: torch.Generator) -> Batch:
     """Training shapes, a fresh choice of their points, augmented."""
     (x, category), part = split.stacked(chosen.tolist(), config.points, [generator] * len(chosen))
-    turned = 6 if config.normals else 3  # channels that augmentation changes
-    x = torch.cat([augment(x[..., :turned], config.augment, generator), x[..., turned:]], -1)
-    return (x, category), part
+    return (augment_channels(x, channels_of(config), config.augment, generator), category), part
 
 
 def describe_surroundings(points: np.ndarray, config: PartConfig) -> np.ndarray:
@@ -134,9 +133,7 @@ def fixed(split: Shapes, chosen: list[int], config: PartConfig) -> Batch:
 
 def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    return points.build_segmenter(
-        config, len(signature.class_names), signature.shape[1], len(signature.categories), steps
-    )
+    return points.build_segmenter(config, signature, steps)
 
 
 @torch.no_grad()
