@@ -6,7 +6,7 @@ blocks, as those published on such blocks are; a point that lies in two blocks c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,7 +169,7 @@ def room_table(data: Data[Blocks], predictions: Predictions) -> Section:
     return Section("Each test room", head=head, rows=rows)
 
 
-def sections(config: BlockConfig, data: Data[Blocks], network: nn.Module) -> list[Section]:
+def sections(config: BlockConfig, data: Data[Blocks], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 

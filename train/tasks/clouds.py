@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def galleries(config: CloudConfig, data: Data[Split], predictions: Predictions) 
     return classification.galleries(config, data, predictions, pictures, NOUN)
 
 
-def sections(config: CloudConfig, data: Data[Split], network: nn.Module) -> list[Section]:
+def sections(config: CloudConfig, data: Data[Split], network: Callable[[], nn.Module]) -> list[Section]:
     """The three noises on the first training shape of the first class."""
     first = int((data.train.label == data.train.label.min()).nonzero()[0])
     cloud = np.ascontiguousarray(data.train.inputs[0][first, : config.points, :3].numpy())

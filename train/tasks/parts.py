@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -231,7 +231,7 @@ def part_table(predictions: Predictions, signature: Signature) -> Section:
     return Section("Each part", head=["part", "category", "points", "IoU over all points"], rows=rows)
 
 
-def sections(config: PartConfig, data: Data[Shapes], network: nn.Module) -> list[Section]:
+def sections(config: PartConfig, data: Data[Shapes], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 

@@ -7,7 +7,7 @@ freed after its last one: once in an epoch. A block is a function of (seed, epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -282,7 +282,7 @@ def picture(data: Data[Rooms], predictions: Predictions, i: int, note: str) -> l
     return [{key: value for key, value in item.items() if key != "legend"} for item in items]
 
 
-def sections(config: SceneConfig, data: Data[Rooms], network: nn.Module) -> list[Section]:
+def sections(config: SceneConfig, data: Data[Rooms], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 
