@@ -146,7 +146,7 @@ def facts(network: nn.Module) -> dict[str, Any]:
     """Parameters by kind and multiply-adds a frame, each beside the dense network's."""
     columns = {"cores": "cores", "bias": "biases", "classifier": "classifier"}
     counts = dict.fromkeys((*columns.values(), "macs", "dense_parameters", "dense_macs"), 0)
-    for row in models.rnn_table(network()):
+    for row in models.rnn_table(network):
         counts[columns[row["kind"]]] += row["parameters"]
         for name in ("macs", "dense_parameters", "dense_macs"):
             counts[name] += row[name]
