@@ -251,8 +251,5 @@ def robustness(options: Options) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        print(robustness(options), end="")
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    print(robustness(options), end="")
     print(f"\ntables and pictures: {options.out}")
