@@ -94,7 +94,7 @@ def same_data(run: Path, config: Config, checksum: str) -> None:
         )
 
 
-def resumed(config: Config) -> Config:
+def resume_config(config: Config) -> Config:
     """The config of the run in `config.resume`; other options given beside it must agree with it."""
     assert config.resume is not None
     saved, _ = load_config(config.resume)

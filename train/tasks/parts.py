@@ -21,7 +21,7 @@ from dropfold.train.data.splits import Batch, Data, by_protocol, generator, loca
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions, Scores
-from dropfold.train.scoring.objective import restricted
+from dropfold.train.scoring.objective import restrict_to_family
 from dropfold.train.tasks import points, segmentation
 from dropfold.train.tasks.section import ClassTable, Section
 from dropfold.train.tasks.segmentation import PALETTE, compare_clouds, take
@@ -146,7 +146,7 @@ def predict_split(network: nn.Module, split: Shapes, config: PartConfig, final: 
         chosen = list(range(start, min(start + config.batch_size, len(split))))
         (x, category), part = fixed(split, chosen, config)
         logits = network(x.to(device), category.to(device)).float().cpu()
-        own = restricted(logits, split.part_category, category[:, None])
+        own = restrict_to_family(logits, split.part_category, category[:, None])
         scored = own if config.own_parts else logits
         losses.append(nn.functional.cross_entropy(scored.flatten(0, 1), part.flatten(), reduction="none"))
         predicted_parts.append(own.argmax(-1))
@@ -279,5 +279,7 @@ def label_cloud(
     for vote in range(votes):
         for group in segmentation.groups(len(cloud), config.points, np.random.default_rng((0, vote))):
             logits = network(x[group][None].to(device), torch.tensor([category], device=device)).float().cpu()
-            total.index_add_(0, torch.from_numpy(group), restricted(logits[0], part_category, to).softmax(-1))
+            total.index_add_(
+                0, torch.from_numpy(group), restrict_to_family(logits[0], part_category, to).softmax(-1)
+            )
     return total.argmax(1).numpy().astype(np.uint8)
