@@ -311,7 +311,6 @@ def make_row(key: Key, summary: dict[str, Any] | str, split: str) -> dict[str, A
 def main(options: Options) -> None:
     try:
         print(compare(options))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; the same command goes on.") from None
+    except KeyboardInterrupt as stop:
+        stop.add_note("the same command goes on")
+        raise

@@ -108,7 +108,7 @@ ALL = CORRUPTIONS | {MISSING: (drop_local, tuple(1024 * share for share in (0.3,
 LEVELS = 5
 
 
-def corrupted(points: np.ndarray, places: np.ndarray, name: str, level: int, seed: int = 0) -> np.ndarray:
+def corrupt(points: np.ndarray, places: np.ndarray, name: str, level: int, seed: int = 0) -> np.ndarray:
     """Clouds [n, N, 3] under a corruption at a level of 1 .. 5: float32 [n, N', 3].
 
     `places` [n] are the clouds' places in their file, which with the seed, the corruption and the level govern the chance.

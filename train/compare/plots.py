@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from dropfold.train.compare import table
-from dropfold.train.compare.corruptions import ALL, LEVELS, corrupted
+from dropfold.train.compare.corruptions import ALL, LEVELS, corrupt
 from dropfold.train.config.configs import CloudConfig
 from dropfold.train.data.splits import Data, Split
 from dropfold.train.scoring.metrics import in_words
@@ -173,7 +173,7 @@ def corruptions(path: Path, data: Data[Split], config: CloudConfig, seed: int = 
     grid = picture.subplots(len(ALL), 1 + LEVELS)
     for row, (name, (_, strengths)) in zip(grid, ALL.items(), strict=True):
         for level, axes in enumerate(row):
-            cloud = corrupted(points, place, name, level, seed)[0] if level else points[0]
+            cloud = corrupt(points, place, name, level, seed)[0] if level else points[0]
             draw(axes, points[0], cloud)
             text, unit = STRENGTH[name]
             title = text.format(unit * strengths[level - 1]) if level else "clean"

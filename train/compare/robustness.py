@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from dropfold.train.compare import table
-from dropfold.train.compare.corruptions import ALL, LEVELS, corrupted
+from dropfold.train.compare.corruptions import ALL, LEVELS, corrupt
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
 from dropfold.train.config.configs import CloudConfig, Config
 from dropfold.train.scoring.metrics import in_words
@@ -79,10 +79,7 @@ def measure(
         is_correct(points),
         np.array(
             [
-                [
-                    is_correct(corrupted(points, samples.index, name, level + 1, seed))
-                    for level in range(LEVELS)
-                ]
+                [is_correct(corrupt(points, samples.index, name, level + 1, seed)) for level in range(LEVELS)]
                 for name in ALL
             ]
         ),
@@ -251,8 +248,5 @@ def robustness(options: Options) -> str:
 
 
 def main(options: Options) -> None:
-    try:
-        print(robustness(options), end="")
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    print(robustness(options), end="")
     print(f"\ntables and pictures: {options.out}")

@@ -11,7 +11,20 @@ import math
 import torch
 from torch import Tensor
 
+from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import AugmentConfig
+
+TURNED = ("pos", "normal")  # the channels that augmentation changes; of normals only the direction
+
+
+def augment_channels(
+    x: Tensor, channels: Channels, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Points x [B, N, C] with these channels: coordinates and normals augmented, the others as they are."""
+    turned = torch.cat([x[..., channels.slices[kind]] for kind in TURNED], -1)
+    parts = augment(turned, config, generator).split([getattr(channels, kind) for kind in TURNED], -1)
+    augmented = dict(zip(TURNED, parts, strict=True))
+    return torch.cat([augmented.get(kind, x[..., place]) for kind, place in channels.slices.items()], -1)
 
 
 def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dropfold.train.config.channels import Channels
+
 MOST_CELLS = 1 << 22  # a point far away makes the cells larger, and not more of them
 UP = 2  # index of the upright axis
 
@@ -70,16 +72,18 @@ def channels(
     """The input channels of points [..., 3] (metres from the room's minimum), in the order of `config.channels.Channels`: x
     and y from the block's `centre`, and z; colours [..., 3] / 255, if given; the place in the room, xyz / its maximum; and
     `shape` [..., S], if given. float32 [..., 9 or 6, and S]."""
-    place = 3 if colour is None else 6
-    shape_channels = 0 if shape is None else shape.shape[-1]
-    x = np.empty((*points.shape[:-1], place + 3 + shape_channels), np.float32)
+    kinds = Channels(
+        colour=0 if colour is None else 3, place=3, shape=0 if shape is None else shape.shape[-1]
+    )
+    slices = kinds.slices
+    x = np.empty((*points.shape[:-1], kinds.total), np.float32)
     # The centre is float64, and so is the difference: points lie far from the room's minimum.
     x[..., :2] = points[..., :2] - centre
     x[..., 2] = points[..., 2]
     if colour is not None:
-        x[..., 3:6] = colour
-        x[..., 3:6] /= 255
-    x[..., place : place + 3] = points / np.where(highest > 0, highest, 1).astype(np.float32)
+        x[..., slices["colour"]] = colour
+        x[..., slices["colour"]] /= 255
+    x[..., slices["place"]] = points / np.where(highest > 0, highest, 1).astype(np.float32)
     if shape is not None:
-        x[..., place + 3 :] = shape
+        x[..., slices["shape"]] = shape
     return x

@@ -3,7 +3,7 @@
 Calls of a run, in order:
 
     prepare(network)                            once, before the optimiser is made
-    load_state_dict(state)                      if the run is resumed
+    load_state_dict(state)                      if the run is resumed: the state of rank 0, on every rank
     before_epoch(network, epoch)
         before_step(step)                       the noise's seed is set: random numbers belong to (seed, epoch, step, rank)
         take_step(step)                         of the method that owns the step, if there is one
@@ -13,8 +13,9 @@ Calls of a run, in order:
     evaluated(network, batches)                 before the network is scored or saved
     state_dict()                                into the checkpoint, after each epoch
 
-Each rank makes all calls, except that `evaluated` and `state_dict` are called on rank 0 alone. A resumed run equals the
-uninterrupted one if the method keeps in `state_dict` all that outlives a step.
+Each rank makes all calls, except that `evaluated` and `state_dict` are called on rank 0 alone. The checkpoint holds rank 0's
+state, and all ranks load it: what a method keeps must be the same on all ranks, e.g. reduced over them. A resumed run equals
+the uninterrupted one if the method keeps in `state_dict` all that outlives a step.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Method:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave; tensors are on the CPU. Called after `prepare`, before the weights are loaded."""
+        """Take up what rank 0's `state_dict` gave; tensors are on the CPU. Called after `prepare`, before the weights are
+        loaded."""
 
 
 def owns_step(method: Method) -> bool:

@@ -345,7 +345,7 @@ class Run:
 def _config_and_folder(config: Config) -> tuple[Config, Path]:
     """The config of a run, as saved if it is resumed, and its folder."""
     if config.resume is not None:
-        return checkpoint.resumed(config), config.resume
+        return checkpoint.resume_config(config), config.resume
     folder = config.out or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if (folder / "config.json").exists():
         raise FileExistsError(

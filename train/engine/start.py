@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.storage import checkpoint
@@ -13,7 +13,8 @@ from dropfold.train.tasks.trained import find_weights
 
 
 def load_start(network: nn.Module, run: Path, config: Config, signature: Signature) -> None:
-    """Load the weights of a finished run into the network of `config`.
+    """Load the weights of a finished run into the network of `config`, whose noise keeps its own drop probability and
+    warm-up.
 
     Raises:
         FileNotFoundError: no run there, or one that has not ended.
@@ -22,7 +23,7 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
     from safetensors.torch import load_file
 
     other, theirs = checkpoint.load_config(run)
-    weights = load_file(find_weights(run))
+    weights = _without_noise(load_file(find_weights(run)))
     ours, their_words = (task_of(c).describe(c) for c in (config, other))
     if config.task != other.task:
         raise ValueError(f"--start {run} learnt {other.task}, and this run learns {config.task}.")
@@ -35,14 +36,19 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
         raise ValueError(
             f"--start {run} sees samples {_in_words(theirs)}, and this config gives {_in_words(signature)}."
         )
-    state = network.state_dict()
+    state = _without_noise(network.state_dict())
     differing = [name for name in {**state, **weights} if _shape(name, state) != _shape(name, weights)]
     if differing:
         raise ValueError(
             f"--start {run} is another network: {their_words}; this config builds: {ours}. {len(differing)} of their "
             f"tensors differ, {differing[0]} among them."
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, strict=False)  # strict but for the noise: the names have been compared
+
+
+def _without_noise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the buffers of the noise, which follow from the config and the steps taken."""
+    return {name: value for name, value in state.items() if not name.startswith("noise.")}
 
 
 def _in_words(signature: Signature) -> str:

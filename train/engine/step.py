@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.train.config.configs import Config
-from dropfold.train.scoring.objective import loss_function, restricted
+from dropfold.train.scoring.objective import loss_function, restrict_to_family
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,7 +61,7 @@ class Step:
         with self.learner.accelerator.autocast():
             logits = self.learner.wrapped(*(self.inputs if inputs is None else inputs))
         if (family := self.learner.family) is not None:
-            logits = restricted(logits, family, family[self.target])
+            logits = restrict_to_family(logits, family, family[self.target])
         return logits
 
     def loss(self, logits: Tensor) -> Tensor:

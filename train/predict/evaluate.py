@@ -31,22 +31,18 @@ def main(options: Options) -> None:
     changes: dict[str, Any] = {"train_on_validation": False}
     if options.data is not None:
         changes["data"] = options.data
-    try:
-        trained = Trained.of(options.run, **changes)
-        task, config, signature, network = trained.task, trained.config, trained.signature, trained.network
-        theirs = trained.data.signature
-        if theirs.class_names != signature.class_names:
-            raise ValueError(
-                f"{config.data} has the classes {theirs.class_names}, the run was trained on "
-                f"{signature.class_names}."
-            )
-        if theirs.shape[1:] != signature.shape[1:]:
-            raise ValueError(
-                f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."
-            )
-        predictions = task.predict_split(network, trained.split(options.split), config, final=True)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    trained = Trained.of(options.run, **changes)
+    task, config, signature, network = trained.task, trained.config, trained.signature, trained.network
+    theirs = trained.data.signature
+    if theirs.class_names != signature.class_names:
+        raise ValueError(
+            f"{config.data} has the classes {theirs.class_names}, the run was trained on {signature.class_names}."
+        )
+    if theirs.shape[1:] != signature.shape[1:]:
+        raise ValueError(
+            f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."
+        )
+    predictions = task.predict_split(network, trained.split(options.split), config, final=True)
     scores = task.scores(predictions, signature)
     classes = task.class_table(scores, predictions, signature)
     table = Table(title=f"{options.run}, {options.split} split")

@@ -49,22 +49,18 @@ class Options:
 
 def main(options: Options) -> None:
     if options.votes is not None and options.votes < 1:
-        raise SystemExit(f"error: votes must be at least 1; got {options.votes}.")
+        raise ValueError(f"votes must be at least 1; got {options.votes}.")
     from dropfold.train.scoring.predict import predict
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
 
-    try:
-        trained = Trained.of(options.run)
-        network = trained.network
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
-    config, signature = trained.config, trained.signature
+    trained = Trained.of(options.run)
+    network, config, signature = trained.network, trained.config, trained.signature
     task = CLASSIFYING.get(config.task)
     if task is None:
         return label(options, trained)
     if options.out is not None:
-        raise SystemExit(f"error: --out is for runs that label points, and {options.run} names classes.")
+        raise ValueError(f"--out is for runs that label points, and {options.run} names classes.")
     names, rows, errors = signature.class_names, [], []
     for file in options.files:
         try:
@@ -97,12 +93,12 @@ def label(options: Options, trained: Trained) -> None:
     from dropfold.train.predict.labelling import in_words, label_file, output_path
 
     if options.out is not None and len(options.files) > 1:
-        raise SystemExit(f"error: --out names one file, and {len(options.files)} are to be labelled.")
+        raise ValueError(f"--out names one file, and {len(options.files)} are to be labelled.")
     targets = [output_path(file, options.out) for file in options.files]
     for file, out in zip(options.files, targets):
         if targets.count(out) > 1:
-            raise SystemExit(
-                f"error: {file} and another file would both be labelled in {out}; label them one by one, with --out."
+            raise ValueError(
+                f"{file} and another file would both be labelled in {out}; label them one by one, with --out."
             )
     rows, errors = [], []
     for file, out in zip(options.files, targets):
@@ -117,8 +113,9 @@ def label(options: Options, trained: Trained) -> None:
             )
         except (ValueError, OSError) as error:
             errors.append(str(error))
-        except KeyboardInterrupt:
-            raise SystemExit(f"\ninterrupted; nothing of {file} was written.") from None
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"nothing of {file} was written")
+            raise
     if rows or options.json:
         print(json.dumps(rows, indent=2) if options.json else "\n".join(map(in_words, rows)))
     if errors:

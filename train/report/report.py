@@ -38,7 +38,7 @@ def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any
     scores = task.scores(predictions, trained.signature)
     name, leading = next(iter(scores.figures.items()))
     table = task.class_table(scores, predictions, trained.signature)
-    own = [*task.galleries(config, data, predictions), *task.sections(config, data, trained.network)]
+    own = [*task.galleries(config, data, predictions), *task.sections(config, data, lambda: trained.network)]
     return {
         "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(data.test)} test {task.NOUN}",
         "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} "

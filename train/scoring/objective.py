@@ -27,7 +27,7 @@ def loss_function(logits: Tensor, label: Tensor, config: Config, weight: Tensor 
     return (weight[label] * losses).sum() / weight[label].sum()
 
 
-def restricted(logits: Tensor, family: Tensor, to: Tensor) -> Tensor:
+def restrict_to_family(logits: Tensor, family: Tensor, to: Tensor) -> Tensor:
     """Logits [..., classes], minus infinity for the classes whose family, `family` [classes], differs from `to` [...]."""
     return logits.masked_fill(family != to[..., None], -torch.inf)
 

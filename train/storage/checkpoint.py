@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dropfold.data_scripts.work.atomic import write_bytes as write
 from dropfold.train.config.channels import Channels
-from dropfold.train.config.configs import CONFIGS, Config, Signature
+from dropfold.train.config.configs import CONFIGS, Config, PointConfig, Signature
 from dropfold.train.config.recipes import recipe
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.input_channels import channels_of
 
 
 def tidy(folder: Path) -> None:
@@ -77,7 +77,10 @@ def load_config(run: Path) -> tuple[Config, Signature]:
     signature["shape"] = tuple(signature.get("shape", ()))
     # Runs made before channels were saved: their config says which they had.
     channels = values.get("channels")
-    signature["channels"] = Channels(**channels) if channels is not None else channels_of(config)
+    if channels is not None:
+        signature["channels"] = Channels(**channels)
+    else:
+        signature["channels"] = channels_of(config) if isinstance(config, PointConfig) else None
     return config, Signature(**signature)
 
 
@@ -91,7 +94,7 @@ def same_data(run: Path, config: Config, checksum: str) -> None:
         )
 
 
-def resumed(config: Config) -> Config:
+def resume_config(config: Config) -> Config:
     """The config of the run in `config.resume`; other options given beside it must agree with it."""
     assert config.resume is not None
     saved, _ = load_config(config.resume)

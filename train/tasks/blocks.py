@@ -6,7 +6,7 @@ blocks, as those published on such blocks are; a point that lies in two blocks c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.data_scripts.schemas import block_schema, scene_schema
+from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import BlockConfig, Signature
-from dropfold.train.data.augment import augment
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.splits import Batch, Data, by_protocol, located, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
@@ -29,6 +30,7 @@ from dropfold.train.tasks.segmentation import PALETTE, compare_clouds
 NOUN = SAMPLES = "blocks"
 CLASSES = "classes"
 SHOWN = 4  # blocks in each gallery
+FILE_CHANNELS = Channels(colour=3, place=3)  # of a point in the file
 describe, facts = points.describe, points.facts
 scores, class_table = scenes.scores, scenes.class_table
 
@@ -48,7 +50,7 @@ class Blocks:
         """`(x [b, P, C], label [b, P])` of some blocks."""
         x, label = self.file.load(self.index[chosen])
         if not self.colour:
-            x = np.delete(x, (3, 4, 5), 2)
+            x = np.delete(x, FILE_CHANNELS.slices["colour"], 2)
         return torch.from_numpy(x), torch.from_numpy(label).long()
 
 
@@ -67,8 +69,8 @@ def load(config: BlockConfig) -> Data[Blocks]:
         _, first, member = np.unique(np.array(file.room), return_index=True, return_inverse=True)
         split = scene_schema.carve_rooms(split[first].astype(np.uint8), scenes.VALIDATION_SHARE)[member]
     train, validation, test = (Blocks(file, index, config.colour) for index in parts(split, config))
-    seen = 9 if config.colour else 6
-    signature = Signature(file.class_names, (config.points, seen), channels=channels_of(config))
+    channels = channels_of(config)
+    signature = Signature(file.class_names, (config.points, channels.total), channels=channels)
     origin = file.room, file.source, file.credits, file.checksum
     weight = None
     if config.class_weights:
@@ -95,12 +97,12 @@ def draw(split: Blocks, chosen: Tensor, config: BlockConfig, generator: torch.Ge
     x, label = split.read(chosen.numpy())
     order = torch.stack([torch.randperm(x.shape[1], generator=generator) for _ in chosen])[:, : config.points]
     x, label = x.gather(1, order[..., None].expand(-1, -1, x.shape[2])), label.gather(1, order)
-    return (torch.cat([augment(x[..., :3], config.augment, generator), x[..., 3:]], 2),), label
+    return (augment_channels(x, channels_of(config), config.augment, generator),), label
 
 
 def build(config: BlockConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    return points.build_segmenter(config, len(signature.class_names), signature.shape[1], steps=steps)
+    return points.build_segmenter(config, signature, steps)
 
 
 @torch.no_grad()
@@ -167,7 +169,7 @@ def room_table(data: Data[Blocks], predictions: Predictions) -> Section:
     return Section("Each test room", head=head, rows=rows)
 
 
-def sections(config: BlockConfig, data: Data[Blocks], network: nn.Module) -> list[Section]:
+def sections(config: BlockConfig, data: Data[Blocks], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 

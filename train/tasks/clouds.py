@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from dropfold.kernels import Noise, knn
 from dropfold.kernels.noise.draw.operation import row_keep_scale
 from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.train.config.configs import CloudConfig, Signature
-from dropfold.train.data.augment import augment
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring.metrics import Predictions, Scores
@@ -50,7 +50,8 @@ def load(config: CloudConfig) -> Data[Split]:
     if config.protocol == "fold":
         split = shape_schema.carve_validation(clouds.label, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
-    signature = Signature(clouds.class_names, (config.points, x.shape[2]), channels=channels_of(config))
+    channels = channels_of(config)
+    signature = Signature(clouds.class_names, (config.points, channels.total), channels=channels)
     origin = clouds.name, clouds.source, clouds.credits, clouds.checksum
     return Data(train, validation, test, signature, *origin)
 
@@ -63,7 +64,7 @@ def draw(split: Split, chosen: Tensor, config: CloudConfig, generator: torch.Gen
         x = x.gather(1, chosen_points[..., None].expand(-1, -1, x.shape[2]))
     else:
         x = x[:, : config.points]
-    return (augment(x, config.augment, generator),), split.label[chosen]
+    return (augment_channels(x, channels_of(config), config.augment, generator),), split.label[chosen]
 
 
 def inputs(split: Split, config: CloudConfig) -> tuple[Tensor, ...]:
@@ -90,7 +91,7 @@ def class_table(scores: Scores, predictions: Predictions, signature: Signature) 
 
 def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    return points.build_classifier(config, len(signature.class_names), 6 if config.normals else 3, steps)
+    return points.build_classifier(config, signature, steps)
 
 
 def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
@@ -115,7 +116,7 @@ def galleries(config: CloudConfig, data: Data[Split], predictions: Predictions) 
     return classification.galleries(config, data, predictions, pictures, NOUN)
 
 
-def sections(config: CloudConfig, data: Data[Split], network: nn.Module) -> list[Section]:
+def sections(config: CloudConfig, data: Data[Split], network: Callable[[], nn.Module]) -> list[Section]:
     """The three noises on the first training shape of the first class."""
     first = int((data.train.label == data.train.label.min()).nonzero()[0])
     cloud = np.ascontiguousarray(data.train.inputs[0][first, : config.points, :3].numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.train.config.configs import PartConfig, Signature
-from dropfold.train.data.augment import augment
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
 from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions, Scores
-from dropfold.train.scoring.objective import restricted
+from dropfold.train.scoring.objective import restrict_to_family
 from dropfold.train.tasks import points, segmentation
 from dropfold.train.tasks.section import ClassTable, Section
 from dropfold.train.tasks.segmentation import PALETTE, compare_clouds, take
@@ -77,12 +77,13 @@ def load(config: PartConfig) -> Data[Shapes]:
         shapes = (file.points[start:end] for start, end in pairwise(file.ptr))
         columns.append(np.concatenate([describe_surroundings(points, config) for points in shapes]))
     x = np.concatenate([values for values in columns if values is not None], 1)
+    channels = channels_of(config)
     signature = Signature(
         file.part_names,
-        (config.points, x.shape[1]),
+        (config.points, channels.total),
         categories=file.class_names,
         part_category=file.part_category.tolist(),
-        channels=channels_of(config),
+        channels=channels,
     )
     part_category = torch.from_numpy(file.part_category)
 
@@ -117,9 +118,7 @@ def batches(
 def draw(split: Shapes, chosen: Tensor, config: PartConfig, generator: torch.Generator) -> Batch:
     """Training shapes, a fresh choice of their points, augmented."""
     (x, category), part = split.stacked(chosen.tolist(), config.points, [generator] * len(chosen))
-    turned = 6 if config.normals else 3  # channels that augmentation changes
-    x = torch.cat([augment(x[..., :turned], config.augment, generator), x[..., turned:]], -1)
-    return (x, category), part
+    return (augment_channels(x, channels_of(config), config.augment, generator), category), part
 
 
 def describe_surroundings(points: np.ndarray, config: PartConfig) -> np.ndarray:
@@ -134,9 +133,7 @@ def fixed(split: Shapes, chosen: list[int], config: PartConfig) -> Batch:
 
 def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    return points.build_segmenter(
-        config, len(signature.class_names), signature.shape[1], len(signature.categories), steps
-    )
+    return points.build_segmenter(config, signature, steps)
 
 
 @torch.no_grad()
@@ -149,7 +146,7 @@ def predict_split(network: nn.Module, split: Shapes, config: PartConfig, final: 
         chosen = list(range(start, min(start + config.batch_size, len(split))))
         (x, category), part = fixed(split, chosen, config)
         logits = network(x.to(device), category.to(device)).float().cpu()
-        own = restricted(logits, split.part_category, category[:, None])
+        own = restrict_to_family(logits, split.part_category, category[:, None])
         scored = own if config.own_parts else logits
         losses.append(nn.functional.cross_entropy(scored.flatten(0, 1), part.flatten(), reduction="none"))
         predicted_parts.append(own.argmax(-1))
@@ -234,7 +231,7 @@ def part_table(predictions: Predictions, signature: Signature) -> Section:
     return Section("Each part", head=["part", "category", "points", "IoU over all points"], rows=rows)
 
 
-def sections(config: PartConfig, data: Data[Shapes], network: nn.Module) -> list[Section]:
+def sections(config: PartConfig, data: Data[Shapes], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 
@@ -282,5 +279,7 @@ def label_cloud(
     for vote in range(votes):
         for group in segmentation.groups(len(cloud), config.points, np.random.default_rng((0, vote))):
             logits = network(x[group][None].to(device), torch.tensor([category], device=device)).float().cpu()
-            total.index_add_(0, torch.from_numpy(group), restricted(logits[0], part_category, to).softmax(-1))
+            total.index_add_(
+                0, torch.from_numpy(group), restrict_to_family(logits[0], part_category, to).softmax(-1)
+            )
     return total.argmax(1).numpy().astype(np.uint8)

@@ -10,30 +10,36 @@ import numpy as np
 from torch import nn
 
 from dropfold.models import NETWORKS, DropCluster, DropFeat, DropPoint
-from dropfold.train.config.configs import PointConfig
+from dropfold.train.config.configs import PointConfig, Signature
 
 # Arguments of networks whose fields in the config have another name.
 FIELDS = {"input_transform": "transforms", "feature_transform": "transforms"}
 
 
-def build_classifier(config: PointConfig, classes: int, channels: int, steps: int = 1) -> nn.Module:
+def build_classifier(config: PointConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config for whole clouds; `steps` are those of an epoch, for the noise's warm-up."""
     network = NETWORKS[config.network]
     names = *network.options, *network.classification_options
-    return network.classification(classes, channels, **_options(names, config, steps))
+    assert signature.channels is not None
+    options = _options(names, config, steps)
+    return network.classification(len(signature.class_names), signature.channels.total, **options)
 
 
-def build_segmenter(
-    config: PointConfig, classes: int, channels: int, categories: int | None = None, steps: int = 1
-) -> nn.Module:
+def build_segmenter(config: PointConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config for points; `steps` are those of an epoch, for the noise's warm-up."""
     if config.network == "pointnet" and not config.transforms:
         raise ValueError(
             "PointNet for parts and scenes has its transforms always; leave out --no-transforms."
         )
     network = NETWORKS[config.network]
+    assert signature.channels is not None
     options = _options(network.options, config, steps)
-    return network.segmentation(classes, channels, categories=categories, **options)
+    return network.segmentation(
+        len(signature.class_names),
+        signature.channels.total,
+        categories=len(signature.categories) or None,
+        **options,
+    )
 
 
 def _options(names: Iterable[str], config: PointConfig, steps: int) -> dict[str, Any]:

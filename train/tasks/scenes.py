@@ -7,7 +7,7 @@ freed after its last one: once in an epoch. A block is a function of (seed, epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Room, Scenes
 from dropfold.train.config.configs import AugmentConfig, SceneConfig, Signature
-from dropfold.train.data.augment import augment
-from dropfold.train.data.channels import channels_of
+from dropfold.train.data.augment import augment_channels
 from dropfold.train.data.columns import UP, Columns, channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
 from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts, share
 from dropfold.train.scoring import metrics
@@ -93,8 +93,8 @@ class OpenRoom:
         colour = self.room.colour[rows] if config.colour else None
         shape = None if self.shape is None else self.shape[rows]
         x = torch.from_numpy(channels(self.room.points[rows], colour, centre, self.highest, shape))
-        turned = augment(x[None, :, :3], config.augment, generator)[0]
-        return torch.cat([turned, x[:, 3:]], 1), torch.from_numpy(self.room.label[rows]).long()
+        x = augment_channels(x[None], channels_of(config), config.augment, generator)[0]
+        return x, torch.from_numpy(self.room.label[rows]).long()
 
 
 def load(config: SceneConfig) -> Data[Rooms]:
@@ -107,7 +107,6 @@ def load(config: SceneConfig) -> Data[Rooms]:
         split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
     seen = channels_of(config)
-    assert seen is not None
     signature = Signature(scenes.class_names, (config.points, seen.total), channels=seen)
     origin = scenes.name, scenes.source, scenes.credits, scenes.checksum
     weight = None
@@ -179,7 +178,7 @@ def fixed(split: Rooms, config: SceneConfig) -> Batch:
 
 def build(config: SceneConfig, signature: Signature, steps: int = 1) -> nn.Module:
     """The network of a config; `steps` are those of an epoch, for the noise's warm-up."""
-    return points.build_segmenter(config, len(signature.class_names), signature.shape[1], steps=steps)
+    return points.build_segmenter(config, signature, steps)
 
 
 @torch.no_grad()
@@ -283,7 +282,7 @@ def picture(data: Data[Rooms], predictions: Predictions, i: int, note: str) -> l
     return [{key: value for key, value in item.items() if key != "legend"} for item in items]
 
 
-def sections(config: SceneConfig, data: Data[Rooms], network: nn.Module) -> list[Section]:
+def sections(config: SceneConfig, data: Data[Rooms], network: Callable[[], nn.Module]) -> list[Section]:
     """Nothing more."""
     return []
 

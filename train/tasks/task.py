@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -67,8 +67,10 @@ class Task(Protocol[ConfigT, SplitT]):
     def galleries(self, config: ConfigT, data: Data[SplitT], predictions: Predictions) -> list[Section]:
         """Samples of the test split for the report."""
 
-    def sections(self, config: ConfigT, data: Data[SplitT], network: nn.Module) -> list[Section]:
-        """What else the report shows."""
+    def sections(
+        self, config: ConfigT, data: Data[SplitT], network: Callable[[], nn.Module]
+    ) -> list[Section]:
+        """What else the report shows; `network()` reads the trained network."""
 
     def log_predictions(
         self, wandb: Any, config: ConfigT, data: Data[SplitT], predictions: Predictions

@@ -36,7 +36,7 @@ class Trained:
         self.run, self.config, self.signature = run, config, signature
         self.task: AnyTask = task_of(config)
         self._network, self._data, self._predictions = network, data, predictions
-        self._own_data = True
+        self._changed: list[str] = []  # options that differ from the run's own
 
     @classmethod
     def of(cls, run: Path, **changes: Any) -> Trained:
@@ -48,7 +48,9 @@ class Trained:
         config, signature = checkpoint.load_config(run)
         find_weights(run)
         trained = cls(run, replace(config, **changes), signature)
-        trained._own_data = "data" not in changes
+        trained._changed = [
+            name for name, value in changes.items() if name == "data" or value != getattr(config, name)
+        ]
         return trained
 
     @property
@@ -67,14 +69,20 @@ class Trained:
         """The data of the config; ValueError if the run's own file is not the one it was trained on."""
         if self._data is None:
             data = self.task.load(self.config)
-            if self._own_data:
+            if "data" not in self._changed:
                 checkpoint.same_data(self.run, self.config, data.checksum)
             self._data = data
         return self._data
 
     @property
     def predictions(self) -> Predictions:
-        """The predictions on the test split after the last epoch, as the run kept them."""
+        """The predictions on the test split after the last epoch, as the run kept them; ValueError if this is the run with
+        another data set or other options, of which it kept none."""
+        if self._changed:
+            raise ValueError(
+                f"{self.run} keeps predictions by its own config alone, and this one has another "
+                f"{', '.join(self._changed)}; compute them with task.predict_split."
+            )
         if self._predictions is None:
             with np.load(self.run / "predictions.npz") as kept:
                 self._predictions = dict(kept)

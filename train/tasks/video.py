@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +198,9 @@ def galleries(config: VideoConfig, data: Data[Split], predictions: Predictions) 
     return classification.galleries(config, data, predictions, pictures, NOUN)
 
 
-def sections(config: VideoConfig, data: Data[Split], network: nn.Module) -> list[Section]:
+def sections(config: VideoConfig, data: Data[Split], network: Callable[[], nn.Module]) -> list[Section]:
     """Where the parameters are: each tensor beside the dense network's."""
-    tensors = models.rnn_table(network)
+    tensors = models.rnn_table(network())
     numbers = ("parameters", "dense_parameters", "macs", "dense_macs")
     total = {name: sum(row[name] for row in tensors) for name in numbers}
     rows = [

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dropfold.train.compare import corruptions
-from dropfold.train.compare.corruptions import ALL, corrupted
+from dropfold.train.compare.corruptions import ALL, corrupt
 
 LEVELS = range(1, 6)
 
@@ -40,7 +40,7 @@ def test_counts_are_those_of_1024_points_in_proportion(furniture, N):
             "missing_parts": N - round((20 + 10 * level) * N / 100),
         }
         for name in ALL:
-            found = corrupted(x, np.array([0, 1]), name, level)
+            found = corrupt(x, np.array([0, 1]), name, level)
             assert found.shape == (2, expected.get(name, N), 3), name
             assert found.dtype == np.float32
 
@@ -48,20 +48,20 @@ def test_counts_are_those_of_1024_points_in_proportion(furniture, N):
 @pytest.mark.parametrize("name", ALL)
 def test_chance_is_a_function_of_seed_level_and_place(points, places, name):
     """Whatever else is in the batch: a fold sees the points that the whole file sees."""
-    found = corrupted(points, places, name, 3)
-    np.testing.assert_array_equal(found, corrupted(points, places, name, 3))
-    np.testing.assert_array_equal(found[5:7], corrupted(points[5:7], places[5:7], name, 3))
-    assert not np.array_equal(found, corrupted(points, places, name, 3, seed=1))
-    assert not np.array_equal(found, corrupted(points, places + 1, name, 3))
-    assert found.shape != corrupted(points, places, name, 4).shape or not np.array_equal(
-        found, corrupted(points, places, name, 4)
+    found = corrupt(points, places, name, 3)
+    np.testing.assert_array_equal(found, corrupt(points, places, name, 3))
+    np.testing.assert_array_equal(found[5:7], corrupt(points[5:7], places[5:7], name, 3))
+    assert not np.array_equal(found, corrupt(points, places, name, 3, seed=1))
+    assert not np.array_equal(found, corrupt(points, places + 1, name, 3))
+    assert found.shape != corrupt(points, places, name, 4).shape or not np.array_equal(
+        found, corrupt(points, places, name, 4)
     )
 
 
 @pytest.mark.parametrize("name", ["drop_global", "drop_local", "missing_parts"])
 def test_what_is_left_are_points_of_the_cloud_in_their_order(points, places, name):
     for level in LEVELS:
-        for before, after in zip(points, corrupted(points, places, name, level)):
+        for before, after in zip(points, corrupt(points, places, name, level)):
             kept = rows(after)
             np.testing.assert_array_equal([p for p in before.tolist() if tuple(p) in kept], after)
 
@@ -69,7 +69,7 @@ def test_what_is_left_are_points_of_the_cloud_in_their_order(points, places, nam
 @pytest.mark.parametrize("name", ["add_global", "add_local"])
 def test_what_is_added_lies_in_the_unit_sphere_behind_the_cloud(points, places, name):
     for level in LEVELS:
-        found = corrupted(points, places, name, level)
+        found = corrupt(points, places, name, level)
         np.testing.assert_array_equal(found[:, :512], points)
         assert np.linalg.norm(found[:, 512:], axis=2).max() <= 1 + 1e-6  # float32
 
@@ -98,7 +98,7 @@ def test_parts_add_up():
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_jitter_has_its_standard_deviation(points, places, level):
-    moved = corrupted(points, places, "jitter", level) - points
+    moved = corrupt(points, places, "jitter", level) - points
     # The estimate from m numbers has a relative standard error of 1 / sqrt(2 m); five of them.
     assert moved.std() == pytest.approx(0.01 * level, rel=5 / math.sqrt(2 * moved.size))
 
@@ -107,7 +107,7 @@ def test_rotations_are_rotations_by_euler_angles_within_their_range(points, plac
     largest = []
     for level in LEVELS:
         angles = []
-        for before, after in zip(points, corrupted(points, places, "rotate", level)):
+        for before, after in zip(points, corrupt(points, places, "rotate", level)):
             matrix = np.linalg.lstsq(before, after, rcond=None)[0].astype(float)
             np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-4)  # float32 coordinates
             angles.append(np.abs(Rotation.from_matrix(matrix).as_euler("xyz")).max())
@@ -119,7 +119,7 @@ def test_rotations_are_rotations_by_euler_angles_within_their_range(points, plac
 def test_scaled_clouds_are_centred_and_touch_the_unit_sphere(points, places):
     for level in LEVELS:
         S = 1.5 + 0.1 * level
-        for before, after in zip(points, corrupted(points, places, "scale", level)):
+        for before, after in zip(points, corrupt(points, places, "scale", level)):
             assert np.abs(after.mean(0)).max() < 1e-5
             assert np.linalg.norm(after, axis=1).max() == pytest.approx(1, abs=1e-5)
             factor = after.std(0) / before.std(0)
@@ -140,14 +140,14 @@ def test_added_points_are_uniform_in_the_sphere_or_gaussian_about_the_cloud(monk
 @pytest.mark.parametrize("name", ["rotate", "scale"])
 def test_a_corruption_of_the_whole_commutes_with_a_permutation_of_the_points(points, places, name):
     order = np.random.default_rng(0).permutation(512)
-    found = corrupted(points[:, order], places, name, 5)
-    np.testing.assert_allclose(found, corrupted(points, places, name, 5)[:, order], atol=1e-6)
+    found = corrupt(points[:, order], places, name, 5)
+    np.testing.assert_allclose(found, corrupt(points, places, name, 5)[:, order], atol=1e-6)
 
 
 def test_bad_input_is_named(points, places):
     def refused(match, *given):
         with pytest.raises(ValueError, match=match):
-            corrupted(*given)
+            corrupt(*given)
 
     refused("there is no corruption 'fog' of level 1; there are jitter, scale", points, places, "fog", 1)
     refused("level 6", points, places, "jitter", 6)

@@ -10,7 +10,7 @@ import torch
 from dropfold.__main__ import main
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.train.compare import outcomes, robustness
-from dropfold.train.compare.corruptions import ALL, corrupted
+from dropfold.train.compare.corruptions import ALL, corrupt
 from dropfold.train.compare.outcomes import Outcome
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.engine.run import Run
@@ -40,7 +40,7 @@ def test_a_measurement_is_that_of_the_saved_network(runs, folder, furniture):
     model = Trained.of(run).network
     clouds = shape_schema.read(folder / "small.h5")
     test = clouds.of(shape_schema.TEST)
-    x = corrupted(clouds.points[test, :32], test, "drop_local", 4)
+    x = corrupt(clouds.points[test, :32], test, "drop_local", 4)
     right = predict(model, (torch.from_numpy(x),)).argmax(1).numpy() == clouds.label[test]
     np.testing.assert_array_equal(found.corrupted[4, 3], right)
     assert found.corrupted.shape == (8, 5, 12)

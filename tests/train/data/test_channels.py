@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dropfold.train.config.channels import Channels
-from dropfold.train.config.configs import CONFIGS
-from dropfold.train.data.channels import channels_of
+from dropfold.train.config.configs import CONFIGS, AugmentConfig, Signature
+from dropfold.train.data.augment import augment, augment_channels
+from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import CHANNELS
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.registry import TASKS
@@ -79,6 +80,39 @@ def test_each_channel_is_where_its_name_says(case, folders, tmp_path):
     del values["channels"]  # as a run of an older version left it
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert checkpoint.load_config(tmp_path) == (config, data.signature)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_network_takes_the_channels_of_the_signature(case, folders):
+    """Of the signature alone: not those that the config asks for, nor a count of its own."""
+    make, options, _ = CASES[case]
+    config = replace(make(folders[case.split(",")[0]], **options), network="pointnet2", radius=4.0)
+    signature = Signature(
+        ["a", "b"],
+        channels=Channels(colour=2, shape=5),
+        categories=["c"] if config.task == "parts" else [],
+        part_category=[0, 0] if config.task == "parts" else [],
+    )
+    network = TASKS[config.task].build(config, signature).eval()
+    inputs = [
+        torch.rand(1, 600, signature.channels.total),
+        *([torch.tensor([0])] if signature.categories else []),
+    ]
+    assert network(*inputs).shape[-1] == 2
+
+
+def test_augmentation_turns_coordinates_and_normals_alone():
+    """Wherever they stand; together, as `augment` turns clouds with normals."""
+    channels = Channels(colour=3, place=3, normal=3, shape=2)
+    x = torch.rand(4, 20, channels.total, generator=torch.Generator().manual_seed(0))
+    config = AugmentConfig(rotate=True, jitter=0.01)
+    found = augment_channels(x, channels, config, torch.Generator().manual_seed(1))
+    pos, normal = channels.slices["pos"], channels.slices["normal"]
+    expected = augment(torch.cat([x[..., pos], x[..., normal]], -1), config, torch.Generator().manual_seed(1))
+    assert torch.equal(torch.cat([found[..., pos], found[..., normal]], -1), expected)
+    assert not torch.isclose(found[..., normal], x[..., normal]).all(-1).any()
+    for kind in ("colour", "place", "shape"):
+        assert torch.equal(found[..., channels.slices[kind]], x[..., channels.slices[kind]])
 
 
 def test_videos_have_no_points(video_folder):

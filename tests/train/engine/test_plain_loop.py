@@ -374,7 +374,7 @@ def test_an_early_best_epoch_survives_a_stop(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(
         module, "scores", lambda *_: metrics.Scores({"overall_accuracy": next(reached)}, 0.0, torch.zeros(3))
     )
-    monkeypatch.setattr("dropfold.train.report.report.write_report", lambda *_: None)  # it shows real scores
+    monkeypatch.setattr("dropfold.train.engine.run.write_report", lambda *_: None)  # it shows real scores
     config = configured(folders, "clouds", **PLAIN | {"epochs": 4}, validate_every=1)
     with pytest.raises(Stop):
         train_until(3, replace(config, out=tmp_path / "run"))

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from dropfold.data_scripts.schemas import shape_schema
+from dropfold.models.layers.noise import Drop
+from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.engine.method import Method
 from dropfold.train.engine.run import Run
 from dropfold.train.report.report import command
@@ -23,6 +25,11 @@ def finished(folder, tmp_path_factory):
     return out
 
 
+def weights_of(state):
+    """Everything of a state dict but the drop probability and the step of its noise."""
+    return {name: value for name, value in state.items() if not name.startswith("noise.")}
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for name, value in a.items():
@@ -32,11 +39,40 @@ def assert_same(a, b):
 def test_a_run_begins_from_the_weights_of_another(finished, folder, tmp_path):
     config = small(folder, out=tmp_path / "run", start=finished, points=24, seed=3)
     run = Run(config)
-    assert_same(run.network.state_dict(), load_file(finished / "model.safetensors"))
+    assert_same(weights_of(run.network.state_dict()), weights_of(load_file(finished / "model.safetensors")))
     run.train()
     saved, _ = checkpoint.load_config(tmp_path / "run")
     assert saved.start == finished
     assert f"--start {finished}" in command(saved)
+
+
+NOISES = {
+    "another p": (NoiseConfig("cluster", p=0.5, k=4), 0.5),
+    "a warm-up": (NoiseConfig("cluster", p=0.3, k=4, warmup_epochs=2), 0.0),
+    "another kind and layer": (NoiseConfig("point", p=0.4, layers=("edge1",)), 0.4),
+    "none": (NoiseConfig("none"), None),
+}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_noise_is_that_of_the_new_run(noise, finished, folder, tmp_path):
+    """Its drop probability, and a warm-up from its first step, whatever noise the first run was trained with."""
+    wanted, rate = NOISES[noise]
+    run = Run(small(folder, out=tmp_path / "run", start=finished, noise=wanted))
+    first = load_file(finished / "model.safetensors")
+    assert first["noise.pool.step"] > 0
+    assert_same(weights_of(run.network.state_dict()), weights_of(first))
+    drops = [module for module in run.network.modules() if isinstance(module, Drop)]
+    assert [(float(drop.rate), int(drop.step)) for drop in drops] == (
+        [] if rate is None else [(pytest.approx(rate), 0)]
+    )
+
+
+def test_a_run_with_noise_begins_from_one_without(folder, tmp_path):
+    Run(small(folder, out=tmp_path / "clean", epochs=1, noise=NoiseConfig("none"))).train()
+    run = Run(small(folder, out=tmp_path / "run", start=tmp_path / "clean"))
+    assert_same(weights_of(run.network.state_dict()), load_file(tmp_path / "clean/model.safetensors"))
+    assert float(run.network.state_dict()["noise.pool.rate"]) == pytest.approx(0.3)
 
 
 class Interrupted(BaseException):

@@ -23,7 +23,7 @@ from dropfold.train.engine.run import Run
 from dropfold.train.predict.labelling import label_file
 from dropfold.train.report.report import curves
 from dropfold.train.scoring import metrics
-from dropfold.train.scoring.objective import loss_function, restricted
+from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import blocks, parts, scenes
 from dropfold.train.tasks.trained import Trained
@@ -251,7 +251,7 @@ def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
             assert torch.equal(logits == -torch.inf, others & own_parts)
     logits = torch.randn(7, 4, requires_grad=True)
     family, label = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 2, 0, 2, 0, 0])
-    loss = loss_function(restricted(logits, family, family[label]), label, config)
+    loss = loss_function(restrict_to_family(logits, family, family[label]), label, config)
     expected = torch.nn.functional.cross_entropy(logits[:, [0, 2]], label // 2)
     torch.testing.assert_close(loss, expected)
     (gradient,) = torch.autograd.grad(loss, logits)
