@@ -20,6 +20,7 @@ from dropfold.models import (
     PointNetSegmentation,
     unfused,
 )
+from dropfold.models.clouds import dgcnn
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
 from dropfold.models.layers.plain import neighbours
@@ -312,6 +313,25 @@ def test_plain_neighbours_are_the_kernels(channels):
         assert torch.equal(neighbours(grid, 20, False), knn(grid, 20))
     with pytest.raises(ValueError, match="k must be at least 1 and at most the points of the smallest cloud"):
         neighbours(rows, 40, False, batch)
+
+
+def test_autocast_does_not_move_the_plain_graphs(monkeypatch):
+    """Each graph of the plain DGCNN is the one that `kernels.knn` finds in the same features."""
+    asked = []
+
+    def recorded(x, k, fused, **clouds):
+        found = neighbours(x, k, fused, **clouds)
+        asked.append((x, k, fused, found))
+        return found
+
+    monkeypatch.setattr(dgcnn, "neighbours", recorded)
+    model, (x, _) = make("dgcnn").float().eval(), inputs("dgcnn")
+    with unfused(model), torch.autocast("cpu", torch.bfloat16):
+        model(x.float())
+    assert [x.shape[-1] for x, *_ in asked] == [3, 64, 64, 128]
+    for x, k, fused, found in asked:
+        assert not fused
+        assert torch.equal(found, knn(x, k))
 
 
 def test_groups_with_copies_agree():
