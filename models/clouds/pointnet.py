@@ -56,8 +56,8 @@ class Regularized(nn.Module):
         return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
 
     def regularization(self) -> Tensor:
-        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A (Qi et al. 2017, equation 2; their norm
-        is squared, the peers' is not, and this is the peers'). The transforms are kept until the next forward."""
+        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A (Qi et al. 2017, equation 2; their
+        norm is squared, the peers' is not, and this is the peers'). The transforms are kept until the next forward."""
         if self._transform is None:
             return torch.zeros(())
         a = self._transform.float()

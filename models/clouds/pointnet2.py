@@ -244,7 +244,8 @@ class PointNet2(nn.Module):
         radius: factor of all radii.
         dropout: after fc1 and fc2.
         noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
-            (sa1, sa2: what falls is left out of the max over a ball, in all scales alike; pool) to module.
+            (sa1, sa2: dropped points are left out of the max over a ball, in all scales alike; pool) to
+            module.
         sync_batch_norm: BatchNorm statistics over all processes.
         random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
 

@@ -3,8 +3,9 @@
 It is an `nn.Linear`, a `TensorLinear`, a low-rank pair (`nn.Sequential` of two `nn.Linear`), a parametrized one, or a user's
 own. Gradients go through the matrix to the module's parameters.
 
-A module that is known by its calls alone is called once a step on zeros, the identity and two rows that test it: its hooks and
-buffers see those and not the layer's input. Its matrix is (W I + b) - b, which loses digits where |b| is much larger than |W|.
+A module that is known by its calls alone is called once a step on zeros, the identity and two rows that test it: its hooks
+and buffers see those and not the layer's input. Its matrix is (W I + b) - b, which loses digits where |b| is much larger
+than |W|.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Affine(NamedTuple):
 def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
     """The matrix and bias of a module that maps [..., in] to [..., out] affinely, differentiable.
 
-    `in_features` is asked for of modules that do not have it as an attribute and are known by their calls. The matrix is made
-    in the type of the weights: autocast is off, as coordinates may be what it is applied to.
+    `in_features` is asked for of modules that do not have it as an attribute and are known by their calls. The matrix is
+    made in the type of the weights: autocast is off, as coordinates may be what it is applied to.
 
     Raises:
         ValueError: the module is not affine, or how many features it takes is not known.

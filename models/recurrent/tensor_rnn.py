@@ -3,7 +3,7 @@
     gates = x W + h U + b;   W = ih [input, G H], U = hh [H, G H], each a `FormatSpec` of its own, dense by default
 
 G is 4 (LSTM: i f g o) or 3 (GRU: r z n), in PyTorch's order, the gates folded into the first output mode. The input's part
-is one product over all frames (kron_linear, or what `models.formats.plan` finds cheaper); then one launch a
+is one product over all frames (kron_linear, or what `dropfold.models.formats.plan` finds cheaper); then one launch a
 direction and layer walks through time (dropfold.kernels.recurrent.lstm_sequence, gru_sequence). The plain form
 (`dropfold.models.unfused`) takes one frame after the other, and calls `hh`, or `mega`, at each.
 
