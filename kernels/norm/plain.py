@@ -53,21 +53,21 @@ def masked_max(z: Tensor, keep: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def max_over_segments(z: Tensor, keep: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
     """`masked_max` [B, C] of the rows ptr[b] .. ptr[b + 1] - 1 of z [M, C] for each b, padded; the argmax is a row."""
-    rows, inside = _pad(ptr)
+    rows, inside = pad_segments(ptr)
     maximum, argmax = masked_max(z[rows], keep[rows] & inside[:, :, None], 1)
     return maximum, torch.where(argmax < 0, argmax, argmax + ptr[:-1, None])
 
 
 def mean_over_segments(z: Tensor, keep: Tensor, ptr: Tensor) -> Tensor:
     """The mean [B, C] of what is kept of the rows ptr[b] .. ptr[b + 1] - 1 of z [M, C]; 0 where nothing is."""
-    rows, inside = _pad(ptr)
+    rows, inside = pad_segments(ptr)
     keep_BNC = keep[rows] & inside[:, :, None]
     return torch.where(keep_BNC, z[rows], 0).sum(1) / keep_BNC.sum(1).clamp(min=1)
 
 
-def _pad(ptr: Tensor) -> tuple[Tensor, Tensor]:
+def pad_segments(ptr: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [B, N] of B segments padded to the longest, and which of them are inside; padding repeats row 0."""
     sizes = ptr.diff()
-    position = torch.arange(max(1, int(sizes.max())), device=ptr.device)
+    position = torch.arange(max(1, int(sizes.max())) if len(sizes) else 1, device=ptr.device)
     inside = position < sizes[:, None]
     return torch.where(inside, ptr[:-1, None] + position, 0), inside

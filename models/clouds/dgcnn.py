@@ -32,7 +32,7 @@ class DGCNN(HasPlainForm):
         emb_dims: width of the embedding that is pooled.
         dropout: after fc1 and fc2.
         noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
-            (edge1 .. edge4: what falls is left out of the max over neighbours; pool) to module.
+            (edge1 .. edge4: dropped points are left out of the max over neighbours; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
 
     Noise never moves a graph: neighbours are found in the layers' full output. (Dropped points, were they zeros,

@@ -60,7 +60,7 @@ class DGCNNSegmentation(HasPlainForm):
         emb_dims: width of the embedding that is pooled.
         dropout: for scenes before the last layer, for parts after the first two layers of the head.
         noise: a Drop module for the recommended position, inside the max over points ("pool"), or a mapping of layer name
-            (edge1, edge2, edge3: what falls is left out of the max over neighbours; pool) to module.
+            (edge1, edge2, edge3: dropped points are left out of the max over neighbours; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
 
     Noise never moves a graph: neighbours are found in the layers' full output.

@@ -56,11 +56,11 @@ class Regularized(nn.Module):
         return self.__dict__ | {"_transform": None}  # the last forward's graph is no part of a copy
 
     def regularization(self) -> Tensor:
-        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A, once (Qi et al. 2017, equation 2;
-        their norm is squared, the peers' is not, and this is the peers')."""
+        """mean over clouds of |I - A A^T|_F for the last forward's feature transforms A (Qi et al. 2017, equation 2; their
+        norm is squared, the peers' is not, and this is the peers'). The transforms are kept until the next forward."""
         if self._transform is None:
             return torch.zeros(())
-        a, self._transform = self._transform.float(), None
+        a = self._transform.float()
         return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
 
 

@@ -12,7 +12,7 @@ W [s ; sum_j w_j f_j] = W_s s + sum_j w_j W_f f_j, so it is applied to the fewer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import Noise
 from dropfold.kernels.noise.drop import reference as apply_noise
+from dropfold.kernels.points import three_nn_interpolate
 from dropfold.models.layers.grouped import GroupMLPMax
 from dropfold.models.layers.linear_norm import (
     LinearNorm,
@@ -32,7 +33,6 @@ from dropfold.models.layers.linear_norm import (
     spread,
 )
 from dropfold.models.layers.noise import draw, place_noise
-from dropfold.models.layers.plain import plain_interpolate
 
 LAYERS = ("sa1", "sa2", "pool")
 Grouping = Literal["ssg", "msg"]
@@ -174,16 +174,7 @@ class Interpolated(LinearNorm):
         weight, bias = self.matrix()
         of_cloud, of_skip, of_below = weight.split(sizes, 1)
         y = kernels.linear(f, of_below, bias)  # the weights of an interpolation add up to one
-        if points.batch is None:
-            shape = (*below.pos.shape[:-1], -1) if points.pos.dim() == 3 else (-1, y.shape[-1])
-            pos = below.pos if points.pos.dim() == 3 else below.pos.reshape(-1, 3)
-            y = kernels.three_nn_interpolate(y.view(shape), pos, points.pos)
-        else:
-            of = torch.arange(len(below.pos), device=y.device).repeat_interleave(below.pos.shape[1])
-            y = kernels.three_nn_interpolate(
-                *(y, below.pos.reshape(-1, 3), points.pos), batch=of, query_batch=points.batch,
-                batch_size=points.clouds,
-            )  # fmt: skip
+        y = _carry(y, points, below, kernels.three_nn_interpolate)
         if g is not None:
             y = add_to_points(y, kernels.linear(g, of_cloud), points.batch)
         y = y.reshape(-1, y.shape[-1])
@@ -194,20 +185,21 @@ class Interpolated(LinearNorm):
     def plain(self, points: Points, below: Points, g: Tensor | None, **options: Any) -> Tensor:
         """Features are carried as they are, and the linear map is that of [g ; skip ; f]."""
         assert below.features is not None
-        features = (
-            below.features.view(*below.pos.shape[:2], -1) if below.pos.dim() == 3 else below.features[None]
-        )
-        pos = below.pos if below.pos.dim() == 3 else below.pos[None]
-        if points.batch is None:
-            query = points.pos if points.pos.dim() == 3 else points.pos[None]
-            carried = plain_interpolate(features, pos, query).flatten(0, 1)
-        else:
-            sizes = torch.bincount(points.batch, minlength=points.clouds or 0).tolist()
-            each = zip(features.split(1), pos.split(1), points.pos.split(sizes), strict=True)
-            carried = torch.cat([plain_interpolate(f, p, query[None])[0] for f, p, query in each])
+        carried = _carry(below.features, points, below, three_nn_interpolate.reference).flatten(0, -2)
         parts = [] if g is None else [spread(g, points.pos, points.batch).flatten(0, -2)]
         parts += [] if points.features is None else [points.features]
         return apply_noise(self.activated(torch.cat([*parts, carried], -1)), **options)
+
+
+def _carry(f: Tensor, points: Points, below: Points, interpolate: Callable[..., Tensor]) -> Tensor:
+    """Rows f [S, C] of the points `below`, which are dense, at `points`, dense [B, N, C] or rows [M, C] as these are."""
+    if points.pos.dim() == 3:
+        return interpolate(f.view(*below.pos.shape[:-1], -1), below.pos, points.pos)
+    clouds: dict[str, Any] = {}
+    if points.batch is not None:
+        of = torch.arange(len(below.pos), device=f.device).repeat_interleave(below.pos.shape[1])
+        clouds = {"batch": of, "query_batch": points.batch, "batch_size": points.clouds}
+    return interpolate(f, below.pos.reshape(-1, 3), points.pos, **clouds)
 
 
 class FeaturePropagation(nn.Module):
@@ -252,7 +244,8 @@ class PointNet2(nn.Module):
         radius: factor of all radii.
         dropout: after fc1 and fc2.
         noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
-            (sa1, sa2: what falls is left out of the max over a ball, in all scales alike; pool) to module.
+            (sa1, sa2: dropped points are left out of the max over a ball, in all scales alike; pool) to
+            module.
         sync_batch_norm: BatchNorm statistics over all processes.
         random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
 

@@ -67,8 +67,8 @@ class PointNet2Segmentation(nn.Module):
         radius: factor of all radii; larger for points that lie farther apart.
         dropout: before the last layer.
         noise: a Drop module for the recommended position, inside the max of the last level ("pool": for parts over all
-            points, for scenes over balls), or a mapping of layer name (sa1, sa2 and for scenes sa3: what falls is left
-            out of the max over a ball, in all scales alike; pool) to module.
+            points, for scenes over balls), or a mapping of layer name (sa1, sa2 and for scenes sa3: dropped points
+            are left out of the max over a ball, in all scales alike; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
         random_start: in training, the first centre of each cloud is drawn; otherwise it is its first point.
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import BatchNorm, Groups, Noise
 from dropfold.kernels.noise.draw import keep_mask
+from dropfold.kernels.norm.plain import pad_segments
 from dropfold.kernels.points.clouds import check_neighbours, dense_ptr, global_idx, to_rows
 from dropfold.kernels.points.groups import neighbourhoods
 from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, edges, linear
 from dropfold.models.layers.matrix import Affine
-from dropfold.models.layers.plain import MaxPool, padded_rows
+from dropfold.models.layers.pools import MaxPool
 from dropfold.models.layers.unfused import HasPlainForm
 
 
@@ -164,7 +165,8 @@ class GroupMLPMax(_SharedPerceptron):
         if features is not None:
             members = torch.cat([members, features[idx].to(members.dtype)], -1)
         z = self._activated(members, 3)
-        places, mask = padded_rows(ptr)
+        places, inside = pad_segments(ptr)
+        mask = inside[..., None]
         if noise is not None:
             clouds = to_rows(pos, batch, batch_size)[1]
             if batch is None:
@@ -202,10 +204,10 @@ class EdgeConv2(_SharedPerceptron):
         """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and row numbers [M, k], to
         [.., widths[-1]]."""
         check_neighbours(idx, x)
-        rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
-        channels = rows.shape[1]
         if not self.fused:
             return self._plain(x, idx, noise, batch, batch_size)
+        rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))
+        channels = rows.shape[1]
         first = self._layers()[0].matrix()
         if len(self.layers) == 1:
             q = torch.cat([rows, torch.zeros_like(rows)], 1)

@@ -21,16 +21,13 @@ from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 from dropfold.models.layers.matrix import Affine, is_nn_linear, matrix_of, product_is_cheaper
 from dropfold.models.layers.plain import (
     ApplyNoise,
-    Clouds,
     Dropout,
-    MaxMeanPool,
-    MaxPool,
     activation,
     call_linear,
     call_norm,
-    masked_max,
     slope_of,
 )
+from dropfold.models.layers.pools import Clouds, MaxMeanPool, MaxPool, masked_max
 from dropfold.models.layers.unfused import HasPlainForm
 
 

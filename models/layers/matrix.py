@@ -2,19 +2,27 @@
 
 It is an `nn.Linear`, a `TensorLinear`, a low-rank pair (`nn.Sequential` of two `nn.Linear`), a parametrized one, or a user's
 own. Gradients go through the matrix to the module's parameters.
+
+A module that is known by its calls alone is called once a step on zeros, the identity and two rows that test it: its hooks
+and buffers see those and not the layer's input. Its matrix is (W I + b) - b, which loses digits where |b| is much larger
+than |W|.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from dropfold.models.layers.tensor_linear import TensorLinear
 
-_affine: WeakSet[nn.Module] = WeakSet()  # modules that were found to be affine
+MAX_ERROR = 0.1  # of an affine map, relative to its largest output: far above the rounding of bfloat16
+
+# Modules that were found to be affine, each with the training modes of its parts in which it was.
+_affine: WeakKeyDictionary[nn.Module, set[tuple[bool, ...]]] = WeakKeyDictionary()
 
 
 class Affine(NamedTuple):
@@ -27,16 +35,21 @@ class Affine(NamedTuple):
 def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
     """The matrix and bias of a module that maps [..., in] to [..., out] affinely, differentiable.
 
-    `in_features` is asked for of modules that do not have it as an attribute: they are applied to the identity and to zero.
+    `in_features` is asked for of modules that do not have it as an attribute and are known by their calls. The matrix is
+    made in the type of the weights: autocast is off, as coordinates may be what it is applied to.
 
     Raises:
         ValueError: the module is not affine, or how many features it takes is not known.
     """
-    if type(module) is nn.Linear or _keeps_forward(module, nn.Linear):
+    device = _example(module).device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return matrix_of(module, in_features)
+    if is_nn_linear(module):
         return Affine(module.weight, module.bias)  # type: ignore[arg-type]
-    if isinstance(module, TensorLinear) and type(module).forward is TensorLinear.forward:
+    if isinstance(module, TensorLinear) and _keeps_forward(module, TensorLinear):
         return Affine(module.weight.to_dense().T, module.bias)
-    if isinstance(module, nn.Sequential) and type(module) is nn.Sequential:
+    if type(module) is nn.Sequential and _keeps_forward(module, nn.Sequential):
         parts = [part for part in module if not isinstance(part, nn.Identity)]
         if parts:
             found = matrix_of(parts[0], in_features)
@@ -48,19 +61,19 @@ def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
 
 def is_nn_linear(module: nn.Module) -> bool:
     """Whether the module computes what nn.Linear does with its weight and bias."""
-    return type(module) is nn.Linear or _keeps_forward(module, nn.Linear)
+    return _keeps_forward(module, nn.Linear)
 
 
-def product_is_cheaper(chain: nn.Module, rows: int) -> bool | None:
+def product_is_cheaper(maps: nn.Module, rows: int) -> bool | None:
     """Whether the matrix of a chain of maps and one product cost fewer multiply-adds than the maps one after the other.
 
     A pair of rank r costs M r (in + out) over M rows; its matrix costs in r out, and then M in out. None for a module that
     is no `nn.Sequential` of maps whose cost is known.
     """
-    if type(chain) is not nn.Sequential or len(chain) < 2:
+    if type(maps) is not nn.Sequential or not _keeps_forward(maps, nn.Sequential) or len(maps) < 2:
         return None
-    sizes = [size for size in map(_size, chain) if size is not None]
-    if len(sizes) < len(chain):
+    sizes = [size for size in map(_size, maps) if size is not None]
+    if len(sizes) < len(maps):
         return None
     n_in, n_out = sizes[0][0], sizes[-1][1]
     product = sum(n_in * inner * out for inner, out, _ in sizes[1:])
@@ -68,8 +81,18 @@ def product_is_cheaper(chain: nn.Module, rows: int) -> bool | None:
 
 
 def _keeps_forward(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether the module is of a subclass that did not change `forward`, as parametrized modules are."""
-    return isinstance(module, cls) and type(module).forward is cls.forward
+    """Whether a call of the module is `cls.forward` alone, as of the class itself and of parametrized modules.
+
+    Forward pre-hooks make the weights of pruned, weight-normed and spectral-normed modules (torch.nn.utils.prune,
+    weight_norm, spectral_norm): such a module has to be called.
+    """
+    return isinstance(module, cls) and type(module).forward is cls.forward and not module._forward_pre_hooks
+
+
+def _example(module: nn.Module) -> Tensor:
+    """A tensor of the type and device of the module's weights."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
 
 def _size(module: nn.Module) -> tuple[int, int, int] | None:
@@ -77,7 +100,7 @@ def _size(module: nn.Module) -> tuple[int, int, int] | None:
     if is_nn_linear(module):
         n_out, n_in = module.weight.shape  # type: ignore[misc]
         return n_in, n_out, n_in * n_out
-    if isinstance(module, TensorLinear) and type(module).forward is TensorLinear.forward:
+    if isinstance(module, TensorLinear) and _keeps_forward(module, TensorLinear):
         n_in, n_out = module.in_features, module.out_features
         return n_in, n_out, min(module.weight.lowered_macs(), n_in * n_out)
     return None
@@ -93,39 +116,44 @@ def _product(first: Affine, second: Affine) -> Affine:
 
 
 def _applied(module: nn.Module, in_features: int | None) -> Affine:
-    """Of a module that is known by its outputs alone."""
+    """Of a module that is known by its calls alone."""
     size = getattr(module, "in_features", in_features)
     if size is None:
         raise ValueError(
             f"how many features {type(module).__name__} takes is not known; give it an attribute in_features."
         )
-    like = next(
-        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0)
-    )
-    identity = torch.eye(size, dtype=like.dtype, device=like.device)
-    offset = module(identity.new_zeros(1, size))
-    if offset.dim() != 2 or len(offset) != 1:
+    like = _example(module)
+    zeros = like.new_zeros(1, size)
+    test = torch.arange(1, 2 * size + 1, device=like.device).to(like.dtype).sin().mul(4).view(2, size)
+    # One call: spectral_norm changes its weight at each.
+    rows = torch.cat([zeros, torch.eye(size, dtype=like.dtype, device=like.device), test])
+    out = module(rows)
+    if out.dim() != 2 or len(out) != len(rows):
         raise ValueError(
             f"a layer's linear map takes [..., {size}] to [..., out]; {type(module).__name__} made "
-            f"{list(offset.shape)} of [1, {size}]."
+            f"{list(out.shape)} of {list(rows.shape)}."
         )
-    found = Affine((module(identity) - offset).T, offset[0])
-    if module not in _affine and not torch.compiler.is_compiling():
-        _check_affine(module, found)
-        _affine.add(module)
+    offset, columns, tested = out.split([1, size, 2])
+    found = Affine((columns - offset).T, offset[0])
+    if not torch.compiler.is_compiling():
+        modes = tuple(part.training for part in module.modules())  # Dropout is affine in evaluation alone
+        passed = _affine.setdefault(module, set())
+        if modes not in passed:
+            _check_affine(module, found, test, tested)
+            passed.add(modes)
     return found
 
 
 @torch.no_grad()
-def _check_affine(module: nn.Module, found: Affine) -> None:
+def _check_affine(module: nn.Module, found: Affine, x: Tensor, given: Tensor) -> None:
+    """Refuse a module that made `given` of x, if the matrix that was found makes something else of it."""
     weight, bias = found
     assert bias is not None
-    x = torch.arange(1, 2 * weight.shape[1] + 1, device=weight.device).to(weight.dtype).sin()
-    x = 4 * x.view(2, -1)
-    expected, given = x @ weight.T + bias, module(x)
+    expected = x @ weight.T + bias
     scale = max(1.0, float(expected.abs().max()))
     # Rounding of a sum of `in` products, with room; a map that is not affine is off by far more.
-    if not float((given - expected).abs().max()) <= 1e3 * torch.finfo(weight.dtype).eps * scale:
+    error = min(1e3 * torch.finfo(weight.dtype).eps, MAX_ERROR)
+    if not float((given - expected).abs().max()) <= error * scale:
         raise ValueError(
             f"a fused layer's linear map must be affine, y = x W^T + b, the same at each call; {type(module).__name__} is "
             "not. Run the layer in its plain form: `with unfused(network): ...`."

@@ -233,6 +233,8 @@ def test_the_feature_transform_is_drawn_to_the_orthogonal():
     a = model._transform
     expected = torch.stack([torch.linalg.norm(torch.eye(64) - m @ m.T) for m in a]).mean()
     torch.testing.assert_close(model.regularization(), expected)
+    torch.testing.assert_close(model.regularization(), expected)  # kept until the next forward
+    assert copy.deepcopy(model).regularization() == 0  # a copy has had no forward
 
 
 def test_dropout_is_drop_feat_in_the_layers_own_pass():

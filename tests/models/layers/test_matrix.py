@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
 
 from dropfold.models import TensorLinear, unfused
 from dropfold.models.formats import FormatSpec
@@ -170,3 +170,76 @@ def test_what_is_not_affine_is_refused():
         assert layer(x).shape == (2, 5)
     with pytest.raises(ValueError, match="how many features Scaled takes is not known"):
         matrix_of(Scaled(4, 5))
+
+
+@pytest.mark.parametrize("kind", ["low rank", "tensor", "own"])
+def test_autocast_rounds_no_matrix(kind):
+    """Maps on three channels, which are coordinates, give the same numbers as without autocast."""
+    layer = lived_in(LinearNormAct(3, C_OUT)).eval()
+    layer.linear = Flipped(C_OUT) if kind == "own" else MAPS[kind](3, C_OUT)
+    x = torch.randn(2, 20, 3)
+    expected, out = matrix_of(layer.linear, 3), layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, rounded = matrix_of(layer.linear, 3), layer(x)
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.bias, expected.bias)
+    assert torch.equal(rounded, out)
+
+
+class Flipped(nn.Module):
+    """A user's own map of three features."""
+
+    def __init__(self, n_out):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3, n_out)), nn.Parameter(torch.randn(n_out))
+
+    def forward(self, x):
+        return x.flip(-1) @ self.weight + self.bias
+
+
+def test_a_map_that_is_affine_in_evaluation_is_refused_in_training():
+    layer, x = LinearNormMax(4, 5), torch.randn(2, 6, 4)
+    layer.linear = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
+    layer.eval()(x)
+    layer.train()
+    with pytest.raises(ValueError, match="Dropout is not"):
+        layer(x)
+    layer.eval()(x)
+
+
+def test_a_map_in_bfloat16_is_checked():
+    """The check allows for rounding, and not for a map that is not affine."""
+    matrix_of(Flipped(8).bfloat16(), 3)
+    with pytest.raises(ValueError, match="ReLU is not"):
+        matrix_of(nn.ReLU().bfloat16(), 4)
+
+
+@pytest.mark.filterwarnings("ignore")  # weight_norm has a successor
+@pytest.mark.parametrize(
+    ("change", "original"),
+    [
+        (lambda m: prune.l1_unstructured(m, "weight", 0.5), "weight_orig"),
+        (weight_norm, "weight_v"),
+        (spectral_norm, "weight_orig"),
+    ],
+    ids=["pruned", "weight norm", "spectral norm"],
+)
+def test_weights_that_a_pre_hook_makes_are_new_at_each_step(change, original):
+    """The optimiser's step on the original weights is seen by the next forward, and gradients reach them."""
+    outcomes = []
+    for fused in (True, False):
+        torch.manual_seed(4)
+        layer = lived_in(LinearNormMax(C_IN, C_OUT, bias=True)).double()
+        change(layer.linear)
+        layer.fused = fused
+        weight, x = getattr(layer.linear, original), torch.randn(2, 20, C_IN, dtype=torch.float64)
+        outs = []
+        for _ in range(3):
+            out = layer(x)
+            (gradient,) = torch.autograd.grad(out.square().sum(), [weight])
+            outs += [out, gradient]
+            with torch.no_grad():
+                weight -= 0.01 * gradient
+        outcomes.append(outs)
+        assert not torch.allclose(outs[0], outs[2])
+    torch.testing.assert_close(*outcomes, rtol=1e-9, atol=1e-9)  # float64 sums in another order

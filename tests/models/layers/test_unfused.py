@@ -20,6 +20,7 @@ from dropfold.models import (
     PointNetSegmentation,
     unfused,
 )
+from dropfold.models.clouds import dgcnn
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
 from dropfold.models.layers.plain import neighbours
@@ -314,6 +315,25 @@ def test_plain_neighbours_are_the_kernels(channels):
         neighbours(rows, 40, False, batch)
 
 
+def test_autocast_does_not_move_the_plain_graphs(monkeypatch):
+    """Each graph of the plain DGCNN is the one that `kernels.knn` finds in the same features."""
+    asked = []
+
+    def recorded(x, k, fused, **clouds):
+        found = neighbours(x, k, fused, **clouds)
+        asked.append((x, k, fused, found))
+        return found
+
+    monkeypatch.setattr(dgcnn, "neighbours", recorded)
+    model, (x, _) = make("dgcnn").float().eval(), inputs("dgcnn")
+    with unfused(model), torch.autocast("cpu", torch.bfloat16):
+        model(x.float())
+    assert [x.shape[-1] for x, *_ in asked] == [3, 64, 64, 128]
+    for x, k, fused, found in asked:
+        assert not fused
+        assert torch.equal(found, knn(x, k))
+
+
 def test_groups_with_copies_agree():
     """An entry that stands several times weighs as much in BatchNorm; an empty group is 0."""
     layer = lived_in(GroupMLPMax(4, (6, 5))).double()
@@ -353,9 +373,28 @@ def test_statistics_over_several_processes_are_refused(monkeypatch):
         layer.eval()(x)
 
 
+# Inputs, weights, products and outputs are rounded, by at most 2^-9 of their size each: some eight roundings.
+BFLOAT16 = 2**-6
+
+
 @pytest.mark.parametrize("name", ["pointnet", "dgcnn scenes", "pointnet2"])
 def test_autocast_runs_the_plain_form(name):
+    """In evaluation, with statistics that damp rounding and do not blow it up through ten layers."""
     model, (x, options) = make(name).float().eval(), inputs(name)
-    with unfused(model), torch.autocast("cpu", torch.bfloat16):
-        found = model(x.float(), **options)
-    assert found.isfinite().all()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(x.float(), **options).float()
+        with unfused(model):
+            found = model(x.float(), **options).float()
+    assert float((found - expected).norm()) <= BFLOAT16 * float(expected.norm())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_under_autocast_agrees_with_its_plain_form(name):
+    layer, x = lived_in(LAYERS[name]()).eval(), torch.randn(3, 20, 6)
+    extra = (torch.randint(0, 20, (3, 20, 4)),) if "edge" in name else ()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x, *extra)
+        with unfused(layer):
+            found = layer(x, *extra)
+    for mine, other in zip(*(y if isinstance(y, tuple) else (y,) for y in (found, expected)), strict=True):
+        assert float((mine - other).abs().max()) <= BFLOAT16 * float(other.abs().max())
