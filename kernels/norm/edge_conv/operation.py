@@ -34,8 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import COORDINATES, gram, mm, product_dtype
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE, norm_apply, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,

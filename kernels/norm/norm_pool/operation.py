@@ -25,8 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import mm, product_dtype
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
