@@ -9,7 +9,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.norm_pool.outputs import empty_pools
+from dropfold.kernels.norm.norm_pool.operation import empty_pools
 from dropfold.kernels.norm.triton_max import take_rows
 
 
@@ -40,22 +40,8 @@ def norm_pool_bwd(
     block_c = min(128, max(4, next_power_of_2(channels)))
     block_m = 512 // block_c
     _norm_pool_bwd_kernel[(cdiv(rows, block_m), cdiv(channels, block_c))](
-        *(
-            y,
-            batch,
-            vectors,
-            dmax,
-            dmean,
-            argmax,
-            slope,
-            keep_scale,
-            p,
-            noise_scale,
-            seed,
-            dy,
-            rows,
-            channels,
-        ),
+        *(y, batch, vectors, dmax, dmean, argmax, slope, keep_scale, p, noise_scale, seed),
+        *(dy, rows, channels),
         MODE=mode,
         BLOCK_M=block_m,
         BLOCK_C=block_c,

@@ -44,7 +44,7 @@ def prepared(layer, training):
 def textbook(layer, q, p, groups, **options):
     """The layers on the members q_j + p_g of groups, all of them made."""
     weights, biases = zip(*((part.linear.weight, part.linear.bias) for part in layer.layers), strict=True)
-    norms = [None, *(part._batch_norm() for part in layer.layers)]
+    norms = [None, *(part.batch_norm() for part in layer.layers)]
     return reference(q, p, groups, weights, norms, [None, *biases], **options)
 
 

@@ -29,15 +29,13 @@ def passes(c_in, c_out, weighted, mode):
     t, vectors, vector = Tile(0, groups, 0, entries), torch.zeros(6, c_in), torch.zeros(c_in)
     y, wide = torch.zeros(entries, c_in), torch.zeros(entries, c_out)
     top, where = torch.zeros(groups, c_out), torch.zeros(groups, c_out, dtype=torch.int32)
-    weight, drawn = (
-        torch.zeros(c_out, c_in),
-        NoiseArguments(mode, torch.ones(points), one, one, torch.zeros(1).long()),
-    )
+    weight = torch.zeros(c_out, c_in)
+    noise = NoiseArguments(mode, torch.ones(points), one, one, torch.zeros(1).long())
     found = [
         launches(OnGPU.rows, e, t, vectors, 0.2, vector),
         launches(OnGPU.activate, y, t, vectors, 0.2, vector),
         launches(OnGPU.moments, y, e, t),
-        launches(OnGPU.highest, wide, e, t, drawn, top, where),
+        launches(OnGPU.highest, wide, e, t, noise, top, where),
         launches(OnGPU.last_back, y, y, e, t, vector, 0.2, vector, top, where, weight),
         launches(OnGPU.collect, y, e, t, top, where, weight),
         launches(OnGPU.sums, y, y, t, vectors),
