@@ -12,7 +12,7 @@ from torch import Tensor
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
+from dropfold.kernels.norm.edge_conv.operation import POINTS_PER_BLOCK, empty_forward
 from dropfold.kernels.points.clouds import check_rows, transpose_lists
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
+from dropfold.kernels.norm.edge_conv.operation import POINTS_PER_BLOCK, empty_forward
 from dropfold.kernels.points.clouds import transpose_lists
 
 

@@ -14,7 +14,7 @@ from dropfold.kernels.backend.gemm import mm
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_span, numba_noise
-from dropfold.kernels.norm.linear_norm_max.outputs import empty_maximum
+from dropfold.kernels.norm.linear_norm_max.operation import empty_maximum
 
 ROWS_PER_TILE = 512  # of y: [512, 1024] float32 stays in the cache
 

@@ -10,7 +10,7 @@ from dropfold.kernels.backend.launch import cdiv, next_power_of_2, precision
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw import ELEMENTS
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.linear_norm_max.outputs import empty_gradients, empty_maximum
+from dropfold.kernels.norm.linear_norm_max.operation import empty_gradients, empty_maximum
 from dropfold.kernels.norm.triton_max import take_rows
 from dropfold.kernels.points.clouds import transpose_lists
 

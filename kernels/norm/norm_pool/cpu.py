@@ -13,7 +13,7 @@ from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
 from dropfold.kernels.noise.elementwise.cpu import scalar
-from dropfold.kernels.norm.norm_pool.outputs import empty_pools
+from dropfold.kernels.norm.norm_pool.operation import empty_pools
 
 
 def norm_pool_fwd(
