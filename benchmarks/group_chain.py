@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.cloud_steps import Network, Setting, make
+from benchmarks.cases.cloud_steps import Network, Setting, make
 from dropfold.kernels.group_mlp_max import compiled_chain
 from dropfold.train.storage.provenance import commit, machine
 

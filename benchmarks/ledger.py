@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gates import ledger
-from dropfold.kernels.noise.draw.operation import Noise
+from dropfold.kernels.noise.draw import Noise
 from dropfold.kernels.norm.edge_conv import triton as edge_conv_triton
 from dropfold.kernels.points.ball_query import triton as ball_query_triton
 from dropfold.kernels.points.farthest_point_sample import triton as farthest_point_sample_triton
@@ -47,7 +47,7 @@ class Entry:
 def entries() -> list[Entry]:
     """The noises, edge_conv and the passes over groups; the process must have TRITON_INTERPRET=1."""
     from dropfold import kernels
-    from dropfold.kernels.noise.draw.operation import draw
+    from dropfold.kernels.noise.draw import draw
     from dropfold.kernels.points.clouds import global_idx
 
     x, idx = torch.randn(B, N, C), torch.randint(N, (B, N, K))
@@ -80,8 +80,8 @@ def of_groups() -> list[Entry]:
     """The passes of group_mlp_max that gather, take the max, and sum over the entries of each row."""
     from dropfold.kernels.group_mlp_max.entries import Entries, Tile
     from dropfold.kernels.group_mlp_max.triton_passes import OnGPU, launch_spread
-    from dropfold.kernels.noise.draw.operation import draw
-    from dropfold.kernels.points.clouds import transposed
+    from dropfold.kernels.noise.draw import draw
+    from dropfold.kernels.points.clouds import transpose_lists
 
     points, groups, size = B * N, 32, 16
     idx = torch.randint(points, (groups * size,))
@@ -94,7 +94,7 @@ def of_groups() -> list[Entry]:
     z = OnGPU.rows(e, t, vectors, 0.0, offset)
     none = draw(None, torch.tensor([0, N, points]), 0)
     top, where = torch.empty(groups, C), torch.empty(groups, C, dtype=torch.int32)
-    lists, total = transposed(idx, points), torch.zeros(points, C)
+    lists, total = transpose_lists(idx, points), torch.zeros(points, C)
     used = e.q[: len(idx.unique())]  # rows in no group are not read
     return [
         entry(

@@ -17,7 +17,7 @@ from dropfold.kernels.backend.gemm import gram, mm
 from dropfold.kernels.group_mlp_max.entries import Entries, LastGradient, Source, Tile, take_source
 from dropfold.kernels.group_mlp_max.first_layer import identity
 from dropfold.kernels.group_mlp_max.operators import empty_forward, empty_gradients
-from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.norm.batch_norm.operation import merge_moments
 
 
@@ -93,11 +93,11 @@ class Chain:
         return self.passes.moments(y, self.entries, t)
 
     def highest(
-        self, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor, statistics: bool
+        self, t: Tile, noise: NoiseArguments, maximum: Tensor, argmax: Tensor, statistics: bool
     ) -> tuple[Tensor, Tensor] | None:
         """Fills the max of the tile's groups and its entry; with statistics returns sum and Gram matrix of the last z."""
         z = self._rounded_layers(t)[1][-1]
-        self.passes.highest(self._product(z, -1), self.entries, t, drawn, maximum, argmax)
+        self.passes.highest(self._product(z, -1), self.entries, t, noise, maximum, argmax)
         return _weighted_gram(z, self.entries.count[t.start : t.stop]) if statistics else None
 
     def _gradient(self, t: Tile, layer: int, dweights: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
@@ -142,9 +142,9 @@ def operators_on(make_chain: Callable[..., Chain]) -> list[Callable[..., Any]]:
         return moments(make_chain(take_source(arguments)[0]))
 
     def group_mlp_max_fwd(*arguments: Any) -> tuple[Tensor, ...]:
-        source, (offset, statistics, *drawn) = take_source(arguments)
+        source, (offset, statistics, *noise) = take_source(arguments)
         outputs = empty_forward(*arguments)
-        forward(make_chain(source, offset), outputs, statistics, Drawn(*drawn))
+        forward(make_chain(source, offset), outputs, statistics, NoiseArguments(*noise))
         return outputs
 
     def group_mlp_max_sums(*arguments: Any) -> Tensor:
@@ -170,12 +170,12 @@ def moments(chain: Chain) -> tuple[Tensor, Tensor]:
     return merge_moments(*(torch.cat(parts) for parts in zip(*of_tiles, strict=True)))
 
 
-def forward(chain: Chain, outputs: tuple[Tensor, ...], statistics: bool, drawn: Drawn) -> None:
+def forward(chain: Chain, outputs: tuple[Tensor, ...], statistics: bool, noise: NoiseArguments) -> None:
     """Fills the max and its entry [G, C_out], and with statistics the sum and Gram matrix of the last z less `offset`."""
     maximum, argmax, total, outer = outputs
     maximum.fill_(-torch.inf)
     argmax.fill_(-1)
-    of_tiles = chain.passes.each(lambda t: chain.highest(t, drawn, maximum, argmax, statistics), chain.tiles)
+    of_tiles = chain.passes.each(lambda t: chain.highest(t, noise, maximum, argmax, statistics), chain.tiles)
     if statistics and not of_tiles:
         total.zero_()
         outer.zero_()

@@ -32,8 +32,8 @@ from dropfold.kernels.group_mlp_max.cpu_passes import (
 )
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, LastGradient, Source, Tile
 from dropfold.kernels.group_mlp_max.first_layer import identity
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
 
 # Numbers of the widest layer in a piece, of which a step holds a few: a core's cache has 1 or 2 MiB.
 NUMBERS_PER_PIECE = 1 << 16
@@ -142,7 +142,7 @@ def _run_moments(blas, e, layers, workspace, first, last, block):
 
 @njit
 def _run_forward(
-    blas, e, layers, workspace, first, last, mode, factor, rate, noise_scale, seed, maximum, argmax, statistics, total,
+    blas, e, layers, workspace, first, last, mode, keep_scale, p, noise_scale, seed, maximum, argmax, statistics, total,
     outer,
 ):  # fmt: skip
     n, channels = layers.slopes.shape[0], layers.channels
@@ -153,7 +153,7 @@ def _run_forward(
             z = _layers(blas, e, layers, workspace, start, rows)
             y = _last(blas, layers, workspace, z)
             highest_pass(
-                y, e.ptr, first, end, start, e.idx, mode, factor, rate, noise_scale, seed, maximum, argmax
+                y, e.ptr, first, end, start, e.idx, mode, keep_scale, p, noise_scale, seed, maximum, argmax
             )
             if statistics:
                 weighed = z
@@ -266,12 +266,12 @@ class CompiledChain(Chain):
         return tuple(torch.from_numpy(x) for x in moments)
 
     def highest(
-        self, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor, statistics: bool
+        self, t: Tile, noise: NoiseArguments, maximum: Tensor, argmax: Tensor, statistics: bool
     ) -> tuple[Tensor, Tensor] | None:
         channels = self.weights[-1].shape[1] if statistics else 0
         total = maximum.new_zeros(channels, dtype=torch.float64)  # row after row of a whole tile
         outer = maximum.new_zeros((channels, channels))
-        arguments = *numba_noise(drawn), maximum, argmax, statistics, total, outer
+        arguments = *numba_noise(noise), maximum, argmax, statistics, total, outer
         launch(_run_forward, self.blas, self.entries, self.layers, *self._at(t), *arguments)
         return (total, outer) if statistics else None
 

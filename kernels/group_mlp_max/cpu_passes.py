@@ -28,8 +28,8 @@ from dropfold.kernels.backend.launch import cdiv
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.backend.workers import each, workers
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise.cpu import scalar
 
 ROWS_PER_PAD = 256  # tiles are padded with rows of zeros to a multiple of this
@@ -79,7 +79,7 @@ def moments_pass(y, count, start, block, means, m2s, weights):
 
 
 @njit
-def highest_pass(y, ptr, first, last, start, idx, mode, factor, rate, noise_scale, seed, maximum, argmax):
+def highest_pass(y, ptr, first, last, start, idx, mode, keep_scale, p, noise_scale, seed, maximum, argmax):
     channels = y.shape[1]
     f = np.empty(channels, np.float32)
     best, arg = np.empty(channels, y.dtype), np.empty(channels, np.int32)
@@ -87,10 +87,10 @@ def highest_pass(y, ptr, first, last, start, idx, mode, factor, rate, noise_scal
         best[:] = -np.inf
         arg[:] = -1
         for e in range(ptr[g], ptr[g + 1]):
-            if mode == 2 and factor[idx[e]] == 0:
+            if mode == 2 and keep_scale[idx[e]] == 0:
                 continue
             if mode == 1:
-                noise_row(mode, factor, rate, noise_scale, seed, idx[e], f)
+                noise_row(mode, keep_scale, p, noise_scale, seed, idx[e], f)
             for c in range(channels):
                 # Read before any store: what a store may change is not vectorised.
                 value, largest = y[e - start, c], best[c]
@@ -238,28 +238,20 @@ class OnCPU:
         return means, m2s, weights
 
     @staticmethod
-    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor) -> None:
-        launch(highest_pass, y, e.ptr, t.first, t.last, t.start, e.idx, *numba_noise(drawn), maximum, argmax)
+    def highest(
+        y: Tensor, e: Entries, t: Tile, noise: NoiseArguments, maximum: Tensor, argmax: Tensor
+    ) -> None:
+        launch(highest_pass, y, e.ptr, t.first, t.last, t.start, e.idx, *numba_noise(noise), maximum, argmax)
 
     @staticmethod
     def last_back(
         dense: Tensor, z: Tensor, e: Entries, t: Tile, constant: Tensor, slope: float, offset: Tensor,
         g: Tensor, argmax: Tensor, weight: Tensor,
     ) -> Tensor:  # fmt: skip
-        at = (e.ptr, t.first, t.last, t.start)
         launch(
-            last_back_pass,
-            dense,
-            z,
-            constant,
-            e.count,
-            scalar(slope, z.dtype),
-            offset,
-            g,
-            argmax,
-            weight,
-            *at,
-        )
+            last_back_pass, dense, z, constant, e.count, scalar(slope, z.dtype), offset, g, argmax, weight,
+            e.ptr, t.first, t.last, t.start,
+        )  # fmt: skip
         return dense
 
     @staticmethod

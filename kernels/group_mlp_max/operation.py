@@ -50,8 +50,7 @@ from dropfold.kernels.group_mlp_max.operators import (
     compute_moments,
     compute_sums,
 )
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
     Statistics,
@@ -158,7 +157,7 @@ class _GroupMLPMax(torch.autograd.Function):
             # Rounded to the products' type, so that z of an inactive unit is exactly -offset in it, too.
             offset = _gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
         maximum, argmax, sum_z, outer = compute_forward(
-            *(*entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q)))
+            *entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q))
         )
         mean_z, everyone = sum_z, torch.ones_like(total)
         if last.training:
@@ -171,23 +170,9 @@ class _GroupMLPMax(torch.autograd.Function):
             statistics += [mean + wide @ offset, var, everyone]
         scale, shift, rstd = affine(gammas[-1], betas[-1], mean, var, last.eps)
         ctx.save_for_backward(
-            *(
-                *entries,
-                total,
-                maximum,
-                argmax,
-                offset,
-                scale,
-                shift,
-                mean,
-                rstd,
-                mean_z,
-                sum_z,
-                outer,
-                everyone,
-            ),
-            *(*weights, *gammas, *vectors, *statistics[2::3]),
-        )
+            *entries, total, maximum, argmax, offset, scale, shift, mean, rstd, mean_z, sum_z, outer, everyone,
+            *weights, *gammas, *vectors, *statistics[2::3],
+        )  # fmt: skip
         ctx.layers = layers
         ctx.mark_non_differentiable(argmax, *statistics)
         return activate_maximum(maximum, argmax, scale, shift, last.slope), argmax, *statistics
@@ -337,18 +322,9 @@ def group_mlp_max(
                 else _Layer(norm.training, norm.eps, norm.sync, negative_slope)
             )
         out, argmax, *statistics = _GroupMLPMax.apply(
-            *(
-                q.to(dtype).contiguous(),
-                p.to(dtype).contiguous(),
-                groups.ptr.contiguous(),
-                groups.idx.contiguous(),
-                owner,
-                count,
-                total,
-            ),
-            *(clouds, tuple(layers), noise, *folded),
-            *(*gammas, *betas, *means, *variances),
-        )
+            q.to(dtype).contiguous(), p.to(dtype).contiguous(), groups.ptr.contiguous(), groups.idx.contiguous(),
+            owner, count, total, clouds, tuple(layers), noise, *folded, *gammas, *betas, *means, *variances,
+        )  # fmt: skip
     for norm, bias in zip(norms, biases, strict=True):
         if norm is not None and norm.training:
             (mean, var, rows), statistics = statistics[:3], statistics[3:]

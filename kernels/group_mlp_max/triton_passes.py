@@ -12,10 +12,10 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
-from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.triton import noise_tile
 from dropfold.kernels.norm.triton_max import take_rows
-from dropfold.kernels.points.clouds import transposed
+from dropfold.kernels.points.clouds import transpose_lists
 
 GROUPS_PER_CHUNK = 256  # of which one program collects the maxima
 
@@ -69,8 +69,8 @@ def _group_moments_fwd_kernel(
 
 @jit
 def _group_max_fwd_kernel(
-    p_y, p_ptr, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, first, start, points, channels,
-    MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
+    p_y, p_ptr, p_idx, p_keep_scale, p_probability, p_noise_scale, p_seed, p_maximum, p_argmax, first, start, points,
+    channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     g = first + tl.program_id(0).to(tl.int64)
     i_c = tl.program_id(1) * BLOCK_C
@@ -87,7 +87,7 @@ def _group_max_fwd_kernel(
         if MODE != 0:
             j = tl.load(p_idx + o_m, mask=o_m < hi, other=0)
             f = noise_tile(
-                *(MODE, p_factor, p_rate, p_noise_scale, p_seed, points, j, i_c, channels),
+                *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, points, j, i_c, channels),
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)
@@ -248,11 +248,13 @@ class OnGPU:
         return means, m2s, weights
 
     @staticmethod
-    def highest(y: Tensor, e: Entries, t: Tile, drawn: Drawn, maximum: Tensor, argmax: Tensor) -> None:
+    def highest(
+        y: Tensor, e: Entries, t: Tile, noise: NoiseArguments, maximum: Tensor, argmax: Tensor
+    ) -> None:
         channels, block_c = y.shape[1], _width(y.shape[1], 64)
-        mode, *noise = drawn
+        mode, *pointers = noise
         _group_max_fwd_kernel[(t.last - t.first, cdiv(channels, block_c))](
-            *(y, e.ptr, e.idx, *noise, maximum, argmax, t.first, t.start, len(e.q), channels),
+            *(y, e.ptr, e.idx, *pointers, maximum, argmax, t.first, t.start, len(e.q), channels),
             MODE=mode,
             BLOCK_M=16,
             BLOCK_C=block_c,
@@ -265,7 +267,7 @@ class OnGPU:
         g: Tensor, argmax: Tensor, weight: Tensor,
     ) -> Tensor:  # fmt: skip
         (rows, c_in), c_out = z.shape, weight.shape[0]
-        ptr, entries = transposed(argmax[t.first : t.last].long() - t.start, rows)
+        ptr, entries = transpose_lists(argmax[t.first : t.last].long() - t.start, rows)
         block_c = _width(c_in)
         _group_last_bwd_kernel[(rows, cdiv(c_in, block_c))](
             *(dense, z, constant, e.count[t.start : t.stop], slope, offset, g[t.first : t.last], weight),
@@ -318,14 +320,14 @@ class OnGPU:
     def spread(g: Tensor, e: Entries, t: Tile, gq: Tensor, gp: Tensor, s: Tensor) -> None:
         idx, count = e.idx[t.start : t.stop], e.count[t.start : t.stop]
         once = e.count[:0]
-        launch_spread(g, None, once, *transposed(idx, len(gq)), gq)
+        launch_spread(g, None, once, *transpose_lists(idx, len(gq)), gq)
         ptr = e.ptr[t.first : t.last + 1] - t.start
         launch_spread(g, None, once, ptr, None, gp[t.first : t.last])
         launch_spread(e.q, idx, count, ptr, None, s[t.first : t.last])
 
     @staticmethod
     def spread_groups(e: Entries, d: Tensor) -> None:
-        launch_spread(e.p, e.owner, e.count, *transposed(e.idx, len(d)), d)
+        launch_spread(e.p, e.owner, e.count, *transpose_lists(e.idx, len(d)), d)
 
 
 def launch_rows(

@@ -2,7 +2,7 @@ r"""BatchNorm, activation and noise in one pass.
 
     out = f * a(gamma * (y - mean) / sqrt(var + eps) + beta)
 
-over the rows of y [M, C], with a(z) = z for z > 0 and negative_slope * z otherwise (0: ReLU, 1: none), and the factor f
+over the rows of y [M, C], with a(z) = z for z > 0 and negative_slope * z otherwise (0: ReLU, 1: none), and the keep scale f
 of a `Noise` (kernels/noise/draw; 1 without). In training, mean and biased variance are the batch's and the running
 buffers move as `nn.BatchNorm1d`'s; in evaluation they are the running buffers. The normalised values are not stored:
 forward reads y twice and writes out once, backward reads dout and y twice and writes dy once, drawing f again.
@@ -11,7 +11,7 @@ forward reads y twice and writes out once, backward reads dout and y twice and w
     dgamma = sum dz y_hat,   dbeta = sum dz
 
 Noise *before* a BatchNorm makes its running statistics those of noisy values (variance shift: Li et al. 2019);
-`models.reestimate_batch_norm` repairs a network trained so.
+`dropfold.models.reestimate_batch_norm` repairs a network trained so.
 
 Sources: Ioffe & Szegedy 2015 (BatchNorm); Srivastava et al. 2014 (the scaling).
 """
@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import norm_apply, norm_grad, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,

@@ -110,7 +110,7 @@ def check_rows(idx: Tensor, rows: int) -> None:
             )
 
 
-def transposed(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def transpose_lists(targets: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """For each row, where it is in `targets` (row numbers, any shape): `(ptr [rows + 1], entries)`, both int64.
 
     `entries[ptr[j]:ptr[j + 1]]` are the flat positions of j in `targets`, ascending. Negative targets are left out.

@@ -15,8 +15,8 @@ from dropfold.kernels import (
     norm_act,
     norm_pool,
 )
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw import triton as draw_triton
-from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise import triton as elementwise_triton
 from dropfold.kernels.noise.philox import triton as philox_triton
 from dropfold.kernels.norm.batch_norm import triton as batch_norm_triton
@@ -30,9 +30,9 @@ from tests.kernels.gates import compile_only, launches
 M, B = 32 * 64, 32
 
 
-def drawn(mode):
+def noise_arguments(mode):
     one = torch.ones(1)
-    return Drawn(mode, torch.ones(M), one, one, torch.zeros(1, dtype=torch.int64))
+    return NoiseArguments(mode, torch.ones(M), one, one, torch.zeros(1, dtype=torch.int64))
 
 
 def vectors(channels, n):
@@ -50,16 +50,18 @@ def operations(channels, dtype, mode):
     where = torch.zeros(M, channels, dtype=torch.uint8)
     found = [
         launches(batch_norm_triton.moments, y),
-        launches(elementwise_triton.norm_apply, y, *vectors(channels, 2), 0.2, *drawn(mode)),
-        launches(elementwise_triton.norm_sums, y, y, *vectors(channels, 4), 0.2, True, *drawn(mode)),
-        launches(elementwise_triton.norm_grad, y, y, *vectors(channels, 6), 0.2, *drawn(mode)),
-        launches(norm_pool_triton.norm_pool_fwd, y, ptr, *vectors(channels, 4), 0.2, *drawn(mode)),
+        launches(elementwise_triton.norm_apply, y, *vectors(channels, 2), 0.2, *noise_arguments(mode)),
+        launches(
+            elementwise_triton.norm_sums, y, y, *vectors(channels, 4), 0.2, True, *noise_arguments(mode)
+        ),
+        launches(elementwise_triton.norm_grad, y, y, *vectors(channels, 6), 0.2, *noise_arguments(mode)),
+        launches(norm_pool_triton.norm_pool_fwd, y, ptr, *vectors(channels, 4), 0.2, *noise_arguments(mode)),
         launches(
             norm_pool_triton.norm_pool_bwd,
             *(y, batch, torch.zeros(6, channels), pooled, pooled, arg, 0.2, 0, M),
-            *drawn(mode),
+            *noise_arguments(mode),
         ),
-        launches(edge_conv_triton.edge_conv_fwd, pq, idx, *drawn(mode)),
+        launches(edge_conv_triton.edge_conv_fwd, pq, idx, *noise_arguments(mode)),
         launches(edge_conv_triton.edge_conv_bwd, pq, wide, wide, where, idx, torch.zeros(4, channels)),
     ]
     return [launch for group in found for launch in group]
@@ -69,7 +71,11 @@ def linear(c_in, dtype, mode):
     x, weight = torch.zeros(M, c_in, dtype=dtype), torch.zeros(1024, c_in, dtype=dtype)
     pooled, arg = torch.zeros(B, 1024), torch.zeros(B, 1024, dtype=torch.int64)
     return launches(
-        linear_norm_max_triton.linear_norm_max_fwd, x, weight, torch.arange(B + 1) * 64, *drawn(mode)
+        linear_norm_max_triton.linear_norm_max_fwd,
+        x,
+        weight,
+        torch.arange(B + 1) * 64,
+        *noise_arguments(mode),
     ) + launches(linear_norm_max_triton.linear_norm_max_bwd, pooled, arg, x, weight)
 
 
@@ -176,7 +182,7 @@ def test_one_graph_under_compile(name):
 
 def test_operators_pass_opcheck():
     y, vector, ptr = torch.randn(20, 8), torch.ones(8), torch.tensor([0, 12, 20])
-    found, ops = drawn(0), torch.ops.dropfold
+    found, ops = noise_arguments(0), torch.ops.dropfold
     idx, arg = knn(y[:, :3].contiguous(), 4), torch.zeros(2, 8, dtype=torch.int64)
     for op, arguments in (
         (ops.uniform, (torch.tensor(1), 9)),

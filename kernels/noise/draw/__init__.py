@@ -1,6 +1,6 @@
 """Noise by dropping: which elements and points are dropped, for every operation that carries noise."""
 
-from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE, ROWS, Drawn
+from dropfold.kernels.noise.draw.arguments import ELEMENTS, NONE, ROWS, NoiseArguments
 from dropfold.kernels.noise.draw.operation import (
     Level,
     Noise,
@@ -19,9 +19,9 @@ __all__ = [
     "ELEMENTS",
     "NONE",
     "ROWS",
-    "Drawn",
     "Level",
     "Noise",
+    "NoiseArguments",
     "Reading",
     "Scaling",
     "as_p",

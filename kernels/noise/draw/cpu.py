@@ -10,7 +10,7 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.noise.draw.drawn import NONE, ROWS, Drawn
+from dropfold.kernels.noise.draw.arguments import NONE, ROWS, NoiseArguments
 from dropfold.kernels.noise.philox.cpu import philox_words, uniform, uniform_at, word_to_uniform
 from dropfold.kernels.points.clouds import check_rows
 
@@ -39,36 +39,36 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
 
 
 @njit
-def noise_span(p, scale, seed, start, f):
+def noise_span(p, noise_scale, seed, start, f):
     """Write DropFeat's keep scales of the elements start, start + 1, ... of a tensor to f."""
     n, c = f.shape[0], 0
     while c < n and (start + c) & 3:
-        f[c] = scale if uniform_at(seed, start + c) >= p else 0
+        f[c] = noise_scale if uniform_at(seed, start + c) >= p else 0
         c += 1
     # The slice makes the loop's first index a constant, without which it is not vectorised.
     first, aligned = (start + c) >> 2, f[c:]
     for q in range(aligned.shape[0] // 4):
         w0, w1, w2, w3 = philox_words(seed, first + q)
-        aligned[4 * q] = scale if word_to_uniform(w0) >= p else 0
-        aligned[4 * q + 1] = scale if word_to_uniform(w1) >= p else 0
-        aligned[4 * q + 2] = scale if word_to_uniform(w2) >= p else 0
-        aligned[4 * q + 3] = scale if word_to_uniform(w3) >= p else 0
+        aligned[4 * q] = noise_scale if word_to_uniform(w0) >= p else 0
+        aligned[4 * q + 1] = noise_scale if word_to_uniform(w1) >= p else 0
+        aligned[4 * q + 2] = noise_scale if word_to_uniform(w2) >= p else 0
+        aligned[4 * q + 3] = noise_scale if word_to_uniform(w3) >= p else 0
     for last in range(c + (n - c) // 4 * 4, n):
-        f[last] = scale if uniform_at(seed, start + last) >= p else 0
+        f[last] = noise_scale if uniform_at(seed, start + last) >= p else 0
 
 
 @njit
-def noise_row(mode, keep_scale, p, scale, seed, m, f):
+def noise_row(mode, keep_scale, p, noise_scale, seed, m, f):
     """Write the keep scales of row m's elements to f [C]."""
     if mode == NONE:
         f[:] = 1
     elif mode == ROWS:
         f[:] = keep_scale[m]
     else:
-        noise_span(p, scale, seed, m * f.shape[0], f)
+        noise_span(p, noise_scale, seed, m * f.shape[0], f)
 
 
-def numba_noise(drawn: Drawn) -> tuple[Any, ...]:
-    """`Drawn` as the first arguments (mode, keep_scale, p, scale, seed) of `noise_row`."""
-    p, scale = np.float32(drawn.p.item()), np.float32(drawn.scale.item())
-    return drawn.mode, drawn.keep_scale, p, scale, int(drawn.seed.item())
+def numba_noise(noise: NoiseArguments) -> tuple[Any, ...]:
+    """`NoiseArguments` as the first arguments (mode, keep_scale, p, noise_scale, seed) of `noise_row`."""
+    p, noise_scale = np.float32(noise.p.item()), np.float32(noise.noise_scale.item())
+    return noise.mode, noise.keep_scale, p, noise_scale, int(noise.seed.item())

@@ -26,7 +26,7 @@ from torch import Tensor
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise import philox
-from dropfold.kernels.noise.draw.drawn import ELEMENTS, NONE, ROWS, Drawn
+from dropfold.kernels.noise.draw.arguments import ELEMENTS, NONE, ROWS, NoiseArguments
 from dropfold.kernels.points.clouds import ptr_to_batch
 
 Level = Literal["feat", "point", "cluster"]
@@ -88,14 +88,16 @@ def new_noise(
     return Noise(level, as_p(p, device), philox.as_seed(seed, device), neighbours, reading, scaling)
 
 
-def draw(noise: Noise | None, ptr: Tensor, rows: int) -> Drawn:
+def draw(noise: Noise | None, ptr: Tensor, rows: int) -> NoiseArguments:
     """`noise` for the rows of `ptr` as kernels take it; called in forward and again, with equal result, in backward."""
     nothing = torch.zeros(1, device=ptr.device)
     if noise is None:
-        return Drawn(NONE, nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=ptr.device))
+        return NoiseArguments(
+            NONE, nothing, nothing, nothing, torch.zeros(1, dtype=torch.int64, device=ptr.device)
+        )
     if noise.level == "feat":
-        return Drawn(ELEMENTS, nothing, noise.p, _element_scale(noise), noise.seed)
-    return Drawn(ROWS, row_keep_scale(noise, ptr, rows), noise.p, _element_scale(noise), noise.seed)
+        return NoiseArguments(ELEMENTS, nothing, noise.p, _element_scale(noise), noise.seed)
+    return NoiseArguments(ROWS, row_keep_scale(noise, ptr, rows), noise.p, _element_scale(noise), noise.seed)
 
 
 def row_keep_scale(noise: Noise, ptr: Tensor, rows: int) -> Tensor:
@@ -195,11 +197,11 @@ def check(level: Level, p: float | Tensor, scaling: Scaling, reading: Reading = 
     if isinstance(p, Tensor):
         if p.dim() != 0 or p.dtype != torch.float32:
             raise ValueError(
-                f"p as a tensor must be float32 with no dimension (the current rate of a schedule); got "
+                f"p as a tensor must be float32 with no dimension (the current value of a schedule); got "
                 f"{list(p.shape)} {p.dtype}."
             )
     elif not 0 <= p < 1:
-        raise ValueError(f"p is the share that is dropped, 0 <= p < 1; got {p} (at 1 nothing would be left).")
+        raise ValueError(f"p is the drop probability, 0 <= p < 1; got {p} (at 1 nothing would be left).")
     if scaling not in get_args(Scaling):
         raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}.")
     if reading not in get_args(Reading):

@@ -50,7 +50,7 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
 
 @jit
 def noise_tile(
-    MODE: tl.constexpr, p_keep_scale, p_probability, p_scale, p_seed, rows, o_m, i_c, channels, BLOCK_M: tl.constexpr,
+    MODE: tl.constexpr, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, channels, BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     """The keep scales of rows o_m [BLOCK_M] (int64), channels i_c .. i_c + BLOCK_C - 1. BY_FOUR: channels % 4 == 0."""
@@ -58,7 +58,7 @@ def noise_tile(
         keep_scale = tl.load(p_keep_scale + o_m, mask=o_m < rows, other=0.0)
         return tl.broadcast_to(keep_scale[:, None], (BLOCK_M, BLOCK_C))
     p = tl.load(p_probability)
-    scale = tl.load(p_scale)
+    noise_scale = tl.load(p_noise_scale)
     seed = tl.load(p_seed)
     if BY_FOUR:
         o_q = tl.arange(0, BLOCK_C // 4)
@@ -68,4 +68,4 @@ def noise_tile(
         u = tl.uint_to_uniform_float(words)
     else:
         u = uniform_gather(seed, o_m[:, None] * channels + i_c + tl.arange(0, BLOCK_C)[None, :])
-    return tl.where(u >= p, scale, 0.0)
+    return tl.where(u >= p, noise_scale, 0.0)

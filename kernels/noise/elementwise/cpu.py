@@ -11,8 +11,8 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM, empty_sums
 
 ROWS_PER_BLOCK = 32  # which a thread takes at a time
@@ -77,30 +77,30 @@ def scalar(value: float, dtype: torch.dtype) -> Any:
     return torch.tensor(value, dtype=dtype).numpy()[()]
 
 
-def norm_apply(y: Tensor, scale: Tensor, shift: Tensor, slope: float, *drawn: Any) -> Tensor:
+def norm_apply(y: Tensor, scale: Tensor, shift: Tensor, slope: float, *noise: Any) -> Tensor:
     y, dtype = y.to(scale.dtype), y.dtype
     out = torch.empty_like(y)
-    launch(_apply, y, scale, shift, scalar(slope, scale.dtype), *numba_noise(Drawn(*drawn)), out)
+    launch(_apply, y, scale, shift, scalar(slope, scale.dtype), *numba_noise(NoiseArguments(*noise)), out)
     return out.to(dtype)
 
 
 def norm_sums(
     dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float,
-    keep: bool, *drawn: Any,
+    keep: bool, *noise: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dtype = scale.dtype
     dz, sums = empty_sums(dout, y, scale, shift, mean, rstd, slope, keep)
     launch(
         _sum,
         *(dout.to(dtype), y.to(dtype), scale, shift, mean, rstd, scalar(slope, dtype), keep),
-        *(*numba_noise(Drawn(*drawn)), dz, sums),
+        *(*numba_noise(NoiseArguments(*noise)), dz, sums),
     )
     return dz, sums
 
 
 def norm_grad(
     dout: Tensor, y: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, mean_dz: Tensor,
-    mean_dz_hat: Tensor, slope: float, *drawn: Any,
+    mean_dz_hat: Tensor, slope: float, *noise: Any,
 ) -> Tensor:  # fmt: skip
     dtype = scale.dtype
     dy = torch.empty_like(y, dtype=dtype)
@@ -108,6 +108,6 @@ def norm_grad(
     launch(
         _differentiate,
         *(dout.to(dtype), y.to(dtype), *vectors, scalar(slope, dtype)),
-        *(*numba_noise(Drawn(*drawn)), dy),
+        *(*numba_noise(NoiseArguments(*noise)), dy),
     )
     return dy.to(y.dtype)

@@ -20,7 +20,8 @@ from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
 
 ROWS_PER_SUM = 256  # which are summed in float32; the partial sums are added in float64
-NOISE = "int mode, Tensor keep_scale, Tensor p, Tensor noise_scale, Tensor seed"  # `Drawn`, in a schema
+# `NoiseArguments` in an operator's schema.
+NOISE = "int mode, Tensor keep_scale, Tensor p, Tensor noise_scale, Tensor seed"
 
 
 def empty_sums(

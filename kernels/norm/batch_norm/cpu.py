@@ -7,7 +7,7 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
-from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
+from dropfold.kernels.norm.batch_norm.operation import ROWS_PER_BLOCK, empty_moments
 
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
-from dropfold.kernels.backend.launch import accumulator
+from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
+
+ROWS_PER_BLOCK = 256  # whose sums are taken in float32 before the blocks are merged in float64
 
 
 class BatchNorm(NamedTuple):
@@ -201,6 +202,12 @@ def moments(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [C] and centred sum of squares [C] of the columns of y [M, C]."""
     means, m2s = _moments(y)
     return merge_moments(means, m2s, block_counts(y.shape[0], ROWS_PER_BLOCK, y.device))
+
+
+def empty_moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and centred sums of squares [P, C] of P blocks of the rows of y [M, C]."""
+    means = y.new_empty((cdiv(y.shape[0], ROWS_PER_BLOCK), y.shape[1]), dtype=accumulator(y.dtype))
+    return means, means.new_empty(means.shape)
 
 
 _moments = operator("moments(Tensor y) -> (Tensor, Tensor)", implementations=__package__, fake=empty_moments)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.norm.batch_norm.outputs import ROWS_PER_BLOCK, empty_moments
+from dropfold.kernels.norm.batch_norm.operation import ROWS_PER_BLOCK, empty_moments
 
 
 def moments(y: Tensor) -> tuple[Tensor, Tensor]:

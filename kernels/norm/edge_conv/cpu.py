@@ -10,16 +10,16 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
-from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
-from dropfold.kernels.points.clouds import check_rows, transposed
+from dropfold.kernels.norm.edge_conv.operation import POINTS_PER_BLOCK, empty_forward
+from dropfold.kernels.points.clouds import check_rows, transpose_lists
 
 
-def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
+def edge_conv_fwd(pq: Tensor, idx: Tensor, *noise: Any) -> tuple[Tensor, ...]:
     check_rows(idx, pq.shape[0])
     outputs = empty_forward(pq, idx)
-    pq, noise = pq.to(outputs[0].dtype), numba_noise(Drawn(*drawn))
+    pq, noise = pq.to(outputs[0].dtype), numba_noise(NoiseArguments(*noise))
     launch(_reduce_neighbours, pq, idx, POINTS_PER_BLOCK, *noise, *outputs)
     return outputs
 
@@ -27,7 +27,7 @@ def edge_conv_fwd(pq: Tensor, idx: Tensor, *drawn: Any) -> tuple[Tensor, ...]:
 def edge_conv_bwd(
     pq: Tensor, g: Tensor, total: Tensor, argmax: Tensor, idx: Tensor, vectors: Tensor
 ) -> Tensor:
-    ptr, entries = transposed(idx, idx.shape[0])
+    ptr, entries = transpose_lists(idx, idx.shape[0])
     dpq = torch.empty_like(pq, dtype=g.dtype)
     graph, options = (idx, ptr, entries), (*vectors.unbind(0), POINTS_PER_BLOCK)
     launch(_reduce_gradient, pq.to(g.dtype), g, total, argmax, *graph, *options, dpq)
@@ -36,7 +36,7 @@ def edge_conv_bwd(
 
 @njit(parallel=True)
 def _reduce_neighbours(
-    pq, idx, block, mode, factor, rate, noise_scale, seed, maximum, argmax, total, means, m2s
+    pq, idx, block, mode, keep_scale, p, noise_scale, seed, maximum, argmax, total, means, m2s
 ):  # fmt: skip
     rows, k = idx.shape
     channels = maximum.shape[1]
@@ -60,7 +60,7 @@ def _reduce_neighbours(
             for pos in range(k):
                 j = idx[i, pos]
                 if mode != 0:
-                    noise_row(mode, factor, rate, noise_scale, seed, j, f)
+                    noise_row(mode, keep_scale, p, noise_scale, seed, j, f)
                 # Arrays are read once, before any store: what a store may change is not vectorised.
                 for c in range(channels):
                     q, largest = pq[j, channels + c], best[c]
@@ -73,12 +73,12 @@ def _reduce_neighbours(
                     arg[c] = np.int32(pos) if better else arg[c]
                     best[c] = q if better else largest
             for c in range(channels):
-                p, sum_q = pq[i, c], s[c]
-                from_origin = p + pilot[c] - origin[c]
+                p_i, sum_q = pq[i, c], s[c]
+                from_origin = p_i + pilot[c] - origin[c]
                 sum_y = number(k) * from_origin + sum_q
                 first[c] += sum_y
                 second[c] += from_origin * (sum_y + sum_q) + ss[c]
-                maximum[i, c] = p + best[c]
+                maximum[i, c] = p_i + best[c]
                 argmax[i, c] = arg[c]
                 total[i, c] = sum_q + number(k) * pilot[c]
         for c in range(channels):

@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import COORDINATES, gram, mm, product_dtype
+from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE, norm_apply, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
@@ -53,9 +53,10 @@ from dropfold.kernels.norm.batch_norm.operation import (
     running_statistics,
     update_running,
 )
-from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
 from dropfold.kernels.norm.plain import activate, masked_max, normalize
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
+
+POINTS_PER_BLOCK = 32  # whose edges are summed in float32 before the blocks are merged in float64
 
 
 def reference(
@@ -81,6 +82,16 @@ def reference(
     maximum, argmax = (t.view(*x.shape[:-1], -1) for t in masked_max(z, keep, 1))
     out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
     return (out, argmax) if return_argmax else out
+
+
+def empty_forward(pq: Tensor, idx: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    """`max_j y_ij` [M, C], its position among the neighbours [M, C] (k: none), S [M, C], means and m2s [P, C] of blocks."""
+    (rows, k), channels = idx.shape, pq.shape[1] // 2
+    dtype = accumulator(pq.dtype)
+    maximum = pq.new_empty((rows, channels), dtype=dtype)
+    argmax = pq.new_empty((rows, channels), dtype=torch.uint8 if k < 256 else torch.int32)
+    means = pq.new_empty((cdiv(rows, POINTS_PER_BLOCK), channels), dtype=dtype)
+    return maximum, argmax, torch.empty_like(maximum), means, torch.empty_like(means)
 
 
 _forward = operator(

@@ -9,18 +9,18 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.edge_conv.outputs import POINTS_PER_BLOCK, empty_forward
-from dropfold.kernels.points.clouds import transposed
+from dropfold.kernels.norm.edge_conv.operation import POINTS_PER_BLOCK, empty_forward
+from dropfold.kernels.points.clouds import transpose_lists
 
 
 def edge_conv_fwd(
-    pq: Tensor, idx: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor
+    pq: Tensor, idx: Tensor, mode: int, keep_scale: Tensor, p: Tensor, noise_scale: Tensor, seed: Tensor
 ) -> tuple[Tensor, ...]:
     outputs = empty_forward(pq, idx)
     (rows, k), channels = idx.shape, pq.shape[1] // 2
     block_c = min(64, max(4, next_power_of_2(channels)))
     _edge_conv_fwd_kernel[(outputs[3].shape[0], cdiv(channels, block_c))](
-        *(pq, idx, factor, rate, noise_scale, seed, *outputs, rows, channels, k),
+        *(pq, idx, keep_scale, p, noise_scale, seed, *outputs, rows, channels, k),
         MODE=mode,
         BLOCK=POINTS_PER_BLOCK,
         BLOCK_M=min(POINTS_PER_BLOCK, 1024 // block_c),
@@ -34,7 +34,7 @@ def edge_conv_bwd(
     pq: Tensor, g: Tensor, total: Tensor, argmax: Tensor, idx: Tensor, vectors: Tensor
 ) -> Tensor:
     (rows, k), channels = idx.shape, g.shape[1]
-    ptr, entries = transposed(idx, rows)
+    ptr, entries = transpose_lists(idx, rows)
     dpq = torch.empty_like(pq)
     block_c = min(128, max(4, next_power_of_2(channels)))
     _edge_conv_bwd_kernel[(rows, cdiv(channels, block_c))](
@@ -45,7 +45,7 @@ def edge_conv_bwd(
 
 @jit
 def _edge_conv_fwd_kernel(
-    p_pq, p_idx, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, p_total, p_means, p_m2s, rows,
+    p_pq, p_idx, p_keep_scale, p_probability, p_noise_scale, p_seed, p_maximum, p_argmax, p_total, p_means, p_m2s, rows,
     channels, k, MODE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
     BY_FOUR: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +78,7 @@ def _edge_conv_fwd_kernel(
             better = (q > best) | (q != q)
             if MODE != 0:
                 f = noise_tile(
-                    *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, j, i_c, channels),
+                    *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, j, i_c, channels),
                     *(BLOCK_M, BLOCK_C, BY_FOUR),
                 )
                 better = better & (f > 0)

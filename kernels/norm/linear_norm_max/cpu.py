@@ -12,18 +12,18 @@ from torch import Tensor
 
 from dropfold.kernels.backend.gemm import mm
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_span, numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
-from dropfold.kernels.norm.linear_norm_max.outputs import empty_maximum
+from dropfold.kernels.norm.linear_norm_max.operation import empty_maximum
 
 ROWS_PER_TILE = 512  # of y: [512, 1024] float32 stays in the cache
 
 
-def linear_norm_max_fwd(x: Tensor, weight: Tensor, ptr: Tensor, *drawn: Any) -> tuple[Tensor, Tensor]:
+def linear_norm_max_fwd(x: Tensor, weight: Tensor, ptr: Tensor, *noise: Any) -> tuple[Tensor, Tensor]:
     maximum, argmax = empty_maximum(x, weight, ptr)
     maximum.fill_(-torch.inf)
     argmax.fill_(-1)
-    noise = numba_noise(Drawn(*drawn))
+    noise = numba_noise(NoiseArguments(*noise))
     for b, (start, stop) in enumerate(pairwise(ptr.tolist())):
         for first in range(start, stop, ROWS_PER_TILE):
             y = mm(x[first : min(first + ROWS_PER_TILE, stop)], weight.T)
@@ -39,7 +39,7 @@ def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) ->
 
 
 @njit(parallel=True)
-def _take_tile(y, start, mode, factor, rate, noise_scale, seed, maximum, argmax):
+def _take_tile(y, start, mode, keep_scale, p, noise_scale, seed, maximum, argmax):
     """Take the rows y of one tile into the running maxima of one cloud; channels in blocks share the cores."""
     rows, channels = y.shape
     for block in prange((channels + 127) // 128):
@@ -47,10 +47,10 @@ def _take_tile(y, start, mode, factor, rate, noise_scale, seed, maximum, argmax)
         f = np.empty(hi - lo, np.float32)
         best, arg = maximum[lo:hi].copy(), np.full(hi - lo, -1, np.int32)
         for m in range(rows):
-            if mode == 2 and factor[start + m] == 0:
+            if mode == 2 and keep_scale[start + m] == 0:
                 continue
             if mode == 1:
-                noise_span(rate, noise_scale, seed, (start + m) * channels + lo, f)
+                noise_span(p, noise_scale, seed, (start + m) * channels + lo, f)
             row = y[m, lo:hi]
             for c in range(hi - lo):
                 # Read before any store: what a store may change is not vectorised.

@@ -35,8 +35,7 @@ from torch.autograd.function import once_differentiable
 from dropfold.kernels.backend.gemm import gram, mm, product_dtype
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
@@ -60,7 +59,6 @@ from dropfold.kernels.norm.linear_max import (
     gradient_at_maximum,
     moments_of_linear,
 )
-from dropfold.kernels.norm.linear_norm_max.outputs import empty_gradients, empty_maximum
 from dropfold.kernels.norm.plain import activate, max_over_segments, normalize
 from dropfold.kernels.points.clouds import local_idx, to_rows
 
@@ -85,6 +83,17 @@ def reference(
     maximum, argmax = max_over_segments(z, keep, ptr)
     out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
     return (out, local_idx(argmax, ptr, x)) if return_argmax else out
+
+
+def empty_maximum(x: Tensor, weight: Tensor, ptr: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """The max [B, C_out] of x W^T, and the row that has it (-1: none)."""
+    maximum = x.new_empty((ptr.shape[0] - 1, weight.shape[0]), dtype=accumulator(x.dtype))
+    return maximum, maximum.new_empty(maximum.shape, dtype=torch.int64)
+
+
+def empty_gradients(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and the weight, of the max alone."""
+    return torch.empty_like(x, dtype=g.dtype), torch.empty_like(weight, dtype=g.dtype)
 
 
 _forward = operator(

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2, precision
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.noise.draw.drawn import ELEMENTS
+from dropfold.kernels.noise.draw import ELEMENTS
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.linear_norm_max.outputs import empty_gradients, empty_maximum
+from dropfold.kernels.norm.linear_norm_max.operation import empty_gradients, empty_maximum
 from dropfold.kernels.norm.triton_max import take_rows
-from dropfold.kernels.points.clouds import transposed
+from dropfold.kernels.points.clouds import transpose_lists
 
 
 def linear_norm_max_fwd(
-    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor,
+    x: Tensor, weight: Tensor, ptr: Tensor, mode: int, keep_scale: Tensor, p: Tensor, noise_scale: Tensor,
     seed: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     maximum, argmax = empty_maximum(x, weight, ptr)
@@ -25,7 +25,7 @@ def linear_norm_max_fwd(
     block_m, block_c = 32 if exact else 64, 32 if exact and mode == ELEMENTS else 64
     block_k = 16 if exact else min(64, max(16, next_power_of_2(c_in)))
     _linear_norm_max_fwd_kernel[(maximum.shape[0], cdiv(c_out, block_c))](
-        *(x, weight, ptr, factor, rate, noise_scale, seed, maximum, argmax, rows, c_in, c_out),
+        *(x, weight, ptr, keep_scale, p, noise_scale, seed, maximum, argmax, rows, c_in, c_out),
         MODE=mode,
         BLOCK_M=block_m,
         BLOCK_C=block_c,
@@ -40,7 +40,7 @@ def linear_norm_max_fwd(
 def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     (rows, c_in), (clouds, c_out) = x.shape, argmax.shape
     dx, dweight = empty_gradients(g, argmax, x, weight)
-    ptr, entries = transposed(argmax, rows)
+    ptr, entries = transpose_lists(argmax, rows)
     block_k = min(128, max(16, next_power_of_2(c_in)))
     columns = cdiv(c_in, block_k)
     _linear_norm_max_bwd_x_kernel[(rows, columns)](
@@ -54,7 +54,7 @@ def linear_norm_max_bwd(g: Tensor, argmax: Tensor, x: Tensor, weight: Tensor) ->
 
 @jit
 def _linear_norm_max_fwd_kernel(
-    p_x, p_weight, p_ptr, p_factor, p_rate, p_noise_scale, p_seed, p_maximum, p_argmax, rows, c_in, c_out,
+    p_x, p_weight, p_ptr, p_keep_scale, p_probability, p_noise_scale, p_seed, p_maximum, p_argmax, rows, c_in, c_out,
     MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
     BY_FOUR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +86,7 @@ def _linear_norm_max_fwd_kernel(
         keep = mask_m[:, None] & mask_c[None, :]
         if MODE != 0:
             f = noise_tile(
-                *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, c_out),
+                *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, c_out),
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)

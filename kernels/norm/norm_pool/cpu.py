@@ -10,41 +10,41 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.draw.drawn import Drawn
 from dropfold.kernels.noise.elementwise.cpu import scalar
-from dropfold.kernels.norm.norm_pool.outputs import empty_pools
+from dropfold.kernels.norm.norm_pool.operation import empty_pools
 
 
 def norm_pool_fwd(
-    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *drawn: Any
+    y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, *noise: Any
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     maximum, argmax, sums = empty_pools(y, ptr, scale)
     launch(
         _pool,
         *(y.to(scale.dtype), ptr, scale, shift, mean, rstd, scalar(slope, scale.dtype)),
-        *(*numba_noise(Drawn(*drawn)), maximum, argmax, sums),
+        *(*numba_noise(NoiseArguments(*noise)), maximum, argmax, sums),
     )
     return maximum, argmax, sums
 
 
 def norm_pool_bwd(
     y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
-    first: int, stop: int, *drawn: Any,
+    first: int, stop: int, *noise: Any,
 ) -> Tensor:  # fmt: skip
     dtype = vectors.dtype
     dy = torch.empty_like(y[first:stop], dtype=dtype)
     launch(
         _unpool,
         *(y[first:stop].to(dtype), batch, *vectors.unbind(0), dmax, dmean, argmax),
-        *(scalar(slope, dtype), 32, first, *numba_noise(Drawn(*drawn)), dy),
+        *(scalar(slope, dtype), 32, first, *numba_noise(NoiseArguments(*noise)), dy),
     )
     return dy.to(y.dtype)
 
 
 @njit(parallel=True)
 def _pool(
-    y, ptr, scale, shift, mean, rstd, slope, mode, factor, rate, noise_scale, seed, maximum, argmax, sums
+    y, ptr, scale, shift, mean, rstd, slope, mode, keep_scale, p, noise_scale, seed, maximum, argmax, sums
 ):
     channels = y.shape[1]
     zero, one = y.dtype.type(0), y.dtype.type(1)
@@ -55,7 +55,7 @@ def _pool(
         count, total = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
         slopes, y_hats = np.zeros(channels, y.dtype), np.zeros(channels, y.dtype)
         for m in range(ptr[b], ptr[b + 1]):
-            noise_row(mode, factor, rate, noise_scale, seed, m, f)
+            noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             if mode == 2 and f[0] == 0:
                 continue
             for c in range(channels):
@@ -83,7 +83,7 @@ def _pool(
 @njit(parallel=True)
 def _unpool(
     y, batch, scale, shift, mean, rstd, mean_dz, mean_dz_hat, dmax, dmean, argmax, slope, block, first, mode,
-    factor, rate, noise_scale, seed, dy,
+    keep_scale, p, noise_scale, seed, dy,
 ):  # fmt: skip
     rows, channels = dy.shape
     # dy = scale * dz + constant - linear * y
@@ -93,7 +93,7 @@ def _unpool(
     for chunk in prange((rows + block - 1) // block):
         f = np.empty(channels, np.float32)
         for m in range(chunk * block, min(rows, (chunk + 1) * block)):
-            noise_row(mode, factor, rate, noise_scale, seed, first + m, f)
+            noise_row(mode, keep_scale, p, noise_scale, seed, first + m, f)
             b = batch[first + m]
             for c in range(channels):
                 value = y[m, c]

@@ -25,8 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import mm, product_dtype
 from dropfold.kernels.backend.operator import operator
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import Noise, draw
+from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE
 from dropfold.kernels.norm.batch_norm.operation import (
     BatchNorm,
@@ -37,7 +36,6 @@ from dropfold.kernels.norm.batch_norm.operation import (
     norm_gradients,
     statistics,
 )
-from dropfold.kernels.norm.norm_pool.outputs import empty_pools
 from dropfold.kernels.norm.plain import activate, max_over_segments, mean_over_segments, normalize
 from dropfold.kernels.points.clouds import local_idx, ptr_to_batch, to_rows
 
@@ -68,6 +66,14 @@ def linear_reference(
 ) -> tuple[Tensor, ...]:
     """The specification of `linear_norm_pool` in torch, with the same options."""
     return reference(torch.nn.functional.linear(x, weight, bias), norm, **options)
+
+
+def empty_pools(y: Tensor, ptr: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The max [B, C], the row that has it (-1: none), and sums [B, 4, C] over the kept points of 1, a, a' and a' y_hat."""
+    clouds, channels = ptr.shape[0] - 1, y.shape[1]
+    maximum = scale.new_empty((clouds, channels))
+    argmax = maximum.new_empty(maximum.shape, dtype=torch.int64)
+    return maximum, argmax, scale.new_empty((clouds, 4, channels))
 
 
 _pool = operator(

@@ -9,19 +9,19 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.norm_pool.outputs import empty_pools
+from dropfold.kernels.norm.norm_pool.operation import empty_pools
 from dropfold.kernels.norm.triton_max import take_rows
 
 
 def norm_pool_fwd(
     y: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rstd: Tensor, slope: float, mode: int,
-    factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+    keep_scale: Tensor, p: Tensor, noise_scale: Tensor, seed: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     maximum, argmax, sums = empty_pools(y, ptr, scale)
     rows, channels = y.shape
     block_c = min(32, max(4, next_power_of_2(channels)))
     _norm_pool_fwd_kernel[(maximum.shape[0], cdiv(channels, block_c))](
-        *(y, ptr, scale, shift, mean, rstd, slope, factor, rate, noise_scale, seed, maximum, argmax, sums),
+        *(y, ptr, scale, shift, mean, rstd, slope, keep_scale, p, noise_scale, seed, maximum, argmax, sums),
         *(rows, channels),
         MODE=mode,
         BLOCK_M=64,
@@ -33,14 +33,15 @@ def norm_pool_fwd(
 
 def norm_pool_bwd(
     y: Tensor, batch: Tensor, vectors: Tensor, dmax: Tensor, dmean: Tensor, argmax: Tensor, slope: float,
-    first: int, stop: int, mode: int, factor: Tensor, rate: Tensor, noise_scale: Tensor, seed: Tensor,
+    first: int, stop: int, mode: int, keep_scale: Tensor, p: Tensor, noise_scale: Tensor, seed: Tensor,
 ) -> Tensor:  # fmt: skip
     dy = torch.empty_like(y)
     rows, channels = y.shape
     block_c = min(128, max(4, next_power_of_2(channels)))
     block_m = 512 // block_c
     _norm_pool_bwd_kernel[(cdiv(rows, block_m), cdiv(channels, block_c))](
-        *(y, batch, vectors, dmax, dmean, argmax, slope, factor, rate, noise_scale, seed, dy, rows, channels),
+        *(y, batch, vectors, dmax, dmean, argmax, slope, keep_scale, p, noise_scale, seed),
+        *(dy, rows, channels),
         MODE=mode,
         BLOCK_M=block_m,
         BLOCK_C=block_c,
@@ -51,7 +52,7 @@ def norm_pool_bwd(
 
 @jit
 def _norm_pool_fwd_kernel(
-    p_y, p_ptr, p_scale, p_shift, p_mean, p_rstd, slope, p_factor, p_rate, p_noise_scale, p_seed, p_maximum,
+    p_y, p_ptr, p_scale, p_shift, p_mean, p_rstd, slope, p_keep_scale, p_probability, p_noise_scale, p_seed, p_maximum,
     p_argmax, p_sums, rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
     BY_FOUR: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +79,7 @@ def _norm_pool_fwd_kernel(
         keep = inside
         if MODE != 0:
             f = noise_tile(
-                *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, channels),
+                *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, channels),
                 *(BLOCK_M, BLOCK_C, BY_FOUR),
             )
             keep = keep & (f > 0)
@@ -102,7 +103,7 @@ def _norm_pool_fwd_kernel(
 
 @jit
 def _norm_pool_bwd_kernel(
-    p_y, p_batch, p_vectors, p_dmax, p_dmean, p_argmax, slope, p_factor, p_rate, p_noise_scale, p_seed, p_dy,
+    p_y, p_batch, p_vectors, p_dmax, p_dmean, p_argmax, slope, p_keep_scale, p_probability, p_noise_scale, p_seed, p_dy,
     rows, channels, MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
 ):  # fmt: skip
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -126,7 +127,7 @@ def _norm_pool_bwd_kernel(
     dz = tl.where(scale * y + shift > 0, dz, slope * dz)
     if MODE != 0:
         f = noise_tile(
-            *(MODE, p_factor, p_rate, p_noise_scale, p_seed, rows, o_m, i_c, channels),
+            *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, channels),
             *(BLOCK_M, BLOCK_C, BY_FOUR),
         )
         dz = tl.where(f > 0, dz, 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.numba import launch, njit, threads_for
 from dropfold.kernels.points.boxes import NO_POINT, POINTS_PER_LEAF, STACK_NODES, boxes_of, nearest, reach
-from dropfold.kernels.points.clouds import transposed
+from dropfold.kernels.points.clouds import transpose_lists
 from dropfold.kernels.points.three_nn_interpolate.operation import EPS, empty_neighbours
 
 POINTS_PER_CHUNK = 32  # which a thread takes at a time
@@ -98,5 +98,5 @@ def three_nn_interpolate_bwd(dout: Tensor, idx: Tensor, weight: Tensor, rows: in
     wide = dout.to(accumulator(dout.dtype))
     df = wide.new_empty((rows, wide.shape[1]))
     with threads_for(0.2 * idx.numel() * wide.shape[1]):
-        launch(_sum_gradients, wide, weight.to(wide.dtype), *transposed(idx, rows), df)
+        launch(_sum_gradients, wide, weight.to(wide.dtype), *transpose_lists(idx, rows), df)
     return df.to(dout.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
-from dropfold.kernels.points.clouds import ptr_to_batch, transposed
+from dropfold.kernels.points.clouds import ptr_to_batch, transpose_lists
 from dropfold.kernels.points.three_nn_interpolate.operation import EPS, empty_neighbours
 
 
@@ -123,6 +123,6 @@ def three_nn_interpolate_bwd(dout: Tensor, idx: Tensor, weight: Tensor, rows: in
     df = dout.new_empty((rows, channels))
     block_c = min(128, max(4, next_power_of_2(channels)))
     _three_nn_interpolate_bwd_kernel[(rows, cdiv(channels, block_c))](
-        *(dout, weight, *transposed(idx, rows), df, channels, idx.shape[1]), BLOCK_C=block_c, num_warps=1
+        *(dout, weight, *transpose_lists(idx, rows), df, channels, idx.shape[1]), BLOCK_C=block_c, num_warps=1
     )
     return df

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.recurrent.gru_sequence.columns import split_columns
-from dropfold.kernels.recurrent.gru_sequence.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.kron.products import cheaper_product
 from dropfold.kernels.recurrent.sequence.dropout import drop_units
 from dropfold.kernels.recurrent.sequence.history import active_rows, states_before, steps, update_active

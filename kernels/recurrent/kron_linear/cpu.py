@@ -10,7 +10,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.recurrent.kron.factors import needs_scaling, right_first
 from dropfold.kernels.recurrent.kron.products import KronProduct
-from dropfold.kernels.recurrent.kron_linear.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.kron_linear.operation import empty_bwd_outputs, empty_fwd_outputs
 
 NUMBERS_PER_CHUNK = 1 << 20  # 4 MiB of float32
 

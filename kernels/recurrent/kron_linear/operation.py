@@ -32,8 +32,8 @@ from dropfold.kernels.recurrent.kron.factors import (
     is_dense,
     needs_scaling,
     reconstruct,
+    right_first,
 )
-from dropfold.kernels.recurrent.kron_linear.outputs import empty_bwd_outputs, empty_fwd_outputs
 
 
 def reference(
@@ -45,6 +45,22 @@ def reference(
     """
     y = (x.to(a.dtype) * scale + shift) @ reconstruct(a, c)
     return y if bias is None else y + bias
+
+
+def empty_fwd_outputs(
+    x: Tensor, a: Tensor, c: Tensor, bias: Tensor | None, scale: float, shift: float
+) -> tuple[Tensor, Tensor]:
+    """y, and t in a layout of the implementation's own."""
+    (s, p, u), (_, q, v) = a.shape, c.shape
+    between = p * s * v if right_first(a, c) else q * s * u
+    return a.new_empty((x.shape[0], u * v)), a.new_empty((x.shape[0], between))
+
+
+def empty_bwd_outputs(
+    dy: Tensor, x: Tensor, t: Tensor, a: Tensor, c: Tensor, scale: float, shift: float, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx (empty if not needed), dA, dC."""
+    return a.new_empty(x.shape if need_x else (0,)), torch.empty_like(a), torch.empty_like(c)
 
 
 _fwd = operator(

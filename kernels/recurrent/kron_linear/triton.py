@@ -11,7 +11,7 @@ from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.recurrent.kron.factors import needs_scaling, right_first
 from dropfold.kernels.recurrent.kron.products import KronProduct
 from dropfold.kernels.recurrent.kron.triton import kron_product, plan_launch, rows_together, tile_sizes
-from dropfold.kernels.recurrent.kron_linear.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.kron_linear.operation import empty_bwd_outputs, empty_fwd_outputs
 
 ROWS_PER_PART = 256  # of the sum over rows in backward, at least; partial sums are added by ATen
 MOST_PARTS = 64

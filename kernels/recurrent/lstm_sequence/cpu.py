@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.recurrent.kron.products import cheaper_product
-from dropfold.kernels.recurrent.lstm_sequence.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.dropout import drop_units
 from dropfold.kernels.recurrent.sequence.history import (
     active_rows,

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.kron.factors import reconstruct
 from dropfold.kernels.recurrent.kron.products import weight_gradients
-from dropfold.kernels.recurrent.lstm_sequence.outputs import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.dropout import draw_keep_scale, drop_units
 from dropfold.kernels.recurrent.sequence.history import final_state, output_states, states_before
 from dropfold.kernels.recurrent.sequence.inputs import check_sequence, needs_grad
@@ -70,6 +70,26 @@ def reference(
         cell, h = torch.where(active, new_cell, cell), torch.where(active, new_h, h)
         out[t] = torch.where(active, new_h, 0)
     return torch.stack(out), h, cell
+
+
+def empty_fwd_outputs(
+    gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None, keep_scale: Tensor | None,
+    reverse: bool, save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Histories of h and c, and the gates of all steps (empty if not saved)."""
+    frames, batch, columns = gx.shape
+    hs = gx.new_empty((frames + 1, batch, columns // 4))
+    gates = gx.new_empty((frames, batch, columns) if save else (0,))
+    return hs, hs.new_empty(hs.shape, dtype=accumulator(gx.dtype)), gates
+
+
+def empty_bwd_outputs(
+    dout: Tensor, dh_n: Tensor, dc_n: Tensor, gates: Tensor, hs: Tensor, cs: Tensor, a: Tensor, c: Tensor,
+    lengths: Tensor | None, keep_scale: Tensor | None, reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dz [T, B, 4 H], and the gradients of the first states."""
+    dh = cs.new_empty(cs.shape[1:])
+    return torch.empty_like(gates), dh, torch.empty_like(dh)
 
 
 _fwd = operator(

@@ -12,7 +12,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.recurrent.kron.triton import kron_product, plan_launch, rows_together
-from dropfold.kernels.recurrent.lstm_sequence.outputs import empty_bwd_outputs, empty_fwd_outputs
+from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.triton import (
     active_mask,
     drop_units,

@@ -6,7 +6,7 @@ import torch
 from dropfold.kernels import BatchNorm, Groups, group_mlp_max
 from dropfold.kernels.group_mlp_max.entries import Entries, Tile
 from dropfold.kernels.group_mlp_max.triton_passes import OnGPU
-from dropfold.kernels.noise.draw.drawn import Drawn
+from dropfold.kernels.noise.draw import NoiseArguments
 from tests.kernels.cases import batch_norm, noise
 from tests.kernels.gates import TARGETS, compile_only, launches
 
@@ -29,12 +29,13 @@ def passes(c_in, c_out, weighted, mode):
     t, vectors, vector = Tile(0, groups, 0, entries), torch.zeros(6, c_in), torch.zeros(c_in)
     y, wide = torch.zeros(entries, c_in), torch.zeros(entries, c_out)
     top, where = torch.zeros(groups, c_out), torch.zeros(groups, c_out, dtype=torch.int32)
-    weight, drawn = torch.zeros(c_out, c_in), Drawn(mode, torch.ones(points), one, one, torch.zeros(1).long())
+    weight = torch.zeros(c_out, c_in)
+    noise = NoiseArguments(mode, torch.ones(points), one, one, torch.zeros(1).long())
     found = [
         launches(OnGPU.rows, e, t, vectors, 0.2, vector),
         launches(OnGPU.activate, y, t, vectors, 0.2, vector),
         launches(OnGPU.moments, y, e, t),
-        launches(OnGPU.highest, wide, e, t, drawn, top, where),
+        launches(OnGPU.highest, wide, e, t, noise, top, where),
         launches(OnGPU.last_back, y, y, e, t, vector, 0.2, vector, top, where, weight),
         launches(OnGPU.collect, y, e, t, top, where, weight),
         launches(OnGPU.sums, y, y, t, vectors),
@@ -123,7 +124,7 @@ def test_operators_pass_opcheck():
         [0.1, 0.1],
     )
     one = torch.ones(1)
-    none = Drawn(0, one, one, one, torch.zeros(1, dtype=torch.int64))
+    none = NoiseArguments(0, one, one, one, torch.zeros(1, dtype=torch.int64))
     offset, top = torch.zeros(5), torch.randn(2, 3)
     where = torch.tensor([[0, 1, 2], [8, 9, -1]]).int()
     gradient = (*entries, weights, vectors, slopes, torch.randn(5, 5), offset, offset, top, where)

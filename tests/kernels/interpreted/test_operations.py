@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dropfold.kernels import edge_conv, knn, linear_norm_max, linear_norm_pool, norm_act, norm_pool
+from dropfold.kernels.noise.draw import Noise
 from dropfold.kernels.noise.draw import cpu as draw_cpu
 from dropfold.kernels.noise.draw import operation as draw_operation
-from dropfold.kernels.noise.draw.operation import Noise
 from dropfold.kernels.noise.elementwise import cpu as elementwise_cpu
 from dropfold.kernels.noise.elementwise import triton as elementwise_triton
 from dropfold.kernels.noise.philox import cpu as philox_cpu

@@ -13,8 +13,7 @@ from dropfold.kernels.noise import drop_cluster as cluster
 from dropfold.kernels.noise import drop_feat as feat
 from dropfold.kernels.noise import drop_point as point
 from dropfold.kernels.noise import philox
-from dropfold.kernels.noise.draw import keep_scale
-from dropfold.kernels.noise.draw.operation import row_keep_scale
+from dropfold.kernels.noise.draw import keep_scale, row_keep_scale
 from dropfold.kernels.noise.philox import uniform
 from tests.kernels.cases import noise
 

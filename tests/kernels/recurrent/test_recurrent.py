@@ -14,7 +14,7 @@ from dropfold.kernels.recurrent.gru_sequence import operation as gru_operation
 from dropfold.kernels.recurrent.gru_sequence import reference as gru_reference
 from dropfold.kernels.recurrent.gru_sequence import triton as gru_sequence_triton
 from dropfold.kernels.recurrent.kron_linear import cpu as kron_linear_cpu
-from dropfold.kernels.recurrent.kron_linear import outputs as kron_linear_outputs
+from dropfold.kernels.recurrent.kron_linear import operation as kron_linear_operation
 from dropfold.kernels.recurrent.kron_linear import reference as kron_reference
 from dropfold.kernels.recurrent.kron_linear import triton as kron_linear_triton
 from dropfold.kernels.recurrent.lstm_sequence import operation as lstm_operation
@@ -433,7 +433,7 @@ def gru_launches(name, dtype, extras, frames=2, batch=16):
 def linear_launches(name, dtype, bytes_, rows=8):
     a, c = (torch.zeros(shape, dtype=dtype) for shape in INPUT[name])
     x = torch.zeros(rows, a.shape[1] * c.shape[1], dtype=torch.uint8 if bytes_ else dtype)
-    y, t = kron_linear_outputs.empty_fwd_outputs(x, a, c, None, 1.0, 0.0)
+    y, t = kron_linear_operation.empty_fwd_outputs(x, a, c, None, 1.0, 0.0)
     return launches(kron_linear_triton.kron_linear_fwd, x, a, c, y[0], 1.0, 0.0), launches(
         kron_linear_triton.kron_linear_bwd, y, x, t, a, c, 1.0, 0.0, False
     )

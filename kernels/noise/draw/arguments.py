@@ -9,7 +9,7 @@ from torch import Tensor
 NONE, ELEMENTS, ROWS = 0, 1, 2
 
 
-class Drawn(NamedTuple):
+class NoiseArguments(NamedTuple):
     """The five arguments of noise that operators and kernels take."""
 
     mode: int
@@ -18,6 +18,6 @@ class Drawn(NamedTuple):
     """float32 [M], for ROWS: 0 where a row is dropped, else its scale."""
     p: Tensor
     """Drop probability, for ELEMENTS."""
-    scale: Tensor
+    noise_scale: Tensor
     """Scale of kept elements, for ELEMENTS."""
     seed: Tensor
