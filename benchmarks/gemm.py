@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gemm`: float32 products on the CPU, torch's own beside those of `dropfold.kernels.linear`, in GFLOP/s.
+"""`python -m benchmarks.gemm`: float32 products on the CPU, torch and `dropfold.kernels.linear`, in GFLOP/s.
 
 At the shapes of a DGCNN and a PointNet (B 8, N 1,024) and of a TT-LSTM on video (B 16, T 6): x W^T, and the two gradients
 dy W and dy^T x. The two libraries run interleaved; medians.

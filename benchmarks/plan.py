@@ -1,6 +1,6 @@
 """`python -m benchmarks.plan`: how each format's product x W is evaluated at the benchmarked shapes, and why.
 
-Prints what `dropfold.models.formats.plan` chose, with the multiply-adds and MiB of each way: lowered to two GEMMs, core by core,
+Prints what `dropfold.models.formats.plan` chose, with multiply-adds and MiB of each way: lowered to two GEMMs, core by core,
 or reconstructed. `--measure` times the three ways, forward + backward and interleaved, and says whether the choice was
 the fastest, or within a quarter of it (the costs are estimates: a tie is decided by the machine).
 """

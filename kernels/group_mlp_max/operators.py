@@ -12,7 +12,7 @@ from dropfold.kernels.group_mlp_max.entries import take_source
 from dropfold.kernels.noise.elementwise.operation import NOISE
 
 SOURCE = (
-    "Tensor q, Tensor p, Tensor ptr, Tensor idx, Tensor owner, Tensor count, "
+    "Tensor of_points, Tensor of_groups, Tensor ptr, Tensor idx, Tensor owner, Tensor count, "
     "Tensor[] weights, Tensor[] vectors, float[] slopes"
 )
 LAST_GRADIENT = "Tensor matrix, Tensor constant, Tensor offset, Tensor g, Tensor argmax"

@@ -26,7 +26,7 @@ Sources: the 1,024-wide layer of PointNet (Qi et al. 2017, figure 2); the closed
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -161,6 +161,22 @@ class _LinearNormMax(torch.autograd.Function):
             dweight -= torch.outer(scale * c1, local) + (scale * c2 * rstd)[:, None] * mm(wide, outer.T)
         dgamma, dbeta = dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
         return dx.to(x.dtype), dweight.to(weight.dtype), dgamma, dbeta, *[None] * 8
+
+
+@overload
+def linear_norm_max(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[False] = False,
+) -> Tensor: ...  # fmt: skip
+
+
+@overload
+def linear_norm_max(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[True],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 
 
 def linear_norm_max(

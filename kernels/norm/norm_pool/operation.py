@@ -17,7 +17,7 @@ Source: the 1,024-wide layer of DGCNN (Wang et al. 2019, figure 3).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -141,6 +141,22 @@ class _NormPool(torch.autograd.Function):
         return None, dx, dweight.T.to(weight.dtype), *common
 
 
+@overload
+def norm_pool(
+    y: Tensor, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[False] = False,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+
+@overload
+def norm_pool(
+    y: Tensor, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
+
+
 def norm_pool(
     y: Tensor,
     norm: BatchNorm,
@@ -164,6 +180,22 @@ def norm_pool(
         *(norm.eps, negative_slope, norm.training, norm.sync, noise),
     )
     return (*pools, local_idx(argmax, ptr, y)) if return_argmax else tuple(pools)
+
+
+@overload
+def linear_norm_pool(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[False] = False,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+
+@overload
+def linear_norm_pool(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, *,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0,
+    noise: Noise | None = None, return_argmax: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
 
 
 def linear_norm_pool(
