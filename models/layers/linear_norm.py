@@ -32,7 +32,7 @@ from dropfold.models.layers.unfused import HasPlainForm
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`kernels.linear` of features or of coordinates, which autocast must not round: bfloat16 has three digits."""
+    """`dropfold.kernels.linear` of features or of coordinates, which autocast must not round: bfloat16 has three digits."""
     features = x.shape[-1] > COORDINATES
     with torch.autocast(x.device.type, enabled=features and torch.is_autocast_enabled(x.device.type)):
         return kernels.linear(x, weight, bias)

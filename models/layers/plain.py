@@ -96,7 +96,7 @@ class Dropout(nn.Dropout):
 def neighbours(
     x: Tensor, k: int, fused: bool, batch: Tensor | None = None, batch_size: int | None = None
 ) -> Tensor:
-    """`kernels.knn`, or its reference, which torch.export and ONNX take; both give the same lists.
+    """`dropfold.kernels.knn`, or its reference, which torch.export and ONNX take; both give the same lists.
 
     Raises:
         ValueError: k is below 1 or too large for a cloud.
