@@ -11,7 +11,9 @@ from dropfold.kernels.backend.triton import jit
 def take_rows(maximum, argmax, values, keep, o_m, limit):
     """Take the kept values [M, C] of rows o_m into the max [C] and its row. NaN counts as +inf; of equal values the first
     row has the max, as on the CPU; `limit` is above every row."""
-    values = tl.where(keep, tl.where(values == values, values, float("inf")), float("-inf"))
+    values = tl.where(values == values, values, float("inf"))
+    values = tl.where(keep, values, float("-inf"))
     tile_maximum = tl.max(values, axis=0)
     first = tl.min(tl.where(keep & (values == tile_maximum[None, :]), o_m[:, None], limit), axis=0)
-    return tl.maximum(maximum, tile_maximum), tl.where(tile_maximum > maximum, first, argmax)
+    argmax = tl.where(tile_maximum > maximum, first, argmax)
+    return tl.maximum(maximum, tile_maximum), argmax

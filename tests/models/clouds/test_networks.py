@@ -153,8 +153,8 @@ def test_channels_follow_the_schedule_too():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_of_another_type_keeps_its_rate(dtype):
     noise = DropPoint(0.3).to(dtype)
-    assert noise.p.dtype == torch.float32
-    assert float(noise.p) == float(torch.tensor(0.3))
+    assert noise.rate.dtype == torch.float32
+    assert float(noise.rate) == float(torch.tensor(0.3))
     assert noise(torch.ones(2, 100, 3, dtype=dtype)).dtype == dtype
 
 

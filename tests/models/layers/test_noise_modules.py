@@ -19,12 +19,10 @@ def draw(noise, pos, features=None, graph=None):
 def test_the_rate_grows_in_equal_steps_to_p_and_stays(kind):
     noise, x = KINDS[kind](0.6, schedule="linear", warmup_steps=4).train(), torch.rand(1, 20, 3)
     assert float(noise.rate) == 0
-    assert [float(draw(noise, x).rate) for _ in range(7)] == pytest.approx(
-        [0.15, 0.3, 0.45, 0.6, 0.6, 0.6, 0.6]
-    )
+    assert [float(draw(noise, x).p) for _ in range(7)] == pytest.approx([0.15, 0.3, 0.45, 0.6, 0.6, 0.6, 0.6])
     assert int(noise.step) == 7
     constant = KINDS[kind](0.6).train()
-    assert [float(draw(constant, x).rate) for _ in range(3)] == pytest.approx([0.6] * 3)
+    assert [float(draw(constant, x).p) for _ in range(3)] == pytest.approx([0.6] * 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -37,7 +35,7 @@ def test_a_schedule_goes_on_from_its_state_and_stands_still_in_evaluation(kind):
     assert noise(x) is x
     other = KINDS[kind](0.5, schedule="linear", warmup_steps=10).train()
     other.load_state_dict(noise.state_dict())
-    assert float(draw(other, x).rate) == pytest.approx(0.2)
+    assert float(draw(other, x).p) == pytest.approx(0.2)
     assert KINDS[kind](0.0).train().draw(x, x) is None
 
 

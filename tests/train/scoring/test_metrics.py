@@ -27,7 +27,7 @@ def test_classification_by_hand():
         {"overall_accuracy": 4 / 6, "mean_class_accuracy": (2 / 3 + 1 / 2 + 1) / 3}
     )
     assert found.leading == pytest.approx(4 / 6)
-    assert found.each[:3].tolist() == pytest.approx([2 / 3, 1 / 2, 1])
+    assert found.by_class[:3].tolist() == pytest.approx([2 / 3, 1 / 2, 1])
     assert found.confusion.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     right, wrong = -np.log(np.exp(5) / (np.exp(5) + 3)), -np.log(1 / (np.exp(5) + 3))
     assert found.loss == pytest.approx((4 * right + 2 * wrong) / 6, rel=1e-5)
@@ -46,8 +46,8 @@ def test_many_labels_against_the_area_under_precision_and_recall():
     found = metrics.scores(torch.from_numpy(logits).float(), torch.from_numpy(label))
     each = [average_precision(logits[:, c], label[:, c]) for c in (0, 1, 2, 4)]
     assert found.figures == pytest.approx({"mean_average_precision": np.mean(each)}, rel=1e-5)
-    assert found.each[[0, 1, 2, 4]].tolist() == pytest.approx(each, rel=1e-5)
-    assert found.each[3].isnan()
+    assert found.by_class[[0, 1, 2, 4]].tolist() == pytest.approx(each, rel=1e-5)
+    assert found.by_class[3].isnan()
     p = 1 / (1 + np.exp(-logits))
     assert found.loss == pytest.approx(-(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(), rel=1e-5)
     assert found.confusion is None
@@ -74,7 +74,7 @@ def test_scenes_by_hand():
             "mean_class_accuracy": np.mean([6 / 8, 3 / 4, 0.0]),
         }
     )
-    np.testing.assert_allclose(found.each, [*iou, np.nan])
+    np.testing.assert_allclose(found.by_class, [*iou, np.nan])
     assert found.loss == 0.5
 
 
