@@ -52,7 +52,7 @@ def measure(
     """
     import torch
 
-    from dropfold.train.scoring.predict import predict
+    from dropfold.train.scoring.logits import predict
     from dropfold.train.tasks import clouds
     from dropfold.train.tasks.trained import Trained
 

@@ -50,7 +50,7 @@ class Options:
 def main(options: Options) -> None:
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
-    from dropfold.train.scoring.predict import predict
+    from dropfold.train.scoring.logits import predict
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
 

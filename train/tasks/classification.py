@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.data.splits import Data, Split
 from dropfold.train.scoring import metrics
+from dropfold.train.scoring.logits import predict
 from dropfold.train.scoring.metrics import Predictions, Scores
-from dropfold.train.scoring.predict import predict
 from dropfold.train.tasks.section import ClassTable, Section
 
 SHOWN = 6  # samples in each gallery

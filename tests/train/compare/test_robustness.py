@@ -14,7 +14,7 @@ from dropfold.train.compare.corruptions import ALL, corrupt
 from dropfold.train.compare.outcomes import Outcome
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.engine.run import Run
-from dropfold.train.scoring.predict import predict
+from dropfold.train.scoring.logits import predict
 from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small, small_video
 

@@ -87,7 +87,7 @@ def test_a_run_is_a_folder(finished):
     [("validation", {}, True), ("test", {}, True), ("test", {"epochs": 8, "lr": 0.01}, False)],
 )
 def test_the_best_epoch_s_figures_are_those_of_its_weights(select, options, best_is_last, folder, tmp_path):
-    from dropfold.train.scoring.predict import predict
+    from dropfold.train.scoring.logits import predict
 
     out = tmp_path / "run"
     summary = Run(small(folder, out=out, select=select, validate_every=1, **options)).train()
@@ -113,7 +113,7 @@ def test_validating_changes_no_weight(finished, folder, tmp_path):
 
 
 def test_the_saved_network_gives_the_saved_predictions(finished, folder, furniture):
-    from dropfold.train.scoring.predict import predict
+    from dropfold.train.scoring.logits import predict
 
     trained = Trained.of(finished)
     config, signature, model = trained.config, trained.signature, trained.network
@@ -299,7 +299,7 @@ def test_a_run_that_has_ended_keeps_its_summary(folder, finished):
 
 
 def test_a_run_in_bf16_is_evaluated_as_its_saved_network(folder, tmp_path):
-    from dropfold.train.scoring.predict import predict
+    from dropfold.train.scoring.logits import predict
 
     out = tmp_path / "run"
     Run(small(folder, out=out, epochs=1, amp="bf16")).train()

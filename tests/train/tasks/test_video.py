@@ -22,8 +22,8 @@ from dropfold.train.engine.check import check
 from dropfold.train.engine.run import Run
 from dropfold.train.engine.schedule import learning_rate
 from dropfold.train.report.report import command, curves
+from dropfold.train.scoring.logits import predict
 from dropfold.train.scoring.metrics import scores
-from dropfold.train.scoring.predict import predict
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import video
 from dropfold.train.tasks.trained import Trained
