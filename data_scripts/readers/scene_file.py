@@ -138,9 +138,9 @@ def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
     suffix = path.suffix.lower()
     kinds = LABEL_TYPES.get(suffix)
     if "label" in columns and kinds and (label := columns["label"]).dtype not in kinds:
+        held, other = ("0 .. 255", ".ply") if kinds == ("uint8",) else ("32 bits", ".npy or .txt")
         raise ShapeError(
-            f"{path}: labels {label.min()} .. {label.max()} do not fit into {suffix}, which holds {', '.join(kinds)}; "
-            "write a .npy or .txt."
+            f"{path}: labels {label.min()} .. {label.max()} go beyond {held}, which {suffix} cannot hold; write a {other}."
         )
     if suffix in (".las", ".laz"):
         _write_las(path, temporary, columns)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,9 +142,9 @@ def name_codes(words: Sequence[str]) -> dict[int, str]:
         )
     codes = [int(match[1]) for match in coded if match] or list(range(len(words)))
     names = [match[2] for match in coded if match] or list(words)
-    for values in codes, names:
-        if twice := [value for value in values if values.count(value) > 1]:
-            raise SchemaError(f"--classes has {twice[0]!r} twice; a class has one code and one name.")
+    for value, times in Counter([*codes, *names]).items():
+        if times > 1:
+            raise SchemaError(f"--classes has {value!r} twice; a class has one code and one name.")
     if largest := [code for code in codes if abs(code) > 2**53]:
         raise SchemaError(f"--classes names {largest[0]}, which is beyond 2^53: no label that can be read.")
     return dict(sorted(zip(codes, names)))

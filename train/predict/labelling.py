@@ -139,6 +139,6 @@ def in_words(row: dict[str, Any]) -> str:
 
 def count_by_code(points: dict[str, int]) -> str:
     """How many points there are of each code, the most frequent first; of many codes, of the first ones."""
-    words = [f"{count:,} points of code {code}" for code, count in points.items()]
+    words = [f"{count:,} point{'s' * (count > 1)} of code {code}" for code, count in points.items()]
     rest = list(points.values())[SHOWN:]
     return ", ".join(words[:SHOWN] + ([f"{sum(rest):,} of {len(rest)} other codes"] if rest else []))
