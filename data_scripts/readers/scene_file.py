@@ -14,7 +14,7 @@ Without a header 3 columns are x y z, 6 are x y z r g b, and 7 x y z r g b label
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -90,10 +90,10 @@ def read_scene(path: Path) -> Scene:
     return Scene(points, colour, None if label is None else _label(path, label))
 
 
-def check_target(path: Path, codes: np.ndarray) -> None:
+def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
     cannot be written to, labels `codes` that the format cannot hold."""
-    one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(codes)}
+    one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(np.array(codes))}
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = atomic.make_temporary(path, suffix=path.suffix.lower())

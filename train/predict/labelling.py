@@ -40,8 +40,7 @@ def label_file(
         raise ValueError(
             f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
         )
-    codes = np.array(signature.codes)
-    check_target(out, codes)
+    check_target(out, signature.codes)
     notes: list[str] = []
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)
@@ -59,6 +58,7 @@ def label_file(
         metres = in_metres(file, points, unit)
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
+    codes = np.array(signature.codes)
     write_scene(out, points, colour, codes[label])
     counts = np.bincount(label, minlength=len(signature.class_names)).tolist()
     row: dict[str, Any] = {
