@@ -40,16 +40,15 @@ class Options(Sourced):
     """Whether folders called train, val or test are splits (yes) or classes (no); auto: as they stand, see the docs."""
 
 
-class Listing(NamedTuple):
-    """What a folder holds: its clips, all other files with their reasons, and a sentence for what was guessed."""
+class Rest(NamedTuple):
+    """What a folder holds beside its clips: all other files with their reasons, and a sentence for what was guessed."""
 
-    clips: list[Clip]
     unread: list[Unread]
     notes: list[str]
 
 
-def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> Listing:
-    """Every file under `folder`, a clip or with the reason why it is not read."""
+def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> tuple[list[Clip], Rest]:
+    """Every file under `folder`: the clips, and the others with the reason why they are not read."""
     tree = walk(folder)
     names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
     unread = list(tree.unread)
@@ -73,14 +72,14 @@ def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> Listing:
         )
     notes += note_empty(tree.folders, parents, places, "videos")
     notes += note_alike((clip.classes[0] for clip in found), "classes")
-    return Listing(found, unread, notes)
+    return found, Rest(unread, notes)
 
 
 def convert(options: Options) -> tuple[Videos, list[str]]:
     """Make `options.out`; returns the data set and a sentence for all that was left out; what else is to be said begins with
     "note: "."""
     with open_as_folder(options.source) as folder:
-        found, unread, notes = list_clips(folder, options.split_folders)
+        found, (unread, notes) = list_clips(folder, options.split_folders)
         if not found:
             raise SchemaError(
                 "\n".join(

@@ -231,10 +231,10 @@ def shorten(name: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"{text[:half]} ... {text[-half:]}"
 
 
-def name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str], most: int = MOST_NAMED) -> str:
     """`a, b and 3 more`."""
-    shown = ", ".join(names[:MOST_NAMED])
-    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def count_kinds(names: Iterable[str]) -> str:
@@ -254,13 +254,17 @@ def account(
     lines, files = [], 0
     for reason in dict.fromkeys(one.reason for one in unread):
         some = [one for one in unread if one.reason == reason]
+        kinds, most = "", MOST_NAMED
+        if reason == OTHER_KIND:
+            kinds = f" ({count_kinds(one.name for one in some)})"
+            some = _kinds_in_turn(some)
+            most = max(most, kinds.count(",") + 1)
         named = name_some(
-            [shorten(one.name) + (f" -> {shorten(one.same_as)}" if one.same_as else "") for one in some]
+            [shorten(one.name) + (f" -> {shorten(one.same_as)}" if one.same_as else "") for one in some], most
         )
         noun = "folder" if reason in OF_FOLDERS else "file"
         files += 0 if reason in OF_FOLDERS else len(some)
         verb = f"{noun} was" if len(some) == 1 else f"{noun}s were"
-        kinds = f" ({count_kinds(one.name for one in some)})" if reason == OTHER_KIND else ""
         lines.append(f"{len(some)} {verb} not read, {reason}{kinds}: {named}")
     if lines or beside:
         parts = [f"{read} read"]
@@ -270,6 +274,16 @@ def account(
         total = read + len(beside) + left_out + failed + files
         lines.append(f"{total} {'file' if total == 1 else 'files'} in all: {', '.join(parts)}")
     return lines
+
+
+def _kinds_in_turn(unread: Sequence[Unread]) -> list[Unread]:
+    """The first of each kind, the second of each, ...: a rare kind is named beside 1,000 pictures."""
+    turns: Counter[str] = Counter()
+    keyed = []
+    for i, one in enumerate(unread):
+        turns[suffix_of(one.name)] += 1
+        keyed.append((turns[suffix_of(one.name)], i, one))
+    return [one for _, _, one in sorted(keyed)]
 
 
 def note_alike(names: Iterable[str], what: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Folders of shapes: ShapeNetCore, deeper folders, what belongs to a mesh, partial splits, distributions with more in them."""
+"""Folders of shapes: ShapeNetCore, deeper folders, what belongs to a mesh, partial splits, more in a distribution."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
 from dropfold.data_scripts.shapes import modelnet40, own_meshes, shapenet
 from dropfold.data_scripts.work.errors import SchemaError
 
-CLOUD = "".join("%.3f %.3f %.3f\n" % tuple(row) for row in np.random.default_rng(0).normal(size=(30, 3)))
+CLOUD = "".join(f"{x:.3f} {y:.3f} {z:.3f}\n" for x, y, z in np.random.default_rng(0).normal(size=(30, 3)))
 OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 OFF = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
 
@@ -205,4 +205,4 @@ def test_more_files_in_a_distribution_are_named(tmp_path, capsys):
     )
     assert "bus/test/gone.off -> nowhere" in said
     assert "9 files in all: 4 read, 5 not read" in said
-    assert [name for name in modelnet40.convert(root, "off", 16).class_names] == ["bus", "car", "tram"]
+    assert modelnet40.convert(root, "off", 16).class_names == ["bus", "car", "tram"]

@@ -140,9 +140,9 @@ def test_the_account_adds_up():
     unread += [Unread("b", AGAIN, "a"), Unread("long" * 99 + ".end", HIDDEN)]
     lines = account(5, unread, beside=["a.labels"], failed=2, left_out=1)
     assert lines[0].startswith(
-        "13 files were not read, of kinds that are not read (12 .jpg, 1 .mtl): 0.jpg, 1.jpg, "
+        "13 files were not read, of kinds that are not read (12 .jpg, 1 .mtl): 0.jpg, x.MTL, 1.jpg, "
     )
-    assert lines[0].endswith("9.jpg and 3 more")
+    assert lines[0].endswith("8.jpg and 3 more")
     assert lines[1] == f"1 folder was not read, {AGAIN}: b -> a"
     assert lines[2].endswith("long.end")
     assert len(lines[2]) < 250
