@@ -143,6 +143,25 @@ def test_a_class_of_which_nothing_can_be_read_stops_no_other(tmp_path):
     assert ["bus/1.xyz" in notes[0], "bus/2.obj" in notes[1]] == [True, True]
 
 
+def test_stubs_and_kinds_that_are_not_read_are_named(tmp_path):
+    """Whether a kind is known and the file no whole one, or the kind is unknown."""
+    put(
+        tmp_path,
+        *(f"{c}/{i}.xyz" for c in ("car", "bus") for i in range(3)),
+        *(f"mug/{i}.glb" for i in range(4)),
+    )
+    for i in range(4):
+        (tmp_path / f"mug/{i}.glb").write_bytes(b"glTF")
+    (tmp_path / "car/scan.pcd").write_text("# .PCD v0.7\n")
+    (tmp_path / "empty").mkdir()
+    clouds, notes = made(tmp_path)
+    assert clouds.class_names == ["bus", "car"]
+    said = "\n".join(notes)
+    assert all(
+        name in said for name in ("mug/0.glb", "mug/1.glb", "mug/2.glb", "mug/3.glb", "car/scan.pcd", "empty")
+    )
+
+
 def test_what_belongs_to_a_mesh_is_no_unsupported_file(tmp_path):
     put(
         tmp_path,
