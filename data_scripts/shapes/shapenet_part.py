@@ -130,12 +130,12 @@ def _normal(source: Members, out: Path, workers: int) -> Found:
             listed[key] = file, split
     if not listed:
         raise SchemaError(f"{source.source} lists no shapes; the distribution is not whole.")
-    found = {file for file, _ in listed.values()}
+    texts = {file for file, _ in listed.values()}
     lists = [f"{prefix}synsetoffset2category.txt"]
     lists += [f"{prefix}train_test_split/shuffled_{word}_file_list.json" for word in SPLITS]
-    unlisted = [name for name in source.files if name not in found and name not in lists]
+    unlisted = [name for name in source.files if name not in texts and name not in lists]
     unread = [*source.unread, *(Unread(name, UNLISTED) for name in unlisted)]
-    notes = account(len(found), unread, lists) if unread else []
+    notes = account(len(texts), unread, lists) if unread else []
     order = sorted(listed)
     names = list(FIRST)
     category = [names.index(synsets[key.partition("/")[0]]) for key in order]
