@@ -214,6 +214,8 @@ def _is_control(letter: str) -> bool:
 
 
 def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte that is not UTF-8, as the file system gives it
+        return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 

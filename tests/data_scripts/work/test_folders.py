@@ -129,7 +129,7 @@ def test_printing_never_raises(monkeypatch):
     monkeypatch.setattr(sys, "stdout", said)
     say("caf\udce9 café \x1b[2J\nnext")
     said.flush()
-    assert said.buffer.getvalue() == rb"caf\udce9 caf\xe9 \x1b[2J" b"\nnext\n"
+    assert said.buffer.getvalue() == rb"caf\xe9 caf\xe9 \x1b[2J" b"\nnext\n"
 
 
 def test_the_account_adds_up():
