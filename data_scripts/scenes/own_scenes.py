@@ -12,12 +12,14 @@ are read in parallel, and one that is finished is not read again: a conversion t
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,15 +27,24 @@ from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, in_metres, 
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
 from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
-from dropfold.data_scripts.work.folders import list_files
+from dropfold.data_scripts.work.folders import (
+    OTHER_KIND,
+    Unread,
+    account,
+    note_alike,
+    printable,
+    suffix_of,
+    walk,
+)
 from dropfold.data_scripts.work.jobs import Advance, load_piece
 
 GRAY = 127
+AREA = re.compile(r"[Aa]rea_?([1-9]\d*)")
 LAS = {
     0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation", 4: "medium vegetation",
     5: "high vegetation", 6: "building", 7: "low noise", 9: "water", 10: "rail", 11: "road", 13: "wire guard", 14: "wire",
@@ -61,43 +72,68 @@ class Options:
     """The area that tests; None: area 5, or the last one. Not where folders state the split."""
     leave_out: tuple[str, ...] = ()
     """Scenes to leave out, by their paths within the source."""
+    split_folders: SplitFolders = "auto"
+    """Whether folders called train, val or test are splits (yes) or areas (no); auto: as they stand, see the docs."""
     workers: int = 0
     """Scenes that are read at a time; 0: one a core."""
 
 
-def list_scenes(folder: Path, options: Options) -> list[RoomJob]:
-    """The scenes, in the order of their paths."""
-    found = list_files(folder, SUFFIXES)
-    if not found:
-        raise SchemaError(f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}.")
+class Listing(NamedTuple):
+    """What a folder holds: the scenes, all other files with their reasons, and a sentence for what was guessed."""
+
+    jobs: list[RoomJob]
+    unread: list[Unread]
+    beside: list[str]
+    """Labels of scenes, in files beside them."""
+    notes: list[str]
+
+
+def list_scenes(folder: Path, options: Options) -> Listing:
+    """Every file under `folder`: a scene in the order of their paths, beside one, or with the reason why it is not read."""
+    tree = walk(folder)
+    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
+    scenes = {os.path.splitext(name)[0] for name in names}
+    beside, unread = [], list(tree.unread)
+    for file in tree.files:
+        stem, suffix = os.path.splitext(file.name)
+        if suffix == ".labels" and stem in scenes:
+            beside.append(file.name)
+        elif suffix.lower() not in SUFFIXES:
+            unread.append(Unread(file.name, OTHER_KIND))
+    parents = [tuple(name.split("/")[:-1]) for name in names]
+    places, notes = place_files(parents, options.split_folders, noun="area", keeps_whole=AREA)
+    if not names:
+        said = [f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}."]
+        raise SchemaError("\n".join(said + account(0, unread, beside)))
     areas: list[str] = []
     jobs = []
-    for path in found:
-        inner = path.relative_to(folder)
-        split = next(
-            (SPLIT_OF_FOLDER[part.lower()] for part in inner.parts[:-1] if part.lower() in SPLIT_OF_FOLDER),
-            None,
-        )
+    for name, place in zip(names, places):
+        path = folder / name
         named = re.match(r"(Area_\d+)_", path.name)
-        area = next(
-            (part for part in inner.parts[:-1] if part.lower() not in SPLIT_OF_FOLDER),
-            named[1] if named else "",
-        )
+        area = place.inner[0] if place.inner else named[1] if named else ""
         areas += [area] if area not in areas else []
-        beside = path.with_suffix(".labels")
+        labels = path.with_suffix(".labels")
         key = f"{options.unit} {options.ignore}"
-        for part in (path, *([beside] if beside.exists() else [])):
+        for part in (path, *([labels] if labels.exists() else [])):
             key += f" {work.fingerprint(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
-            return read_labelled(path, options.unit, options.ignore, advance)
+            try:
+                return read_labelled(path, options.unit, options.ignore, advance)
+            except InterruptedError:  # the conversion is being stopped
+                raise
+            except OSError as error:
+                raise ShapeError(f"{path} cannot be read ({error.strerror or error}).") from None
 
-        jobs.append(RoomJob(inner.as_posix(), key, path.stat().st_size, read, areas.index(area) + 1, split))
-    numbered = [re.fullmatch(r"[Aa]rea_?([1-9]\d*)", area) for area in areas]
+        size = path.stat().st_size
+        jobs.append(RoomJob(printable(name), key, size, read, areas.index(area) + 1, place.split))
+    numbered = [AREA.fullmatch(area) for area in areas]
     if all(numbered):
         numbers = [int(match[1]) for match in numbered if match]
         jobs = [replace(job, area=numbers[job.area - 1]) for job in jobs]
-    return jobs
+    notes += note_empty(tree.folders, parents, places, "scenes")
+    notes += note_alike(areas, "areas")
+    return Listing(jobs, unread, beside, notes)
 
 
 def read_labelled(
@@ -184,25 +220,30 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
     named = name_codes(options.classes)
     with open_as_folder(options.source) as folder:
-        jobs = room_jobs.leave_out_rooms(list_scenes(folder, options), options.leave_out)
+        listed = list_scenes(folder, options)
+        jobs = room_jobs.leave_out_rooms(listed.jobs, options.leave_out)
         split = _split(jobs, options.test_area)
         part = room_jobs.read_rooms(options.out, jobs, options.workers)
     found = [np.unique(load_piece(part, job)["label"]) for job in jobs]
     codes, names, odd = choose_classes(jobs, found, named)
-    arguments = [f"--source {shlex.quote(options.source.resolve().name)} --out FILE"]
+    arguments = [f"--source {shlex.quote(printable(options.source.resolve().name))} --out FILE"]
     arguments += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
     arguments += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
     arguments += [f"--unit {options.unit}"] if options.unit else []
     arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
     arguments += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
+    arguments += [f"--split-folders {options.split_folders}"] if options.split_folders != "auto" else []
+    origin = printable(options.source.resolve().name)
     provenance = {
-        "source": f"the folder or archive {options.source.resolve().name}",
+        "source": f"the folder or archive {origin}",
         "credits": "one's own",
         "rebuild": f"dropfold data scenes {' '.join(arguments)}",
     }
 
     scenes, notes = room_jobs.write_rooms(options.out, jobs, part, names, provenance, split, codes)
     notes += odd
+    left_out = len(listed.jobs) - len(jobs)
+    notes += listed.notes + account(len(jobs), listed.unread, listed.beside, left_out=left_out)
     if len(jobs) == 1:
         notes.append("one scene trains, and none is left to test on; cut it in pieces for that")
     return scenes, notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import say
 from dropfold.data_scripts.work.jobs import Job
 
 
@@ -51,7 +53,11 @@ def leave_out_rooms(jobs: list[RoomJob], leave_out: Sequence[str]) -> list[RoomJ
 def read_rooms(out: Path, jobs: list[RoomJob], workers: int) -> Path:
     """Read all rooms that are not yet finished; returns their folder, or raises a `SchemaError` of all faults."""
     return work.run_jobs(
-        out, jobs, workers, "rooms", lambda names: f"; or leave them out: --leave-out {' '.join(names)}"
+        out,
+        jobs,
+        workers,
+        "rooms",
+        lambda names: f"; or leave them out: --leave-out {' '.join(map(shlex.quote, names))}",
     )
 
 
@@ -90,7 +96,7 @@ def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> Non
     with work.advise_restart():
         scenes, notes = convert(options)
     counts = [len(scenes.of(split)) for split in range(3)]
-    print(
+    say(
         f"{options.out}: {counts} rooms to train, validate and test, {int(scenes.ptr[-1]):,} points, "
         f"{len(scenes.class_names)} classes, {len(np.unique(scenes.area))} areas"
     )
@@ -98,4 +104,4 @@ def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> Non
     named = [name if name == str(code) else f"{name} ({code})" for name, code in classes]
     print(f"classes, and their labels in the files: {', '.join(named)}")
     for note in notes:
-        print(f"note: {note}".encode(errors="backslashreplace").decode())  # a name may be no text
+        say(f"note: {note}")

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,16 +28,34 @@ from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.work.folders import (
+    FORBIDDEN,
+    NOWHERE,
+    SPECIAL,
+    File,
+    Unread,
+    account,
+    name_some,
+    note_alike,
+    printable,
+    shorten,
+)
 from dropfold.data_scripts.work.jobs import Advance
-from dropfold.data_scripts.work.members import File, Members, open_members
+from dropfold.data_scripts.work.members import Members, open_members
 
 CLASSES = (
     "ceiling", "floor", "wall", "beam", "column", "window", "door", "table", "chair", "sofa", "bookcase", "board", "clutter",
 )  # fmt: skip
 CLUTTER = CLASSES.index("clutter")
 SHOWN = 5  # bad lines of a file that are quoted
-ANNOTATION = re.compile(r"(?:.*/)?Area_(\d+)/([^/]+)/Annotations/([^/]+)")
-ROOM = re.compile(r"((?:.*/)?Area_(\d+)/([^/]+))/[^/]+\.txt")
+COPY = ", not read"  # how the note of a copy ends
+ANNOTATION = re.compile(r"(?:.*/)?Area_(\d+)/([^/]+)/Annotations/([^/]+)", re.S)
+ROOM = re.compile(r"((?:.*/)?Area_(\d+)/([^/]+))/[^/]+\.txt", re.S)
+FOLDER = re.compile(r"(?:.*/)?Area_(\d+)(?:/([^/]+))?", re.S)
+BESIDE = re.compile(r"(?:.*/)?(?:Area_\d+/[^/]*_alignmentAngle\.txt|about\.json|ReadMe\.txt)", re.S)
+NO_TEXT = "no .txt among the annotations"
+ELSEWHERE = "not at Area_N/ROOM/Annotations/CLASS_I.txt"
+LOST = (FORBIDDEN, NOWHERE, SPECIAL)  # of an annotation: its room would lack a part
 
 
 @dataclass
@@ -59,18 +78,44 @@ class Options:
     """Rooms that are read at a time; 0: one a core."""
 
 
-def list_rooms(source: Members, unit: Unit | None = None) -> list[RoomJob]:
-    """The rooms, in the order of area and name."""
+class Listing(NamedTuple):
+    """What the source holds: its rooms, and what is said of all other files."""
+
+    jobs: list[RoomJob]
+    files: dict[str, list[File]]
+    """The annotations of each room, by its name."""
+    unread: list[Unread]
+    beside: list[str]
+    """What the distribution holds that is not needed: the points of a room without labels, the angles of an area."""
+    notes: list[str]
+
+
+def list_rooms(source: Members, unit: Unit | None = None) -> Listing:
+    """Every file of the source: an annotation of a room, in the order of area and name, or what else it is."""
     held: dict[tuple[int, str], list[File]] = defaultdict(list)
+    missing: dict[tuple[int, str], list[str]] = defaultdict(list)
+    unread, beside = list(source.unread), []
     for file in source.files.values():
         if found := ANNOTATION.fullmatch(file.name):
-            held[int(found[1]), found[2]].append(file)
+            if file.name.endswith(".txt"):
+                held[int(found[1]), found[2]].append(file)
+            else:
+                held[int(found[1]), found[2]] += []
+                unread.append(Unread(file.name, NO_TEXT))
         elif found := ROOM.fullmatch(file.name):
             held[int(found[2]), found[3]] += []  # a room, if it has annotations or not
+            beside.append(file.name)
+        elif BESIDE.fullmatch(file.name):
+            beside.append(file.name)
+        else:
+            unread.append(Unread(file.name, ELSEWHERE))
+    for one in source.unread:
+        if one.reason in LOST and (found := ANNOTATION.fullmatch(one.name)):
+            missing[int(found[1]), found[2]].append(f"{source.where(one.name)} cannot be read: {one.reason}.")
+            held[int(found[1]), found[2]] += []
     if not any(held.values()):
-        raise SchemaError(
-            f"{source.source} holds no Area_N/ROOM/Annotations/CLASS_I.txt; is it the aligned S3DIS?"
-        )
+        said = f"{source.source} holds no Area_N/ROOM/Annotations/CLASS_I.txt; is it the aligned S3DIS?"
+        raise SchemaError("\n".join([said, *account(0, unread, beside)]))
     jobs = []
     for (area, room), files in sorted(held.items()):
         places = sorted({file.name.rpartition("/")[0] for file in files})
@@ -79,12 +124,29 @@ def list_rooms(source: Members, unit: Unit | None = None) -> list[RoomJob]:
                 f"{source.source} holds Area_{area}/{room} twice: {' and '.join(places)}; remove one."
             )
 
-        def read(advance: Advance, files: Sequence[File] = files) -> dict[str, np.ndarray]:
+        def read(
+            advance: Advance, files: Sequence[File] = files, lost: Sequence[str] = tuple(missing[area, room])
+        ) -> dict[str, np.ndarray]:
+            if lost:
+                raise SchemaError("\n    ".join(lost))
             return read_room(source, files, unit, advance)
 
-        key = f"{unit} {[(file.name.rpartition('/')[2], file.size, file.stamp) for file in files]}"
-        jobs.append(RoomJob(f"Area_{area}/{room}", key, sum(file.size for file in files), read, area))
-    return jobs
+        key = f"{unit} {[(printable(file.name.rpartition('/')[2]), file.size, file.stamp) for file in files]}"
+        name = f"Area_{area}/{printable(room)}"
+        jobs.append(RoomJob(name, key, sum(file.size for file in files), read, area))
+    empty = [
+        name
+        for name in source.folders
+        if (found := FOLDER.fullmatch(name))
+        and (int(found[1]), found[2] or "") not in held
+        and (found[2] or not any(area == int(found[1]) for area, _ in held))
+    ]
+    noun = "folder holds" if len(empty) == 1 else "folders hold"
+    notes = [f"{len(empty)} {noun} no annotations: {name_some([*map(shorten, empty)])}"] if empty else []
+    names = [f"Area_{area}/{room}" for area, room in held]
+    notes += note_alike(names, "rooms")
+    of_room = {job.name: held[key] for job, key in zip(jobs, sorted(held))}
+    return Listing(jobs, of_room, unread, beside, notes)
 
 
 def read_room(
@@ -130,18 +192,16 @@ def read_room(
 
 
 def _texts(source: Members, files: Sequence[File], notes: list[str], faults: list[str]) -> list[File]:
-    """The annotations among the files: neither what is no text nor the copies that file managers make, "wall_3 (1).txt"."""
+    """The annotations among the files, without the copies that file managers make, "wall_3 (1).txt"."""
     by_name = {file.name.rpartition("/")[2]: file for file in files}
     found = []
     for name, file in by_name.items():
         where = source.where(file.name)
         of = re.sub(r" \(\d+\)\.txt$", ".txt", name)
-        if not name.endswith(".txt"):
-            notes.append(f"{where} is no .txt file, not read")
-        elif of == name or of not in by_name:
+        if of == name or of not in by_name:
             found.append(file)
         elif file.size == by_name[of].size and _read(source, file) == _read(source, by_name[of]):
-            notes.append(f"{where} is a copy of {of}, not read")
+            notes.append(f"{where} is a copy of {of}{COPY}")
         else:
             faults.append(f"{where} is another file than {of}; remove one of them.")
     return found
@@ -209,13 +269,15 @@ def read_about(source: Members) -> dict[str, str]:
 
 def _path_argument(path: Path) -> str:
     """A path as the command that repeats this has it: as it was given, or of an absolute one the name."""
-    return shlex.quote(path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path))
+    name = path.resolve().name if path.is_absolute() or path.name in ("", "..") else str(path)
+    return shlex.quote(printable(name))
 
 
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
     with open_members(options.source) as source:
-        jobs = room_jobs.leave_out_rooms(list_rooms(source, options.unit), options.leave_out)
+        listed = list_rooms(source, options.unit)
+        jobs = room_jobs.leave_out_rooms(listed.jobs, options.leave_out)
         areas = np.array([job.area for job in jobs])
         split = scene_schema.split_by_area(areas, options.test_area, options.validation)
         arguments = [f"--source {_path_argument(options.source)}"]
@@ -235,6 +297,10 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
         provenance["rebuild"] = f"{provenance['rebuild']}; {command}" if "rebuild" in provenance else command
         part = room_jobs.read_rooms(options.out, jobs, options.workers)
         scenes, notes = room_jobs.write_rooms(options.out, jobs, part, list(CLASSES), provenance, split)
+    left_out = sum(len(listed.files[name]) for name in options.leave_out)
+    copies = sum(note.endswith(COPY) for note in notes)
+    read = sum(map(len, listed.files.values())) - left_out - copies
+    notes += listed.notes + account(read, listed.unread, listed.beside, failed=copies, left_out=left_out)
     return scenes, [*notes, *(f"{name} was left out" for name in options.leave_out)]
 
 

@@ -31,6 +31,7 @@ from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import open_h5, read_lines
 from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import say
 from dropfold.data_scripts.work.jobs import Advance, Job
 
 URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
@@ -138,9 +139,20 @@ def _count(path: Path, points: int) -> int:
         return len(data)
 
 
+def account_files(folder: Path) -> list[str]:
+    """What is said of the files of the distribution that are not read."""
+    root = distribution.find_root(folder, "room_filelist.txt")
+    read = [root / Path(entry).name for entry in read_lines(root / "all_files.txt")]
+    lists = [root / "all_files.txt", root / "room_filelist.txt"]
+    return distribution.account_files(folder, read, lists, "not named in all_files.txt")
+
+
 def main(options: Options) -> None:
     with work.advise_restart():
         source = download_or_reuse(options.source, URL, options.out.parent, options.sha256)
         with open_as_folder(source) as folder:
             blocks = convert(folder, options)
-    print(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
+            notes = account_files(folder)
+    say(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
+    for note in notes:
+        say(f"note: {note}")

@@ -29,13 +29,6 @@ SCHEMA = "dropfold/1"
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FOLDS = 5
 SPLITS = ("train", "validation", "test")
-SPLIT_OF_FOLDER = {
-    "train": TRAIN,
-    "val": VALIDATION,
-    "validation": VALIDATION,
-    "valid": VALIDATION,
-    "test": TEST,
-}
 PROVENANCE = ("source", "credits", "rebuild")
 LEVEL = 1  # of gzip, the fastest
 

@@ -27,6 +27,7 @@ from dropfold.data_scripts.work import distribution
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import open_h5, read_lines
 from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import say
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -34,6 +35,14 @@ URLS = {
     "normal_resampled": "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
     "off": "https://modelnet.cs.princeton.edu/ModelNet40.zip",
 }
+
+
+LISTS = {
+    "hdf5": ("shape_names.txt", "train_files.txt", "test_files.txt"),
+    "normal_resampled": ("modelnet40_shape_names.txt", "modelnet40_train.txt", "modelnet40_test.txt"),
+    "off": (),
+}
+"""Of each form the file that names the classes, and the lists of the splits."""
 
 
 class Shape(NamedTuple):
@@ -70,11 +79,7 @@ class Options:
 
 def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> Clouds:
     """The data set of an unpacked distribution. One shape or file is read at a time, into arrays of their final size."""
-    root = distribution.find_root(
-        folder,
-        {"hdf5": "shape_names.txt", "normal_resampled": "modelnet40_shape_names.txt", "off": "*/train"}[form],
-        "See --form.",
-    )
+    root = _find_root(folder, form)
     read = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form]
     names, n, shapes = read(root, points)
     if n == 0:
@@ -104,6 +109,25 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         credits="https://modelnet.cs.princeton.edu; not to be redistributed",
         rebuild=f"dropfold data modelnet40 --form {form} --points {points} --validation {validation}",
     )
+
+
+def account_files(folder: Path, form: Form) -> list[str]:
+    """What is said of the files of a distribution that are not read."""
+    root = _find_root(folder, form)
+    lists = [root / name for name in LISTS[form]]
+    if form == "off":
+        read = [path for _, _, path in _list_meshes(root)]
+    elif form == "hdf5":
+        read = [root / Path(entry).name for path in lists[1:] for entry in read_lines(path)]
+    else:
+        tokens = [token for path in lists[1:] for token in read_lines(path)]
+        read = [root / token.rsplit("_", 1)[0] / f"{token}.txt" for token in tokens]
+    reason = "no .off in CLASS/train or CLASS/test" if form == "off" else "in no list of a split"
+    return distribution.account_files(folder, read, lists, reason)
+
+
+def _find_root(folder: Path, form: Form) -> Path:
+    return distribution.find_root(folder, (*LISTS[form], "*/train")[0], "See --form.")
 
 
 def _hdf5(root: Path, points: int) -> Source:
@@ -179,15 +203,22 @@ def _normal_resampled(root: Path, points: int) -> Source:
     return names, len(files), shapes()
 
 
-def _off(root: Path, points: int) -> Source:
+def _list_meshes(root: Path) -> list[tuple[str, int, Path]]:
+    """(class, split, file) of each mesh."""
     names = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
-    files = [
-        (path, c, split)
-        for c, name in enumerate(names)
+    return [
+        (name, split, path)
+        for name in names
         for split, part in ((TRAIN, "train"), (TEST, "test"))
         for path in sorted((root / name / part).glob("*.off"))
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and path.is_file()
     ]
+
+
+def _off(root: Path, points: int) -> Source:
+    meshes = _list_meshes(root)
+    names = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
+    files = [(path, names.index(name), split) for name, split, path in meshes]
 
     def shapes() -> Iterator[Shape]:
         for i, (path, c, split) in enumerate(track(files, "meshes", console=Console(stderr=True))):
@@ -202,5 +233,8 @@ def main(options: Options) -> None:
     source = download_or_reuse(options.source, URLS[options.form], options.out.parent, options.sha256)
     with open_as_folder(source) as folder:
         clouds = convert(folder, options.form, options.points, options.validation)
+        notes = account_files(folder, options.form)
     shape_schema.write(options.out, clouds)
-    print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
+    say(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
+    for note in notes:
+        say(f"note: {note}")

@@ -1,13 +1,16 @@
 """`dropfold data meshes --source FOLDER --out X.h5`: a data set from a folder of one's own meshes or clouds.
 
-One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, XYZ, TXT, CSV, NPY).
-If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split; otherwise each
-class is split 70 / 15 / 15. A file that cannot be read is reported and left out; a class left empty is an error.
+One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, XYZ, TXT, CSV, NPY). The class is the
+top folder, however deep a shape lies in it; ShapeNetCore's synsets are named in words, and of each of its models one file
+is read. If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split (see
+`split_folders`); otherwise each class is split 70 / 15 / 15. A file that cannot be read is reported and left out, and so is
+a class of which none can.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,26 @@ from rich.progress import track
 
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
+from dropfold.data_scripts.shapes import shapenet
+from dropfold.data_scripts.shapes.companions import find_companions
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
-from dropfold.data_scripts.work.folders import list_files
+from dropfold.data_scripts.work.folders import (
+    OTHER_KIND,
+    Unread,
+    account,
+    note_alike,
+    printable,
+    say,
+    shorten,
+    suffix_of,
+    walk,
+)
+
+LOOSE = "in no class folder"
+OTHER_FORM = "other files of a ShapeNet model that is read"
 
 
 @dataclass
@@ -35,47 +53,108 @@ class Options:
     """Points of each shape."""
     seed: int = 0
     """Of the sampling and of the split."""
+    split_folders: SplitFolders = "auto"
+    """Whether folders called train, val or test are splits (yes) or classes (no); auto: as they stand, see the docs."""
 
 
-def list_shapes(folder: Path) -> list[tuple[Path, str, int | None]]:
-    """(file, class, split or None) of every shape under `folder`, sorted."""
-    found = []
-    for path in list_files(folder, SUFFIXES):
-        parents = list(path.relative_to(folder).parts[:-1])
-        split = next(
-            (SPLIT_OF_FOLDER[part.lower()] for part in parents if part.lower() in SPLIT_OF_FOLDER), None
+@dataclass(frozen=True)
+class Shape:
+    """A file that is to be read."""
+
+    name: str
+    """Its path within the folder."""
+    class_name: str
+    split: int | None
+
+
+@dataclass
+class Listing:
+    """What a folder holds."""
+
+    shapes: list[Shape] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    beside: set[str] = field(default_factory=set)
+    """Files that belong to shapes: materials, textures, buffers."""
+    notes: list[str] = field(default_factory=list)
+
+
+def list_shapes(folder: Path, split_folders: SplitFolders = "auto") -> Listing:
+    """Every file under `folder`: a shape, beside one, or with the reason why it is not read."""
+    tree = walk(folder)
+    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
+    rest = [file.name for file in tree.files if suffix_of(file.name) not in SUFFIXES]
+    parents = [tuple(name.split("/")[:-1]) for name in names]
+    places, notes = place_files(parents, split_folders, keeps_whole=shapenet.SYNSET)
+    inner = [place.inner for place in places]
+    if len(set(inner)) == 1 and not shapenet.SYNSET.fullmatch((*inner[0], "")[0]):
+        inner = [folders[-1:] for folders in inner]  # one folder holds all
+    others = shapenet.find_other_forms(names, inner, SUFFIXES)
+    found = Listing(unread=list(tree.unread), notes=notes)
+    deeper = None
+    for name, folders, place in zip(names, inner, places):
+        if not folders:
+            found.unread.append(Unread(name, LOOSE))
+        elif name in others:
+            found.unread.append(Unread(name, OTHER_FORM))
+        else:
+            found.shapes.append(Shape(name, printable(shapenet.class_of(folders[0])), place.split))
+            deeper = deeper or (name if len(folders) > 1 and folders[0] not in shapenet.SYNSETS else None)
+    if deeper:
+        top = inner[names.index(deeper)][0]
+        found.notes.append(
+            f"a class is its top folder, however deep its shapes lie: {shorten(deeper)} is of {printable(top)}"
         )
-        classes = [part for part in parents if part.lower() not in SPLIT_OF_FOLDER]
-        if classes:
-            found.append((path, classes[-1], split))
+    found.beside = find_companions(folder, [shape.name for shape in found.shapes], rest)
+    found.unread += [Unread(name, OTHER_KIND) for name in rest if name not in found.beside]
+    found.notes += note_empty(tree.folders, parents, places, "shapes")
+    found.notes += note_alike((shape.class_name for shape in found.shapes), "classes")
     return found
 
 
-def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None) -> tuple[Clouds, list[str]]:
-    """The data set, and a sentence for each file that was left out.
+def convert(
+    folder: Path,
+    points: int,
+    seed: int = 0,
+    origin: str | None = None,
+    split_folders: SplitFolders = "auto",
+) -> tuple[Clouds, list[str]]:
+    """The data set, and a sentence for each file that was left out; what else is to be said begins with "note: ".
 
     `origin` is the name that the file states as its source: the archive's where `folder` is what it was unpacked to.
     """
-    origin = origin or folder.resolve().name
-    found = list_shapes(folder)
-    if not found:
+    origin = printable(origin or folder.resolve().name)
+    found = list_shapes(folder, split_folders)
+    if not found.shapes:
         raise SchemaError(
-            f"{folder} holds no class folders with shapes; expected one folder a class with files "
-            f"{', '.join(SUFFIXES)}."
+            "\n".join(
+                [
+                    f"{folder} holds no class folders with shapes; expected one folder a class with files "
+                    f"{', '.join(SUFFIXES)}.",
+                    *account(0, found.unread, found.beside),
+                    *found.notes,
+                ]
+            )
         )
-    names = sorted({name for _, name, _ in found})
-    shapes, kept, faults = [], [], []
-    for i, file in enumerate(track(found, "reading", console=Console(stderr=True))):
+    read, kept, faults = [], [], []
+    for i, shape in enumerate(track(found.shapes, "reading", console=Console(stderr=True))):
+        path = folder / shape.name
         try:
-            shapes.append(read_shape(file[0], points, seed + i))
-            kept.append(file)
+            read.append(read_shape(path, points, seed + i))
+            kept.append(shape)
         except ShapeError as error:
             faults.append(str(error))
-    empty = [name for name in names if name not in {file[1] for file in kept}]
-    if empty:
-        raise SchemaError("\n".join([f"no readable shape is left of {', '.join(empty)}:", *faults]))
-    label = np.array([names.index(name) for _, name, _ in kept], dtype=np.int64)
-    splits = [split for _, _, split in kept]
+        except OSError as error:
+            faults.append(f"{path} cannot be read ({error.strerror or error}).")
+    names = sorted({shape.class_name for shape in kept})
+    lost = sorted({shape.class_name for shape in found.shapes} - set(names))
+    if not names:
+        lines = account(0, found.unread, found.beside, failed=len(faults))
+        raise SchemaError("\n".join([f"no readable shape is left of {', '.join(lost)}:", *faults, *lines]))
+    lines = account(len(kept), found.unread, found.beside, failed=len(faults))
+    faults += [f"no readable shape is of class {name}" for name in lost]
+    notes = [f"note: {line}" for line in (*found.notes, *lines)] + faults
+    label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
+    splits = [shape.split for shape in kept]
     if all(split is None for split in splits):
         split = np.full(len(kept), TRAIN, dtype=np.uint8)
         random = np.random.default_rng(seed)
@@ -88,26 +167,30 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
         split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
         if VALIDATION not in split:
             split = shape_schema.carve_validation(label, split, 0.15, seed)
-    normals = [n for _, n in shapes if n is not None]
+    arguments = f"--source {shlex.quote(origin)} --out FILE --points {points} --seed {seed}"
+    arguments += f" --split-folders {split_folders}" if split_folders != "auto" else ""
+    normals = [n for _, n in read if n is not None]
     clouds = Clouds(
-        points=np.stack([p for p, _ in shapes]),
-        normals=np.stack(normals) if len(normals) == len(shapes) else None,
+        points=np.stack([p for p, _ in read]),
+        normals=np.stack(normals) if len(normals) == len(read) else None,
         label=label,
         split=split,
-        name=[str(path.relative_to(folder)) for path, _, _ in kept],
+        name=[printable(shape.name) for shape in kept],
         class_names=names,
         source=f"the folder or archive {origin}",
         credits="one's own",
-        rebuild=f"dropfold data meshes --source {origin} --out FILE --points {points} --seed {seed}",
+        rebuild=f"dropfold data meshes {arguments}",
     )
-    return clouds, faults
+    return clouds, notes
 
 
 def main(options: Options) -> None:
     with open_as_folder(options.source) as folder:
-        clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
+        clouds, notes = convert(
+            folder, options.points, options.seed, options.source.resolve().name, options.split_folders
+        )
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
-    print(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
-    for fault in faults:
-        print(f"left out: {fault}")
+    say(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
+    for note in notes:
+        say(note if note.startswith("note: ") else f"left out: {note}")

@@ -33,8 +33,9 @@ from dropfold.data_scripts.work import distribution, jobs
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import open_h5, read_lines
 from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import File, Unread, account, say
 from dropfold.data_scripts.work.jobs import Advance, Job
-from dropfold.data_scripts.work.members import File, Members, open_members
+from dropfold.data_scripts.work.members import Members, open_members
 from dropfold.data_scripts.work.stack import Stack
 
 Form = Literal["normal", "hdf5"]
@@ -51,6 +52,7 @@ FIRST = {
 PARTS = 50
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 TOGETHER = 64  # texts that are kept as one finished piece
+UNLISTED = "in no list of a split"
 
 
 @dataclass
@@ -128,13 +130,12 @@ def _normal(source: Members, out: Path, workers: int) -> Found:
             listed[key] = file, split
     if not listed:
         raise SchemaError(f"{source.source} lists no shapes; the distribution is not whole.")
-    text = re.compile(rf"{re.escape(prefix)}(\d+/[^/]+)\.txt")
-    unlisted = [name for name in source.files if (match := text.fullmatch(name)) and match[1] not in listed]
-    notes = (
-        [f"{len(unlisted)} shapes are in no list of a split, left out, e.g. {unlisted[0]}"]
-        if unlisted
-        else []
-    )
+    texts = {file for file, _ in listed.values()}
+    lists = [f"{prefix}synsetoffset2category.txt"]
+    lists += [f"{prefix}train_test_split/shuffled_{word}_file_list.json" for word in SPLITS]
+    unlisted = [name for name in source.files if name not in texts and name not in lists]
+    unread = [*source.unread, *(Unread(name, UNLISTED) for name in unlisted)]
+    notes = account(len(texts), unread, lists) if unread else []
     order = sorted(listed)
     names = list(FIRST)
     category = [names.index(synsets[key.partition("/")[0]]) for key in order]
@@ -249,7 +250,9 @@ def _hdf5(folder: Path, part: Path) -> Found:
         category += label.tolist()
         splits += [split] * n
         names += [f"{list(FIRST)[c]}/{path.stem}_{i:04d}" for i, c in enumerate(label)]
-    return stack.arrays(), category, splits, names, []
+    lists = [root / f"{word}_hdf5_file_list.txt" for word in SPLITS]
+    notes = distribution.account_files(folder, [path for path, _ in files], lists, UNLISTED)
+    return stack.arrays(), category, splits, names, notes
 
 
 def _files(root: Path, word: str) -> list[Path]:
@@ -300,6 +303,6 @@ def main(options: Options) -> None:
     with jobs.advise_restart(restart):
         source = download_or_reuse(options.source, URLS[options.form], out.parent, options.sha256)
         parts, notes = convert(source, options.form, out, options.workers)
-    print(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
+    say(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:
-        print(f"note: {note}")
+        say(f"note: {note}")

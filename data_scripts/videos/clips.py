@@ -29,6 +29,7 @@ from dropfold.data_scripts.schemas import video_schema
 from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
 from dropfold.data_scripts.work import atomic, jobs
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
+from dropfold.data_scripts.work.folders import printable, say
 from dropfold.data_scripts.work.processes import cores, end_with_parent
 
 Decode = Callable[[Path, str, Reading], np.ndarray]
@@ -129,9 +130,9 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
     with jobs.advise_restart():
         videos, faults = convert(options)
     counts = [len(videos.of(split)) for split in range(3)]
-    print(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
+    say(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
     for fault in faults:
-        print(f"left out: {fault}".encode(errors="backslashreplace").decode())  # a name may be no text
+        say(fault if fault.startswith("note: ") else f"left out: {fault}")
 
 
 def format_options(reading: Reading) -> str:
@@ -142,7 +143,7 @@ def format_options(reading: Reading) -> str:
 
 def repeat_options(options: Sourced) -> str:
     """The source's name and the options, as the command line that makes the file anew has them."""
-    return f"--source {shlex.quote(options.source.resolve().name)} {format_options(options)}"
+    return f"--source {shlex.quote(printable(options.source.resolve().name))} {format_options(options)}"
 
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:

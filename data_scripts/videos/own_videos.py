@@ -2,86 +2,107 @@
 
 One folder a class. Videos in a folder inside a class folder are a group: clips of one recording or one person, which
 must not be parted between training and test; a video that lies in the class folder itself is its own group. If
-the classes lie in folders train, val(idation) and test, or hold them, that is the split; otherwise a fifth of the groups
-tests and a fifth validates. A video that cannot be read is reported and left out.
+the classes lie in folders train, val(idation) and test, or hold them, that is the split (see `split_folders`); otherwise a
+fifth of the groups tests and a fifth validates. A video that cannot be read is reported and left out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dropfold.data_scripts.readers.decode import SUFFIXES
-from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Sourced
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import is_hidden, list_files
+from dropfold.data_scripts.work.folders import (
+    OTHER_KIND,
+    Unread,
+    account,
+    note_alike,
+    printable,
+    suffix_of,
+    walk,
+)
+
+LOOSE = "in no class folder"
 
 
 @dataclass(kw_only=True)
 class Options(Sourced):
     """Make a data set from a folder (or archive) of videos, one folder a class."""
 
+    split_folders: SplitFolders = "auto"
+    """Whether folders called train, val or test are splits (yes) or classes (no); auto: as they stand, see the docs."""
 
-def list_clips(folder: Path) -> tuple[list[Clip], list[str]]:
-    """The clips of a folder; a sentence for each video outside of a class folder, and for each class without videos."""
-    found, faults, used = [], [], set()
-    for path in list_files(folder, SUFFIXES):
-        name = str(path.relative_to(folder))
-        *parents, file = path.relative_to(folder).parts
-        # train/wave or wave/train; farther down a recording may be called test
-        split_folders = [part for part in parents[:2] if part.lower() in SPLIT_OF_FOLDER][:1]
-        inner = [part for part in parents if part not in split_folders]
-        if not inner:
-            faults.append(f"{name} lies in no class folder")
-        elif _not_utf8(name):
-            faults.append(f"{name} has a name that is not UTF-8")
-        else:
-            group = "/".join(inner) if len(inner) > 1 else f"{inner[0]}/{file}"
-            found.append(
-                Clip(
-                    path,
-                    name,
-                    (inner[0],),
-                    group,
-                    SPLIT_OF_FOLDER[split_folders[0].lower()] if split_folders else None,
-                )
+
+class Rest(NamedTuple):
+    """What a folder holds beside its clips: all other files with their reasons, and a sentence for what was guessed."""
+
+    unread: list[Unread]
+    notes: list[str]
+
+
+def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> tuple[list[Clip], Rest]:
+    """Every file under `folder`: the clips, and the others with the reason why they are not read."""
+    tree = walk(folder)
+    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
+    unread = list(tree.unread)
+    unread += [Unread(file.name, OTHER_KIND) for file in tree.files if suffix_of(file.name) not in SUFFIXES]
+    parents = [tuple(name.split("/")[:-1]) for name in names]
+    places, notes = place_files(parents, split_folders)
+    found = []
+    for name, place in zip(names, places):
+        if not place.inner:
+            unread.append(Unread(name, LOOSE))
+            continue
+        group = place.inner if len(place.inner) > 1 else (place.inner[0], name.rpartition("/")[2])
+        found.append(
+            Clip(
+                folder / name,
+                printable(name),
+                (printable(place.inner[0]),),
+                "/".join(map(printable, group)),
+                place.split,
             )
-        used.update(inner[:1])
-    tops = [
-        folder,
-        *(f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in SPLIT_OF_FOLDER),
-    ]
-    classes = {f for top in tops for f in sorted(top.iterdir()) if f.is_dir() and f not in tops}
-    empty = sorted(str(f) for f in classes if f.name not in used and not is_hidden([f.name]))
-    return found, faults + [f"{name} holds no videos ({', '.join(SUFFIXES)})" for name in empty]
+        )
+    notes += note_empty(tree.folders, parents, places, "videos")
+    notes += note_alike((clip.classes[0] for clip in found), "classes")
+    return found, Rest(unread, notes)
 
 
-def _not_utf8(name: str) -> bool:
-    """Bytes of another encoding come from the file system as lone surrogates, which no file of ours can hold."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def convert(options: Sourced) -> tuple[Videos, list[str]]:
-    """Make `options.out`; returns the data set and a sentence for all that was left out."""
+def convert(options: Options) -> tuple[Videos, list[str]]:
+    """Make `options.out`; returns the data set and a sentence for all that was left out; what else is to be said begins with
+    "note: "."""
     with open_as_folder(options.source) as folder:
-        found, faults = list_clips(folder)
+        found, (unread, notes) = list_clips(folder, options.split_folders)
         if not found:
             raise SchemaError(
-                f"{options.source} holds no class folders with videos; expected one folder a class with files "
-                f"{', '.join(SUFFIXES)}."
+                "\n".join(
+                    [
+                        f"{options.source} holds no class folders with videos; expected one folder a class with files "
+                        f"{', '.join(SUFFIXES)}.",
+                        *account(0, unread),
+                        *notes,
+                    ]
+                )
             )
+        arguments = clips.repeat_options(options)
+        arguments += f" --split-folders {options.split_folders}" if options.split_folders != "auto" else ""
         provenance = {
-            "source": f"the folder or archive {options.source.resolve().name}",
+            "source": f"the folder or archive {printable(options.source.resolve().name)}",
             "credits": "one's own",
-            "rebuild": f"dropfold data videos {clips.repeat_options(options)} --out FILE",
+            "rebuild": f"dropfold data videos {arguments} --out FILE",
         }
         names = sorted({clip.classes[0] for clip in found})
-        videos, more = clips.make(options.out, found, names, options, provenance)
-    return videos, faults + more
+        videos, faults = clips.make(options.out, found, names, options, provenance)
+    read = len(videos.name)
+    notes += account(read, unread, failed=len(found) - read)
+    return videos, [*(f"note: {note}" for note in notes), *faults]
 
 
 def main(options: Options) -> None:

@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.folders import printable
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
@@ -107,7 +109,7 @@ def open_as_folder(source: Path) -> Iterator[Path]:
     if not source.is_file():
         raise ArchiveError(f"{source} is not there; give a folder, a zip, tar or rar archive.")
     with tempfile.TemporaryDirectory() as folder:
-        with Console(stderr=True).status(f"unpacking {source.name}"):
+        with Console(stderr=True).status(f"unpacking {escape(printable(source.name))}"):
             extract(source, Path(folder))
         yield Path(folder)
 
@@ -124,6 +126,7 @@ def extract(archive: Path, folder: Path) -> None:
                     kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
                     refuse_unsafe(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
                 for member in file.infolist():
+                    member.filename = member_name(member)
                     file.extract(member, folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as file:
@@ -143,6 +146,11 @@ def extract(archive: Path, folder: Path) -> None:
         ) from None
     except RuntimeError as error:  # a password or a compression that the library does not know
         raise ArchiveError(f"{archive} cannot be unpacked ({error}); unpack it by hand.") from None
+
+
+def member_name(member: zipfile.ZipInfo) -> str:
+    """The path of a zip's member, parts apart by /: some programs of Windows write backslashes."""
+    return member.filename.replace("\\", "/") if member.create_system == 0 else member.filename
 
 
 def _begins(path: Path, magic: bytes) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dropfold.data_scripts.work.errors import SchemaError
+from dropfold.data_scripts.work.folders import OTHER_KIND, Unread, account, walk
 
 
 def find_root(folder: Path, marker: str, hint: str = "") -> Path:
@@ -23,6 +24,20 @@ def read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise SchemaError(f"{path} is not there; the distribution is not whole.")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def account_files(
+    folder: Path, read: Iterable[Path], lists: Iterable[Path], reason: str = OTHER_KIND
+) -> list[str]:
+    """What is said of a distribution's files that are neither read nor lists of those; nothing if there are none.
+
+    reason: why those are not read whose place or list decides.
+    """
+    tree = walk(folder, once=False)
+    names = {file.name for file in tree.files}
+    of_read, of_lists = ({path.relative_to(folder).as_posix() for path in paths} for paths in (read, lists))
+    unread = [*tree.unread, *(Unread(name, reason) for name in sorted(names - of_read - of_lists))]
+    return account(len(names & of_read), unread, sorted(names & of_lists)) if unread else []
 
 
 @contextlib.contextmanager

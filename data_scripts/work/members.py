@@ -9,44 +9,59 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from dropfold.data_scripts.work import archive
 from dropfold.data_scripts.work.errors import ArchiveError
-from dropfold.data_scripts.work.folders import is_hidden
-
-
-class File(NamedTuple):
-    """A file of the source."""
-
-    name: str
-    """Its path within the source, parts apart by /."""
-    size: int
-    stamp: int
-    """Changes with the content: of a folder's file the time of its last change, of an archive's its checksum."""
+from dropfold.data_scripts.work.folders import (
+    HIDDEN,
+    TWICE,
+    File,
+    Listing,
+    Unread,
+    in_order,
+    is_hidden,
+    walk,
+)
 
 
 class Members:
-    """The files by name, sorted; what file managers leave behind is not among them."""
+    """The files by name, sorted; what file managers leave behind is not among them, but among `unread`."""
 
     def __init__(self, source: Path, file: zipfile.ZipFile | None = None) -> None:
         self.source, self._zip = source, file
         self._lock = threading.Lock()
-        found = self._of_folder() if file is None else self._of_zip(file)
-        self.files = {one.name: one for one in sorted(found) if not is_hidden(one.name.split("/"))}
+        self._infos: dict[str, zipfile.ZipInfo] = {}
+        # A room's file has its place: one that is the same as another's is no double.
+        found = walk(source, once=False) if file is None else self._of_zip(file)
+        self.files = {one.name: one for one in sorted(found.files)}
+        self.folders, self.unread = found.folders, found.unread
 
-    def _of_folder(self) -> Iterator[File]:
-        for path in self.source.rglob("*"):
-            if path.is_file():
-                about = path.stat()
-                yield File(path.relative_to(self.source).as_posix(), about.st_size, about.st_mtime_ns)
-
-    def _of_zip(self, file: zipfile.ZipFile) -> Iterator[File]:
+    def _of_zip(self, file: zipfile.ZipFile) -> Listing:
+        files: dict[str, File] = {}
+        folders: set[str] = set()
+        unread = []
         for member in file.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
             archive.refuse_unsafe(self.source, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
-            if not member.is_dir():
-                yield File(member.filename, member.file_size, member.CRC)
+            name = archive.member_name(member)
+            is_folder = name.endswith("/")
+            parts = [part for part in name.split("/") if part not in ("", ".")]
+            name = "/".join(parts)
+            if not parts:
+                continue
+            if is_hidden(parts):
+                unread += [] if is_folder else [Unread(name, HIDDEN)]
+                continue
+            folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+            if is_folder:
+                folders.add(name)
+                continue
+            if name in files:  # the last one is read, as unpacking it would leave
+                unread.append(Unread(name, TWICE))
+            files[name] = File(name, member.file_size, member.CRC)
+            self._infos[name] = member
+        return Listing(list(files.values()), sorted(folders, key=in_order), unread)
 
     def where(self, name: str) -> str:
         """The file as a message names it."""
@@ -56,12 +71,16 @@ class Members:
     def open(self, name: str) -> Iterator[BinaryIO]:
         """The file's bytes; what is broken in an archive is an `ArchiveError` that names the file."""
         if self._zip is None:
-            with (self.source / name).open("rb") as file:
+            try:
+                file = (self.source / name).open("rb")
+            except OSError as error:
+                raise ArchiveError(f"{self.where(name)} cannot be read ({error.strerror}).") from None
+            with file:
                 yield file
             return
         try:
             with self._lock:  # the archive counts its open members, which no two threads may do at a time
-                member = self._zip.open(name)
+                member = self._zip.open(self._infos[name])
             try:
                 yield member  # type: ignore[misc]
             finally:

@@ -10,7 +10,7 @@ import pytest
 
 from dropfold.data_scripts.readers import decode
 from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip, sample
-from dropfold.data_scripts.videos import clips, own_videos
+from dropfold.data_scripts.videos import own_videos
 from dropfold.data_scripts.work.errors import SchemaError
 from tests.data_scripts.conftest import encode, pictures
 
@@ -220,4 +220,4 @@ def test_without_pyav_it_is_said_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "wave").mkdir()
     (tmp_path / "wave/1.mp4").write_bytes(b"frames")
     with pytest.raises(VideoError, match="decoding videos needs PyAV"):  # once, and not of every video
-        own_videos.convert(clips.Sourced(source=tmp_path, out=tmp_path / "out.h5"))
+        own_videos.convert(own_videos.Options(source=tmp_path, out=tmp_path / "out.h5"))

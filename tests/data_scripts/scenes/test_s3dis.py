@@ -70,7 +70,9 @@ def test_every_room_is_converted(tmp_path):
     np.testing.assert_allclose(scenes.origin[8], expected[:, :3].min(0), rtol=1e-15)
     np.testing.assert_array_equal(room.colour, expected[order, 3:])
     np.testing.assert_array_equal(room.label, label[order])
-    assert len(notes) == 9
+    assert len(notes) == 11
+    assert notes[9].startswith("9 files were not read, hidden: Area_1/hallway_6/Annotations/.DS_Store, ")
+    assert notes[10] == "66 files in all: 45 read, 12 beside them (12 .txt), 9 not read"
     assert "Area_1/hallway_6/Annotations: 1 of stairs, none of the 13 classes, now clutter" in notes[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "Stanford3dDataset_v1.2_Aligned_Version",
@@ -130,7 +132,7 @@ def test_a_line_with_a_strange_byte_is_mended_and_said(tmp_path):
         f"{path}, line 8: '-18.374 31.211 2.6\\x149 185\\x00187 182' read as -18.374 31.211 2.649 185 187 182"
         in said
     )
-    assert f"{path.parent / 'ceiling'} is no .txt file, not read" in said
+    assert "1 file was not read, no .txt among the annotations: Area_5/hallway_6/Annotations/ceiling" in said
     assert f"{path.parent / 'board_1.txt'} holds no points" in said
     assert f"{path.parent / 'floor_1 (1).txt'} is a copy of floor_1.txt, not read" in said
     (path.parent / "floor_1 (1).txt").write_bytes(b"1 2 3 4 5 6\n")
@@ -306,7 +308,7 @@ def test_the_command_says_what_was_odd_and_what_a_restart_does(tmp_path, capsys)
     room_jobs.run(options, convert)
     said = capsys.readouterr().out
     assert "[5, 1, 3] rooms to train, validate and test, 1,170 points, 13 classes, 3 areas" in said
-    assert said.count("note: ") == 9
+    assert said.count("note: ") == 11
     for error in (OSError("no room"), KeyboardInterrupt()):
 
         def fail(options, error=error):

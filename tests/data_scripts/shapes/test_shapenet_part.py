@@ -137,7 +137,8 @@ def test_a_fault_of_the_texts_is_named(act, message, texts, tmp_path):
 def test_a_shape_in_no_list_is_noted(texts, tmp_path):
     (texts / lists("val")).write_text("[]")
     _, notes = convert(texts, "normal", tmp_path / "a.h5")
-    assert notes[0].startswith("16 shapes are in no list of a split, left out, e.g. ")
+    assert notes[0].startswith("16 files were not read, in no list of a split: ")
+    assert notes[1] == "52 files in all: 32 read, 4 beside them (3 .json, 1 .txt), 16 not read"
 
 
 def test_a_stopped_conversion_goes_on(texts, tmp_path, monkeypatch):

@@ -108,19 +108,21 @@ def test_a_recording_may_be_called_test(tmp_path):
 
 
 def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
-    """A video beside the class folders or in a split's own folder; a name in bytes of another encoding."""
+    """A video beside the class folders or in a split's own folder; a name in bytes of another encoding is read."""
     (tmp_path / "in").mkdir()
-    for name in ("wave/1.avi", "root.avi", "train/1.avi"):
+    for name in ("wave/1.avi", "root.avi", "train/1.avi", "train/wave/2.avi", "test/wave/3.avi"):
         encode(tmp_path / "in" / name, pictures(3))
     latin = os.fsencode(tmp_path / "in/wave") + b"/\xe9t\xe9.avi"
     with open(latin, "wb") as file:
         file.write((tmp_path / "in/wave/1.avi").read_bytes())
     clips.run(options(tmp_path), own_videos.convert)
-    assert video_schema.read(tmp_path / "out.h5").name == ["wave/1.avi"]
+    found = video_schema.read(tmp_path / "out.h5")
+    assert found.name == ["test/wave/3.avi", "train/wave/2.avi", "wave/1.avi", r"wave/\xe9t\xe9.avi"]
+    assert found.class_names == ["wave"]
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "left out: root.avi lies in no class folder",
-        "left out: train/1.avi lies in no class folder",
-        r"left out: wave/\udce9t\udce9.avi has a name that is not UTF-8",
+        "note: 2 files lie in no split folder: they train",
+        "note: 2 files were not read, in no class folder: root.avi, train/1.avi",
+        "note: 6 files in all: 4 read, 2 not read",
     ]
 
 
@@ -140,11 +142,14 @@ def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
         "clap/rec0/0.avi is empty",
         "clap/rec1/1.avi",
         "sit/a.avi",
-        "jump holds no videos",
+        "1 folder holds no videos: jump",
+        "1 file was not read, hidden: wave/.hidden.avi",
+        "(1 .txt): wave/readme.txt",
+        "16 files in all: 11 read, 5 not read",
         "class sit",
     ):
         assert name in text
-    assert len(faults) == 5
+    assert len(faults) == 8
 
 
 def test_nothing_to_read_is_said(tmp_path):
