@@ -26,6 +26,7 @@ from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
 from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.work import jobs as work
+from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import list_files
@@ -144,6 +145,7 @@ def choose_classes(
     return values, [LAS.get(value, str(value)) if las else str(value) for value in values.tolist()]
 
 
+@pieces.releasing()
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
     with open_as_folder(options.source) as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.progress import track
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
+from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import Job
 
@@ -76,7 +76,7 @@ def write_rooms(
             label = relabel(found["label"])
             writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
             notes += found["notes"].tolist()
-    shutil.rmtree(part)
+    pieces.end(part)
     return scene_schema.read(out), notes
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work import atomic, pieces
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError
 from dropfold.data_scripts.work.processes import cores
 
@@ -69,10 +69,7 @@ def run_jobs(
 
     what: the jobs in a message, e.g. "rooms". advice: what else can be done about those that cannot be read.
     """
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for left in part.glob("*.tmp"):  # of a start that was killed
-        left.unlink()
+    part = pieces.begin(out)
     todo = [job for job in jobs if not zipfile.is_zipfile(piece_path(part, job))]  # not there, or cut
     faults: dict[str, str] = {}
     columns = (

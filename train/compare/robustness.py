@@ -93,10 +93,10 @@ def read(run: Path, split: str, seed: int = 0) -> Outcome | None:
     path = file_of(run, split)
     if not path.exists():
         return None
-    with np.load(path) as arrays:
-        if str(arrays["definition"]) != definition(seed):
-            return None
-        return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
+    arrays = checkpoint.load_arrays(path)
+    if str(arrays["definition"]) != definition(seed):
+        return None
+    return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
 
 
 def file_of(run: Path, split: str) -> Path:
