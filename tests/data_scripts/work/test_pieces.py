@@ -84,7 +84,7 @@ def test_kills_at_random_moments_change_nothing(kills, source, checksum, tmp_pat
     assert "stays: it holds" in done.stderr
 
 
-@pytest.mark.parametrize("limit", [700, 9_000])
+@pytest.mark.parametrize("limit", [9_000, pytest.param(700, marks=pytest.mark.slow)])
 def test_a_full_disk_names_the_file_and_the_conversion_goes_on(limit, source, checksum, tmp_path, run_python):
     done = run_python("-c", SCRIPT + FULL, str(source), str(tmp_path / "a.h5"), str(limit))
     assert done.returncode == 0, done.stderr[-3000:]

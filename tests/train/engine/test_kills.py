@@ -117,7 +117,7 @@ def assert_same_run(run: Path, other: Path, foreign: bool = True) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kills", "longest"), [(3, 2.0), pytest.param(20, 6.0, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("kills", "longest"), [(2, 2.0), pytest.param(20, 6.0, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_kills_at_random_moments_change_nothing(kills, longest, disturb, finished):
     disturb(KILL, kills, longest, timeout=1200)
@@ -125,6 +125,7 @@ def test_kills_at_random_moments_change_nothing(kills, longest, disturb, finishe
         assert_same_run(run, finished)
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file_and_the_run_goes_on(disturb, finished):
     """A limit below each file in turn: config, metrics, checkpoint, weights, report."""
     sizes = sorted((finished / name).stat().st_size for name in checkpoint.FILES)
@@ -138,6 +139,7 @@ def test_a_full_disk_names_the_file_and_the_run_goes_on(disturb, finished):
     assert_same_run(disturb.out, finished)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(disturb, finished):
     said = disturb(NEIGHBOURS).stdout.splitlines()
     assert sorted(line == "trained" for line in said) == [False, True]
