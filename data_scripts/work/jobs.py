@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -123,8 +124,14 @@ def piece_path(part: Path, job: Job) -> Path:
 
 def load_piece(part: Path, job: Job) -> dict[str, Any]:
     """A finished piece."""
-    with np.load(piece_path(part, job), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    path = piece_path(part, job)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise SchemaError(
+            f"{path}, the finished piece of {job.name}, is damaged ({error}); delete it and give the same command again."
+        ) from None
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -25,7 +25,7 @@ import tyro
 from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, stated_checksum
 from dropfold.data_scripts.work.errors import in_a_sentence
-from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.processes import cores, end_with_parent, hold_folder
 from dropfold.train.compare import outcomes, robustness, summed, table
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
 from dropfold.train.compare.results import write_results
@@ -177,9 +177,6 @@ def environment(**values: str) -> Iterator[None]:
 
 def compare(options: Options) -> str:
     """All runs, then the table as Markdown; tables are written anew after each run."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
     configs = variants(options.name, options.vary, options.only)
     baseline = options.baseline or next(iter(configs))
     if baseline not in configs:
@@ -199,6 +196,15 @@ def compare(options: Options) -> str:
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder, "compared in"):
+        return compare_in(folder, options, configs, baseline)
+
+
+def compare_in(folder: Path, options: Options, configs: dict[str, Config], baseline: str) -> str:
+    """The comparison in its folder, in which this process alone compares."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
     own = {label: find_folds(config) if options.folds else [-1] for label, config in configs.items()}
     held_out = sorted({fold for folds in own.values() for fold in folds})
     runs = {

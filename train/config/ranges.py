@@ -5,6 +5,7 @@ One table for the command line, for Python and for a run's config.json, which an
 
 from __future__ import annotations
 
+import contextlib
 import math
 import types
 from collections.abc import Callable
@@ -111,8 +112,11 @@ def convert(hint: Any, value: Any, name: str) -> Any:
     if kind in (Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        (hint,) = (option for option in options if option is not type(None))
-        return convert(hint, value, name)
+        first, *others = (option for option in options if option is not type(None))
+        for option in others:
+            with contextlib.suppress(ValueError):
+                return convert(option, value, name)
+        return convert(first, value, name)
     if kind is Literal:
         if not any(value == option and type(value) is type(option) for option in options):
             raise _wrong(name, f"one of {', '.join(map(str, options))}", value)

@@ -150,6 +150,22 @@ def test_a_file_in_the_place_of_the_folder_stays(source, tmp_path):
     assert (tmp_path / "a.h5.part").read_text() == "mine"
 
 
+def test_a_damaged_piece_is_named(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_schema, "writer", lambda *_, **__: 1 / 0)
+    options = s3dis.Options(source=source, out=tmp_path / "a.h5")
+    with pytest.raises(ZeroDivisionError):
+        s3dis.convert(options)
+    monkeypatch.undo()
+    for path in (tmp_path / "a.h5.part").iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(
+        SchemaError, match=r"finished piece of Area_1/hallway_6, is damaged .*delete it and give the same"
+    ):
+        s3dis.convert(options)
+
+
 def test_an_error_releases_the_folder(tmp_path):
     @pieces.releasing()
     def fail():
