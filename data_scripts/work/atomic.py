@@ -78,7 +78,8 @@ def name_temporary(path: Path, suffix: str = ".tmp", folder: Path | None = None)
     folder = folder or path.parent
     if (os.getpid(), folder) not in _tidied:
         _tidied.add((os.getpid(), folder))
-        remove_left_over(folder)
+        with contextlib.suppress(PermissionError):  # a folder that may be written to, and not be listed
+            remove_left_over(folder)
     return folder / f".{_short(path.name)}.dropfold-{identify()}-{secrets.token_hex(4)}{suffix}"
 
 

@@ -52,7 +52,8 @@ def has_ended(process: str) -> bool | None:
     place, boot, pid, start = process.split("-")
     if place != _place()[0]:
         return None
-    return boot != _place()[1] or str(_start_of(int(pid))) != start
+    started = _start_of(int(pid))
+    return boot != _place()[1] or started is None or (started > 0 and str(started) != start)
 
 
 @functools.cache
@@ -76,17 +77,14 @@ def _place() -> tuple[str, str]:
 
 def _start_of(pid: int) -> int | None:
     """Clock ticks from the machine's start to the process's; 0 where the system does not tell. None: it has ended."""
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):  # not Linux, or hidden as another user's
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else int(rest[18])
-    except (OSError, ValueError, IndexError):
-        if os.path.exists("/proc/self/stat"):
-            return None
     if os.name == "nt":  # there the signal below ends the process
         return 0
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return None
     except OSError:  # another user's
         pass

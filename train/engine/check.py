@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dropfold.train.config.configs import BlockConfig, Config, PointConfig
+from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, PointConfig
 from dropfold.train.data.splits import Data
 from dropfold.train.tasks.registry import task_of
 
@@ -27,6 +27,13 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
         raise ValueError(
             "point_dropout puts other points in the place of some, whose labels would no longer be theirs; it must be 0 "
             f"where each point has a label. Got {config.augment.point_dropout}."
+        )
+    if isinstance(config, PointConfig) and config.network == "dgcnn" and config.k > config.points:
+        raise ValueError(f"k must be at most the {config.points} points of a sample; got {config.k}.")
+    if isinstance(config, CloudConfig) and config.batch_size // processes < 2:
+        raise ValueError(
+            f"batch_size must be at least {2 * processes}: BatchNorm needs more than one shape in a process; got "
+            f"{config.batch_size}."
         )
     if isinstance(config, BlockConfig) and config.augment.up != "z":
         raise ValueError(f"augment.up must be z for rooms, which stand along it; got {config.augment.up}.")

@@ -461,6 +461,8 @@ def _config_and_folder(config: Config) -> tuple[Config, Path]:
 
 def refuse_run(folder: Path) -> None:
     """Refuse a folder that holds a run, whose files a new one would replace."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--out {folder} is a file, and a run is a folder; give another.")
     if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."

@@ -104,6 +104,26 @@ def test_foreign_files_stay(folder, finished, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n in checkpoint.FILES if n != "report.html"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 33}, "k must be at most the 32 points of a sample; got 33"),
+        ({"batch_size": 1}, "batch_size must be at least 2: BatchNorm needs more than one shape"),
+    ],
+)
+def test_options_that_fail_in_the_first_step_are_refused_before(options, message, folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Run(small(folder, out=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_folder_for_a_run(folder, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file, and a run is a folder"):
+        Run(small(folder, out=tmp_path / "run"))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_a_folder_that_holds_a_file_of_a_run_is_not_written_to(name, folder, tmp_path):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match="holds a run already"):
