@@ -103,7 +103,6 @@ def test_foreign_files_stay(folder, finished, tmp_path):
     assert_same_weights(out, finished)
 
 
-@pytest.mark.parametrize("name", [n for n in checkpoint.FILES if n != "report.html"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,6 +123,7 @@ def test_a_file_is_no_folder_for_a_run(folder, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", [n for n in checkpoint.FILES if n != "report.html"])
 def test_a_folder_that_holds_a_file_of_a_run_is_not_written_to(name, folder, tmp_path):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match="holds a run already"):
