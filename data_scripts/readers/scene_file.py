@@ -99,11 +99,18 @@ def check_target(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
+def write_scene(
+    path: Path,
+    points: np.ndarray,
+    colour: np.ndarray | None,
+    label: np.ndarray | None,
+    like: Path | None = None,
+) -> None:
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
     LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
-    text rounds them to 0.001 mm.
+    text rounds them to 0.001 mm. like: the file that the scene was read from. Where both are LAS or LAZ, its coordinate
+    system, records and all other fields are kept, and the labels alone are written.
     """
     path = Path(path)
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
@@ -115,7 +122,7 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
-        _write(path, temporary, columns)
+        _write(path, temporary, columns, like)
 
 
 def _check_suffix(path: Path) -> None:
@@ -123,11 +130,12 @@ def _check_suffix(path: Path) -> None:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
 
 
-def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
+def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray], like: Path | None = None) -> None:
     """Columns as a file of the suffix of `path`, which faults name, at `temporary`."""
     suffix = path.suffix.lower()
     if suffix in (".las", ".laz"):
-        las.write_columns(path, temporary, columns)
+        same = like is not None and like.suffix.lower() in (".las", ".laz") and "label" in columns
+        las.write_columns(path, temporary, columns, like if same else None)
     elif suffix == ".ply":
         from dropfold.data_scripts.readers import ply
 

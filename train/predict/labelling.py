@@ -51,7 +51,7 @@ def label_file(
         metres = in_metres(file, points, unit)
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
-    write_scene(out, points, colour, label)
+    write_scene(out, points, colour, label, like=file)
     counts = np.bincount(label, minlength=len(signature.class_names)).tolist()
     row = {
         "file": str(file),
