@@ -197,7 +197,7 @@ def _read_ply(path: Path) -> Mesh:
     from dropfold.data_scripts.readers import ply
 
     elements = ply.read_elements(path, ("vertex", "face", "tristrips"))
-    columns = elements["vertex"]
+    columns = {name.lower(): values for name, values in elements["vertex"].items()}
     missing = [name for name in "xyz" if name not in columns or isinstance(columns[name], ply.Lists)]
     if missing:
         raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns)}.")

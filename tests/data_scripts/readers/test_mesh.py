@@ -11,6 +11,7 @@ import pytest
 
 from dropfold.data_scripts.readers import mesh
 from dropfold.data_scripts.readers.mesh import read_triangles
+from dropfold.data_scripts.readers.scene_file import read_scene
 from dropfold.data_scripts.readers.shapes import read_points
 from dropfold.data_scripts.work.errors import ShapeError
 
@@ -101,6 +102,28 @@ def test_ply_of_quads_and_triangles(form, given, tmp_path):
         (tmp_path / "b.ply").write_bytes(content[:cut])
         with pytest.raises(ShapeError, match=r"b\.ply(, line \d+)?:? .*(truncated\?|is not a row)"):
             read_triangles(tmp_path / "b.ply")
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_the_vertices_of_a_ply_are_a_scene(form, tmp_path):
+    """Lists among the vertices' properties and faces before them are walked over; cut among its faces a file is refused."""
+    content = ply(form, lists=True, first="face").replace(b"property float x", b"property float X")
+    (tmp_path / "a.ply").write_bytes(content)
+    assert read_scene(tmp_path / "a.ply").points.tolist() == CUBE.tolist()
+    assert is_cube(read_triangles(tmp_path / "a.ply"))
+    (tmp_path / "b.ply").write_bytes(ply(form)[:-9])
+    with pytest.raises(
+        ShapeError, match=r"b\.ply( ends after 8 of 9 faces \(truncated|, line \d+: .* is not a row)"
+    ):
+        read_scene(tmp_path / "b.ply")
+
+
+def test_ply_with_a_depth_cameras_missing_points(tmp_path):
+    """Words that are numbers of no value: named, not taken for damage."""
+    header = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    (tmp_path / "a.ply").write_text(header + "0 0 0\nnan nan nan\n1 1 inf\n")
+    with pytest.raises(ShapeError, match="point 1 has coordinates that are not finite"):
+        read_scene(tmp_path / "a.ply")
 
 
 def test_ply_without_a_last_line_break(tmp_path):
