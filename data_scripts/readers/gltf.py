@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from dropfold.data_scripts.work.errors import ShapeError
+from dropfold.data_scripts.work.notes import say
 
 MAGIC, JSON, BINARY = b"glTF", b"JSON", b"BIN\0"
 POINTS, LINES, LINE_LOOP, LINE_STRIP, TRIANGLES, STRIP = range(6)
@@ -31,6 +32,9 @@ def read_triangles(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     content = path.read_bytes()
     binary = content[:4] == MAGIC
+    if binary and len(content) > (length := max(int.from_bytes(content[8:12], "little"), 20)):
+        say(f"{path}: what follows the {length} bytes that its header counts is left")
+        content = content[:length]
     text, chunk = _chunks(path, content) if binary else (content, None)
     try:
         scene = json.loads(text)

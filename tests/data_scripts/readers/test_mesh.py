@@ -543,6 +543,8 @@ def test_gltf_counts_are_held_against_the_file(tmp_path):
         with pytest.raises(ShapeError, match=r"truncated\?"):
             read_triangles(tmp_path / "a.glb")
     whole = glb(*gltf(uri=None))
+    (tmp_path / "a.glb").write_bytes(whole + b"more")
+    assert is_cube(read_triangles(tmp_path / "a.glb"))
     for cut in range(4, len(whole), 61):
         (tmp_path / "a.glb").write_bytes(whole[:cut])
         with pytest.raises(ShapeError, match=r"a\.glb"):
