@@ -1,23 +1,35 @@
-"""Frames of a video file: some of them, resized, as uint8 RGB; whatever is wrong with the file is a sentence."""
+"""Frames of a video file: some of them, resized, as uint8 RGB; whatever is wrong with the file is a sentence.
+
+Decoders are C code, and some damaged files crash or stall them: a file is decoded in a process of its own, in bounded time
+and memory. Packets that cannot be decoded cost their frames alone, which is said in a note.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dropfold.data_scripts.schemas.video_schema import frame_size
+from dropfold.data_scripts.work import isolate
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
 
 SUFFIXES = (
     ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
 Sampling = Literal["first", "uniform", "tednet"]
+MOST_PIXELS = 1 << 26  # of a picture: 8,192 x 8,192
+SECONDS, SECONDS_PER_MEGABYTE = 6.0, 60.0  # of decoding a file
+BYTES_TO_DECODE = 4 << 30
+DEFAULT_PIXELS = 5_000_000  # what being the default stream counts for in ffmpeg's choice
+MOST_FAULTS = 1000  # packets in a row that cannot be read before a file is given up
 
 
 @dataclass(kw_only=True)
@@ -44,6 +56,10 @@ class Reading:
                 raise SchemaError(f"--{name} is {getattr(self, name)}, expected at least 1.")
         return frame_size(self.size)
 
+    def options(self) -> dict[str, Any]:
+        """The fields of a reading alone, by which another process makes it anew."""
+        return {field.name: getattr(self, field.name) for field in fields(Reading)}
+
 
 def sample(count: int, frames: int, sampling: Sampling, seed: int) -> list[int]:
     """Ascending numbers of the frames to keep of `count`: all of them where there are no more than `frames`."""
@@ -65,80 +81,205 @@ def pyav() -> Any:
     return av
 
 
-def read_clip(path: Path, name: str, reading: Reading) -> np.ndarray:
+def read_clip(path: Path, name: str, reading: Reading, notes: list[str] | None = None) -> np.ndarray:
     """`[L, H, W, 3]` uint8 with 1 <= L <= reading.frames.
 
     Random sampling depends on the seed and `name` alone. Where the number of frames matters the video is decoded
-    twice: containers state it wrongly or not at all, and its frames do not fit into memory.
+    twice: containers state it wrongly or not at all, and its frames do not fit into memory. notes: gets a sentence if
+    packets were lost.
     """
+    reading.checked()
+    pyav()
+    return _decode_apart(path, notes, read_clip_here, path, name, reading.options())
+
+
+def read_clip_here(path: str | Path, name: str, reading: Reading | dict[str, Any]) -> dict[str, np.ndarray]:
+    """As `read_clip`, in this process: {"frames": ..., "notes": ...}."""
+    path = Path(path)
+    reading = Reading(**reading) if isinstance(reading, dict) else reading
     width, height = reading.checked()
+    notes: list[str] = []
     if reading.sampling == "first":
         wanted = set(range(reading.frames))
     else:
-        count = sum(1 for _ in _decoded(path, reading.every))
+        count = sum(1 for _ in _decoded(path, reading.every, notes))
         seed = zlib.crc32(f"{reading.seed} {name}".encode())
         wanted = set(sample(count, reading.frames, reading.sampling, seed))
-    found = []
-    for number, frame in enumerate(_decoded(path, reading.every)):
-        if number in wanted:
-            found.append(_picture(frame, width, height))
-        if len(found) == len(wanted):
-            break
-    if not found:
-        raise VideoError(f"{path} holds no frame that can be decoded.")
-    return np.stack(found)
+    found: list[np.ndarray] = []
+    frames = _decoded(path, reading.every, notes if reading.sampling == "first" else [])
+    with contextlib.closing(frames):
+        for number, frame in enumerate(frames):
+            if number in wanted:
+                found.append(_picture(frame, width, height))
+            if len(found) == len(wanted):
+                break
+    return _stack(path, found, notes)
 
 
-def decode(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+def decode(
+    path: Path, size: tuple[int, int], channels: int = 3, notes: list[str] | None = None
+) -> np.ndarray:
     """Every frame of a video, `[L, H, W, channels]` uint8; `size` is (height, width), one channel is gray."""
-    height, width = size
-    found = [_picture(frame, width, height, channels) for frame in _decoded(Path(path), 1)]
+    pyav()
+    return _decode_apart(path, notes, _decode_here, path, *size, channels)
+
+
+def _decode_here(path: str, height: int, width: int, channels: int) -> dict[str, np.ndarray]:
+    notes: list[str] = []
+    found = [_picture(frame, width, height, channels) for frame in _decoded(Path(path), 1, notes)]
+    return _stack(Path(path), found, notes)
+
+
+def _stack(path: Path, found: list[np.ndarray], notes: list[str]) -> dict[str, np.ndarray]:
     if not found:
         raise VideoError(f"{path} holds no frame that can be decoded.")
-    return np.stack(found)
+    return {"frames": np.stack(found), "notes": np.array(notes, dtype=str)}
+
+
+def _decode_apart(path: Path, notes: list[str] | None, function: Any, *arguments: Any) -> np.ndarray:
+    """The frames, decoded in another process."""
+    path = Path(path)
+    _check_file(path)
+    try:
+        found = isolate.call(
+            function, *arguments, seconds=seconds_to_decode(path), memory=memory_to_decode(), notes=notes
+        )
+    except isolate.Crash as crash:
+        raise VideoError(f"{path} cannot be decoded ({crash}).") from None
+    return found["frames"]
+
+
+def seconds_to_decode(path: Path) -> float:
+    """The longest that decoding a file may take."""
+    return SECONDS + SECONDS_PER_MEGABYTE * path.stat().st_size / 1e6
+
+
+def memory_to_decode() -> int:
+    """The most bytes that decoding a file may take."""
+    return max(min(BYTES_TO_DECODE, isolate.available_memory()), 1 << 30)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise VideoError(f"{path} is not there.")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty.")
 
 
 def _picture(frame: Any, width: int, height: int, channels: int = 3) -> np.ndarray:
-    """[H, W, C], upright: a phone held upright states a turn of its pictures."""
-    quarters = round(frame.rotation / 90) % 4
+    """[H, W, C], as players show it: a phone's file states how its pictures are turned or mirrored."""
+    quarters, mirrored = _orientation(frame)
     if quarters % 2:
         width, height = height, width
     # Area averaging: each pixel of a shrunk frame sees all that lie under it.
     form = "rgb24" if channels == 3 else "gray"
     found = frame.to_ndarray(format=form, width=width, height=height, interpolation="AREA")
-    return np.rot90(found.reshape(height, width, channels), quarters)
+    found = np.rot90(found.reshape(height, width, channels), quarters)
+    return np.ascontiguousarray(found[::-1] if mirrored else found)
 
 
-def _decoded(path: Path, every: int) -> Iterator[Any]:
+def _orientation(frame: Any) -> tuple[int, bool]:
+    """Quarter turns counterclockwise, after which the picture is flipped upside down or not: what ffmpeg does with the
+    display matrix (a, b, u; c, d, v; x, y, w), which sends a pixel (p, q) to (a p + c q, b p + d q)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = (float(one) for one in np.frombuffer(bytes(matrix), np.int32)[:5])
+    mirrored = a * d - b * c < 0
+    wide, high = math.hypot(a, c), math.hypot(b, d)
+    if not wide or not high:
+        return 0, False
+    clockwise = math.degrees(math.atan2(b / high, a / wide))
+    return round((clockwise if mirrored else -clockwise) / 90) % 4, mirrored
+
+
+def _decoded(path: Path, every: int, notes: list[str]) -> Generator[Any]:
     """Every so many frames; an error if the file is no video, or stops well before the end that it states."""
     av = pyav()
-    if not path.is_file():
-        raise VideoError(f"{path} is not there.")
-    if path.stat().st_size == 0:
-        raise VideoError(f"{path} is empty.")
-    count, first, last = 0, None, None
+    _check_file(path)
+    count, lost, shown, last = 0, 0, 0.0, None
     try:
         with av.open(str(path.absolute())) as container:  # else `a:b.avi` is of a protocol a
-            if not container.streams.video:
-                raise VideoError(f"{path} holds no moving pictures, only sound or text.")
-            stream = container.streams.video[0]
+            stream = _moving_pictures(path, container)
             frames_in_header, seconds = stream.frames, (container.duration or 0) / av.time_base
             if frames_in_header and stream.duration and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)
-            for frame in container.decode(stream):
+            step = 1 / float(stream.average_rate) if stream.average_rate else 0.0
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+            for frame in _frames_of(container, stream):
+                if frame is None or frame.is_corrupt:
+                    lost += 1
+                    continue
                 if count % every == 0:
                     yield frame
-                count, last = count + 1, frame.time
-                first = last if first is None else first
+                count += 1
+                # A clock may start anew or stand still: only the time between two frames counts.
+                if frame.time is not None and last is not None:
+                    shown += max(frame.time - last, 0.0)
+                elif last is not None or frame.time is None:
+                    shown += step
+                last = frame.time if frame.time is not None else last
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path} cannot be decoded after {count} frames ({reason}).") from None
-    shown = 0.0 if first is None or last is None else last - first
+    finally:
+        if lost and count:
+            notes.append(
+                f"{path}: {lost} packets or frames are damaged and left out, {count} frames are kept"
+            )
     # Frames missing, and time too: a clip cut without encoding states frames before its start, an AVI repeated ones.
     if frames_in_header and count < 0.9 * frames_in_header and (shown < 0.9 * seconds or not seconds):
         raise VideoError(f"{path} stops after {count} of {frames_in_header} frames (truncated?).")
     # Sound may outlast the pictures a little: only half of the stated time missing is a fault.
-    if not frames_in_header and last is not None and shown < 0.5 * seconds - 1:
+    if not frames_in_header and count and shown < 0.5 * seconds - 1:
         raise VideoError(f"{path} stops after {shown:.1f} of {seconds:.1f} s (truncated?).")
+
+
+def _moving_pictures(path: Path, container: Any) -> Any:
+    """The video stream that ffmpeg would show: the largest or the default one, and no cover picture."""
+    from av.stream import Disposition
+
+    streams = container.streams.video
+    if not streams:
+        raise VideoError(f"{path} holds no moving pictures, only sound or text.")
+    moving = [one for one in streams if not one.disposition & Disposition.attached_pic]
+    if not moving:
+        raise VideoError(f"{path} holds no moving pictures, only a cover.")
+    moving = [one for one in moving if one.codec_context is not None]
+    if not moving:
+        raise VideoError(f"{path} cannot be decoded: no decoder is known for its pictures.")
+    return max(
+        moving,
+        key=lambda one: one.width * one.height + DEFAULT_PIXELS * bool(one.disposition & Disposition.default),
+    )
+
+
+def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream, and None for each packet that cannot be read or decoded."""
+    av = pyav()
+    packets, faults = container.demux(stream), 0
+    while faults < MOST_FAULTS:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # nothing can be read behind it; the decoder may still hold frames
+            yield None
+            with contextlib.suppress(av.error.FFmpegError):
+                yield from stream.codec_context.decode(None)
+            break
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except (
+            av.error.InvalidDataError,
+            av.error.UnknownError,
+            av.error.PatchWelcomeError,
+            av.error.BugError,
+        ):
+            faults += 1
+            yield None
+            continue
+        faults = 0 if frames else faults
+        yield from frames

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
+from dropfold.data_scripts.readers import las
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ShapeError
 
@@ -56,7 +57,7 @@ def read_scene(path: Path) -> Scene:
     if path.stat().st_size == 0:
         raise ShapeError(f"{path} is empty.")
     read: Callable[[Path], dict[str, np.ndarray]] = (
-        _las
+        las.read_columns
         if suffix in (".las", ".laz")
         else _npy
         if suffix == ".npy"
@@ -103,11 +104,18 @@ def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label: np.ndarray | None) -> None:
+def write_scene(
+    path: Path,
+    points: np.ndarray,
+    colour: np.ndarray | None,
+    label: np.ndarray | None,
+    like: Path | None = None,
+) -> None:
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
     LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
-    text rounds them to 0.001 mm. PLY takes labels of 32 bits.
+    text rounds them to 0.001 mm. PLY takes labels of 32 bits. like: the file that the scene was read from. Where both
+    are LAS or LAZ, its coordinate system, records and all other fields are kept, and the labels alone are written.
     """
     path = Path(path)
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
@@ -118,7 +126,7 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
-        _write(path, temporary, columns)
+        _write(path, temporary, columns, like)
 
 
 def _smallest(label: np.ndarray) -> np.ndarray:
@@ -133,7 +141,7 @@ def _check_suffix(path: Path) -> None:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
 
 
-def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
+def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray], like: Path | None = None) -> None:
     """Columns as a file of the suffix of `path`, which faults name, at `temporary`."""
     suffix = path.suffix.lower()
     kinds = LABEL_TYPES.get(suffix)
@@ -143,7 +151,8 @@ def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
             f"{path}: labels {label.min()} .. {label.max()} go beyond {held}, which {suffix} cannot hold; write a {other}."
         )
     if suffix in (".las", ".laz"):
-        _write_las(path, temporary, columns)
+        same = like is not None and like.suffix.lower() in (".las", ".laz") and "label" in columns
+        las.write_columns(path, temporary, columns, like if same else None)
     elif suffix == ".ply":
         from dropfold.data_scripts.readers import ply
 
@@ -313,57 +322,6 @@ def _whole(values: np.ndarray) -> bool:
     return bool(
         values.min(initial=0) >= 0 and values.max(initial=0) <= 255 and (values == np.floor(values)).all()
     )
-
-
-def _laspy(path: Path) -> Any:
-    try:
-        import laspy
-    except ImportError:
-        raise ShapeError(f"{path} needs laspy, which is not installed: pip install -e '.[scenes]'.") from None
-    return laspy
-
-
-def _las(path: Path) -> dict[str, np.ndarray]:
-    laspy = _laspy(path)
-    try:
-        found = laspy.read(path)
-        names = set(found.point_format.dimension_names)
-        columns = {name: np.asarray(getattr(found, name), dtype=np.float64) for name in "xyz"}
-        expected = found.header.point_count
-        if "red" in names:
-            columns |= {name: np.asarray(found[name]) for name in COLOURS[0]}
-        label = np.asarray(found.classification)
-    except Exception as error:  # the library raises what it likes on broken files
-        raise ShapeError(f"{path} is not a readable LAS file ({type(error).__name__}: {error}).") from None
-    if len(label) < expected:
-        raise ShapeError(f"{path} ends after {len(label)} of {expected} points (truncated?).")
-    if label.any():  # all 0: never classified
-        columns["label"] = label
-    if "red" in columns and not any(columns[name].any() for name in COLOURS[0]):
-        for name in COLOURS[0]:
-            del columns[name]
-    return columns
-
-
-def _write_las(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
-    laspy = _laspy(path)
-    header = laspy.LasHeader(point_format=7 if "red" in columns else 6, version="1.4")
-    extent = max(np.ptp(columns[name].astype(np.float64)) for name in "xyz")
-    finest = 10 ** np.ceil(np.log10(max(extent, 1.0) / 2**31))  # LAS counts to 2^31
-    header.scales = np.full(3, max(1e-4, finest))
-    header.offsets = np.array([np.floor(columns[name].min()) for name in "xyz"])
-    las = laspy.LasData(header)
-    for name in "xyz":
-        setattr(las, name, columns[name].astype(np.float64))
-    for name in COLOURS[0]:
-        if name in columns:
-            las[name] = columns[name].astype(np.uint16) * 257
-    if "label" in columns:
-        las.classification = columns["label"]
-    try:
-        las.write(temporary)
-    except Exception as error:
-        raise ShapeError(f"{path} cannot be written ({type(error).__name__}: {error}).") from None
 
 
 def _records(columns: dict[str, np.ndarray]) -> np.ndarray:

@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import normalised, read_numbers, read_off, sample_surface
+from dropfold.data_scripts.readers.mesh import read_off, sample_surface
+from dropfold.data_scripts.readers.shapes import normalised, read_numbers
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution

@@ -1,7 +1,8 @@
 """A list of video files becomes a data set: decoded by several processes, with progress, and resumable.
 
 Each decoded clip is a file in the folder FILE.part beside the output, renamed when it is whole; a second start goes on
-with those that are missing. A video that cannot be read is reported and left out; one that kills its process, too.
+with those that are missing. A video that cannot be read is reported and left out; one that kills its process, too. One that
+is damaged in places keeps its good frames, and is noted.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import shlex
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip
+from dropfold.data_scripts.readers import decode as decoding
+from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip_here
 from dropfold.data_scripts.schemas import video_schema
 from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
-from dropfold.data_scripts.work import atomic, jobs, pieces
+from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.folders import printable, say
-from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.processes import cores
 
-Decode = Callable[[Path, str, Reading], np.ndarray]
+Decode = Callable[[Path, str, Reading], Any]
 
 
 @dataclass(kw_only=True)
@@ -76,14 +76,14 @@ def make(
     reading: Reading,
     provenance: dict[str, str],
     multilabel: bool = False,
-    decode: Decode = read_clip,
+    decode: Decode = read_clip_here,
 ) -> tuple[Videos, list[str]]:
     """Write the data set `out`. Returns it, and a sentence for each video and class that was left out.
 
     `provenance` gives the file's source, credits and rebuild.
     """
     reading.checked()
-    if decode is read_clip:
+    if decode is read_clip_here:
         pyav()
     if not clips:
         raise SchemaError(f"no videos were found for {out}; is it another folder?")
@@ -121,6 +121,9 @@ def make(
         **provenance,
     )
     video_schema.write(out, videos)
+    for clip in kept:
+        if (note := _clip_path(part, clip).with_suffix(".note")).exists():
+            say(f"note: {note.read_text()}")
     pieces.end(part)
     return videos, faults
 
@@ -173,57 +176,56 @@ def _clip_path(part: Path, clip: Clip) -> Path:
 
 def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode) -> list[str]:
     todo = [clip for clip in clips if not _clip_path(part, clip).exists()]
-    workers = reading.workers or cores()
     faults: dict[str, str] = {}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("decoding", total=len(clips), completed=len(clips) - len(todo))
-
-        def run(some: list[Clip], processes: int) -> list[Clip]:
-            """Decode `some`; returns those that a dead process left undone."""
-            undone = []
-            context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-            with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
-                jobs: dict[Future[str], Clip] = {
-                    pool.submit(_decode_one, decode, clip, _clip_path(part, clip), reading): clip
-                    for clip in some
-                }
-                try:
-                    for job in as_completed(jobs):
-                        try:
-                            if fault := job.result():
-                                faults[jobs[job].name] = fault
-                            progress.advance(task)
-                        except BrokenProcessPool:
-                            undone.append(jobs[job])
-                except BaseException:  # an interruption, a full disk: the other videos are for the next start
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
-            return sorted(undone, key=some.index)
-
-        while todo:
-            todo = run(todo, workers)
-            # One of the first of these killed its process: those that were under way go alone, one by one.
-            for clip in todo[: 2 * workers + 1]:
-                if run([clip], 1):
-                    faults[clip.name] = f"{clip.path} killed the process that decoded it."
+        # Threads, each of which waits for a process that decodes.
+        with ThreadPoolExecutor(reading.workers or cores()) as pool:
+            running = {
+                pool.submit(_decode_one, decode, clip, _clip_path(part, clip), reading): clip for clip in todo
+            }
+            try:
+                for future in as_completed(running):
+                    if fault := future.result():
+                        faults[running[future].name] = fault
                     progress.advance(task)
-            todo = todo[2 * workers + 1 :]
+            except BaseException:  # an interruption, a full disk: the other videos are for the next start
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
     return [faults[clip.name] for clip in clips if clip.name in faults]
 
 
 def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> str:
-    """In another process: decode into `target`; returns what was wrong with the video, or nothing."""
+    """Decode into `target`, in another process; returns what was wrong with the video, or nothing."""
+    notes: list[str] = []
     try:
-        frames = decode(clip.path, clip.name, reading)
+        found = isolate.call(
+            _decode_by_name,
+            isolate.name_of(decode),
+            clip.path,
+            clip.name,
+            reading.options(),
+            seconds=decoding.seconds_to_decode(clip.path) if clip.path.exists() else decoding.SECONDS,
+            memory=decoding.memory_to_decode(),
+            notes=notes,
+        )
     except VideoError as error:
         return str(error)
-    except Exception as error:  # the library raises what it likes on broken files
-        return f"{clip.path} cannot be read ({type(error).__name__}: {error})."
+    except (isolate.Crash, OSError) as error:
+        return f"{clip.path} cannot be read ({error})."
     buffer = io.BytesIO()
-    np.save(buffer, frames)
+    np.save(buffer, found["frames"])
+    if notes:
+        atomic.write_bytes(target.with_suffix(".note"), "; ".join(notes).encode(errors="backslashreplace"))
     atomic.write_bytes(target, buffer.getbuffer())
     return ""
+
+
+def _decode_by_name(decode: str, path: str, name: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
+    """In the other process: the frames, and notes on what was lost."""
+    found = isolate.find(decode)(Path(path), name, Reading(**options))
+    return found if isinstance(found, dict) else {"frames": found}
 
 
 def _stack_clips(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ stops nothing: the others are read, then all faults are listed, and the next sta
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import threading
 import zipfile
@@ -22,7 +23,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic, pieces
-from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError, VideoError
 from dropfold.data_scripts.work.processes import cores
 
 Advance = Callable[[int], None]
@@ -89,18 +90,24 @@ def run_jobs(
             if stop.is_set():
                 raise InterruptedError
 
-        def run(job: Job) -> None:
-            _save(piece_path(part, job), job.read(advance))
+        def run(job: Job) -> str:
+            """What is wrong with the job's files, or nothing."""
+            try:
+                found = job.read(advance)
+            except BaseException as error:
+                if (fault := describe_fault(job.name, error)) is None:
+                    raise
+                return fault
+            _save(piece_path(part, job), found)
+            return ""
 
         # Threads: parsing, unpacking and writing all run without the interpreter's lock.
         with ThreadPoolExecutor(workers or cores()) as pool:
             running = {pool.submit(run, job): job for job in sorted(todo, key=lambda job: -job.size)}
             try:
                 for future in as_completed(running):
-                    try:
-                        future.result()
-                    except (ArchiveError, SchemaError, ShapeError) as error:
-                        faults[running[future].name] = str(error)
+                    if fault := future.result():
+                        faults[running[future].name] = fault
             except BaseException:  # an interruption, a full disk: the others are for the next start
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -115,6 +122,20 @@ def run_jobs(
             f"{advice(sorted(faults))}."
         )
     return part
+
+
+def describe_fault(name: str, error: BaseException) -> str | None:
+    """A sentence on what is wrong with the file `name`; None of what must stop all: an interruption, a full disk."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | InterruptedError):
+        return None
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return None
+    if isinstance(error, ArchiveError | SchemaError | ShapeError | VideoError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{name} needs more memory than there is."
+    reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+    return f"{name} cannot be read ({reason})."
 
 
 def piece_path(part: Path, job: Job) -> Path:

@@ -47,6 +47,14 @@ def encode(path, frames, codec="mpeg4", pixels="yuv420p", rate=24, options=None)
     return path
 
 
+def packet_places(path):
+    """(first byte, bytes) of each packet of the pictures."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
 @pytest.fixture(scope="session")
 def small_video(tmp_path_factory):
     """One encoded video of 20 frames; its bytes."""

@@ -59,7 +59,7 @@ def label_file(
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
     codes = np.array(signature.codes)
-    write_scene(out, points, colour, codes[label])
+    write_scene(out, points, colour, codes[label], like=file)
     counts = np.bincount(label, minlength=len(signature.class_names)).tolist()
     row: dict[str, Any] = {
         "file": str(file),

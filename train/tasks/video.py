@@ -166,8 +166,12 @@ def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> t
             raise ValueError(f"{file} is not a whole .npy file of numbers ({error}).") from None
     else:
         from dropfold.data_scripts.readers.decode import decode
+        from dropfold.data_scripts.work.notes import say
 
-        frames = decode(file, (height, width), channels)
+        notes: list[str] = []
+        frames = decode(file, (height, width), channels, notes)
+        for note in notes:
+            say(note)
     if frames.ndim != 4 or frames.shape[1:] != (height, width, channels) or not len(frames):
         raise ValueError(
             f"{file} holds an array {list(frames.shape)}, expected frames [T, {height}, {width}, {channels}], as the run "

@@ -1,7 +1,9 @@
 """Videos of several codecs and containers, encoded here and read back; broken ones named."""
 
+import os
 import struct
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from dropfold.data_scripts.readers import decode
 from dropfold.data_scripts.readers.decode import Reading, VideoError, read_clip, sample
 from dropfold.data_scripts.videos import own_videos
 from dropfold.data_scripts.work.errors import SchemaError
-from tests.data_scripts.conftest import encode, pictures
+from tests.data_scripts.conftest import encode, packet_places, pictures
 
 av = pytest.importorskip("av")
 
@@ -58,17 +60,112 @@ def test_resizing_averages(tmp_path):
     assert gray.shape == (4, 48, 64, 1)
 
 
-def test_a_picture_that_states_a_turn_is_turned(tmp_path):
-    """As phones write it: the matrix of the track's header turns the pictures a quarter clockwise."""
-    given = pictures(3)
-    path = encode(tmp_path / "a.mp4", given, "libx264")
-    matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-    turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+IDENTITY = (1, 0, 0, 1)
+# The matrix (a, b, c, d) of a track, and what ffmpeg's filters hflip, vflip and transpose make of the picture [T, H, W, 3]
+# for it (fftools/ffmpeg_filter.c): players show the same.
+SHOWN = {
+    IDENTITY: lambda x: x,
+    (0, 1, -1, 0): lambda x: np.rot90(x, -1, (1, 2)),  # transpose=clock, a phone held upright
+    (-1, 0, 0, -1): lambda x: x[:, ::-1, ::-1],  # hflip, vflip
+    (0, -1, 1, 0): lambda x: np.rot90(x, 1, (1, 2)),  # transpose=cclock
+    (-1, 0, 0, 1): lambda x: x[:, :, ::-1],  # hflip, a phone's front camera
+    (1, 0, 0, -1): lambda x: x[:, ::-1],  # vflip
+    (0, 1, 1, 0): lambda x: x.swapaxes(1, 2),  # transpose=cclock_flip
+    (0, -1, -1, 0): lambda x: np.rot90(x, -1, (1, 2))[:, ::-1],  # transpose=clock_flip
+}
+
+
+def state_orientation(path, matrix):
+    """Write another matrix into the header of the only track of an MP4."""
+
+    def packed(a, b, c, d):
+        return struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 0x40000000)
+
     content = path.read_bytes()
-    place = content.index(matrix, content.index(b"tkhd"))
-    path.write_bytes(content[:place] + turned + content[place + len(matrix) :])
-    found = read_clip(path, "a", all_frames(size="48x64"))
-    assert np.abs(found.astype(int) - np.rot90(given, -1, (1, 2))).mean() < 6
+    place = content.index(packed(*IDENTITY), content.index(b"tkhd"))
+    path.write_bytes(content[:place] + packed(*matrix) + content[place + 36 :])
+    return path
+
+
+@pytest.mark.parametrize("matrix", SHOWN, ids=str)
+def test_a_picture_is_turned_and_mirrored_as_its_file_states(matrix, tmp_path):
+    given = pictures(3)
+    path = state_orientation(encode(tmp_path / "a.mp4", given, "libx264"), matrix)
+    expected = SHOWN[matrix](given)
+    height, width = expected.shape[1:3]
+    found = read_clip(path, "a", all_frames(size=f"{width}x{height}"))
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 6
+    np.testing.assert_array_equal(decode.decode(path, (height, width)), found)
+
+
+def mux(path, *streams):
+    """A container of several streams: (pictures, codec, pixels, disposition)."""
+    with av.open(str(path), "w") as container:
+        opened = []
+        for frames, codec, pixels, disposition in streams:
+            stream = container.add_stream(codec, rate=24)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = pixels
+            stream.disposition = disposition
+            opened.append((stream, frames))
+        for stream, frames in opened:
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("disposition", [0, 1024], ids=["a picture", "a cover"])
+def test_a_cover_before_the_video_is_not_the_video(disposition, tmp_path):
+    """Programs that write music and films put a picture first, and some do not say that it is a cover."""
+    given, cover = pictures(12), np.full((1, 64, 64, 3), 200, np.uint8)
+    streams = [(cover, "mjpeg", "yuvj420p", disposition), (given, "libx264", "yuv420p", 1)]
+    found = read_clip(mux(tmp_path / "a.mkv", *streams), "a", all_frames())
+    assert found.shape == given.shape
+    assert np.abs(found.astype(int) - given).mean() < 6
+
+
+# --- clocks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_starts_anew_loses_nothing(tmp_path):
+    """Two recordings, one behind the other, as cameras and `cat` write them: times run from 0 twice."""
+    first, second = pictures(30, seed=1), pictures(20, seed=2)
+    content = b"".join(
+        encode(tmp_path / f"{i}.ts", frames, "mpeg2video").read_bytes()
+        for i, frames in enumerate((first, second))
+    )
+    (tmp_path / "a.ts").write_bytes(content)
+    notes = []
+    found = read_clip(tmp_path / "a.ts", "a", all_frames(), notes)
+    assert len(found) == 50
+    assert np.abs(found.astype(int) - np.concatenate([first, second])).mean() < 8
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.m4v", "mpeg4"), ("a.mpeg", "mpeg2video")])
+def test_frames_without_times_are_read(name, codec, tmp_path):
+    """A bare stream of packets, without a container that says when each is shown."""
+    given, packets = pictures(20), b""
+    with av.open(str(tmp_path / "b.avi"), "w") as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in [*(av.VideoFrame.from_ndarray(one, format="rgb24") for one in given), None]:
+            packets += b"".join(bytes(packet) for packet in stream.encode(frame))
+    (tmp_path / name).write_bytes(packets)
+    assert len(read_clip(tmp_path / name, "a", all_frames())) == 20
+
+
+def test_uneven_times_are_read(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for i, picture in enumerate(pictures(24)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = i * i, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert len(read_clip(tmp_path / "a.mkv", "a", all_frames())) == 24
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------
@@ -141,6 +238,58 @@ def test_broken_videos_are_named(tmp_path, small_video):
             assert str(path) in str(caught.value)
     with pytest.raises(VideoError, match="is not there"):
         read_clip(tmp_path / "none.avi", "none", all_frames())
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mjpeg"), ("a.mp4", "libx264")])
+def test_broken_packets_cost_their_frames_alone(name, codec, tmp_path, capfd):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    given = pictures(30)
+    path = encode(tmp_path / name, given, codec, pixels, options={"g": "1"})
+    content = bytearray(path.read_bytes())
+    for place, size in packet_places(path)[9:11]:
+        content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    for sampling in ("uniform", "first"):
+        notes = []
+        found = read_clip(path, "a", all_frames(sampling=sampling), notes)
+        kept = np.delete(given, [9, 10], axis=0)
+        assert found.shape == kept.shape
+        assert np.abs(found.astype(int) - kept).mean() < 8
+        assert notes == [f"{path}: 2 packets or frames are damaged and left out, 28 frames are kept"]
+    notes.clear()
+    assert len(decode.decode(path, (48, 64), 1, notes)) == 28
+    assert len(notes) == 1
+    whole = encode(tmp_path / f"whole{path.suffix}", given, codec, pixels)
+    assert len(read_clip(whole, "a", all_frames(), notes)) == 30
+    assert len(notes) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_of_enormous_size_is_refused(tmp_path):
+    """A few bytes that ask for gigabytes: an AVI's header tells the decoder the size."""
+    path = encode(tmp_path / "a.avi", pictures(3), "rawvideo", "bgr24")
+    content = path.read_bytes()
+    place = content.index(struct.pack("<ii", 64, -48), content.index(b"strf"))
+    path.write_bytes(content[:place] + struct.pack("<ii", 30_000, -30_000) + content[place + 8 :])
+    with pytest.raises(VideoError, match=r"a\.avi (cannot be decoded|holds no frame|stops after)"):
+        read_clip(path, "a", all_frames())
+
+
+@pytest.mark.parametrize("how", ["abort", "hang"])
+def test_a_decoder_that_crashes_or_hangs_is_the_files_fault(how, tmp_path, monkeypatch, small_video):
+    (tmp_path / "a.avi").write_bytes(small_video)
+    monkeypatch.setattr(decode, "SECONDS", 1.0)
+    monkeypatch.setattr(decode, "read_clip_here", fall if how == "abort" else stall)
+    with pytest.raises(VideoError, match=r"a\.avi cannot be decoded \(it (killed|takes longer than 1 s)"):
+        read_clip(tmp_path / "a.avi", "a", all_frames())
+
+
+def fall(*arguments):
+    os.abort()
+
+
+def stall(*arguments):
+    time.sleep(60)
 
 
 @pytest.mark.parametrize(

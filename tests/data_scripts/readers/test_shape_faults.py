@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dropfold.data_scripts.readers import ply
-from dropfold.data_scripts.readers.shapes import ShapeError, read_numbers, read_off, read_points, read_shape
+from dropfold.data_scripts.readers.mesh import read_off
+from dropfold.data_scripts.readers.shapes import ShapeError, read_numbers, read_points, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.shapes import modelnet40, own_meshes
 from dropfold.data_scripts.work.errors import SchemaError

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.readers.shapes import ShapeError, read_off, read_shape
+from dropfold.data_scripts.readers.mesh import read_off
+from dropfold.data_scripts.readers.shapes import ShapeError, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.shapes import modelnet40, own_meshes
 from dropfold.data_scripts.work import archive

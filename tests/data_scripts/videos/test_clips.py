@@ -19,7 +19,7 @@ from dropfold.data_scripts.videos import clips, own_videos
 from dropfold.data_scripts.videos.clips import Clip
 from dropfold.data_scripts.videos.own_videos import Options
 from dropfold.data_scripts.work.errors import SchemaError
-from tests.data_scripts.conftest import encode, pictures
+from tests.data_scripts.conftest import encode, packet_places, pictures
 
 pytest.importorskip("av")
 STATED = {"source": "a test", "credits": "none", "rebuild": "dropfold data videos"}
@@ -150,6 +150,31 @@ def test_broken_videos_are_left_out_and_named(folder, tmp_path, small_video):
     ):
         assert name in text
     assert len(faults) == 8
+
+
+def test_a_video_damaged_in_places_keeps_its_good_frames(tmp_path, capsys):
+    """And a second start says it, too: what was lost is kept beside the clip."""
+    path = encode(tmp_path / "in/wave/1.avi", pictures(20), "mjpeg", "yuvj420p")
+    encode(tmp_path / "in/clap/1.avi", pictures(20))
+    content = bytearray(path.read_bytes())
+    place, size = packet_places(path)[9]
+    content[place : place + size] = bytes(size)
+    path.write_bytes(content)
+    given = options(tmp_path, frames=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "_stack_clips", stop)
+        with pytest.raises(InterruptedError):
+            clips.run(given, own_videos.convert)
+    clips.run(given, own_videos.convert)
+    assert (
+        f"note: {path}: 1 packets or frames are damaged and left out, 19 frames are kept"
+        in capsys.readouterr().out
+    )
+    assert sorted(video_schema.read(given.out).length.tolist()) == [19, 20]
+
+
+def stop(*arguments):
+    raise InterruptedError
 
 
 def test_nothing_to_read_is_said(tmp_path):
