@@ -19,7 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, in_metres, note_odd_extent, read_scene
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
+from dropfold.data_scripts.readers.scene_file import (
+    READ_SUFFIXES,
+    Unit,
+    in_metres,
+    note_odd_extent,
+    read_scene,
+)
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
@@ -53,6 +60,11 @@ class Options:
     """Labels whose points are left out, e.g. 0 where it means unlabelled."""
     unit: Unit | None = None
     """Of the coordinates; None: metres, and a scene of another size than a scene's asks for it."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z i r g b label" say, - leaves one out; None: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
     test_area: int | None = None
     """The area that tests; None: area 5, or the last one. Not where folders state the split."""
     leave_out: tuple[str, ...] = ()
@@ -63,9 +75,10 @@ class Options:
 
 def list_scenes(folder: Path, options: Options) -> list[RoomJob]:
     """The scenes, in the order of their paths."""
-    found = list_files(folder, SUFFIXES)
+    found = list_files(folder, READ_SUFFIXES)
     if not found:
-        raise SchemaError(f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}.")
+        raise SchemaError(f"{options.source} holds no scenes; expected files {', '.join(READ_SUFFIXES)}.")
+    layout = parse_layout(options.columns, options.drop_nan)
     areas: list[str] = []
     jobs = []
     for path in found:
@@ -81,12 +94,12 @@ def list_scenes(folder: Path, options: Options) -> list[RoomJob]:
         )
         areas += [area] if area not in areas else []
         beside = path.with_suffix(".labels")
-        key = f"{options.unit} {options.ignore}"
+        key = f"{options.unit} {options.ignore} {layout}"
         for part in (path, *([beside] if beside.exists() else [])):
             key += f" {work.fingerprint(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
-            return read_labelled(path, options.unit, options.ignore, advance)
+            return read_labelled(path, options.unit, options.ignore, advance, layout)
 
         jobs.append(RoomJob(inner.as_posix(), key, path.stat().st_size, read, areas.index(area) + 1, split))
     numbered = [re.fullmatch(r"[Aa]rea_?([1-9]\d*)", area) for area in areas]
@@ -97,13 +110,14 @@ def list_scenes(folder: Path, options: Options) -> list[RoomJob]:
 
 
 def read_labelled(
-    path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance
+    path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance, layout: Layout = AS_FOUND
 ) -> dict[str, np.ndarray]:
     """One scene; its labels as the file has them."""
-    points, colour, label = read_scene(path)
+    notes: list[str] = []
+    scene = read_scene(path, layout, notes)
+    points, colour, label = scene
     if label is None:
         raise ShapeError(f"{path} has no labels; name a column or property `label`, or leave the scene out.")
-    notes = []
     if ignore:
         kept = ~np.isin(label, ignore)
         if not kept.any():
@@ -111,7 +125,7 @@ def read_labelled(
         if not kept.all():
             notes.append(f"{path}: {int((~kept).sum()):,} of {len(kept):,} points left out by --ignore")
         points, colour, label = points[kept], None if colour is None else colour[kept], label[kept]
-    points = in_metres(path, points, unit)
+    points = in_metres(path, points, unit, scene.unit)
     notes += note_odd_extent(path, np.ptp(points, axis=0), unit)
     if colour is None:
         notes.append(f"{path} has no colours, now gray; train with --no-colour to label more of the kind")
@@ -156,6 +170,8 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
     arguments += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
     arguments += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
     arguments += [f"--unit {options.unit}"] if options.unit else []
+    arguments += [f"--columns {shlex.quote(options.columns)}"] if options.columns else []
+    arguments += ["--drop-nan"] if options.drop_nan else []
     arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
     arguments += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
     provenance = {

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.h5_file import SPLIT_OF_FOLDER
@@ -35,6 +36,11 @@ class Options:
     """Points of each shape."""
     seed: int = 0
     """Of the sampling and of the split."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z nx ny nz" say, - leaves one out; None: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
 
 
 def list_shapes(folder: Path) -> list[tuple[Path, str, int | None]]:
@@ -51,7 +57,9 @@ def list_shapes(folder: Path) -> list[tuple[Path, str, int | None]]:
     return found
 
 
-def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None) -> tuple[Clouds, list[str]]:
+def convert(
+    folder: Path, points: int, seed: int = 0, origin: str | None = None, layout: Layout = AS_FOUND
+) -> tuple[Clouds, list[str]]:
     """The data set, and a sentence for each file that was left out.
 
     `origin` is the name that the file states as its source: the archive's where `folder` is what it was unpacked to.
@@ -67,7 +75,7 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
     shapes, kept, faults = [], [], []
     for i, file in enumerate(track(found, "reading", console=Console(stderr=True))):
         try:
-            shapes.append(read_shape(file[0], points, seed + i))
+            shapes.append(read_shape(file[0], points, seed + i, layout=layout))
             kept.append(file)
         except ShapeError as error:
             faults.append(str(error))
@@ -89,6 +97,9 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
         if VALIDATION not in split:
             split = shape_schema.carve_validation(label, split, 0.15, seed)
     normals = [n for _, n in shapes if n is not None]
+    arguments = f"--source {origin} --out FILE --points {points} --seed {seed}"
+    arguments += f' --columns "{" ".join(layout.columns)}"' if layout.columns else ""
+    arguments += " --drop-nan" if layout.drop_nan else ""
     clouds = Clouds(
         points=np.stack([p for p, _ in shapes]),
         normals=np.stack(normals) if len(normals) == len(shapes) else None,
@@ -98,14 +109,15 @@ def convert(folder: Path, points: int, seed: int = 0, origin: str | None = None)
         class_names=names,
         source=f"the folder or archive {origin}",
         credits="one's own",
-        rebuild=f"dropfold data meshes --source {origin} --out FILE --points {points} --seed {seed}",
+        rebuild=f"dropfold data meshes {arguments}",
     )
     return clouds, faults
 
 
 def main(options: Options) -> None:
     with open_as_folder(options.source) as folder:
-        clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name)
+        layout = parse_layout(options.columns, options.drop_nan)
+        clouds, faults = convert(folder, options.points, options.seed, options.source.resolve().name, layout)
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     print(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dropfold.data_scripts.readers.columns import Layout, parse_layout
 from dropfold.data_scripts.readers.scene_file import Unit
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Options:
     """Parts: the kind of shape in the files."""
     unit: Unit | None = None
     """Scenes: the unit of the coordinates; default: metres, if that gives a room's size."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z i r g b" say, - leaves one out; default: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
     top: int = 3
     """Classes shown for each file."""
     json: bool = False
@@ -50,6 +56,7 @@ class Options:
 def main(options: Options) -> None:
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
+    layout = parse_layout(options.columns, options.drop_nan)
     from dropfold.train.scoring.predict import predict
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
@@ -58,13 +65,13 @@ def main(options: Options) -> None:
     network, config, signature = trained.network, trained.config, trained.signature
     task = CLASSIFYING.get(config.task)
     if task is None:
-        return label(options, trained)
+        return label(options, trained, layout)
     if options.out is not None:
         raise ValueError(f"--out is for runs that label points, and {options.run} names classes.")
     names, rows, errors = signature.class_names, [], []
     for file in options.files:
         try:
-            inputs = task.read(file, config, signature, options.votes or 8)
+            inputs = task.read(file, config, signature, options.votes or 8, layout)
         except (ValueError, OSError) as error:
             errors.append(str(error))
             continue
@@ -88,7 +95,7 @@ def main(options: Options) -> None:
         raise SystemExit("\n".join(f"error: {error}" for error in errors))
 
 
-def label(options: Options, trained: Trained) -> None:
+def label(options: Options, trained: Trained, layout: Layout) -> None:
     """Label the points of the files."""
     from dropfold.train.predict.labelling import in_words, label_file, output_path
 
@@ -109,6 +116,7 @@ def label(options: Options, trained: Trained) -> None:
                     votes=options.votes,
                     category=options.category,
                     unit=options.unit,
+                    layout=layout,
                 )
             )
         except (ValueError, OSError) as error:
