@@ -229,7 +229,7 @@ def _count_fields(line: bytes, comma: int) -> int:
 
 def _read_rows(path: Path, file: BinaryIO, columns: int, line: int, comma: int) -> np.ndarray:
     """The rest of the file [n, columns]."""
-    rows = [np.empty((0, columns))]
+    rows: list[np.ndarray] = []
     pieces = text_table.read_pieces(
         file, columns, comments=True, line=line, comma=comma, missing=True, exact=True
     )
@@ -238,4 +238,4 @@ def _read_rows(path: Path, file: BinaryIO, columns: int, line: int, comma: int) 
             quoted = bad.text.strip()[:60].decode("utf-8", "replace")
             raise ShapeError(f"{path}, line {bad.line}: {quoted!r} is not a row of {columns} numbers.")
         rows.append(piece.rows)
-    return np.concatenate(rows)
+    return rows[0] if len(rows) == 1 else np.concatenate([np.empty((0, columns)), *rows])

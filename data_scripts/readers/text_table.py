@@ -21,6 +21,7 @@ LONGEST_LINE = 1 << 24  # bytes; what is longer is no row, and no more of it is 
 MOST_BAD_LINES = 100  # of a piece, that are listed; in a file of another kind every line is bad
 TENS = 10.0 ** np.arange(23)  # exact in float64: a quotient by one of them is rounded once
 WRITTEN = b"0123456789+-.eE ,;\t\r"  # what a row is written with
+EXACT = np.uint64(1 << 53)  # up to here whole numbers are exact in float64
 SEPARATOR, POINT, NEITHER = 0, 1, 2  # what a comma may be
 NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -170,6 +171,9 @@ def _parse(
         gap, filled = True, False  # nothing stands since the last comma; something stands in the row
         while i < n and text[i] != 10:
             byte = text[i]
+            if byte == 32 or byte == 9 or byte == 13:
+                i += 1
+                continue
             if byte == 59 or (byte == 44 and comma == 0):
                 if missing and gap:
                     if column == columns:
@@ -178,9 +182,6 @@ def _parse(
                     rows[row, column] = np.nan
                     column += 1
                 gap = True
-                i += 1
-                continue
-            if byte == 32 or byte == 9 or byte == 13:
                 i += 1
                 continue
             if comments and column == 0 and (byte == 35 or (byte == 47 and i + 1 < n and text[i + 1] == 47)):
@@ -219,23 +220,21 @@ def _parse(
                     exponent = min(exponent * 10 + int(text[i]) - 48, 9999)
                     i += 1
                 power += -exponent if minus else exponent
-            # 1.#QNAN and 1.#INF are how old C libraries of Windows write what is not finite
-            hashed = seen and mantissa == 1 and point and i + 1 < n and text[i] == 35 and text[i + 1] > 57
-            if missing and i < n and (hashed or (not seen and not point)):
-                named = i
-                while i < n and not _ends_word(text[i], comma):
-                    i += 1
-                if column < columns and (hashed or (i > named and _is_missing(text, named, i))):
-                    rows[row, column] = np.nan
-                    column += 1
-                    continue
-                whole = False
-                break
             if not seen or not (i == n or _ends_word(text[i], comma)) or column == columns:
+                # 1.#QNAN and 1.#INF are how old C libraries of Windows write what is not finite
+                hashed = seen and mantissa == 1 and point and i + 1 < n and text[i] == 35 and text[i + 1] > 57
+                if missing and i < n and column < columns and (hashed or (not seen and not point)):
+                    named = i
+                    while i < n and not _ends_word(text[i], comma):
+                        i += 1
+                    if hashed or (i > named and _is_missing(text, named, i)):
+                        rows[row, column] = np.nan
+                        column += 1
+                        continue
                 whole = False
                 break
             value = np.float64(mantissa)
-            if mantissa > 0 and (mantissa > 9007199254740992 or power < -22 or power > 22):
+            if mantissa > EXACT or ((power < -22 or power > 22) and mantissa > 0):
                 if doubts < len(doubtful):
                     doubtful[doubts, 0], doubtful[doubts, 1] = row, column
                     doubtful[doubts, 2], doubtful[doubts, 3] = word, i

@@ -1,20 +1,25 @@
-"""What a reader guessed or left out, for the user: collected by the caller, or printed."""
+"""What a reader guessed or left out, in a line on standard error, where no list of notes goes with the result."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-_printed: set[str] = set()
+_said: set[str] = set()
+
+
+def say(text: str) -> None:
+    """One line, by the logger `dropfold`, which a program may silence or send elsewhere."""
+    logging.getLogger("dropfold").warning("note: %s", text.encode(errors="backslashreplace").decode())
 
 
 def tell(path: Path, lines: Iterable[str], notes: list[str] | None) -> None:
-    """Add `PATH: line` to `notes`. Where no one collects them they are printed to stderr, each line for the first file that
-    it is true of: of a thousand files of a kind one is enough."""
+    """Add `PATH: line` to `notes`. Where no one collects them each line is said of the first file that it is true of: of a
+    thousand files of a kind one is enough."""
     for line in lines:
         if notes is not None:
             notes.append(f"{path}: {line}")
-        elif line not in _printed:
-            _printed.add(line)
-            print(f"note: {path}: {line}", file=sys.stderr)
+        elif line not in _said:
+            _said.add(line)
+            say(f"{path}: {line}")
