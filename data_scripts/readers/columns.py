@@ -161,6 +161,8 @@ def name_table(
         if table.shape[1] != wanted:
             raise ShapeError(f"{path} has {table.shape[1]} columns, and --columns names {wanted}.")
         return _by_name(layout.columns, table), notes
+    while table.shape[1] > 3 and table.dtype.kind == "f" and np.isnan(table[:, -1]).all():
+        table = table[:, :-1]  # of a spreadsheet's empty columns
     names, note = guess_columns(path, table, beside, loose)
     return _by_name(names, table), [note] if note else []
 
@@ -178,12 +180,14 @@ def guess_columns(path: Path, table: np.ndarray, beside: bool, loose: bool) -> t
         )
     if columns == 3:
         return list(AXES), ""
+    if rows >= 8 and (np.diff(table[:, 0]) == 1).all() and table[0, 0] in (0, 1):
+        raise ShapeError(f"{path}: the first of {columns} columns counts the rows; {hint}.")
     table = table[:: max(rows // SAMPLE, 1)]
     pts = path.suffix.lower() == ".pts"
     names: list[str] | None = None
     if columns == 4:
-        few = _is_byte(table[:, 3:]) and not pts and not beside and len(np.unique(table[:, 3])) <= MOST_LABELS
-        names = ["label" if few else "intensity"]
+        few = _is_byte(table[:, 3:]) and _is_label(table[:, 3])
+        names = ["label" if few and not pts and not beside else "intensity"]
     elif columns == 6:
         names = (
             list(NORMALS)
@@ -194,7 +198,7 @@ def guess_columns(path: Path, table: np.ndarray, beside: bool, loose: bool) -> t
         )
     elif columns == 7:
         names = _guess_seven(table, beside, pts)
-    elif columns == 8 and not _is_byte(table[:, 3:4]) and _is_byte(table[:, 4:7]) and _is_whole(table[:, 7]):
+    elif columns == 8 and not _is_byte(table[:, 3:4]) and _is_byte(table[:, 4:7]) and _is_label(table[:, 7]):
         names = ["intensity", *COLOURS[0], "label"]
     elif columns == 9 and _is_unit(table[:, 6:]) and _is_colour(table[:, 3:6]):
         names = [*COLOURS[0], *NORMALS]
@@ -226,9 +230,15 @@ def _guess_seven(table: np.ndarray, beside: bool, pts: bool) -> list[str] | None
         return intensity
     if not _is_whole(table[:, 6]) or not (_is_byte(first) or _is_fraction(first)):
         return None
-    values = len(np.unique(table[:, 6]))
-    many = values > MOST_LABELS or (len(table) >= 16 and values > 0.75 * len(table))
-    return intensity if intensity and many else [*COLOURS[0], "label"]
+    return intensity if intensity and not _is_label(table[:, 6]) else [*COLOURS[0], "label"]
+
+
+def note_part_of_a_colour(columns: dict[str, np.ndarray]) -> list[str]:
+    """A note where some of red, green and blue are there, and none of `COLOURS` as a whole."""
+    found = [name for names in COLOURS for name in names if name in columns]
+    if not found or any(all(name in columns for name in names) for names in COLOURS):
+        return []
+    return [f"{', '.join(found)} without the other colours are not read"]
 
 
 def pick(columns: dict[str, np.ndarray], groups: Sequence[tuple[str, ...]]) -> np.ndarray | None:
@@ -244,6 +254,13 @@ def _by_name(names: Sequence[str], table: np.ndarray) -> dict[str, np.ndarray]:
 def _is_whole(values: np.ndarray) -> bool:
     known = values[np.isfinite(values)]
     return bool((known == np.floor(known)).all())
+
+
+def _is_label(values: np.ndarray) -> bool:
+    """Whether whole numbers are so few that they are labels rather than a colour or an intensity."""
+    different = len(np.unique(values))
+    few = different <= MOST_LABELS and (len(values) < 16 or different <= 0.75 * len(values))
+    return few and _is_whole(values)
 
 
 def _is_byte(values: np.ndarray) -> bool:

@@ -79,7 +79,7 @@ def read_scene(path: Path, layout: Layout = AS_FOUND, notes: list[str] | None = 
         points = stack_axes(path, columns)
         colour = naming.pick(columns, COLOURS)
         label = next((columns[name] for name in LABELS if name in columns), None)
-        lines = list(cloud.notes)
+        lines = [*cloud.notes, *naming.note_part_of_a_colour(columns)]
         beside = path.with_suffix(".labels")
         if beside.is_file():
             label = _read_labels_beside(path, beside, len(points), label)

@@ -91,6 +91,8 @@ def _ask_for_unit(low: np.ndarray, high: np.ndarray) -> str | None:
 
 def _project(stated: str) -> str:
     """What to do about coordinates that are no lengths."""
+    if stated == "mixed":
+        return "bring heights and plane into one"
     if stated.startswith(("deg", "grad", "rad", "lon", "lat")):
         return "Project them to metres first (to UTM, say, with PDAL, QGIS, CloudCompare or pyproj)"
     return "Convert them to metres first"

@@ -218,6 +218,7 @@ def test_commas_of_two_meanings_are_refused(text, tmp_path):
         ("1 2 abc\n", "line 1: '1 2 abc' is not a row"),
         ("1,2,3\n1,2,\n", "line 2.*not a row of 3"),
         (" ".join(["0.5"] * 300) + "\n", "300 numbers, 256 is the most.*transposed"),
+        ("\n".join(f"{i} 2 3 4.5" for i in range(9)), "the first of 4 columns counts the rows.*--columns"),
         ("\n".join([" ".join(["0.5"] * 100)] * 3), "3 rows of 100 numbers: is it transposed"),
     ],
 )
@@ -333,6 +334,15 @@ def test_columns_that_are_not_known_are_asked_for(columns, tmp_path):
         np.testing.assert_array_equal(points, table[:, :3])
         assert normals is None
         assert f"{columns} columns without names" in notes[0]
+
+
+def test_empty_columns_and_parts_of_a_colour(tmp_path):
+    found, _ = both(write(tmp_path / "a.csv", "1.5;2;3;;\n4;5;6.25;;\n"))
+    assert (found.points.tolist(), found.label) == (POINTS, None)
+    notes = []
+    found, _ = both(write(tmp_path / "a.csv", "x,y,z,red,green\n1.5,2,3,4,5\n4,5,6.25,7,8\n"), notes=notes)
+    assert found.colour is None
+    assert notes == [f"{tmp_path / 'a.csv'}: red, green without the other colours are not read"]
 
 
 def test_labels_beside_settle_what_columns_are(tmp_path):
