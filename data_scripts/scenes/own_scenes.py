@@ -1,6 +1,6 @@
 """`dropfold data scenes --source FOLDER --out X.h5`: a data set from one's own labelled scenes.
 
-Files of any kind that `scene_file` reads (PLY, LAS, LAZ, XYZ, TXT, CSV, NPY), each with a label a point, and
+Files of any kind that `scene_file` reads (PLY, LAS, LAZ, PCD, XYZ, TXT, CSV, NPY), each with a label a point, and
 Semantic3D's scan.txt with scan.labels. A folder is an area: Area_3 is area 3, others are numbered in their order; so is
 the Area_3 of Area_3_office_1.npy, as yanx27's scripts write S3DIS's rooms. Scenes in folders train, val(idation) and
 test are so split; otherwise the last area tests, or of one area a fifth of its scenes.

@@ -1,6 +1,6 @@
 """`dropfold data meshes --source FOLDER --out X.h5`: a data set from a folder of one's own meshes or clouds.
 
-One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, XYZ, TXT, CSV, NPY).
+One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, PCD, LAS, XYZ, TXT, CSV, NPY).
 If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split; otherwise each
 class is split 70 / 15 / 15. A file that cannot be read is reported and left out; a class left empty is an error.
 """
