@@ -187,7 +187,7 @@ def _binary(path: Path, file: BinaryIO, header: _Header, left: int) -> dict[str,
 
 
 def _compressed(path: Path, file: BinaryIO, header: _Header, left: int) -> dict[str, np.ndarray]:
-    sizes = np.frombuffer(file.read(8), "<u4")
+    sizes = np.frombuffer(file.read(8) if left >= 8 else b"", "<u4")
     expected = header.bytes_per_point * header.points
     if len(sizes) < 2 or left - 8 < sizes[0]:
         raise ShapeError(f"{path} ends within its compressed points (truncated?).")

@@ -73,7 +73,7 @@ def read_scene(path: Path, layout: Layout = AS_FOUND, notes: list[str] | None = 
     """
     path = Path(path)
     _check_suffix(path, READ_SUFFIXES)
-    with name_if_too_large(path):
+    with name_if_too_large(path), np.errstate(invalid="ignore", over="ignore"):
         cloud = read_cloud(path, layout)
         columns = cloud.columns
         points = stack_axes(path, columns)

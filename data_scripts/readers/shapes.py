@@ -87,10 +87,12 @@ def normalised(points: np.ndarray) -> np.ndarray:
 
 def _read_cloud(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray | None, bool, list[str]]:
     """Points and normals, whether a cloud is organised (see `scene_file.Cloud`), and what to tell the user."""
-    with name_if_too_large(path):
+    with name_if_too_large(path), np.errstate(invalid="ignore", over="ignore"):
         cloud = read_cloud(path, layout, loose=True)
         points = stack_axes(path, cloud.columns).astype(np.float64)
-    return points, naming.pick(cloud.columns, [naming.NORMALS]), cloud.organised, list(cloud.notes)
+        normals = naming.pick(cloud.columns, [naming.NORMALS])
+        normals = None if normals is None else normals.astype(np.float32)
+    return points, normals, cloud.organised, list(cloud.notes)
 
 
 def _check_extent(path: Path, points: np.ndarray) -> None:

@@ -1,8 +1,8 @@
 """`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, clouds, scenes and videos in files.
 
-For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, PCD, XYZ, TXT, CSV, NPY) are
-taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis should
-be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
+For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, PCD, XYZ, TXT, CSV, NPY)
+are taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis
+should be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
 PLY, LAS, LAZ, PCD, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats
