@@ -210,15 +210,11 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     _check_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:  # which moves the points into place first, and then their labels
-        beside = path.with_suffix(".labels")
         if path.suffix.lower() == ".pts" and "label" in columns:
-            labels = stack.enter_context(atomic.replacing(beside))
+            labels = stack.enter_context(atomic.replacing(path.with_suffix(".labels")))
             labels.write_text("".join(f"{value}\n" for value in columns.pop("label").tolist()))
         temporary = stack.enter_context(atomic.replacing(path, suffix=path.suffix.lower()))
         _write(path, temporary, columns)
-        beside.unlink(
-            missing_ok=True
-        )  # of the file that is replaced (_check_beside): it would not fit the new one
 
 
 def _check_suffix(path: Path, expected: tuple[str, ...] = SUFFIXES) -> None:
@@ -227,10 +223,12 @@ def _check_suffix(path: Path, expected: tuple[str, ...] = SUFFIXES) -> None:
 
 
 def _check_beside(path: Path) -> None:
-    """Refuse a target beside which another file's labels lie: they would be read as its own, or be replaced."""
+    """Refuse a target beside which labels lie: they would be read as its own, or be replaced."""
     beside = path.with_suffix(".labels")
-    if beside.exists() and not (path.suffix.lower() == ".pts" and path.exists()):
-        raise ShapeError(f"{beside} would be read as the labels of {path.name}; write to another name.")
+    if beside.exists():
+        raise ShapeError(
+            f"{beside} would be read as the labels of {path.name}; write to another name, or move it away."
+        )
 
 
 def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
