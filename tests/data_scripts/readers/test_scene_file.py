@@ -327,6 +327,7 @@ def test_a_scene_of_another_unit_asks_for_it(size, likely, tmp_path):
         ((0.6, 0.6, 300), (11.2, 48.1, 500), "are x and y degrees"),
         ((2.1, 1.4, 80), (-122.5, 37, 0), "are x and y degrees"),
         ((1e-4, 1e-4, 0.3), (11.58, 48.15, 52), "are x and y degrees"),
+        ((1e-3, 1e-3, 0.004), (11.58, 48.15, 52), "are x and y degrees"),
         ((5, 5, 0.08), (0, 0, 0), r"is it km \(5e\+03 x 5e\+03 x 80 m\)"),
         ((0.9, 0.7, 0.015), (500, 5000, 0.2), r"is it km \(900 x 700 x 15 m\)"),
         ((0.006, 0.004, 0.0027), (0, 0, 0), r"is it km \(6 x 4 x 2\.7 m\)"),
