@@ -6,89 +6,186 @@
 | .las .laz | coordinates, red green blue, classification; needs laspy: pip install -e '.[scenes]' |
 | .xyz .txt .csv .pts .asc | a row a line; columns by a header (`x y z r g b label`, also after # or //) or by their number |
 | .npy | [n, columns] as of text, or one record a point with names as above |
-| .labels | beside a scene without labels: a whole number a line, as Semantic3D has them |
+| .pcd | fields by name, text, binary and compressed; it is not written |
+| .labels | beside a scene: a whole number a line, as Semantic3D has them; always read |
 
-Without a header 3 columns are x y z, 6 are x y z r g b, and 7 x y z r g b label or x y z intensity r g b; the fourth of
-4 is the label if it holds whole numbers 0 .. 255.
+`columns` says what columns mean; the guess is told to the user. Written are all but .pcd; of text .pts has its number of
+points first, and labels beside it in a .labels file; .csv has a header, the others CloudCompare's (//X Y Z R G B label).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dropfold.data_scripts.readers import columns as naming
 from dropfold.data_scripts.readers import las
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
+from dropfold.data_scripts.readers.columns import COLOURS as COLOURS
+from dropfold.data_scripts.readers.columns import LABELS as LABELS
+from dropfold.data_scripts.readers.units import METRES as METRES
+from dropfold.data_scripts.readers.units import Unit as Unit
+from dropfold.data_scripts.readers.units import in_metres as in_metres
+from dropfold.data_scripts.readers.units import note_odd_extent as note_odd_extent
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ShapeError
+from dropfold.data_scripts.work.memory import name_if_too_large
+from dropfold.data_scripts.work.notes import tell
 
-Unit = Literal["m", "cm", "mm", "ft"]
-METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048}
 TABLES = (".xyz", ".txt", ".csv", ".pts", ".asc")
 SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
-COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
-LABELS = ("label", "labels", "class", "classification", "semantic", "semantic_label", "segment", "gt")
+READ_SUFFIXES = (*SUFFIXES, ".pcd")
 LABEL_TYPES = {
     ".las": ("uint8",),
     ".laz": ("uint8",),
     ".ply": ("uint8", "int32", "uint32"),
 }  # others hold int64
-TALLEST, NARROWEST = 100.0, 0.5  # metres: beyond these a scene is asked for its unit
-WIDEST = 10_000.0  # metres: float32, which the networks see, still tells a millimetre
 
 
-class Scene(NamedTuple):
-    """points [n, 3], float32 or float64 as the file has them; colour [n, 3] uint8; label [n] int64."""
-
+class _Arrays(NamedTuple):
     points: np.ndarray
     colour: np.ndarray | None
     label: np.ndarray | None
 
 
-def read_scene(path: Path) -> Scene:
-    """The scene of a file (see above); a `ShapeError` names it, the line where there is one, and what is wrong."""
+class Scene(_Arrays):
+    """points [n, 3], float32 or float64 as the file has them; colour [n, 3] uint8; label [n] int64. A tuple of the three;
+    beside them stands the unit that the file states for its coordinates, if it states one."""
+
+    unit: str | None = None
+
+
+class Cloud(NamedTuple):
+    """All columns of a file by name, each [n]."""
+
+    columns: dict[str, np.ndarray]
+    unit: str | None = None
+    """Of the coordinates, if the file states one: a `Unit`, or another word, such as degree."""
+    guessed: bool = False
+    """The columns' names are a guess."""
+    organised: bool = False
+    """The rows of a picture, whose holes are points that are not finite."""
+    notes: tuple[str, ...] = ()
+    """What to tell the user."""
+
+
+def read_scene(path: Path, layout: Layout = AS_FOUND, notes: list[str] | None = None) -> Scene:
+    """The scene of a file (see above); a `ShapeError` names it, the line where there is one, and what is wrong.
+
+    notes: takes what was guessed or left out, a sentence each; None: it is printed to stderr.
+    """
     path = Path(path)
-    suffix = path.suffix.lower()
-    _check_suffix(path)
+    _check_suffix(path, READ_SUFFIXES)
+    with name_if_too_large(path), np.errstate(invalid="ignore", over="ignore"):
+        cloud = read_cloud(path, layout)
+        columns = cloud.columns
+        points = stack_axes(path, columns)
+        colour = naming.pick(columns, COLOURS)
+        label = next((columns[name] for name in LABELS if name in columns), None)
+        lines = [*cloud.notes, *naming.note_part_of_a_colour(columns)]
+        beside = path.with_suffix(".labels")
+        if beside.is_file():
+            label = _read_labels_beside(path, beside, len(points), label)
+        parts = {"coordinates": points, "a colour": colour, "a label": label}
+        kept = find_finite(path, parts, layout, cloud.organised, lines)
+        if kept is not None:
+            points = points[kept]
+            colour, label = (None if part is None else part[kept] for part in (colour, label))
+        scene = Scene(
+            points,
+            None if colour is None else _colour(path, colour),
+            None if label is None else _label(path, label),
+        )
+    scene.unit = cloud.unit
+    tell(path, lines, notes)
+    return scene
+
+
+def read_cloud(path: Path, layout: Layout = AS_FOUND, loose: bool = False) -> Cloud:
+    """All columns of a file of any kind of `READ_SUFFIXES`, x y z among them. loose: of a number of columns that says
+    nothing the first three are x y z."""
     if not path.is_file():
         raise ShapeError(f"{path} is not there.")
     if path.stat().st_size == 0:
         raise ShapeError(f"{path} is empty.")
-    read: Callable[[Path], dict[str, np.ndarray]] = (
-        las.read_columns
-        if suffix in (".las", ".laz")
-        else _npy
-        if suffix == ".npy"
-        else _text
-        if suffix in TABLES
-        else _ply
-    )
-    columns = {name.lower().removeprefix("scalar_"): values for name, values in read(path).items()}
-    missing = [name for name in "xyz" if name not in columns]
-    if missing:
-        raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns)}.")
-    wanted = {"x", "y", "z", *LABELS, *(name for names in COLOURS for name in names)} & set(columns)
-    for name in wanted:
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        return _text(path, layout, loose)
+    if suffix == ".npy":
+        return _npy(path, layout, loose)
+    if suffix == ".pcd":
+        from dropfold.data_scripts.readers import pcd
+
+        columns, organised, lines = pcd.read_points(path)
+        return _by_name(path, columns)._replace(organised=organised, notes=tuple(lines))
+    if suffix in (".las", ".laz"):
+        return _by_name(path, las.read_columns(path))._replace(unit=las.read_unit(path))
+    return _by_name(path, _ply(path))
+
+
+def find_finite(
+    path: Path, parts: dict[str, np.ndarray | None], layout: Layout, organised: bool, lines: list[str]
+) -> np.ndarray | None:
+    """Which points to keep, [n]; None: all. parts: arrays [n] or [n, k] by what a point has in them.
+
+    Points with numbers that are not finite are a fault, or left out where the user says so; the holes of an organised cloud
+    always are. What is left out is added to `lines`.
+    """
+    kept: np.ndarray | None = None
+    for what, values in parts.items():
+        if values is None or values.dtype.kind != "f":
+            continue
+        whole = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(1)
+        if not whole.all():
+            if not layout.drop_nan and not (organised and what == "coordinates"):
+                whole = whole if kept is None else whole | ~kept
+                if whole.all():
+                    continue
+                verb = "are" if what.endswith("s") else "is"
+                first, count = int(np.argmin(whole)), int((~whole).sum())
+                raise ShapeError(
+                    f"{path}: point {first} has {what} that {verb} not finite, the first of {count:,} such; "
+                    "--drop-nan leaves them out."
+                )
+            kept = whole if kept is None else kept & whole
+    if kept is not None:
+        if not kept.any():
+            raise ShapeError(f"{path} has no points whose numbers are finite.")
+        lines.append(f"{int((~kept).sum()):,} of {len(kept):,} points are left out, for they are not finite")
+    return kept
+
+
+def stack_axes(path: Path, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """The coordinates [n, 3], float32 if all of them are, or else float64."""
+    wanted = {*naming.AXES, *naming.NORMALS, *LABELS, *(name for names in COLOURS for name in names)}
+    for name in wanted & set(columns):
         if columns[name].dtype.kind not in "fiu":
             raise ShapeError(f"{path}: column {name} is of type {columns[name].dtype}; expected numbers.")
-    kind = np.float32 if all(columns[name].dtype == np.float32 for name in "xyz") else np.float64
-    points = np.stack([columns[name].astype(kind, copy=False) for name in "xyz"], axis=1)
+    kind = np.float32 if all(columns[name].dtype == np.float32 for name in naming.AXES) else np.float64
+    points = np.stack([columns[name].astype(kind, copy=False) for name in naming.AXES], axis=1)
     if len(points) == 0:
         raise ShapeError(f"{path} has no points.")
-    whole = np.isfinite(points).all(1)
-    if not whole.all():
-        raise ShapeError(f"{path}: point {int(np.argmin(whole))} has coordinates that are not finite.")
-    names = next((names for names in COLOURS if all(name in columns for name in names)), None)
-    colour = _colour(path, np.stack([columns[name] for name in names], axis=1)) if names else None
-    label = next((columns[name] for name in LABELS if name in columns), None)
-    beside = path.with_suffix(".labels")
-    if label is None and beside.is_file():
-        label = _rows(beside, beside.open("rb"), 1)[:, 0]
-        if len(label) != len(points):
-            raise ShapeError(f"{beside} has {len(label)} labels, {path.name} has {len(points)} points.")
-    return Scene(points, colour, None if label is None else _label(path, label))
+    return points
+
+
+def _read_labels_beside(path: Path, beside: Path, points: int, label: np.ndarray | None) -> np.ndarray:
+    """The labels of the file beside, which must be those in the file, if it has some too."""
+    from dropfold.data_scripts.readers import text_file
+
+    found = text_file.read_labels(beside)
+    if len(found) != points:
+        raise ShapeError(f"{beside} has {len(found)} labels, {path.name} has {points} points.")
+    if label is not None and (differ := found != label).any():
+        first = int(np.argmax(differ))
+        raise ShapeError(
+            f"{path} has labels in itself that {beside.name} beside it contradicts: point {first} is {label[first]:g} and "
+            f"{found[first]:g}. Move the wrong one away."
+        )
+    return found
 
 
 def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
@@ -96,6 +193,7 @@ def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
     cannot be written to, labels `codes` that the format cannot hold."""
     one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(np.array(codes))}
     _check_suffix(path)
+    _check_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
     try:
@@ -114,8 +212,9 @@ def write_scene(
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
     LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
-    text rounds them to 0.001 mm. PLY takes labels of 32 bits. like: the file that the scene was read from. Where both
-    are LAS or LAZ, its coordinate system, records and all other fields are kept, and the labels alone are written.
+    text rounds them to 0.001 mm. PLY takes labels of 32 bits. A .pts file has its labels in a .labels file beside it.
+    like: the file that the scene was read from. Where both are LAS or LAZ, its coordinate system, records and all other
+    fields are kept, and the labels alone are written.
     """
     path = Path(path)
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
@@ -124,8 +223,13 @@ def write_scene(
     if label is not None:
         columns["label"] = _smallest(label)
     _check_suffix(path)
+    _check_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
+    with contextlib.ExitStack() as stack:  # which moves the points into place first, and then their labels
+        if path.suffix.lower() == ".pts" and "label" in columns:
+            labels = stack.enter_context(atomic.replacing(path.with_suffix(".labels")))
+            labels.write_text("".join(f"{value}\n" for value in columns.pop("label").tolist()))
+        temporary = stack.enter_context(atomic.replacing(path, suffix=path.suffix.lower()))
         _write(path, temporary, columns, like)
 
 
@@ -136,9 +240,18 @@ def _smallest(label: np.ndarray) -> np.ndarray:
     return label.astype(next(kind.dtype for kind in kinds if kind.min <= low and high <= kind.max))
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
-        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+def _check_suffix(path: Path, expected: tuple[str, ...] = SUFFIXES) -> None:
+    if path.suffix.lower() not in expected:
+        raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(expected)}.")
+
+
+def _check_beside(path: Path) -> None:
+    """Refuse a target beside which labels lie: they would be read as its own, or be replaced."""
+    beside = path.with_suffix(".labels")
+    if beside.exists():
+        raise ShapeError(
+            f"{beside} would be read as the labels of {path.name}; write to another name, or move it away."
+        )
 
 
 def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray], like: Path | None = None) -> None:
@@ -161,44 +274,7 @@ def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray], like: Pa
         with open(temporary, "wb") as file:
             np.save(file, _records(columns))
     else:
-        _write_text(temporary, columns, "," if suffix == ".csv" else " ")
-
-
-def note_odd_extent(where: Path | str, extent: np.ndarray, unit: Unit | None) -> list[str]:
-    """A note where `unit` was given and the extent [3] in metres is not a scene's: perhaps this one is in another unit."""
-    if unit is None or _is_plausible(extent):
-        return []
-    size = " x ".join(f"{e:.3g}" for e in extent)
-    return [f"{where} is {size} m with --unit {unit}: is it in another unit than the others?"]
-
-
-def _is_plausible(extent: np.ndarray) -> bool:
-    """Whether an extent [3] in metres is plausible for a scene."""
-    return bool(extent[2] <= TALLEST and extent.max() >= NARROWEST)
-
-
-def in_metres(path: Path | str, points: np.ndarray, unit: Unit | None = None) -> np.ndarray:
-    """`points` in metres. Without `unit` they are taken for metres if that is a scene's size; if not, it is asked for.
-    A scene wider than WIDEST is refused."""
-    extent = points.max(0).astype(np.float64) - points.min(0)
-    if unit is not None or _is_plausible(extent):
-        scale = METRES[unit or "m"]
-        if (scale * extent).max() > WIDEST:
-            spans = " x ".join(f"{scale * e:.4g}" for e in extent)
-            raise ShapeError(
-                f"{path} spans {spans} m, and {WIDEST:,.0f} m is the most; cut off what lies far away (a point at 0, 0 in a "
-                "scan of large coordinates?), or cut the scene into pieces."
-            )
-        return points if scale == 1 else points * points.dtype.type(scale)
-    spans = " x ".join(f"{e:.4g}" for e in extent)
-    likely = next(
-        (u for u in ("cm", "mm") if 1.5 <= extent[2] * METRES[u] < 25), "mm" if extent[2] > TALLEST else "m"
-    )
-    size = " x ".join(f"{e * METRES[likely]:.3g}" for e in extent)
-    raise ShapeError(
-        f"{path} spans {spans}, which is no scene's size in metres; is it {likely} ({size} m)? "
-        f"Give --unit m, cm, mm or ft."
-    )
+        _write_text(temporary, columns, suffix)
 
 
 def _colour(path: Path, values: np.ndarray) -> np.ndarray:
@@ -232,96 +308,47 @@ def _ply(path: Path) -> dict[str, np.ndarray]:
     return ply.read_vertices(path)
 
 
-def _npy(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open(
-            "rb"
-        ) as file:  # opened here: of a truncated file NumPy would leave its own handle open
-            table = np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ShapeError(f"{path} is not a whole .npy file of numbers ({error}).") from None
-    if not isinstance(table, np.ndarray):
-        raise ShapeError(f"{path} is an archive of arrays, expected one array.")
-    if table.dtype.names and table.ndim == 1:
-        return {name: table[name] for name in table.dtype.names}
-    if table.ndim != 2 or table.dtype.kind not in "fiu":
-        raise ShapeError(f"{path} is {table.dtype} {table.shape}; expected numbers [points, columns].")
-    return _by_number(path, table)
+def _by_name(path: Path, columns: dict[str, np.ndarray]) -> Cloud:
+    """Columns under the names that the readers know."""
+    names, unit = naming.name_all(path, list(columns)) if columns else ([], None)
+    missing = [axis for axis in naming.AXES if axis not in names]
+    if missing:
+        raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns) or 'none'}.")
+    return Cloud(dict(zip(names, columns.values())), unit)
 
 
-def _text(path: Path) -> dict[str, np.ndarray]:
-    from dropfold.data_scripts.readers import text_table
+def _npy(path: Path, layout: Layout, loose: bool) -> Cloud:
+    from dropfold.data_scripts.readers import npy
 
-    with path.open("rb") as file:
-        names, columns, line = None, 0, 0
-        while not columns:
-            start = file.tell()
-            text = file.readline().removeprefix(b"\xef\xbb\xbf")
-            line += 1
-            if not text:
-                raise ShapeError(f"{path} holds no rows of numbers.")
-            words = text_table.split_words(text.lstrip(b"#/ \t"))
-            if {b"x", b"y", b"z"} <= {word.lower() for word in words}:
-                names = [word.decode("latin-1") for word in words]
-                continue
-            if text.lstrip().startswith((b"#", b"//")) or not words or words == [b""]:
-                continue
-            if line == 1 and len(words) == 1 and words[0].isdigit():  # .pts: the number of points
-                continue
-            columns = len(words)
-            file.seek(start + (3 if start == 0 and line == 1 and _has_byte_order_mark(file) else 0))
-        if names and len(names) != columns:
-            raise ShapeError(
-                f"{path}, line {line}: {columns} numbers, and the header names {len(names)} columns."
-            )
-        table = _rows(path, file, columns, line)
-    return {name: table[:, i] for i, name in enumerate(names)} if names else _by_number(path, table)
-
-
-def _rows(path: Path, file: BinaryIO, columns: int, line: int = 1) -> np.ndarray:
-    """The rest of a text file [n, columns]; it is closed."""
-    from dropfold.data_scripts.readers import text_table
-
-    rows = [np.empty((0, columns))]
-    with file:
-        for piece in text_table.read_pieces(file, columns, comments=True, line=line):
-            for bad in piece.bad[:1]:
-                quoted = bad.text.strip()[:60].decode("latin-1")
-                raise ShapeError(f"{path}, line {bad.line}: {quoted!r} is not a row of {columns} numbers.")
-            rows.append(piece.rows)
-    return np.concatenate(rows)
-
-
-def _has_byte_order_mark(file: Any) -> bool:
-    """Whether the file begins with the byte order mark that some editors put before UTF-8."""
-    file.seek(0)
-    return file.read(3) == b"\xef\xbb\xbf"
-
-
-def _by_number(path: Path, table: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns without names."""
-    n = table.shape[1]
-    names: list[str] = ["x", "y", "z"]
-    if n == 4:
-        names += ["label" if _whole(table[:, 3]) else "intensity"]
-    elif n == 6:
-        names += list(COLOURS[0]) if table[:, 3:].min(initial=0) >= 0 else ["nx", "ny", "nz"]
-    elif n == 7 and (_whole(table[:, 3:6]) or (table[:, 3:6].min() >= 0 and table[:, 3:6].max() <= 1)):
-        names += [*COLOURS[0], "label"]
-    elif n == 7 and _whole(table[:, 4:]):
-        names += ["intensity", *COLOURS[0]]
-    elif n != 3:
+    table, lines = npy.read_array(path)
+    if table.dtype.names:
+        return _by_name(path, npy.split_records(path, table))._replace(notes=tuple(lines))
+    if table.ndim != 2 or table.dtype.kind not in "fiu" or 0 in table.shape:
         raise ShapeError(
-            f"{path} has {n} columns, and what they are is not known; expected 3, 4, 6 or 7, or a first line that names "
-            "them: x y z r g b label."
+            f"{path} is {table.dtype} {table.shape}; expected numbers [points, 3 or more], one row a point."
         )
-    return {name: table[:, i] for i, name in enumerate(names)}
+    if table.dtype == np.float16:
+        lines.append("float16 tells three digits of a coordinate")
+    beside = path.with_suffix(".labels").is_file()
+    columns, guess = naming.name_table(path, table, layout, beside, loose)
+    return Cloud(columns, None, not layout.columns, notes=(*lines, *guess))
 
 
-def _whole(values: np.ndarray) -> bool:
-    return bool(
-        values.min(initial=0) >= 0 and values.max(initial=0) <= 255 and (values == np.floor(values)).all()
-    )
+def _text(path: Path, layout: Layout, loose: bool) -> Cloud:
+    from dropfold.data_scripts.readers import text_file
+
+    table = text_file.read_table(path, named=bool(layout.columns))
+    if table.names and not layout.columns:
+        return _named(path, table.names, table.rows)._replace(notes=tuple(table.notes))
+    beside = path.with_suffix(".labels").is_file()
+    columns, guess = naming.name_table(path, table.rows, layout, beside, loose)
+    return Cloud(columns, None, not layout.columns, notes=(*table.notes, *guess))
+
+
+def _named(path: Path, words: list[str], rows: np.ndarray) -> Cloud:
+    """The columns of a table by the words of its header."""
+    names, unit = naming.name_all(path, words, ", in its header,")
+    return Cloud({name: rows[:, i] for i, name in enumerate(names)}, unit)
 
 
 def _records(columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -331,11 +358,19 @@ def _records(columns: dict[str, np.ndarray]) -> np.ndarray:
     return table
 
 
-def _write_text(path: Path, columns: dict[str, np.ndarray], apart: str) -> None:
+def _write_text(path: Path, columns: dict[str, np.ndarray], suffix: str) -> None:
+    apart = "," if suffix == ".csv" else " "
     form = apart.join("%.6f" if name in "xyz" else "%d" for name in columns) + "\n"
-    names = {"red": "r", "green": "g", "blue": "b"}
+    short = {"red": "r", "green": "g", "blue": "b"}
+    names = [short.get(name, name) for name in columns]
+    if suffix == ".pts":  # the number of points, and no names
+        header = str(len(columns["x"]))
+    elif suffix == ".csv":
+        header = ",".join(names)
+    else:  # CloudCompare's
+        header = "//" + " ".join(name.upper() if len(name) == 1 else name for name in names)
     with path.open("w") as file:
-        file.write(apart.join(names.get(name, name) for name in columns) + "\n")
+        file.write(header + "\n")
         for start in range(0, len(columns["x"]), 1 << 16):
             part = [values[start : start + (1 << 16)].tolist() for values in columns.values()]
             file.writelines(form % row for row in zip(*part))

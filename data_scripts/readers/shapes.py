@@ -6,32 +6,50 @@ from pathlib import Path
 
 import numpy as np
 
+from dropfold.data_scripts.readers import columns as naming
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.readers.mesh import SUFFIXES as MESHES
 from dropfold.data_scripts.readers.mesh import read_mesh
+from dropfold.data_scripts.readers.scene_file import TABLES, find_finite, read_cloud, stack_axes
 from dropfold.data_scripts.work.errors import ShapeError
+from dropfold.data_scripts.work.memory import name_if_too_large
+from dropfold.data_scripts.work.notes import tell
 
-TABLES = (".xyz", ".txt", ".pts", ".csv")
-SUFFIXES = (*MESHES, *TABLES, ".npy")
+CLOUDS = (*TABLES, ".npy", ".pcd", ".las", ".laz")
+SUFFIXES = (*MESHES, *CLOUDS)
+LEAST, MOST = 1e-9, 1e30  # extents: beyond, squares and quotients lose their digits
+LEAST_EXTENT = 1e-12  # of the size of the coordinates: float64 tells no points apart that are closer
+MOST_OUTLYING = 1e5  # times the extent of nine tenths of the points: beyond, they are one point to float32
 
 
 def read_shape(
-    path: Path, points: int, seed: int = 0, whole: bool = False
+    path: Path,
+    points: int,
+    seed: int = 0,
+    whole: bool = False,
+    layout: Layout = AS_FOUND,
+    notes: list[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere; see
     `read_points`."""
-    found, normals = read_points(path, points, seed, whole)
+    found, normals = read_points(path, points, seed, whole, layout, notes)
     return normalised(found), normals
 
 
 def read_points(
-    path: Path, points: int, seed: int = 0, whole: bool = False
+    path: Path,
+    points: int,
+    seed: int = 0,
+    whole: bool = False,
+    layout: Layout = AS_FOUND,
+    notes: list[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`(points [points, 3] float64, normals [points, 3] float32 or None)` of a file, where and as large as it has them.
 
-    Meshes (OFF, OBJ, STL, PLY) are sampled uniformly on their surface; clouds (PLY without faces, XYZ, TXT, CSV,
-    NPY; columns x y z [nx ny nz]) are drawn from without replacement, or with it if they have too few points.
-    `whole`: a cloud keeps all its points, in their order.
-    Three more columns are normals where their rows have length 1 (within 5 % in the median), not where they are colours.
+    Meshes (OFF, OBJ, STL, PLY) are sampled uniformly on their surface; clouds (PLY without faces, and all that `scene_file`
+    reads) are drawn from without replacement, or with it if they have too few points. `whole`: a cloud keeps all its
+    points, in their order. `columns` says what the columns of a table are; `layout` is what the user says of them. `notes`
+    takes what was guessed or left out; without it that is printed to stderr.
     """
     path = Path(path)
     if points < 1:
@@ -42,17 +60,18 @@ def read_points(
         raise ShapeError(f"{path} is empty.")
     random = np.random.default_rng(seed)
     suffix = path.suffix.lower()
+    organised, lines = False, list[str]()
     if suffix in MESHES:
         found, normals = read_mesh(path, points, random)
-    elif suffix in TABLES or suffix == ".npy":
-        table = _read_table(path)
-        found, normals = table[:, :3], _normals(table)
+    elif suffix in CLOUDS:
+        found, normals, organised, lines = _read_cloud(path, layout)
     else:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
-    if not np.isfinite(found).all():
-        raise ShapeError(f"{path} holds coordinates that are not finite.")
-    if normals is not None and not np.isfinite(normals).all():
-        raise ShapeError(f"{path} holds normals that are not finite.")
+    kept = find_finite(path, {"coordinates": found, "normals": normals}, layout, organised, lines)
+    if kept is not None:
+        found, normals = found[kept], None if normals is None else normals[kept]
+    _check_extent(path, found)
+    tell(path, lines, notes)
     if len(found) != points and not whole:
         chosen = random.choice(len(found), points, replace=len(found) < points)
         found, normals = found[chosen], None if normals is None else normals[chosen]
@@ -66,48 +85,39 @@ def normalised(points: np.ndarray) -> np.ndarray:
     return (points / max(np.linalg.norm(points, axis=1).max(), 1e-12)).astype(np.float32)
 
 
-def _normals(table: np.ndarray) -> np.ndarray | None:
-    """Columns 3 to 5, unless they are colours (not of length 1)."""
-    if table.shape[1] < 6:
-        return None
-    length = np.median(np.linalg.norm(table[:, 3:6], axis=1))
-    return None if abs(length - 1) > 0.05 else table[:, 3:6]
+def _read_cloud(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray | None, bool, list[str]]:
+    """Points and normals, whether a cloud is organised (see `scene_file.Cloud`), and what to tell the user."""
+    with name_if_too_large(path), np.errstate(invalid="ignore", over="ignore"):
+        cloud = read_cloud(path, layout, loose=True)
+        points = stack_axes(path, cloud.columns).astype(np.float64)
+        normals = naming.pick(cloud.columns, [naming.NORMALS])
+        normals = None if normals is None else normals.astype(np.float32)
+    return points, normals, cloud.organised, list(cloud.notes)
 
 
-def _read_table(path: Path) -> np.ndarray:
-    try:
-        if path.suffix.lower() == ".npy":
-            table = np.load(path, allow_pickle=False)
-        else:
-            table = read_numbers(path)
-    except ShapeError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise ShapeError(f"{path} is not a table of numbers ({error}).") from None
-    if table.ndim != 2 or table.shape[1] < 3 or len(table) == 0 or table.dtype.kind not in "fiu":
-        raise ShapeError(f"{path} is {table.dtype} {table.shape}; expected numbers [points, 3 or more].")
-    return table.astype(np.float64)
+def _check_extent(path: Path, points: np.ndarray) -> None:
+    """Refuse points that would all, or nearly all, be one point in the unit sphere in float32."""
+    low, high = points.min(0), points.max(0)
+    with np.errstate(over="ignore"):
+        extent, size = float((high - low).max()), float(np.abs(points).max())
+    if not LEAST < extent < MOST:
+        raise ShapeError(
+            f"{path} has an extent of {extent:g}: too {'small' if extent < 1 else 'large'} for a shape."
+        )
+    if extent < LEAST_EXTENT * size:
+        raise ShapeError(
+            f"{path} has an extent of {extent:g} about {size:g}, which is no shape; move it to 0, 0, 0."
+        )
+    fifth, rest = np.quantile(points, [0.05, 0.95], axis=0) if len(points) >= 20 else (low, high)
+    bulk = float((rest - fifth).max())
+    if bulk * MOST_OUTLYING < extent:
+        raise ShapeError(
+            f"{path} spans {extent:g}, and nine tenths of its points {bulk:g}; cut off the points that lie far away."
+        )
 
 
 def read_numbers(path: Path) -> np.ndarray:
-    """A text table, columns apart by commas or white space; a bad line is an error with its number."""
-    text = path.read_text(encoding="utf-8", errors="replace").replace(",", " ")
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("#", "//"))]
-    if not lines:
-        raise ShapeError(f"{path} holds no numbers.")
-    try:
-        return np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
-    except ValueError:
-        columns = len(lines[0].split())
-        for number, line in enumerate(text.splitlines(), 1):
-            words = line.split()
-            if not words or line.lstrip().startswith(("#", "//")):
-                continue
-            try:
-                if len([float(word) for word in words]) != columns:
-                    raise ValueError
-            except ValueError:
-                raise ShapeError(
-                    f"{path}, line {number}: {line.strip()[:60]!r} is not a row of {columns} numbers."
-                ) from None
-        raise
+    """The numbers of a text table [n, columns], whatever they are; a bad line is an error with its number."""
+    from dropfold.data_scripts.readers import text_file
+
+    return text_file.read_table(path, named=True).rows

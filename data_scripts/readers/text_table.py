@@ -1,8 +1,9 @@
 """Large text tables of numbers: millions of lines a second and core, and each bad line known by its number.
 
 A line holds one row, its numbers apart by spaces, tabs, commas or semicolons. Blank lines and, if asked, comments are no
-rows. A number of up to 15 digits without an exponent is read to the last bit, any other to two units in the last place.
-The loop runs without the interpreter's lock: threads share the cores.
+rows. A number of up to 15 digits without an exponent is read to the last bit, any other to two units in the last place,
+or, if asked, to the last bit by Python's own `float`. The loop runs without the interpreter's lock: threads share the
+cores.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import numpy as np
 from numba import njit
 
 BYTES_PER_PIECE = 1 << 25  # of text in memory at a time
+LONGEST_LINE = 1 << 24  # bytes; what is longer is no row, and no more of it is held in memory
 MOST_BAD_LINES = 100  # of a piece, that are listed; in a file of another kind every line is bad
 TENS = 10.0 ** np.arange(23)  # exact in float64: a quotient by one of them is rounded once
 WRITTEN = b"0123456789+-.eE ,;\t\r"  # what a row is written with
+EXACT = np.uint64(1 << 53)  # up to here whole numbers are exact in float64
+SEPARATOR, POINT, NEITHER = 0, 1, 2  # what a comma may be
 NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -40,27 +44,48 @@ class Piece(NamedTuple):
 
 
 def read_pieces(
-    file: BinaryIO, columns: int, colour: int = -1, comments: bool = False, line: int = 1
+    file: BinaryIO,
+    columns: int,
+    colour: int = -1,
+    comments: bool = False,
+    line: int = 1,
+    comma: int = SEPARATOR,
+    missing: bool = False,
+    exact: bool = False,
 ) -> Iterator[Piece]:
     """The table in pieces. `colour`: the first of three columns that must be whole numbers 0 .. 255, or -1.
 
-    comments: lines that begin with # or // are no rows. line: the number of the file's next line.
+    comments: lines that begin with # or // are no rows. line: the number of the file's next line. comma: SEPARATOR,
+    POINT (of decimals) or NEITHER, a fault. missing: nan, inf and the like are numbers, and nothing between two commas or
+    semicolons is NaN. exact: every number is read to the last bit. A line longer than LONGEST_LINE is the last piece.
     """
     rest = b""
+    size = max(BYTES_PER_PIECE // max(columns // 8, 1), 1)  # a piece's rows take some times its bytes
     while True:
-        read = file.read(BYTES_PER_PIECE)
+        read = file.read(size)
         text = rest + read
         if read:
             text, end, rest = text.rpartition(b"\n")
             if not end:  # no line ends in what was read
-                rest, text = text + rest, b""
+                if len(rest) > LONGEST_LINE:
+                    yield Piece(np.full((1, columns), np.nan), [BadLine(0, line, rest[:50] + b"...")])
+                    return
                 continue
             text += end
         if text:
             data = np.frombuffer(text, dtype=np.uint8)
             rows = np.empty((int(np.count_nonzero(data == 10)) + 1, columns))
             bad = np.empty((MOST_BAD_LINES, 4), dtype=np.int64)
-            count, faults, line = _parse(data, rows, bad, line, colour, comments)
+            doubtful = np.empty((0, 4), dtype=np.int64)
+            options = (colour, comments, comma, missing)
+            count, faults, end_line, doubts = _parse(data, rows, bad, doubtful, line, *options)
+            if exact and doubts:
+                doubtful = np.empty((doubts, 4), dtype=np.int64)
+                _parse(data, rows, bad, doubtful, line, *options)
+                for row, column, a, b in doubtful.tolist():
+                    if not np.isnan(rows[row, column]):  # it is not of a bad line
+                        rows[row, column] = float(text[a:b].replace(b",", b"."))
+            line = end_line
             found = [BadLine(int(r), int(l), text[a:b]) for r, l, a, b in bad[:faults]]
             yield Piece(rows[:count], found)
         if not read:
@@ -106,22 +131,64 @@ def _row(text: bytes, columns: int, colour: int) -> list[float] | None:
 
 
 @njit(cache=True, nogil=True)
+def _ends_word(byte: int, comma: int) -> bool:
+    """Whether a byte stands between the numbers of a row, or ends it."""
+    return byte == 10 or byte == 32 or byte == 9 or byte == 13 or byte == 59 or (byte == 44 and comma == 0)
+
+
+@njit(cache=True, nogil=True)
+def _is_missing(text: np.ndarray, start: int, end: int) -> bool:
+    """Whether a word, without its sign, is na, nan, nan(...), null, inf or infinity, in letters of any case."""
+    length = end - start
+    first = text[start] | 32
+    second = text[start + 1] | 32 if length > 1 else 0
+    third = text[start + 2] | 32 if length > 2 else 0
+    if first == 110 and second == 97:  # na
+        return length == 2 or (third == 110 and (length == 3 or text[start + 3] == 40))
+    if first == 110 and second == 117:  # nu
+        return length == 4 and third == 108
+    return first == 105 and second == 110 and third == 102 and (length == 3 or length == 8)
+
+
+@njit(cache=True, nogil=True)
 def _parse(
-    text: np.ndarray, rows: np.ndarray, bad: np.ndarray, line: int, colour: int, comments: bool
-) -> tuple[int, int, int]:
-    """Fill `rows` and `bad` (row, line, first and last byte); returns how many of each, and the next line's number."""
+    text: np.ndarray,
+    rows: np.ndarray,
+    bad: np.ndarray,
+    doubtful: np.ndarray,
+    line: int,
+    colour: int,
+    comments: bool,
+    comma: int,
+    missing: bool,
+) -> tuple[int, int, int, int]:
+    """Fill `rows`, `bad` (row, line, first and last byte) and `doubtful` (row, column, first and last byte of numbers that
+    may be off in their last bits); returns how many of rows and of bad, the next line's number, and how many doubtful."""
     n, columns = len(text), rows.shape[1]
-    row, faults, i = 0, 0, 0
+    row, faults, i, doubts = 0, 0, 0, 0
     while i < n:
         start, column, whole, remark = i, 0, True, False
+        gap, filled = True, False  # nothing stands since the last comma; something stands in the row
         while i < n and text[i] != 10:
             byte = text[i]
-            if byte == 32 or byte == 9 or byte == 13 or byte == 44 or byte == 59:
+            if byte == 32 or byte == 9 or byte == 13:
+                i += 1
+                continue
+            if byte == 59 or (byte == 44 and comma == 0):
+                if missing and gap:
+                    if column == columns:
+                        whole, filled = False, True
+                        break
+                    rows[row, column] = np.nan
+                    column += 1
+                gap = True
                 i += 1
                 continue
             if comments and column == 0 and (byte == 35 or (byte == 47 and i + 1 < n and text[i + 1] == 47)):
                 remark = True
                 break
+            gap, filled = False, True
+            word = i
             negative = byte == 45
             if negative or byte == 43:
                 i += 1
@@ -137,7 +204,7 @@ def _parse(
                         power -= 1 if point else 0
                     else:
                         power += 0 if point else 1
-                elif byte == 46 and not point:
+                elif (byte == 46 or (byte == 44 and comma == 1)) and not point:
                     point = True
                 else:
                     break
@@ -153,12 +220,25 @@ def _parse(
                     exponent = min(exponent * 10 + int(text[i]) - 48, 9999)
                     i += 1
                 power += -exponent if minus else exponent
-            ends = i == n or text[i] == 10 or text[i] == 32 or text[i] == 9 or text[i] == 13
-            ends = ends or text[i] == 44 or text[i] == 59
-            if not seen or not ends or column == columns:
+            if not seen or not (i == n or _ends_word(text[i], comma)) or column == columns:
+                # 1.#QNAN and 1.#INF are how old C libraries of Windows write what is not finite
+                hashed = seen and mantissa == 1 and point and i + 1 < n and text[i] == 35 and text[i + 1] > 57
+                if missing and i < n and column < columns and (hashed or (not seen and not point)):
+                    named = i
+                    while i < n and not _ends_word(text[i], comma):
+                        i += 1
+                    if hashed or (i > named and _is_missing(text, named, i)):
+                        rows[row, column] = np.nan
+                        column += 1
+                        continue
                 whole = False
                 break
             value = np.float64(mantissa)
+            if mantissa > EXACT or ((power < -22 or power > 22) and mantissa > 0):
+                if doubts < len(doubtful):
+                    doubtful[doubts, 0], doubtful[doubts, 1] = row, column
+                    doubtful[doubts, 2], doubtful[doubts, 3] = word, i
+                doubts += 1
             if power < 0:
                 value = value / TENS[-power] if power >= -22 else value * 10.0**power
             elif power > 0:
@@ -170,7 +250,7 @@ def _parse(
             column += 1
         while i < n and text[i] != 10:
             i += 1
-        if not remark and (column > 0 or not whole):
+        if not remark and filled:
             if colour >= 0 and whole and column == columns:
                 for c in range(colour, colour + 3):
                     value = rows[row, c]
@@ -183,4 +263,4 @@ def _parse(
             row += 1
         i += 1
         line += 1
-    return row, faults, line
+    return row, faults, line, doubts

@@ -1,6 +1,6 @@
 """`dropfold data scenes --source FOLDER --out X.h5`: a data set from one's own labelled scenes.
 
-Files of any kind that `scene_file` reads (PLY, LAS, LAZ, XYZ, TXT, CSV, NPY), each with a label a point, and
+Files of any kind that `scene_file` reads (PLY, LAS, LAZ, PCD, XYZ, TXT, CSV, NPY), each with a label a point, and
 Semantic3D's scan.txt with scan.labels. A folder is an area: Area_3 is area 3, others are numbered in their order; so is
 the Area_3 of Area_3_office_1.npy, as yanx27's scripts write S3DIS's rooms. Scenes in folders train, val(idation) and
 test are so split; otherwise the last area tests, or of one area a fifth of its scenes.
@@ -23,7 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dropfold.data_scripts.readers.scene_file import SUFFIXES, Unit, in_metres, note_odd_extent, read_scene
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
+from dropfold.data_scripts.readers.scene_file import (
+    READ_SUFFIXES,
+    Unit,
+    in_metres,
+    note_odd_extent,
+    read_scene,
+)
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
@@ -69,6 +76,11 @@ class Options:
     """Labels whose points are left out, e.g. 0 where it means unlabelled."""
     unit: Unit | None = None
     """Of the coordinates; None: metres, and a scene of another size than a scene's asks for it."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z i r g b label" say, - leaves one out; None: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
     test_area: int | None = None
     """The area that tests; None: area 5, or the last one. Not where folders state the split."""
     leave_out: tuple[str, ...] = ()
@@ -92,20 +104,21 @@ class Listing(NamedTuple):
 def list_scenes(folder: Path, options: Options) -> Listing:
     """Every file under `folder`: a scene in the order of their paths, beside one, or with the reason why it is not read."""
     tree = walk(folder)
-    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
+    names = [file.name for file in tree.files if suffix_of(file.name) in READ_SUFFIXES]
     scenes = {os.path.splitext(name)[0] for name in names}
     beside, unread = [], list(tree.unread)
     for file in tree.files:
         stem, suffix = os.path.splitext(file.name)
         if suffix == ".labels" and stem in scenes:
             beside.append(file.name)
-        elif suffix.lower() not in SUFFIXES:
+        elif suffix.lower() not in READ_SUFFIXES:
             unread.append(Unread(file.name, OTHER_KIND))
     parents = [tuple(name.split("/")[:-1]) for name in names]
     places, notes = place_files(parents, options.split_folders, noun="area", keeps_whole=AREA)
     if not names:
-        said = [f"{options.source} holds no scenes; expected files {', '.join(SUFFIXES)}."]
+        said = [f"{options.source} holds no scenes; expected files {', '.join(READ_SUFFIXES)}."]
         raise SchemaError("\n".join(said + account(0, unread, beside)))
+    layout = parse_layout(options.columns, options.drop_nan)
     areas: list[str] = []
     jobs = []
     for name, place in zip(names, places):
@@ -114,13 +127,13 @@ def list_scenes(folder: Path, options: Options) -> Listing:
         area = place.inner[0] if place.inner else named[1] if named else ""
         areas += [area] if area not in areas else []
         labels = path.with_suffix(".labels")
-        key = f"{options.unit} {options.ignore}"
+        key = f"{options.unit} {options.ignore} {layout}"
         for part in (path, *([labels] if labels.exists() else [])):
             key += f" {work.fingerprint(part, unpacked=not options.source.is_dir())}"
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             try:
-                return read_labelled(path, options.unit, options.ignore, advance)
+                return read_labelled(path, options.unit, options.ignore, advance, layout)
             except InterruptedError:  # the conversion is being stopped
                 raise
             except OSError as error:
@@ -138,17 +151,18 @@ def list_scenes(folder: Path, options: Options) -> Listing:
 
 
 def read_labelled(
-    path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance
+    path: Path, unit: Unit | None, ignore: Sequence[int], advance: Advance, layout: Layout = AS_FOUND
 ) -> dict[str, np.ndarray]:
     """One scene; its labels as the file has them."""
-    points, colour, label = read_scene(path)
+    notes: list[str] = []
+    scene = read_scene(path, layout, notes)
+    points, colour, label = scene
     if label is None:
         las = path.suffix.lower() in (".las", ".laz")
         why = ": its classification is 0 (never classified) at every point" if las else ""
         raise ShapeError(
             f"{path} has no labels{why}; name a column or property `label`, or leave the scene out."
         )
-    notes = []
     if ignore:
         kept = ~np.isin(label, ignore)
         if not kept.any():
@@ -156,7 +170,7 @@ def read_labelled(
         if not kept.all():
             notes.append(f"{path}: {int((~kept).sum()):,} of {len(kept):,} points left out by --ignore")
         points, colour, label = points[kept], None if colour is None else colour[kept], label[kept]
-    points = in_metres(path, points, unit)
+    points = in_metres(path, points, unit, scene.unit)
     notes += note_odd_extent(path, np.ptp(points, axis=0), unit)
     if colour is None:
         notes.append(f"{path} has no colours, now gray; train with --no-colour to label more of the kind")
@@ -232,6 +246,8 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
     arguments += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
     arguments += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
     arguments += [f"--unit {options.unit}"] if options.unit else []
+    arguments += [f"--columns {shlex.quote(options.columns)}"] if options.columns else []
+    arguments += ["--drop-nan"] if options.drop_nan else []
     arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
     arguments += [f"--leave-out {' '.join(map(shlex.quote, options.leave_out))}"] if options.leave_out else []
     arguments += [f"--split-folders {options.split_folders}"] if options.split_folders != "auto" else []

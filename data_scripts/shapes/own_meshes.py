@@ -1,10 +1,10 @@
 """`dropfold data meshes --source FOLDER --out X.h5`: a data set from a folder of one's own meshes or clouds.
 
-One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, XYZ, TXT, CSV, NPY). The class is the
-top folder, however deep a shape lies in it; ShapeNetCore's synsets are named in words, and of each of its models one file
-is read. If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split (see
-`split_folders`); otherwise each class is split 70 / 15 / 15. A file that cannot be read is reported and left out, and so is
-a class of which none can.
+One folder a class, with files of any kind that `shapes` reads (OFF, OBJ, STL, PLY, GLB, PCD, LAS, XYZ, TXT, CSV, NPY).
+The class is the top folder, however deep a shape lies in it; ShapeNetCore's synsets are named in words, and of each of its
+models one file is read. If the classes lie in folders train, val(idation) and test, or hold such folders, that is the split
+(see `split_folders`); otherwise each class is split 70 / 15 / 15. A file that cannot be read is reported and left out, and
+so is a class of which none can.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds
@@ -55,6 +56,11 @@ class Options:
     """Of the sampling and of the split."""
     split_folders: SplitFolders = "auto"
     """Whether folders called train, val or test are splits (yes) or classes (no); auto: as they stand, see the docs."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z nx ny nz" say, - leaves one out; None: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ def convert(
     seed: int = 0,
     origin: str | None = None,
     split_folders: SplitFolders = "auto",
+    layout: Layout = AS_FOUND,
 ) -> tuple[Clouds, list[str]]:
     """The data set, and a sentence for each file that was left out; what else is to be said begins with "note: ".
 
@@ -139,7 +146,7 @@ def convert(
     for i, shape in enumerate(track(found.shapes, "reading", console=Console(stderr=True))):
         path = folder / shape.name
         try:
-            read.append(read_shape(path, points, seed + i))
+            read.append(read_shape(path, points, seed + i, layout=layout))
             kept.append(shape)
         except ShapeError as error:
             faults.append(str(error))
@@ -169,6 +176,8 @@ def convert(
             split = shape_schema.carve_validation(label, split, 0.15, seed)
     arguments = f"--source {shlex.quote(origin)} --out FILE --points {points} --seed {seed}"
     arguments += f" --split-folders {split_folders}" if split_folders != "auto" else ""
+    arguments += f' --columns "{" ".join(layout.columns)}"' if layout.columns else ""
+    arguments += " --drop-nan" if layout.drop_nan else ""
     normals = [n for _, n in read if n is not None]
     clouds = Clouds(
         points=np.stack([p for p, _ in read]),
@@ -186,9 +195,9 @@ def convert(
 
 def main(options: Options) -> None:
     with open_as_folder(options.source) as folder:
-        clouds, notes = convert(
-            folder, options.points, options.seed, options.source.resolve().name, options.split_folders
-        )
+        layout = parse_layout(options.columns, options.drop_nan)
+        name = options.source.resolve().name
+        clouds, notes = convert(folder, options.points, options.seed, name, options.split_folders, layout)
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     say(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.readers.scene_file import Unit, check_target, in_metres, read_scene, write_scene
 from dropfold.train.config.configs import BlockConfig, PartConfig, Signature
 from dropfold.train.scoring import metrics
@@ -28,6 +29,7 @@ def label_file(
     votes: int | None = None,
     category: str = "",
     unit: Unit | None = None,
+    layout: Layout = AS_FOUND,
 ) -> dict[str, Any]:
     """Label every point of a file, write the labelled points to `out` (whole, at the end, or not at all), each with the code
     of its class, and return the number of points of each class, and the scores against the labels in the file.
@@ -44,18 +46,19 @@ def label_file(
     notes: list[str] = []
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)
-        points, cloud = parts.read(file, config, signature)
+        points, cloud = parts.read(file, config, signature, layout)
         label = parts.label_cloud(network, cloud, kind, config, signature, votes or 1)
         colour, target = None, None
     else:
         assert isinstance(config, BlockConfig)
-        points, colour, target = read_scene(file)
+        scene = read_scene(file, layout)
+        points, colour, target = scene
         if target is None and file.suffix.lower() in LAS:
             notes.append("its classification is 0 (never classified) at every point, which is not compared")
         check_colour(colour, config, str(file))
         if votes is not None:
             config = replace(config, votes=votes)
-        metres = in_metres(file, points, unit)
+        metres = in_metres(file, points, unit, scene.unit)
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
     codes = np.array(signature.codes)

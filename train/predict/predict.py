@@ -1,13 +1,13 @@
 """`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, clouds, scenes and videos in files.
 
-For a run on point clouds: meshes (OFF, OBJ, STL, PLY) are sampled on their surface; clouds (PLY, XYZ, TXT, CSV, NPY) are
-taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis should
-be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
+For a run on point clouds: meshes (OFF, OBJ, STL, PLY, GLB) are sampled on their surface; clouds (PLY, PCD, XYZ, TXT, NPY)
+are taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis
+should be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
-PLY, LAS, LAZ, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats, each
-point with the number that its class has in the files that the data set was made of. Labels in a file are compared. Scenes
-have z upwards; colours are 0 .. 255.
+PLY, LAS, LAZ, PCD, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats
+but PCD, each point with the number that its class has in the files that the data set was made of. Labels in a file are
+compared. Scenes have z upwards; colours are 0 .. 255.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from dropfold.data_scripts.readers.columns import Layout, parse_layout
 from dropfold.data_scripts.readers.scene_file import Unit
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Options:
     """Parts: the kind of shape in the files."""
     unit: Unit | None = None
     """Scenes: the unit of the coordinates; default: metres, if that gives a room's size."""
+    columns: str | None = None
+    """Of text tables and .npy arrays, "x y z i r g b" say, - leaves one out; default: by their names, or a guess that is
+    said."""
+    drop_nan: bool = False
+    """Leave out points with numbers that are not finite; otherwise they are a fault."""
     top: int = 3
     """Classes shown for each file."""
     json: bool = False
@@ -51,6 +57,7 @@ class Options:
 def main(options: Options) -> None:
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
+    layout = parse_layout(options.columns, options.drop_nan)
     from dropfold.train.scoring.logits import predict
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
@@ -59,13 +66,13 @@ def main(options: Options) -> None:
     network, config, signature = trained.network, trained.config, trained.signature
     task = CLASSIFYING.get(config.task)
     if task is None:
-        return label(options, trained)
+        return label(options, trained, layout)
     if options.out is not None:
         raise ValueError(f"--out is for runs that label points, and {options.run} names classes.")
     names, rows, errors = signature.class_names, [], []
     for file in options.files:
         try:
-            inputs = task.read(file, config, signature, options.votes or 8)
+            inputs = task.read(file, config, signature, options.votes or 8, layout)
         except (ValueError, OSError) as error:
             errors.append(str(error))
             continue
@@ -89,7 +96,7 @@ def main(options: Options) -> None:
         raise SystemExit("\n".join(f"error: {error}" for error in errors))
 
 
-def label(options: Options, trained: Trained) -> None:
+def label(options: Options, trained: Trained, layout: Layout) -> None:
     """Label the points of the files."""
     from dropfold.train.predict.labelling import in_words, label_file, output_path
 
@@ -110,6 +117,7 @@ def label(options: Options, trained: Trained) -> None:
                     votes=options.votes,
                     category=options.category,
                     unit=options.unit,
+                    layout=layout,
                 )
             )
         except (ValueError, OSError) as error:

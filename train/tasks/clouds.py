@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, knn
 from dropfold.kernels.noise.draw.operation import row_keep_scale
@@ -94,11 +95,13 @@ def build(config: CloudConfig, signature: Signature, steps: int = 1) -> nn.Modul
     return points.build_classifier(config, signature, steps)
 
 
-def read(file: Path, config: CloudConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
+def read(
+    file: Path, config: CloudConfig, signature: Signature, votes: int, layout: Layout = AS_FOUND
+) -> tuple[Tensor, ...]:
     """A mesh or cloud in a file as `votes` clouds; ValueError says what is wrong with it."""
     from dropfold.data_scripts.readers.shapes import read_shape
 
-    shapes = [read_shape(file, config.points, seed) for seed in range(votes)]
+    shapes = [read_shape(file, config.points, seed, layout=layout) for seed in range(votes)]
     if config.normals and shapes[0][1] is None:
         raise ValueError(f"{file} has no normals, and the run was trained with them.")
     clouds = [np.concatenate([p, n], 1) if config.normals and n is not None else p for p, n in shapes]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.train.config.configs import PartConfig, Signature
 from dropfold.train.data.augment import augment_channels
@@ -250,12 +251,14 @@ def log_predictions(
     return clouds
 
 
-def read(file: Path, config: PartConfig, signature: Signature) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    file: Path, config: PartConfig, signature: Signature, layout: Layout = AS_FOUND
+) -> tuple[np.ndarray, np.ndarray]:
     """All points of a cloud in a file: coordinates [N, 3] as in the file, and the network's input [N, C], centred and scaled
     into the unit sphere. A mesh gives `points` of its surface."""
     from dropfold.data_scripts.readers.shapes import normalised, read_points
 
-    points, normals = read_points(file, config.points, whole=True)
+    points, normals = read_points(file, config.points, whole=True, layout=layout)
     cloud = normalised(points)
     columns = [cloud]
     if config.normals:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.data.splits import Batch, Data, Samples
 from dropfold.train.scoring.metrics import Predictions, Scores
@@ -84,5 +85,7 @@ class ClassifyingTask(Task[ConfigT, SplitT], Protocol):
     def inputs(self, split: SplitT, config: ConfigT) -> tuple[Tensor, ...]:
         """The inputs of a whole split, as evaluation sees them."""
 
-    def read(self, file: Path, config: ConfigT, signature: Signature, votes: int) -> tuple[Tensor, ...]:
-        """The inputs of one file; ValueError says what is wrong with it."""
+    def read(
+        self, file: Path, config: ConfigT, signature: Signature, votes: int, layout: Layout = AS_FOUND
+    ) -> tuple[Tensor, ...]:
+        """The inputs of one file; ValueError says what is wrong with it. layout: of clouds in tables."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold import models
+from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import video_schema
 from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import Signature, VideoConfig
@@ -153,17 +154,17 @@ def facts(network: nn.Module) -> dict[str, Any]:
     return counts
 
 
-def read(file: Path, config: VideoConfig, signature: Signature, votes: int) -> tuple[Tensor, ...]:
+def read(
+    file: Path, config: VideoConfig, signature: Signature, votes: int, layout: Layout = AS_FOUND
+) -> tuple[Tensor, ...]:
     """A video, or frames [T, H, W, C] in an .npy, as a batch of one clip; ValueError says what is wrong with it."""
     T, height, width, channels = signature.shape
     if file.suffix == ".npy":
         if not file.is_file():
             raise ValueError(f"{file} is not there.")
-        try:
-            with file.open("rb") as content:
-                frames = np.lib.format.read_array(content, allow_pickle=False)
-        except ValueError as error:
-            raise ValueError(f"{file} is not a whole .npy file of numbers ({error}).") from None
+        from dropfold.data_scripts.readers import npy
+
+        frames, _ = npy.read_array(file)
     else:
         from dropfold.data_scripts.readers.decode import decode
         from dropfold.data_scripts.work.notes import say

@@ -113,7 +113,8 @@ def test_what_is_written_is_read(suffix, what, tmp_path):
         assert (one is None) == (other is None)
         if one is not None:
             np.testing.assert_array_equal(one, other)
-    assert list(tmp_path.iterdir()) == [path]
+    beside = [path.with_suffix(".labels")] if suffix == ".pts" and label is not None else []
+    assert sorted(tmp_path.iterdir()) == sorted([path, *beside])
 
 
 def test_single_precision_is_kept(tmp_path):
@@ -317,3 +318,65 @@ def test_a_scene_of_another_unit_asks_for_it(size, likely, tmp_path):
     assert in_metres("a.ply", points, "m") is points
     np.testing.assert_allclose(in_metres("a.ply", points, likely) * size, points, rtol=1e-15)
     assert in_metres("a.ply", points.astype(np.float32), likely).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("extent", "low", "question"),
+    [
+        ((0.002, 0.001, 20), (11.58, 48.15, 520), "are x and y degrees"),
+        ((0.6, 0.6, 300), (11.2, 48.1, 500), "are x and y degrees"),
+        ((2.1, 1.4, 80), (-122.5, 37, 0), "are x and y degrees"),
+        ((1e-4, 1e-4, 0.3), (11.58, 48.15, 52), "are x and y degrees"),
+        ((1e-3, 1e-3, 0.004), (11.58, 48.15, 52), "are x and y degrees"),
+        ((5, 5, 0.08), (0, 0, 0), r"is it km \(5e\+03 x 5e\+03 x 80 m\)"),
+        ((0.9, 0.7, 0.015), (500, 5000, 0.2), r"is it km \(900 x 700 x 15 m\)"),
+        ((0.006, 0.004, 0.0027), (0, 0, 0), r"is it km \(6 x 4 x 2\.7 m\)"),
+        ((0.9, 0.7, 15), (0, 0, 0), "x and y in another unit than z"),
+        ((6, 4, 2700), (0, 0, 0), "x and y in another unit than z"),
+        ((6, 4, 270), (0, 0, 0), "x and y in another unit than z"),
+        ((6000, 4000, 2.7), (0, 0, 0), "x and y in another unit than z"),
+        ((600, 400, 270), (0, 0, 0), r"is it cm \(6 x 4 x 2\.7 m\)"),
+    ],
+)
+def test_units_that_are_no_metres_are_asked_for(extent, low, question):
+    points = np.random.default_rng(0).uniform(0, 1, (1000, 3))
+    points = (points - points.min(0)) / np.ptp(points, axis=0) * extent + low
+    with pytest.raises(ShapeError, match=rf"a\.ply spans .*{question}.*Give --unit m, cm, mm, km, ft"):
+        in_metres("a.ply", points)
+    assert in_metres("a.ply", points, "m") is points
+
+
+@pytest.mark.parametrize(
+    ("extent", "low"),
+    [
+        ((6, 4, 2.7), (0, 0, 0)),
+        ((6, 4, 2.7), (500_000, 5_000_000, 100)),
+        ((6, 4, 2.7), (11, 48, 500)),
+        ((500, 500, 20), (500_000, 5_000_000, 100)),
+        ((1000, 1000, 8), (0, 0, 0)),
+        ((2, 5, 15), (0, 0, 0)),
+        ((0.8, 0.6, 0.3), (0, 0, 0)),
+        ((40, 40, 90), (0, 0, 0)),
+    ],
+)
+def test_scenes_in_metres_are_not_asked(extent, low):
+    points = np.array([[0, 0, 0], [1, 1, 1]]) * extent + low
+    assert in_metres("a.ply", points) is points
+
+
+def test_a_unit_that_the_file_states_is_taken():
+    points = np.random.default_rng(0).uniform(0, 1, (100, 3)) * [20, 13, 9]
+    np.testing.assert_allclose(in_metres("a.las", points, None, "ft"), points * 0.3048, rtol=1e-15)
+    np.testing.assert_allclose(in_metres("a.las", points, None, "us-ft"), points * 1200 / 3937, rtol=1e-15)
+    assert in_metres("a.las", points, "m", "ft") is points
+    for word in "degree", "fathom":
+        with pytest.raises(ShapeError, match=f"states its unit as '{word}'.*metres first.*--unit"):
+            in_metres("a.las", points, None, word)
+    assert in_metres("a.las", points, "m", "degree") is points
+
+
+def test_a_unit_in_the_names_of_columns_is_taken(tmp_path):
+    (tmp_path / "a.csv").write_text("x [mm],y [mm],z [mm]\n1,2,3\n4,5,6\n")
+    assert read_scene(tmp_path / "a.csv").unit == "mm"
+    (tmp_path / "a.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+    assert read_scene(tmp_path / "a.csv").unit is None
