@@ -14,7 +14,7 @@ POSITIVE = (
 )
 RANGES = (
     (POSITIVE, lambda value: value >= 1, "at least 1"),
-    (("seed",), lambda value: value >= 0, "at least 0"),
+    (("seed", "lr_ahead", "lr_floor"), lambda value: value >= 0, "at least 0"),
     (
         ("lr", "clip", "std", "hidden_gain", "norm_decay", "sample_rate", "block", "stride"),
         lambda value: value > 0,
@@ -40,6 +40,10 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
             value = getattr(config, name, None)
             if value is not None and not holds(value):
                 raise ValueError(f"{name} must be {expected}; got {value}.")
+    if config.lr_floor > config.lr:
+        raise ValueError(
+            f"lr_floor {config.lr_floor:g} is above lr {config.lr:g}: the rate would never fall; make it smaller."
+        )
     if config.batch_size % processes:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
