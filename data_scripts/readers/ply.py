@@ -16,7 +16,7 @@ TYPES = {
     "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
     "double": "f8", "float64": "f8",
 }  # fmt: skip
-NAMES = {np.dtype(TYPES[name]): name for name in ("uchar", "ushort", "int", "float", "double")}
+NAMES = {np.dtype(TYPES[name]): name for name in ("uchar", "ushort", "int", "uint", "float", "double")}
 ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 Element = tuple[str, int, list[tuple[str, str]]]  # name, count, (property, type); a list's type is "list"

@@ -29,6 +29,11 @@ TABLES = (".xyz", ".txt", ".csv", ".pts", ".asc")
 SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
 COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 LABELS = ("label", "labels", "class", "classification", "semantic", "semantic_label", "segment", "gt")
+LABEL_TYPES = {
+    ".las": ("uint8",),
+    ".laz": ("uint8",),
+    ".ply": ("uint8", "int32", "uint32"),
+}  # others hold int64
 TALLEST, NARROWEST = 100.0, 0.5  # metres: beyond these a scene is asked for its unit
 WIDEST = 10_000.0  # metres: float32, which the networks see, still tells a millimetre
 
@@ -85,10 +90,10 @@ def read_scene(path: Path) -> Scene:
     return Scene(points, colour, None if label is None else _label(path, label))
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, codes: np.ndarray) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
-    cannot be written to."""
-    one = {name: np.zeros(1) for name in "xyz"} | {"label": np.zeros(1, np.uint8)}
+    cannot be written to, labels `codes` that the format cannot hold."""
+    one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(codes)}
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
@@ -102,19 +107,25 @@ def write_scene(path: Path, points: np.ndarray, colour: np.ndarray | None, label
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
     LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
-    text rounds them to 0.001 mm.
+    text rounds them to 0.001 mm. PLY takes labels of 32 bits.
     """
     path = Path(path)
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
     if colour is not None:
         columns |= {name: colour[:, i] for i, name in enumerate(COLOURS[0])}
     if label is not None:
-        small = label.size == 0 or 0 <= label.min() <= label.max() <= 255
-        columns["label"] = label.astype(np.uint8 if small else np.int32)
+        columns["label"] = _smallest(label)
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path, suffix=path.suffix.lower()) as temporary:
         _write(path, temporary, columns)
+
+
+def _smallest(label: np.ndarray) -> np.ndarray:
+    """Labels in the smallest type that holds them all."""
+    low, high = int(label.min(initial=0)), int(label.max(initial=0))
+    kinds = (np.iinfo(kind) for kind in (np.uint8, np.int32, np.uint32, np.int64))
+    return label.astype(next(kind.dtype for kind in kinds if kind.min <= low and high <= kind.max))
 
 
 def _check_suffix(path: Path) -> None:
@@ -125,6 +136,12 @@ def _check_suffix(path: Path) -> None:
 def _write(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
     """Columns as a file of the suffix of `path`, which faults name, at `temporary`."""
     suffix = path.suffix.lower()
+    kinds = LABEL_TYPES.get(suffix)
+    if "label" in columns and kinds and (label := columns["label"]).dtype not in kinds:
+        raise ShapeError(
+            f"{path}: labels {label.min()} .. {label.max()} do not fit into {suffix}, which holds {', '.join(kinds)}; "
+            "write a .npy or .txt."
+        )
     if suffix in (".las", ".laz"):
         _write_las(path, temporary, columns)
     elif suffix == ".ply":
@@ -189,12 +206,14 @@ def _colour(path: Path, values: np.ndarray) -> np.ndarray:
 
 def _label(path: Path, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
-        odd = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**31))
+        odd = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) <= 2**53))
         if odd.any():
             first = int(np.argmax(odd))
             raise ShapeError(
                 f"{path}: the label of point {first} is {values[first]}, expected a whole number."
             )
+    elif values.dtype == np.uint64 and values.max(initial=0) > 2**53:
+        raise ShapeError(f"{path}: a label is {values.max()}, beyond 2^53; is it a label?")
     return values.astype(np.int64)
 
 
@@ -328,8 +347,6 @@ def _las(path: Path) -> dict[str, np.ndarray]:
 
 def _write_las(path: Path, temporary: Path, columns: dict[str, np.ndarray]) -> None:
     laspy = _laspy(path)
-    if "label" in columns and columns["label"].dtype != np.uint8:
-        raise ShapeError(f"{path}: labels go beyond 0 .. 255, which LAS cannot hold; write a .ply.")
     header = laspy.LasHeader(point_format=7 if "red" in columns else 6, version="1.4")
     extent = max(np.ptp(columns[name].astype(np.float64)) for name in "xyz")
     finest = 10 ** np.ceil(np.log10(max(extent, 1.0) / 2**31))  # LAS counts to 2^31

@@ -5,7 +5,8 @@ Semantic3D's scan.txt with scan.labels. A folder is an area: Area_3 is area 3, o
 the Area_3 of Area_3_office_1.npy, as yanx27's scripts write S3DIS's rooms. Scenes in folders train, val(idation) and
 test are so split; otherwise the last area tests, or of one area a fifth of its scenes.
 
-The classes are the labels found, by the names of --classes where it is given. Scenes without colour become gray. Scenes
+The classes are the labels found, by the names of --classes where it is given; their numbers, e.g. 2, 5, 6 in LAS, are kept,
+and `dropfold predict` writes them. Scenes without colour become gray. Scenes
 are read in parallel, and one that is finished is not read again: a conversion that was stopped goes on.
 """
 
@@ -37,6 +38,7 @@ LAS = {
     5: "high vegetation", 6: "building", 7: "low noise", 9: "water", 10: "rail", 11: "road", 13: "wire guard", 14: "wire",
     15: "tower", 17: "bridge", 18: "high noise",
 }  # fmt: skip
+LAS_UNSURE = (0, 1)  # nobody has classified such points; they are seldom meant as a class
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Options:
     out: Path
     """The HDF5 file to write."""
     classes: tuple[str, ...] = ()
-    """Names of the labels 0, 1, 2, ...; none: every label found is a class, by its number, in LAS by its meaning."""
+    """Names of the labels: `ground car` of 0 and 1, `2=ground 6=building` of 2 and 6; none: every label found is a class, by
+    its number, in LAS by its meaning."""
     ignore: tuple[int, ...] = ()
     """Labels whose points are left out, e.g. 0 where it means unlabelled."""
     unit: Unit | None = None
@@ -102,7 +105,11 @@ def read_labelled(
     """One scene; its labels as the file has them."""
     points, colour, label = read_scene(path)
     if label is None:
-        raise ShapeError(f"{path} has no labels; name a column or property `label`, or leave the scene out.")
+        las = path.suffix.lower() in (".las", ".laz")
+        why = ": its classification is 0 (never classified) at every point" if las else ""
+        raise ShapeError(
+            f"{path} has no labels{why}; name a column or property `label`, or leave the scene out."
+        )
     notes = []
     if ignore:
         kept = ~np.isin(label, ignore)
@@ -123,35 +130,64 @@ def read_labelled(
     )
 
 
-def choose_classes(
-    jobs: list[RoomJob], found: list[np.ndarray], class_names: Sequence[str]
-) -> tuple[np.ndarray, list[str]]:
-    """The labels that are classes, and their names. found: those of each scene."""
-    if class_names:
-        for job, values in zip(jobs, found):
-            if values[0] < 0 or values[-1] >= len(class_names):
-                raise SchemaError(
-                    f"{job.name} has labels {', '.join(map(str, values[:20]))}, and --classes names "
-                    f"0 .. {len(class_names) - 1}; name all of them in their order, or leave some out with --ignore."
-                )
-        return np.arange(len(class_names)), list(class_names)
-    values = np.unique(np.concatenate(found))
-    if len(values) > 255:
+def name_codes(words: Sequence[str]) -> dict[int, str]:
+    """The name of each code, of the least one first, as --classes says: of 0 and 1 by `ground car`, of 2 and 6 by `2=ground
+    6=building`."""
+    coded = [re.fullmatch(r"(-?[0-9]+)=(.+)", word) for word in words]
+    if any(coded) and None in coded:
         raise SchemaError(
-            f"{len(values)} labels were found, {values[0]} .. {values[-1]}, 255 is the most; are they labels?"
+            f"--classes has {words[coded.index(None)]!r} beside CODE=NAME; give every class its code, or names alone for "
+            "the labels 0, 1, 2, ..."
         )
-    las = all(job.name.lower().endswith((".las", ".laz")) for job in jobs)
-    return values, [LAS.get(value, str(value)) if las else str(value) for value in values.tolist()]
+    codes = [int(match[1]) for match in coded if match] or list(range(len(words)))
+    names = [match[2] for match in coded if match] or list(words)
+    for values in codes, names:
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise SchemaError(f"--classes has {twice[0]!r} twice; a class has one code and one name.")
+    if largest := [code for code in codes if abs(code) > 2**53]:
+        raise SchemaError(f"--classes names {largest[0]}, which is beyond 2^53: no label that can be read.")
+    return dict(sorted(zip(codes, names)))
+
+
+def choose_classes(
+    jobs: list[RoomJob], found: list[np.ndarray], named: dict[int, str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """The codes that are classes, ascending, their names, and what is odd about them. found: the codes of each scene; named:
+    those of --classes."""
+    if named:
+        codes = np.array(list(named))
+        for job, values in zip(jobs, found):
+            if not np.isin(values, codes).all():
+                listed = ", ".join(map(str, codes[:20])) if codes[-1] >= len(codes) else f"0 .. {codes[-1]}"
+                raise SchemaError(
+                    f"{job.name} has labels {', '.join(map(str, values[:20]))}, and --classes names {listed}; name all of "
+                    "them, those of 0, 1, 2, ... in their order or any as CODE=NAME, or leave some out with --ignore."
+                )
+        return codes, list(named.values()), []
+    codes = np.unique(np.concatenate(found))
+    if len(codes) > 255:
+        raise SchemaError(
+            f"{len(codes)} labels were found, {codes[0]} .. {codes[-1]}, 255 is the most; are they labels?"
+        )
+    if not all(job.name.lower().endswith((".las", ".laz")) for job in jobs):
+        return codes, [str(code) for code in codes], []
+    notes = [
+        f"{LAS[code]} ({code}) is a class; --ignore {code} leaves its points out"
+        for code in LAS_UNSURE
+        if code in codes
+    ]
+    return codes, [LAS.get(code, str(code)) for code in codes.tolist()], notes
 
 
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
+    named = name_codes(options.classes)
     with open_as_folder(options.source) as folder:
         jobs = room_jobs.leave_out_rooms(list_scenes(folder, options), options.leave_out)
         split = _split(jobs, options.test_area)
         part = room_jobs.read_rooms(options.out, jobs, options.workers)
     found = [np.unique(load_piece(part, job)["label"]) for job in jobs]
-    known, names = choose_classes(jobs, found, options.classes)
+    codes, names, odd = choose_classes(jobs, found, named)
     arguments = [f"--source {shlex.quote(options.source.resolve().name)} --out FILE"]
     arguments += [f"--classes {' '.join(map(shlex.quote, options.classes))}"] if options.classes else []
     arguments += [f"--ignore {' '.join(map(str, options.ignore))}"] if options.ignore else []
@@ -164,10 +200,8 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
         "rebuild": f"dropfold data scenes {' '.join(arguments)}",
     }
 
-    def relabel(label: np.ndarray) -> np.ndarray:
-        return np.searchsorted(known, label).astype(np.uint8)
-
-    scenes, notes = room_jobs.write_rooms(options.out, jobs, part, names, provenance, split, relabel)
+    scenes, notes = room_jobs.write_rooms(options.out, jobs, part, names, provenance, split, codes)
+    notes += odd
     if len(jobs) == 1:
         notes.append("one scene trains, and none is left to test on; cut it in pieces for that")
     return scenes, notes

@@ -62,18 +62,23 @@ def write_rooms(
     class_names: list[str],
     provenance: dict[str, str],
     split: np.ndarray | None = None,
-    relabel: Callable[[np.ndarray], np.ndarray] = lambda label: label,
+    codes: np.ndarray | None = None,
 ) -> tuple[Scenes, list[str]]:
     """Write `out` of the finished rooms in the order of `jobs`. Returns it, and all that was odd, a sentence each.
 
-    split [n]: of each room; None: by area. relabel: from what was read to uint8 0 .. classes - 1.
+    split [n]: of each room; None: by area. codes [classes], ascending: the labels that were read, one a class; None: they
+    are uint8 0 .. classes - 1.
     """
     notes = []
-    with scene_schema.writer(out, class_names, **provenance, folder=part) as writer:
+    with scene_schema.writer(
+        out, class_names, **provenance, folder=part, codes=[] if codes is None else codes.tolist()
+    ) as writer:
         for i, job in enumerate(track(jobs, "writing rooms", console=Console(stderr=True))):
             found = work.load_piece(part, job)
             one = job.split if split is None else int(split[i])
-            label = relabel(found["label"])
+            label = found["label"]
+            if codes is not None:
+                label = np.searchsorted(codes, label).astype(np.uint8)
             writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
             notes += found["notes"].tolist()
     shutil.rmtree(part)
@@ -89,5 +94,8 @@ def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> Non
         f"{options.out}: {counts} rooms to train, validate and test, {int(scenes.ptr[-1]):,} points, "
         f"{len(scenes.class_names)} classes, {len(np.unique(scenes.area))} areas"
     )
+    classes = zip(scenes.class_names, scenes.codes)
+    named = [name if name == str(code) else f"{name} ({code})" for name, code in classes]
+    print(f"classes, and their labels in the files: {', '.join(named)}")
     for note in notes:
         print(f"note: {note}".encode(errors="backslashreplace").decode())  # a name may be no text

@@ -6,19 +6,20 @@
 | split | uint8 | [n] | 0 train, 1 validation, 2 test; the blocks of a room are in one |
 | room | UTF-8 | [n] | the room that each block is of |
 | digest | UTF-8 | [n] | SHA-256 of each block's points and label |
+| codes | int64 | [classes] | optional: the number of each class in the files of the source; without it 0 .. classes - 1 |
 | points | float32 | [n, P, 9] | see below |
 | label | uint8 | [n, P] | of each point, 0 .. classes - 1 |
 
 The channels: x y z in metres from the block's middle, red green blue 0 .. 1, x y z as shares of the room's size.
 
-Attributes: see `h5_file`; the task is "blocks", and the checksum covers the first four, digests included.
+Attributes: see `h5_file`; the task is "blocks", and the checksum covers the first five, digests included.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ class Blocks:
     credits: str
     rebuild: str
     checksum: str = ""
+    codes: list[int] = field(default_factory=list)
+    """The number of each class in the files of the source; of a file that was read never empty."""
     _verified: set[int] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
@@ -112,7 +115,8 @@ def read(path: Path) -> Blocks:
             f"uint8 [{n}, P]. Make it anew: {provenance['rebuild']}"
         )
     arrays |= {name: list(arrays[name]) for name in ("room", "digest")} | provenance
-    return Blocks(path=path.absolute(), points=size, class_names=class_names, **arrays)
+    codes = h5_file.take_codes(arrays, len(class_names))
+    return Blocks(path=path.absolute(), points=size, class_names=class_names, codes=codes, **arrays)
 
 
 @contextlib.contextmanager
@@ -125,15 +129,17 @@ def writer(
     test_area: int | None = None,
     validation: float = 0.12,
     folder: Path | None = None,
+    codes: Sequence[int] = (),
 ) -> Iterator[Writer]:
     """`with writer(...) as w: w.add(pack(...), ...)` for some blocks at a time; the file is there when that ends well.
 
     test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
     folder: where the file is made, on the disk of `path`; None: beside it.
+    codes: the number of each class in the files of the source; empty: 0 .. classes - 1.
     """
     provenance = {"source": source, "credits": credits, "rebuild": rebuild}
     with contextlib.closing(Pending(Path(path), LAYOUT, folder)) as pending:
-        writer = Writer(pending, class_names, provenance, test_area, validation)
+        writer = Writer(pending, class_names, provenance, test_area, validation, codes)
         yield writer
         writer.finish()
 
@@ -172,8 +178,9 @@ class Writer:
         provenance: dict[str, str],
         test_area: int | None,
         validation: float,
+        codes: Sequence[int],
     ) -> None:
-        self.class_names, self.provenance = class_names, provenance
+        self.class_names, self.provenance, self.codes = class_names, provenance, codes
         self.test_area, self.validation = test_area, validation
         self.pending = pending
         self.room: list[str] = []
@@ -201,6 +208,7 @@ class Writer:
             "split": scene_schema.split_by_area(area[first], self.test_area, self.validation)[member],
             "room": np.array(self.room, dtype=object),
             "digest": np.array(self.digest, dtype=object),
+            **h5_file.store_codes(self.codes, len(self.class_names)),
         }
         h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.provenance["rebuild"])
         self.pending.finish(arrays, self.class_names, self.provenance)
@@ -223,6 +231,7 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
             raise wrong(
                 f"room {room!r}", f"in areas and splits {seen[room]} and {(area, split)}", "a room in one"
             )
+    h5_file.check_codes(arrays, len(class_names), wrong)
 
 
 ROWS: dict[str, np.dtype[Any]] = {"points": np.dtype(np.float32), "label": np.dtype(np.uint8)}
@@ -230,10 +239,11 @@ ROWS: dict[str, np.dtype[Any]] = {"points": np.dtype(np.float32), "label": np.dt
 LAYOUT = Layout(
     task="blocks",
     entries="blocks",
-    types={"area": np.int64, "split": np.uint8, "room": str, "digest": str},
-    optional=(),
+    types={"area": np.int64, "split": np.uint8, "room": str, "digest": str, "codes": np.int64},
+    optional=("codes",),
     shaped=(),
     first_shape=_shape,
     check=_check,
+    along={"codes": None},
     label=None,
 )

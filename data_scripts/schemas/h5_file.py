@@ -4,6 +4,9 @@ A `Layout` says which datasets a kind of data has; `shape_schema` (clouds), `par
 (rooms), `block_schema` (blocks of rooms) and `video_schema` (videos) each have one.
 Attributes: schema ("dropfold/1"), task, class_names, source, credits, rebuild (the command that makes the file anew),
 checksum (SHA-256 over the datasets in the order of their names).
+
+Where each point has a class, the file numbers the classes 0 .. n - 1, and the dataset `codes` [n] says which number each of
+them had in the files of the source, e.g. 2, 5, 6 in LAS. A file without it had 0 .. n - 1 there, too.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import contextlib
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -262,6 +265,24 @@ def not_finite(values: np.ndarray) -> int | None:
             return start + int(np.argmin(whole))
         start += len(piece)
     return None
+
+
+def store_codes(codes: Sequence[int], classes: int) -> dict[str, np.ndarray]:
+    """The dataset `codes` of a file in the making; none where they are 0 .. classes - 1, or empty, which means the same."""
+    usual = not len(codes) or list(codes) == list(range(classes))
+    return {} if usual else {"codes": np.array(codes, dtype=np.int64)}
+
+
+def take_codes(arrays: dict[str, Any], classes: int) -> list[int]:
+    """The codes of the classes, taken out of the datasets of a file."""
+    return arrays.pop("codes", np.arange(classes)).tolist()
+
+
+def check_codes(arrays: dict[str, Any], classes: int, wrong: Wrong) -> None:
+    """Refuse codes that are not one for each class, or that two classes share."""
+    codes = arrays.get("codes")
+    if codes is not None and not len(codes) == len(np.unique(codes)) == classes:
+        raise wrong("codes", codes.tolist()[:20], f"a number of its own for each of the {classes} classes")
 
 
 def check(path: str, layout: Layout, arrays: dict[str, Any], class_names: list[str], rebuild: str) -> None:

@@ -11,13 +11,14 @@
 | ptr | int64 | [n + 1] | rows ptr[i] .. ptr[i + 1] are shape i |
 | part_names | UTF-8 | [P] | e.g. "chair/leg" |
 | part_category | int64 | [P] | the category of each part |
+| codes | int64 | [P] | optional: the number of each part in the files of the source; without it 0 .. parts - 1 |
 
 Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "parts", class_names are the categories.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Parts:
     rebuild: str
     normals: np.ndarray | None = None
     checksum: str = ""
+    codes: list[int] = field(default_factory=list)
+    """The number of each part in the files of the source; of a file that was read never empty."""
 
     def __len__(self) -> int:
         return len(self.category)
@@ -78,7 +81,8 @@ class Parts:
 
 def write(path: Path, parts: Parts) -> None:
     """Write `parts` to `path`: checked first, into a temporary file beside it, then renamed over it."""
-    arrays: dict[str, Any] = {name: getattr(parts, name) for name in LAYOUT.types}
+    arrays: dict[str, Any] = {name: getattr(parts, name) for name in LAYOUT.types if name != "codes"}
+    arrays |= h5_file.store_codes(parts.codes, len(parts.part_names))
     for name in ("name", "part_names"):
         arrays[name] = np.array(arrays[name], dtype=object)
     if parts.normals is None:
@@ -92,7 +96,8 @@ def read(path: Path) -> Parts:
     missing = "data/components.h5 ships with the project; the scripts in data_scripts make the others."
     arrays, class_names, provenance = h5_file.read(Path(path), LAYOUT, missing)
     arrays |= {name: list(arrays[name]) for name in ("name", "part_names")} | provenance
-    return Parts(**arrays, class_names=class_names)
+    codes = h5_file.take_codes(arrays, len(arrays["part_names"]))
+    return Parts(**arrays, class_names=class_names, codes=codes)
 
 
 def to_part_labels(part: np.ndarray, where: str) -> np.ndarray:
@@ -138,6 +143,7 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
             raise wrong(f"{item} of shape {i} ({name[i]})", "not finite", "numbers")
     if len(arrays["part_names"]) == 0:
         raise wrong("part_names", "empty", "the names of the parts")
+    h5_file.check_codes(arrays, len(arrays["part_names"]), wrong)
     bare = sorted(set(range(len(class_names))) - set(part_category.tolist()))
     if bare or part_category.min() < 0 or part_category.max() >= len(class_names):
         found = f"{part_category.min()} .. {part_category.max()}, without {bare or 'none'}"
@@ -168,8 +174,9 @@ LAYOUT = Layout(
         "ptr": np.int64,
         "part_names": str,
         "part_category": np.int64,
+        "codes": np.int64,
     },
-    optional=("normals",),
+    optional=("normals", "codes"),
     shaped=("points", "normals"),
     first_shape=_shape,
     check=_check,
@@ -180,6 +187,7 @@ LAYOUT = Layout(
         "ptr": None,
         "part_names": None,
         "part_category": "part_names",
+        "codes": None,
     },
     label="category",
     storage={"points": _storage, "normals": _storage},

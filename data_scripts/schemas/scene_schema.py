@@ -8,11 +8,12 @@
 | ptr | int64 | [n + 1] | rows ptr[i] .. ptr[i + 1] are room i |
 | origin | float64 | [n, 3] | metres; what was taken from each room's coordinates, their minimum |
 | digest | UTF-8 | [n] | SHA-256 of each room's points, colour and label |
+| codes | int64 | [classes] | optional: the number of each class in the files of the source; without it 0 .. classes - 1 |
 | points | float32 | [M, 3] | metres, each room from its minimum |
 | colour | uint8 | [M, 3] | red, green, blue |
 | label | uint8 | [M] | of each point, 0 .. classes - 1 |
 
-Attributes: see `h5_file`; the task is "scenes", and the checksum covers the first six, digests included. A
+Attributes: see `h5_file`; the task is "scenes", and the checksum covers the first seven, digests included. A
 room is checked against its digest when it is first read, so that a file of gigabytes opens at once.
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,8 @@ class Scenes:
     credits: str
     rebuild: str
     checksum: str = ""
+    codes: list[int] = field(default_factory=list)
+    """The number of each class in the files of the source; of a file that was read never empty."""
     _verified: set[int] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
@@ -124,20 +127,28 @@ def read(path: Path) -> Scenes:
                     f"Make it anew: {provenance['rebuild']}"
                 )
     arrays |= {name: list(arrays[name]) for name in ("name", "digest")} | provenance
-    return Scenes(path=path.absolute(), class_names=class_names, **arrays)
+    codes = h5_file.take_codes(arrays, len(class_names))
+    return Scenes(path=path.absolute(), class_names=class_names, codes=codes, **arrays)
 
 
 @contextlib.contextmanager
 def writer(
-    path: Path, class_names: list[str], source: str, credits: str, rebuild: str, folder: Path | None = None
+    path: Path,
+    class_names: list[str],
+    source: str,
+    credits: str,
+    rebuild: str,
+    folder: Path | None = None,
+    codes: Sequence[int] = (),
 ) -> Iterator[Writer]:
     """`with writer(...) as w: w.add(...)` for each room; the file is there when the block has ended well, or not at all.
 
     folder: where it is made, on the disk of `path`; None: beside it.
+    codes: the number of each class in the files of the source; empty: 0 .. classes - 1.
     """
     provenance = {"source": source, "credits": credits, "rebuild": rebuild}
     with contextlib.closing(Pending(Path(path), LAYOUT, folder)) as pending:
-        writer = Writer(pending, class_names, provenance)
+        writer = Writer(pending, class_names, provenance, codes)
         yield writer
         writer.finish()
 
@@ -145,8 +156,10 @@ def writer(
 class Writer:
     """Rooms written one after the other: no more than one is in memory."""
 
-    def __init__(self, pending: Pending, class_names: list[str], provenance: dict[str, str]) -> None:
-        self.class_names, self.provenance = class_names, provenance
+    def __init__(
+        self, pending: Pending, class_names: list[str], provenance: dict[str, str], codes: Sequence[int]
+    ) -> None:
+        self.class_names, self.provenance, self.codes = class_names, provenance, codes
         self.pending = pending
         self.name: list[str] = []
         self.area: list[int] = []
@@ -218,6 +231,7 @@ class Writer:
             "ptr": np.concatenate([[0], np.cumsum(self.size)]).astype(np.int64),
             "origin": np.stack(self.origin),
             "digest": np.array(self.digest, dtype=object),
+            **h5_file.store_codes(self.codes, len(self.class_names)),
         }
         h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.provenance["rebuild"])
         self.pending.finish(arrays, self.class_names, self.provenance)
@@ -281,6 +295,7 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
         seen.add(one)
     if len(class_names) > 255:
         raise wrong("class_names", f"{len(class_names)} names", "255 or fewer")
+    h5_file.check_codes(arrays, len(class_names), wrong)
 
 
 LAYOUT = Layout(
@@ -293,11 +308,12 @@ LAYOUT = Layout(
         "ptr": np.int64,
         "origin": np.float64,
         "digest": str,
+        "codes": np.int64,
     },
-    optional=(),
+    optional=("codes",),
     shaped=("origin",),
     first_shape=_shape,
     check=_check,
-    along={"ptr": None},
+    along={"ptr": None, "codes": None},
     label=None,
 )

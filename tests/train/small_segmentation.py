@@ -67,10 +67,10 @@ def write_rooms(path, areas=3, rooms=3, points=1500):
             )
 
 
-def write_blocks(path, areas=3, rooms=2, blocks=4, points=80):
+def write_blocks(path, areas=3, rooms=2, blocks=4, points=80, codes=()):
     """Blocks of 80 points each of rooms of three areas."""
     random = np.random.default_rng(0)
-    with block_schema.writer(path, CLASSES, "made for tests", "none", "run the tests") as writer:
+    with block_schema.writer(path, CLASSES, "made for tests", "none", "run the tests", codes=codes) as writer:
         for i in range(areas * rooms):
             area, label, seen = i % areas + 1, [], []
             for _ in range(blocks):

@@ -275,7 +275,8 @@ class Signature:
     """What a trained network maps: its input's shape, without the batch, to one of (or, multi-label, any of) the classes.
 
     Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
-    belongs to. `channels` says what the channels of a point mean; None if samples are no points."""
+    belongs to. `channels` says what the channels of a point mean; None if samples are no points. `codes`
+    [classes] are the numbers of the classes in files of labelled points, read and written; empty: 0 .. classes - 1."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
@@ -283,3 +284,22 @@ class Signature:
     categories: list[str] = field(default_factory=list)
     part_category: list[int] = field(default_factory=list)
     channels: Channels | None = None
+    codes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        self.codes = list(self.codes) or list(range(classes))
+        if not len(self.codes) == len(set(self.codes)) == classes:
+            raise ValueError(
+                f"codes are {self.codes[:20]}, expected a number of its own for each of the {classes} classes."
+            )
+
+    @property
+    def titles(self) -> list[str]:
+        """The names for readers, with the codes where these are other numbers than 0 .. classes - 1 and say more."""
+        if self.codes == list(range(len(self.class_names))):
+            return self.class_names
+        return [
+            name if name == str(code) else f"{name} ({code})"
+            for name, code in zip(self.class_names, self.codes)
+        ]

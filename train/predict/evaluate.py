@@ -38,6 +38,11 @@ def main(options: Options) -> None:
         raise ValueError(
             f"{config.data} has the classes {theirs.class_names}, the run was trained on {signature.class_names}."
         )
+    if theirs.codes != signature.codes:
+        print(
+            f"note: the classes of {config.data} have the codes {theirs.codes}, those of the run {signature.codes}; they "
+            "are compared by their names"
+        )
     if theirs.shape[1:] != signature.shape[1:]:
         raise ValueError(
             f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from dropfold.train.tasks import parts
 from dropfold.train.tasks.scene_prediction import check_colour, label_points, progress
 from dropfold.train.tasks.trained import Trained
 
+LAS = (".las", ".laz")
+SHOWN = 5  # codes that are named in a line
+
 
 def label_file(
     trained: Trained,
@@ -25,8 +29,8 @@ def label_file(
     category: str = "",
     unit: Unit | None = None,
 ) -> dict[str, Any]:
-    """Label every point of a file, write the labelled points to `out` (whole, at the end, or not at all), and return the
-    number of points of each class.
+    """Label every point of a file, write the labelled points to `out` (whole, at the end, or not at all), each with the code
+    of its class, and return the number of points of each class, and the scores against the labels in the file.
 
     Raises:
         ValueError: what is wrong with the file, or missing.
@@ -36,7 +40,9 @@ def label_file(
         raise ValueError(
             f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
         )
-    check_target(out)
+    codes = np.array(signature.codes)
+    check_target(out, codes)
+    notes: list[str] = []
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)
         points, cloud = parts.read(file, config, signature)
@@ -45,25 +51,58 @@ def label_file(
     else:
         assert isinstance(config, BlockConfig)
         points, colour, target = read_scene(file)
+        if target is None and file.suffix.lower() in LAS:
+            notes.append("its classification is 0 (never classified) at every point, which is not compared")
         check_colour(colour, config, str(file))
         if votes is not None:
             config = replace(config, votes=votes)
         metres = in_metres(file, points, unit)
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
-    write_scene(out, points, colour, label)
+    write_scene(out, points, colour, codes[label])
     counts = np.bincount(label, minlength=len(signature.class_names)).tolist()
-    row = {
+    row: dict[str, Any] = {
         "file": str(file),
         "out": str(out),
         "points": len(label),
         "classes": {name: count for name, count in zip(signature.class_names, counts, strict=True) if count},
+        "codes": dict(zip(signature.class_names, signature.codes, strict=True)),
     }
-    # A LAS file without labels has the label 0 at every point.
-    if target is not None and target.any() and target.min() >= 0 and target.max() < len(counts):
-        matrix = metrics.confusion(target, label, len(counts))
-        row["against its labels"] = metrics.scene_scores(matrix).figures
+    if target is not None:
+        row |= compare_codes(target, label, codes)
+    if out.suffix.lower() in LAS and not codes[label].any():
+        notes.append("every label that was written is 0, which LAS takes for never classified")
+    if notes := notes + note_lost_codes(signature):
+        row["notes"] = notes
     return row
+
+
+def compare_codes(target: np.ndarray, predicted: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
+    """Scores of predicted classes against the codes in a file, `target`. Points whose code is none of `codes`, those of the
+    classes, do not count; how many they are is by code, the most frequent first."""
+    order = np.argsort(codes)
+    label = order[np.searchsorted(codes[order], target).clip(max=len(codes) - 1)]
+    known = codes[label] == target
+    found: dict[str, Any] = {}
+    if known.any():
+        matrix = metrics.confusion(label[known], predicted[known], len(codes))
+        found["against its labels"] = metrics.scene_scores(matrix).figures
+    if not known.all():
+        other, count = np.unique(target[~known], return_counts=True)
+        most = np.argsort(-count, kind="stable")
+        found["left out of the scores"] = {str(other[i]): int(count[i]) for i in most}
+    return found
+
+
+def note_lost_codes(signature: Signature) -> list[str]:
+    """A note on a run whose classes are named by their codes, and whose data set is of the time before it kept codes."""
+    for name, code in zip(signature.class_names, signature.codes, strict=True):
+        if re.fullmatch(r"-?[0-9]+", name) and name != str(code):
+            return [
+                f"class {name} is written as {code}, for the run was trained on a data set that keeps no codes; make it "
+                "anew, and train anew"
+            ]
+    return []
 
 
 def output_path(file: Path, out: Path | None) -> Path:
@@ -86,8 +125,20 @@ def category_of(name: str, signature: Signature) -> int:
 def in_words(row: dict[str, Any]) -> str:
     """A line on a labelled file."""
     order = sorted(row["classes"].items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{name} {100 * count / row['points']:.1f} %" for name, count in order)
-    text = f"{row['file']}: {row['points']:,} points labelled in {row['out']}: {shares}"
-    if figures := row.get("against its labels"):
-        text += f"; against the labels in the file: {metrics.in_a_line(figures)}"
-    return text
+    codes = {name: f" ({code})" if name != str(code) else "" for name, code in row["codes"].items()}
+    shares = ", ".join(f"{name}{codes[name]} {100 * count / row['points']:.1f} %" for name, count in order)
+    words = [f"{row['file']}: {row['points']:,} points labelled in {row['out']}: {shares}"]
+    figures, left_out = row.get("against its labels"), row.get("left out of the scores")
+    if figures:
+        words.append(f"against the labels in the file: {metrics.in_a_line(figures)}")
+    if left_out:
+        says = "left out of the scores" if figures else "so nothing to compare with"
+        words.append(f"{count_by_code(left_out)} (no class of the run) {says}")
+    return "; ".join([*words, *row.get("notes", ())])
+
+
+def count_by_code(points: dict[str, int]) -> str:
+    """How many points there are of each code, the most frequent first; of many codes, of the first ones."""
+    words = [f"{count:,} points of code {code}" for code, count in points.items()]
+    rest = list(points.values())[SHOWN:]
+    return ", ".join(words[:SHOWN] + ([f"{sum(rest):,} of {len(rest)} other codes"] if rest else []))

@@ -5,8 +5,9 @@ taken as they are. Each file is read as the training data were: centred, scaled 
 be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
-PLY, LAS, LAZ, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats. Scenes
-have z upwards; colours are 0 .. 255.
+PLY, LAS, LAZ, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats, each
+point with the number that its class has in the files that the data set was made of. Labels in a file are compared. Scenes have
+z upwards; colours are 0 .. 255.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ def load(config: BlockConfig) -> Data[Blocks]:
         split = scene_schema.carve_rooms(split[first].astype(np.uint8), scenes.VALIDATION_SHARE)[member]
     train, validation, test = (Blocks(file, index, config.colour) for index in parts(split, config))
     channels = channels_of(config)
-    signature = Signature(file.class_names, (config.points, channels.total), channels=channels)
+    signature = Signature(
+        file.class_names, (config.points, channels.total), channels=channels, codes=file.codes
+    )
     origin = file.room, file.source, file.credits, file.checksum
     weight = None
     if config.class_weights:

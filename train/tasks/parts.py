@@ -84,6 +84,7 @@ def load(config: PartConfig) -> Data[Shapes]:
         categories=file.class_names,
         part_category=file.part_category.tolist(),
         channels=channels,
+        codes=file.codes,
     )
     part_category = torch.from_numpy(file.part_category)
 

@@ -107,7 +107,7 @@ def load(config: SceneConfig) -> Data[Rooms]:
         split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
     seen = channels_of(config)
-    signature = Signature(scenes.class_names, (config.points, seen.total), channels=seen)
+    signature = Signature(scenes.class_names, (config.points, seen.total), channels=seen, codes=scenes.codes)
     origin = scenes.name, scenes.source, scenes.credits, scenes.checksum
     weight = None
     if config.class_weights:
@@ -230,7 +230,7 @@ def class_table(scores: Scores, predictions: Predictions, signature: Signature) 
     recall, precision = metrics.ratio(hit, target), metrics.ratio(hit, predicted)
     rows = [
         [name, int(target[c]), float(scores.by_class[c]), float(recall[c]), float(precision[c])]
-        for c, name in enumerate(signature.class_names)
+        for c, name in enumerate(signature.titles)
     ]
     percent = np.round(100 * matrix / np.maximum(1, target[:, None])).astype(int)
     head = ["class", "points", "IoU", "recall", "precision"]
