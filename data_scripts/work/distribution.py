@@ -1,11 +1,8 @@
-"""What unpacked distributions have in common: a root somewhere inside, lists in text, HDF5 files."""
+"""What unpacked distributions have in common: a root somewhere inside, lists in text."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dropfold.data_scripts.work.errors import SchemaError
 
@@ -23,20 +20,3 @@ def read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise SchemaError(f"{path} is not there; the distribution is not whole.")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-
-
-@contextlib.contextmanager
-def open_h5(path: Path, *datasets: str) -> Iterator[Any]:
-    """An HDF5 file of the distribution, to be read; a `SchemaError` says which of the datasets it lacks."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            for name in datasets:
-                if name not in file:
-                    raise SchemaError(f"{path} has no dataset {name!r}.")
-            yield file
-    except OSError as error:
-        raise SchemaError(
-            f"{path} is not a whole HDF5 file ({error}); fetch the distribution again."
-        ) from None
