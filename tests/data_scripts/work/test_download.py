@@ -20,8 +20,10 @@ def serve(tmp_path_factory, monkeypatch):
     if shutil.which("openssl") is None:
         pytest.skip("openssl makes the certificate")
     folder, servers = tmp_path_factory.mktemp("certificate"), []
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out cert.pem"
-    more = " -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem"
+    )
+    more = " -out cert.pem -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     subprocess.run((command + more).split(), cwd=folder, check=True, capture_output=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
 
