@@ -98,7 +98,6 @@ HOSTILE = [
     "<!--<script>",
     "<img src=x onerror=alert(1)>",
     "a\u2028b",
-    "&lt;",
 ]
 
 
@@ -144,7 +143,8 @@ def test_the_shown_seed_is_the_first_typical_one(p, folder):
         clouds.dropped_share(cloud, "cluster", p, 32, s, "gather").mean() for s in range(clouds.SEEDS_TRIED)
     ]
     typical = [p / 2 <= mean <= 1.5 * p for mean in means]
-    assert seed == (typical.index(True) if any(typical) else int(np.argmin(np.abs(np.array(means) - p))))
+    nearest = min((s for s, mean in enumerate(means) if mean), key=lambda s: abs(means[s] - p))
+    assert seed == (typical.index(True) if any(typical) else nearest)
     assert share.any()
     assert nothing == sum(mean == 0 for mean in means)
 
