@@ -7,8 +7,8 @@ blocks of 12 % of the other rooms validate.
 
 Files are read in parallel, and one that is finished is not read again: a conversion that was stopped goes on.
 
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
---sha256 gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations

@@ -89,10 +89,12 @@ class H5File:
     def _read_text(self, name: str, item: Any) -> np.ndarray:
         text = item.asstr(errors="surrogateescape")
         if item.ndim != 1:
-            return text[()]
+            with _bounded_memory():
+                return text[()]
         found, total = np.empty(len(item), dtype=object), 0
         for start in range(0, len(item), TEXTS_PER_READ):
-            piece = text[start : start + TEXTS_PER_READ]
+            with _bounded_memory():
+                piece = text[start : start + TEXTS_PER_READ]
             total += sum(map(len, piece))
             if total > MOST_TEXT_BYTES:
                 raise self.wrong(f": {name} is more than {_in_bytes(MOST_TEXT_BYTES)} of text.")
@@ -101,14 +103,14 @@ class H5File:
 
     def text(self, attribute: str) -> str | None:
         """An attribute of the file as text; None if it has none of that name."""
-        with self._naming(f"attribute {attribute!r}"):
+        with self._naming(f"attribute {attribute!r}"), _bounded_memory():
             value = self._file.attrs.get(attribute)
             value = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
             return None if value is None else str(value)
 
     def texts(self, attribute: str) -> list[str]:
         """An attribute of the file that is a list of texts; empty if it has none of that name."""
-        with self._naming(f"attribute {attribute!r}"):
+        with self._naming(f"attribute {attribute!r}"), _bounded_memory():
             return [str(value) for value in np.atleast_1d(self._file.attrs.get(attribute, [])).tolist()]
 
     @contextlib.contextmanager
@@ -241,6 +243,26 @@ def open_h5(path: Path, *datasets: str, advice: str = "Fetch the distribution ag
     finally:
         with contextlib.suppress(Exception):  # of a damaged file, of which all that was read is checked
             file.close()
+
+
+@contextlib.contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let the process take at most MOST_TEXT_BYTES more: a broken length makes the library fill gigabytes with one text."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + MOST_TEXT_BYTES
+    bounds = [bound for bound in (soft, hard, most) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _refuse_endless_heaps(path: Path, advice: str) -> None:

@@ -5,8 +5,8 @@
     off               ModelNet40's meshes, sampled uniformly on their surface
 
 About 10 % of each class's training shapes become the validation split (--validation 0 for the peers' way, none).
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
---sha256 gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations

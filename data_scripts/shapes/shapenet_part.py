@@ -8,8 +8,8 @@
 and scaled to the unit sphere, those of the second are as they are. An archive of texts is not unpacked; texts are read in
 parallel, and what is read is kept: a conversion that was stopped goes on. That of the second begins anew.
 
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where --sha256
-gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations

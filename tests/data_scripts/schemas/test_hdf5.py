@@ -2,6 +2,8 @@
 
 import os
 import re
+import resource
+import struct
 from pathlib import Path
 
 import h5py
@@ -157,6 +159,20 @@ def test_a_heap_of_text_that_would_be_read_for_ever_is_refused(furniture, tmp_pa
     path.write_bytes(content)
     with pytest.raises(SchemaError, match=rf"text at byte {at} is broken.*Make it anew"):
         shape_schema.read(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the bound needs Linux")
+def test_a_text_of_a_broken_length_takes_no_gigabytes(furniture, tmp_path):
+    path = tmp_path / "a.h5"
+    shape_schema.write(path, furniture)
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<IQ", len("classification"), content.index(b"GCOL")))
+    content[at + 3] = 0x84  # 2.2 GB
+    path.write_bytes(content)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(SchemaError, match=r"a\.h5: \S+.* (cannot be read|does not fit)"):
+        shape_schema.read(path)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 
 def test_a_pipe_is_no_file(tmp_path):
