@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,9 +236,9 @@ def stated_checksum(path: Path) -> str:
         return ""
 
 
-def checksum_attributes(attributes: dict[str, str | None], class_names: list[str]) -> str:
+def checksum_attributes(attributes: Mapping[str, str | None], class_names: list[str]) -> str:
     """SHA-256 over the attributes of a file, the checksum of its datasets among them."""
-    return hashlib.sha256(json.dumps([attributes, class_names], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([dict(attributes), class_names], sort_keys=True).encode()).hexdigest()
 
 
 def checksum(arrays: dict[str, Any]) -> str:

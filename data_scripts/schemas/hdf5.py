@@ -72,7 +72,7 @@ class H5File:
         with self._naming(name):
             return self._file[name].dtype
 
-    def read(self, name: str, rows: int | slice | tuple[slice, ...] = ()) -> np.ndarray:  # type: ignore[assignment]
+    def read(self, name: str, rows: int | slice | tuple[slice, ...] = ()) -> np.ndarray:
         """A dataset, or some of its rows, in memory; text as an array of `str`."""
         import h5py
 
