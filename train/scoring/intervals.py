@@ -14,17 +14,18 @@ from dropfold.train.scoring.metrics import Predictions
 
 Z = 1.959964  # the normal distribution's 97.5 % quantile
 RESAMPLES = 2000
+FEWEST = 5  # rooms or shapes that are resampled: of fewer an interval would come out far too narrow
 
 
 def leading_interval(name: str, predictions: Predictions) -> tuple[float, float, str] | None:
-    """The 95 % interval of the figure `name` and its method in words; None if there is none, as of one room alone."""
+    """The 95 % interval of the figure `name` and its method in words; None if there is none, as of a few rooms."""
     if name == "overall_accuracy" and "logits" in predictions and len(predictions["label"]):
         right = predictions["logits"].argmax(1) == predictions["label"]
         return *wilson(int(right.sum()), len(right)), "Wilson"
-    if name == "instance_mean_iou" and len(predictions["iou"]) > 1:
+    if name == "instance_mean_iou" and len(predictions["iou"]) >= FEWEST:
         iou = predictions["iou"]
         return *resample(len(iou), lambda times: times @ iou / len(iou)), "bootstrap"
-    if name == "mean_iou" and len(predictions.get("confusions", ())) > 1:
+    if name == "mean_iou" and len(predictions.get("confusions", ())) >= FEWEST:
         confusions = predictions["confusions"].astype(np.float64)
         return *resample(
             len(confusions), lambda times: _mean_iou(np.tensordot(times, confusions, 1))
