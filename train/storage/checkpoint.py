@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from dropfold.data_scripts.work.atomic import write_bytes as write
-from dropfold.train.config.channels import Channels
-from dropfold.train.config.configs import CONFIGS, Config, PointConfig, Signature
+from dropfold.train.config.channels import Channels, Graph, graph_before_it_was_said
+from dropfold.train.config.configs import CONFIGS, BlockConfig, Config, PointConfig, Signature
 from dropfold.train.config.recipes import recipe
 from dropfold.train.data.input_channels import channels_of
+
+_said: set[Path] = set()  # runs of which a line was printed
 
 
 def tidy(folder: Path) -> None:
@@ -73,15 +75,30 @@ def load_config(run: Path) -> tuple[Config, Signature]:
     values = json.loads(path.read_text())
     kind = CONFIGS[values.get("task", "clouds")]
     config = _read_dataclass(kind, values)
+    if isinstance(config, BlockConfig) and "graph" not in values:
+        config.graph = _graph_of_old_run(run, config)
     signature = {field.name: values[field.name] for field in fields(Signature) if field.name in values}
     signature["shape"] = tuple(signature.get("shape", ()))
     # Runs made before channels were saved: their config says which they had.
     channels = values.get("channels")
     if channels is not None:
-        signature["channels"] = Channels(**channels)
+        graph = {"graph": config.graph} if isinstance(config, BlockConfig) else {}
+        signature["channels"] = Channels(**graph | channels)
     else:
         signature["channels"] = channels_of(config) if isinstance(config, PointConfig) else None
     return config, Signature(**signature)
+
+
+def _graph_of_old_run(run: Path, config: BlockConfig) -> Graph:
+    """What made the graph of a run whose config does not say it, and a line where it is no longer what new runs take."""
+    graph = graph_before_it_was_said(channels_of(config))
+    if config.network == "dgcnn" and graph != BlockConfig.graph and run not in _said:
+        _said.add(run)
+        print(
+            f"{run} does not say which channels make its graph: it was trained with {graph}, and keeps it; new runs take "
+            f"{BlockConfig.graph}."
+        )
+    return graph
 
 
 def same_data(run: Path, config: Config, checksum: str) -> None:

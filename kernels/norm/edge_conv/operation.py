@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.gemm import COORDINATES, gram, mm, product_dtype
+from dropfold.kernels.backend.gemm import gram, input_dtype, mm
 from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -202,7 +202,7 @@ def edge_conv(
     nearby, central = weight[:, :channels], weight[:, channels:]
     sign_of_row = sign.to(weight.dtype)[:, None]
     folded = torch.cat([sign_of_row * (central - nearby), sign_of_row * nearby])
-    dtype = product_dtype(rows) if channels > COORDINATES else rows.dtype
+    dtype = input_dtype(rows)
     running = running_statistics(increasing, dtype)
     with torch.autocast(x.device.type, enabled=False):
         out, mean, var, count, argmax = _EdgeConv.apply(
