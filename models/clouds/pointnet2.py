@@ -131,7 +131,7 @@ class SetAbstraction(nn.Module):
             rows = points.features, pos.reshape(-1, 3), centres.reshape(-1, 3)
             found.append(mlp(*rows, groups, noise=noise, **clouds))
         # Every cloud has as many centres: from here on clouds are dense.
-        return Points(centres.view(-1, m, 3), torch.cat(found, -1), None, points.clouds)
+        return Points(centres.view(points.clouds, m, 3), torch.cat(found, -1), None, points.clouds)
 
     def _start(self, points: Points) -> Tensor | None:
         if not (self.random_start and self.training):
@@ -166,7 +166,7 @@ class GlobalAbstraction(nn.Module):
         *first, last = self.layers
         for layer in first:
             x = layer(x)
-        return last(x.view(*points.pos.shape[:2], -1), noise=noise)
+        return last(x.view(*points.pos.shape[:2], x.shape[-1]), noise=noise)
 
 
 class Interpolated(LinearNorm):
@@ -203,7 +203,7 @@ class Interpolated(LinearNorm):
 def _carry(f: Tensor, points: Points, below: Points, interpolate: Callable[..., Tensor]) -> Tensor:
     """Rows f [S, C] of the points `below`, which are dense, at `points`, dense [B, N, C] or rows [M, C] as these are."""
     if points.pos.dim() == 3:
-        return interpolate(f.view(*below.pos.shape[:-1], -1), below.pos, points.pos)
+        return interpolate(f.view(*below.pos.shape[:-1], f.shape[-1]), below.pos, points.pos)
     clouds: dict[str, Any] = {}
     if points.batch is not None:
         of = torch.arange(len(below.pos), device=f.device).repeat_interleave(below.pos.shape[1])
@@ -242,7 +242,8 @@ class FeaturePropagation(nn.Module):
         first, *others = self.layers
         if below is None:
             assert points.features is not None
-            x = first(points.features.view(*points.pos.shape[:2], -1), g).flatten(0, 1)
+            dense = points.features.view(*points.pos.shape[:2], points.features.shape[-1])
+            x = first(dense, g).flatten(0, 1)
         else:
             x = first(points, below, g)
         for layer in others:
@@ -320,5 +321,5 @@ def draw_noise(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None
     """One draw of the noise at `layer`, for the points that its groups are made of."""
     features = points.pos
     if points.features is not None:
-        features = points.features.view(*points.pos.shape[:-1], -1)
+        features = points.features.view(*points.pos.shape[:-1], points.features.shape[-1])
     return draw(noise, layer, points.pos, features, points.batch)

@@ -145,4 +145,5 @@ class PointNet2Segmentation(nn.Module):
             assert p0.features is not None
             own = torch.cat([p0.pos.reshape(-1, 3), p0.features], -1)
             points = self.fp1(p0._replace(features=own), p1, of_category)
-        return self.classes(self.head(points.features)).view(*x.shape[:-1], -1)
+        logits = self.classes(self.head(points.features))
+        return logits.view(*x.shape[:-1], logits.shape[-1])

@@ -56,13 +56,7 @@ WRAPPERS = (
     "network",
     "net",
 )  # entries that hold the weights
-PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "network.",
-    "net.",
-)  # of DataParallel, torch.compile and training loops
+PREFIXES = ("module.", "model.", "network.", "net.")  # that all weights have, from training loops
 
 # A project, and what only the names of its weights look like.
 LOOKS: dict[str, str] = {
@@ -268,7 +262,9 @@ def _state(source: str | Path | Mapping[str, Tensor], project: str | None = None
         raise ValueError(
             f"{name} holds no state dict of tensors, neither itself nor in {', '.join(WRAPPERS)}{held}."
         )
-    state: dict[str, Tensor] = {str(name).replace("_orig_mod.", ""): value for name, value in loaded.items()}
+    state: dict[str, Tensor] = {
+        str(name).replace("_orig_mod.", "").removeprefix("module."): value for name, value in loaded.items()
+    }
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     if project is not None and _project(state) not in (project, None):

@@ -238,7 +238,7 @@ class EdgeConv2(_SharedPerceptron):
             q, p = (linear(rows, of, coordinates=exact) for of in (near, central - near))
         batch_size = x.shape[0] if x.dim() == 3 else batch_size
         out = self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     def _plain(
         self, x: Tensor, idx: Tensor, noise: Noise | None, batch: Tensor | None, batch_size: int | None
@@ -247,4 +247,4 @@ class EdgeConv2(_SharedPerceptron):
         idx = global_idx(idx)
         z = self._activated(edges(rows, idx), rows.shape[1])
         kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
-        return self.pool(z, kept).view(*x.shape[:-1], -1)
+        return self.pool(z, kept).view(*x.shape[:-1], z.shape[-1])

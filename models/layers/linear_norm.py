@@ -278,7 +278,7 @@ class EdgeConv(LinearNorm):
         idx = global_idx(idx)
         z = self.activated(edges(rows, idx), rows.shape[1])
         kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
-        return self.pool(z, kept).view(*x.shape[:-1], -1)
+        return self.pool(z, kept).view(*x.shape[:-1], z.shape[-1])
 
 
 def edges(rows: Tensor, idx: Tensor) -> Tensor:
