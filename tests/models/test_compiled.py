@@ -99,6 +99,8 @@ NETWORKS = {
     "pointnet2-parts": (lambda: PointNet2Segmentation(5, 3, 2), clouds(3, 2)),
 }
 CASES = RECURRENT | NETWORKS
+# torch's own, at the first use of its compiler.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 QUICK = ("gru-cp",)  # whose core is permuted
 
 
@@ -125,6 +127,7 @@ def assert_within_budget(found, eager, exact):
         assert error <= 2 * own + 1e-5 * float(c.norm()) + 1e-6 * size
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("name", CASES)
 def test_operators_give_what_they_promise_to_a_compiler(name, small_groups):
     """Shapes, types and strides of all outputs of all our operators, forward and backward, are those of their fakes."""
@@ -137,27 +140,27 @@ def test_operators_give_what_they_promise_to_a_compiler(name, small_groups):
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
-def test_inductor(name, small_groups, monkeypatch):
+def test_inductor(name, small_groups):
     """One graph, compiled once for two sizes, equal to eager mode."""
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # eager mode's random numbers
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     make, inputs = CASES[name]
     model = make()
     exact = make().double()
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
-    for batch, n in ((4, 40), (3, 56)):
-        given = inputs(batch, n)
-        start = {key: value.clone() for key, value in model.state_dict().items()}
-        found = outcome(compiled, model, given)
-        moved = {key: value.clone() for key, value in model.state_dict().items()}
-        model.load_state_dict(start)
-        eager = outcome(model, model, given)
-        exact.load_state_dict(start)
-        wide = tuple(x.double() if x.is_floating_point() else x for x in given)
-        assert_within_budget(found, eager, outcome(exact, exact, wide))
-        for key, value in model.state_dict().items():  # running statistics, steps of schedules
-            torch.testing.assert_close(moved[key], value)
+    random = torch._inductor.config.patch(fallback_random=True)  # eager mode's random numbers
+    with random, torch._dynamo.config.patch(error_on_recompile=True):
+        for batch, n in ((4, 40), (3, 56)):
+            given = inputs(batch, n)
+            start = {key: value.clone() for key, value in model.state_dict().items()}
+            found = outcome(compiled, model, given)
+            moved = {key: value.clone() for key, value in model.state_dict().items()}
+            model.load_state_dict(start)
+            eager = outcome(model, model, given)
+            exact.load_state_dict(start)
+            wide = tuple(x.double() if x.is_floating_point() else x for x in given)
+            assert_within_budget(found, eager, outcome(exact, exact, wide))
+            for key, value in model.state_dict().items():  # running statistics, steps of schedules
+                torch.testing.assert_close(moved[key], value)
     torch._dynamo.reset()
 
 
