@@ -37,5 +37,5 @@ def test_a_loader_with_two_forked_workers(run_python, tmp_path):
     script = tmp_path / "loader.py"
     script.write_text(SCRIPT)
     for threads in ("1", "2"):
-        done = run_python(str(script), threads, timeout=120, NUMBA_NUM_THREADS="2", PYTHONPATH=str(ROOT))
+        done = run_python(str(script), threads, timeout=300, NUMBA_NUM_THREADS="2", PYTHONPATH=str(ROOT))
         assert done.stdout.strip() == "equal", done.stderr[-2000:]
