@@ -130,6 +130,7 @@ class SetAbstraction(nn.Module):
             )
             rows = points.features, pos.reshape(-1, 3), centres.reshape(-1, 3)
             found.append(mlp(*rows, groups, noise=noise, **clouds))
+        assert points.clouds is not None
         # Every cloud has as many centres: from here on clouds are dense.
         return Points(centres.view(points.clouds, m, 3), torch.cat(found, -1), None, points.clouds)
 

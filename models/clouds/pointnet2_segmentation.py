@@ -97,7 +97,8 @@ class PointNet2Segmentation(nn.Module):
         sync, self.categories = sync_batch_norm, categories
         self.pool_is_global = categories is not None  # see `needs_reestimation`
         self.sa3: nn.Module
-        widths, down = [in_channels], []
+        widths = [in_channels]
+        down: list[SetAbstraction] = []
         for level in levels(SCENES if categories is None else PARTS, grouping, radius):
             # The first level's features are the network's input.
             down.append(SetAbstraction(widths[-1], level, sync, random_start, coordinates=not down))
