@@ -82,13 +82,17 @@ def end_with_a_sentence() -> Iterator[None]:
     The exception's note, if there is one, says what the same command then does. Other exceptions are bugs and keep their
     traceback.
     """
+    from dropfold.data_scripts.work.errors import in_a_sentence
+
     try:
         yield
     except KeyboardInterrupt as stop:
         raise SystemExit("\n" + "; ".join(["interrupted", *notes_of(stop)]) + ".") from None
     except OSError as error:
         raise SystemExit(
-            "; once that is mended, ".join([f"error: {error}", *(f"{note}." for note in notes_of(error))])
+            "; once that is mended, ".join(
+                [f"error: {in_a_sentence(error)}", *(f"{note}." for note in notes_of(error))]
+            )
         ) from None
     except ValueError as error:  # ArchiveError, SchemaError, ShapeError and VideoError are such
         raise SystemExit(f"error: {error}") from None

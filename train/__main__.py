@@ -20,6 +20,7 @@ def main(words: Sequence[str] | None = None, program: str = "dropfold train") ->
     config: Config = tyro.extras.overridable_config_cli(
         recipes, prog=program, description=__doc__, args=sys.argv[1:] if words is None else words
     )
+    from dropfold.data_scripts.work.errors import in_a_sentence
     from dropfold.train.engine.run import Run
     from dropfold.train.scoring.metrics import in_a_line
 
@@ -28,7 +29,13 @@ def main(words: Sequence[str] | None = None, program: str = "dropfold train") ->
         run = Run(config)
         summary = run.train()
     except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
+        begun = run is not None and (run.folder / "config.json").exists()
+        advice = (
+            f"; once that is mended: --resume {run.folder}"
+            if run and begun and isinstance(error, OSError)
+            else ""
+        )
+        raise SystemExit(f"error: {in_a_sentence(error)}{advice}") from None
     except KeyboardInterrupt:
         if run is None or not (run.folder / "config.json").exists():
             raise SystemExit("\ninterrupted before anything was written.") from None

@@ -35,7 +35,7 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import advise_restart
-from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.processes import LOCK, cores, end_with_parent, hold_folder
 from dropfold.data_scripts.work.shipped import find_data
 
 TEST_AREA = 5
@@ -168,7 +168,7 @@ def convert(options: Options) -> None:
     if (
         not about.is_file()
         and options.out.is_dir()
-        and any(not path.name.startswith(f".{ABOUT}") for path in options.out.iterdir())
+        and any(not path.name.startswith((f".{ABOUT}", LOCK)) for path in options.out.iterdir())
     ):
         raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,8 @@ def convert(options: Options) -> None:
     workers = options.workers or cores()
     bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with bar, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+    one = hold_folder(options.out, "written to")
+    with one, bar, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
         work = {pool.submit(_make_one, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)

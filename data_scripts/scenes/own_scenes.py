@@ -30,6 +30,7 @@ from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.work import jobs as work
+from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
@@ -216,6 +217,7 @@ def choose_classes(
     return codes, [LAS.get(code, str(code)) for code in codes.tolist()], notes
 
 
+@pieces.releasing()
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was odd."""
     named = name_codes(options.classes)

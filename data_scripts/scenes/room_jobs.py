@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.progress import track
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
+from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import say
 from dropfold.data_scripts.work.jobs import Job
@@ -87,7 +87,7 @@ def write_rooms(
                 label = np.searchsorted(codes, label).astype(np.uint8)
             writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
             notes += found["notes"].tolist()
-    shutil.rmtree(part)
+    pieces.end(part)
     return scene_schema.read(out), notes
 
 

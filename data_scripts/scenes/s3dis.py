@@ -28,6 +28,7 @@ from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
+from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.folders import (
     FORBIDDEN,
     NOWHERE,
@@ -273,6 +274,7 @@ def _path_argument(path: Path) -> str:
     return shlex.quote(printable(name))
 
 
+@pieces.releasing()
 def convert(options: Options) -> tuple[Scenes, list[str]]:
     """Make `options.out`; returns it, and a sentence for all that was mended, renamed or left out."""
     with open_members(options.source) as source:

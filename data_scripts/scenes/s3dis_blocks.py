@@ -14,7 +14,6 @@ Without --source the archive is downloaded to data/local, with resume; its SHA-2
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas import block_schema
 from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks
 from dropfold.data_scripts.schemas.scene_schema import split_by_area
-from dropfold.data_scripts.work import distribution
+from dropfold.data_scripts.work import distribution, pieces
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import open_h5, read_lines
@@ -57,6 +56,7 @@ class Options:
     """Files that are read at a time; 0: one a core."""
 
 
+@pieces.releasing()
 def convert(folder: Path, options: Options) -> Blocks:
     """Make `options.out` of the unpacked distribution."""
     if options.points < 1:
@@ -100,7 +100,7 @@ def convert(folder: Path, options: Options) -> Blocks:
         shown = track(jobs, "writing files", console=Console(stderr=True))
         for job, first, last in zip(shown, ptr, ptr[1:]):
             writer.add(work.load_piece(part, job), name[first:last], area[first:last])
-    shutil.rmtree(part)
+    pieces.end(part)
     return block_schema.read(options.out)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from rich.progress import track
 from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
-from dropfold.data_scripts.work import distribution, jobs
+from dropfold.data_scripts.work import distribution, jobs, pieces
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import open_h5, read_lines
 from dropfold.data_scripts.work.errors import SchemaError
@@ -71,6 +70,7 @@ class Options:
     """Of the archive, to be checked."""
 
 
+@pieces.releasing()
 def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Parts, list[str]]:
     """Make `out`; returns the data set, and a sentence for all that was odd."""
     part = out.with_name(out.name + ".part")
@@ -80,9 +80,9 @@ def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Part
     else:
         try:
             with open_as_folder(source) as folder:
-                arrays, category, split, name, notes = _hdf5(folder, part)
+                arrays, category, split, name, notes = _hdf5(folder, pieces.begin(out))
         except BaseException:  # of these no finished piece is kept
-            shutil.rmtree(part, ignore_errors=True)
+            pieces.end(part)
             raise
     owner = np.searchsorted(list(FIRST.values()), np.arange(PARTS), "right") - 1
     names = list(FIRST)
@@ -102,7 +102,7 @@ def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Part
         rebuild=f"dropfold data shapenet-part --form {form}",
     )
     part_schema.write(out, parts)
-    shutil.rmtree(part)
+    pieces.end(part)
     return parts, notes
 
 

@@ -12,7 +12,6 @@ import json
 import math
 import multiprocessing
 import shlex
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +26,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip
 from dropfold.data_scripts.schemas import video_schema
 from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
-from dropfold.data_scripts.work import atomic, jobs
+from dropfold.data_scripts.work import atomic, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.folders import printable, say
 from dropfold.data_scripts.work.processes import cores, end_with_parent
@@ -69,6 +68,7 @@ class Clip:
     """Where the data set states one."""
 
 
+@pieces.releasing()
 def make(
     out: Path,
     clips: list[Clip],
@@ -121,7 +121,7 @@ def make(
         **provenance,
     )
     video_schema.write(out, videos)
-    shutil.rmtree(part)
+    pieces.end(part)
     return videos, faults
 
 
@@ -156,8 +156,7 @@ def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray
 
 def _begin_folder(out: Path, reading: Reading) -> Path:
     """The folder of decoded clips, new or of an earlier start with the same options."""
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
+    part = pieces.begin(out)
     file, wanted = part / "options.json", format_options(reading)
     if not file.exists():
         atomic.write_bytes(file, json.dumps(wanted).encode())
@@ -234,9 +233,9 @@ def _stack_clips(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.nd
     length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
     shape = (len(clips), int(length.max()), height, width, 3)
     # Written, not mapped: on a full disk a write is an error, and a store into a map kills the process.
-    with (part / "frames").open("wb") as stack:
+    with (part / "frames.rows").open("wb") as stack:
         for i, file in enumerate(files):
             stack.seek(i * math.prod(shape[1:]))
             stack.write(np.load(file, allow_pickle=False).data)
         stack.truncate(math.prod(shape))
-    return np.memmap(part / "frames", np.uint8, "r", shape=shape), length
+    return np.memmap(part / "frames.rows", np.uint8, "r", shape=shape), length

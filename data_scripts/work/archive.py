@@ -180,7 +180,6 @@ def _extract_rar(archive: Path, folder: Path) -> None:
     _run(archive, program, unpacked)
     for path in folder.rglob("*"):  # neither program lists the kinds of its members alike
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            shutil.rmtree(folder)
             raise ArchiveError(f"{archive} holds {path.name!r}, a link or a device; no data set needs it.")
 
 

@@ -1,15 +1,34 @@
 """Files that are whole or not there: written beside their place, synchronised with the disk, then renamed.
 
-A kill or a power cut at any moment leaves the old file or the new one.
+A kill or a power cut at any moment leaves the old file or the new one. It may leave a temporary file, whose name says that
+this program made it and which process wrote it: .NAME.dropfold-PROCESS-RANDOM.tmp. The next process that writes to the
+folder removes those of processes that have ended, and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from dropfold.data_scripts.work.processes import has_ended, identify
+
+TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.dropfold-(?P<process>[0-9a-f]{8}-[0-9a-f]{6}-\d+-\d+)-[0-9a-f]{8}(\.\w+)?", re.DOTALL
+)
+NAME_BYTES = (
+    120  # a longer name stands as its checksum: file systems take 255 bytes with all that comes behind
+)
+DAYS_OF_A_STRANGER = (
+    7  # whether another machine's process lives cannot be seen; a file untouched for so long is left over
+)
+_tidied: set[tuple[int, Path]] = set()  # by process (a fork inherits this) and folder
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -22,24 +41,72 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """A temporary file to write to, which replaces `path` at the end of the block; after an error it is removed.
 
-    suffix: of the temporary file, for libraries that choose the format by it.
+    suffix: of the temporary file, for libraries that choose the format by it. An OSError names `path`.
     """
-    temporary = make_temporary(path, suffix)
+    with naming(path):
+        temporary = make_temporary(path, suffix)
+        try:
+            yield temporary
+            move_into_place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside (a full disk) names the file that was to be written, not its temporary one, or none."""
     try:
-        yield temporary
-        move_into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None:  # numpy: "12 requested and 3 written"
+            raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
+        if error.filename is None or TEMPORARY.fullmatch(Path(str(error.filename)).name):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def make_temporary(path: Path, suffix: str = ".tmp", folder: Path | None = None) -> Path:
     """An empty hidden file for what will become `path`. folder: another one on the same disk; None: beside `path`."""
-    handle, name = tempfile.mkstemp(suffix, f".{path.name}.", folder or path.parent)
-    try:
-        os.chmod(name, 0o644)  # mkstemp's files are for their owner alone
-    finally:
-        os.close(handle)
-    return Path(name)
+    temporary = name_temporary(path, suffix, folder)
+    # Others may read the file if the user's umask lets them.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
+
+
+def name_temporary(path: Path, suffix: str = ".tmp", folder: Path | None = None) -> Path:
+    """A name for a temporary file or folder, see `make_temporary`; what ended processes left in its folder is removed."""
+    folder = folder or path.parent
+    if (os.getpid(), folder) not in _tidied:
+        _tidied.add((os.getpid(), folder))
+        with contextlib.suppress(PermissionError):  # a folder that may be written to, and not be listed
+            remove_left_over(folder)
+    return folder / f".{_short(path.name)}.dropfold-{identify()}-{secrets.token_hex(4)}{suffix}"
+
+
+def remove_left_over(folder: Path, held: Iterable[str] = ()) -> None:
+    """Remove the temporary files and folders in `folder` whose writers have ended.
+
+    held: names of files that this process alone may write, because it holds the folder's lock; of those all go but its own.
+    """
+    ours, mine = {_short(name) for name in held}, identify()
+    with os.scandir(folder) as entries:
+        found = [(entry, match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for entry, match in found:
+        process = match["process"]
+        ended = has_ended(process) or (match["name"] in ours and process != mine)
+        with contextlib.suppress(OSError):  # another process may be removing it, too
+            old = time.time() - entry.stat(follow_symlinks=False).st_mtime > DAYS_OF_A_STRANGER * 86_400
+            if not ended and not (has_ended(process) is None and old):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def _short(name: str) -> str:
+    raw = os.fsencode(name)
+    return name if len(raw) <= NAME_BYTES else hashlib.sha256(raw).hexdigest()[:24]
 
 
 def move_into_place(source: Path, target: Path) -> None:

@@ -1,5 +1,17 @@
 """What may be wrong with data. Each message names the file, what was found and what was expected; all are ValueErrors."""
 
+from __future__ import annotations
+
+import os
+
+
+def in_a_sentence(error: BaseException) -> str:
+    """What an error says; of the system's own (a full disk), the file and what is wrong with it."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{file}{error.strerror}"
+
 
 class ArchiveError(ValueError):
     """An archive is broken or asks for what no data set needs; the message names it and the member."""

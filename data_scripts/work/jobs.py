@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work import atomic, pieces
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError
 from dropfold.data_scripts.work.processes import cores
 
@@ -69,10 +70,7 @@ def run_jobs(
 
     what: the jobs in a message, e.g. "rooms". advice: what else can be done about those that cannot be read.
     """
-    part = out.with_name(out.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    for left in part.glob("*.tmp"):  # of a start that was killed
-        left.unlink()
+    part = pieces.begin(out)
     todo = [job for job in jobs if not zipfile.is_zipfile(piece_path(part, job))]  # not there, or cut
     faults: dict[str, str] = {}
     columns = (
@@ -126,8 +124,14 @@ def piece_path(part: Path, job: Job) -> Path:
 
 def load_piece(part: Path, job: Job) -> dict[str, Any]:
     """A finished piece."""
-    with np.load(piece_path(part, job), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    path = piece_path(part, job)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise SchemaError(
+            f"{path}, the finished piece of {job.name}, is damaged ({error}); delete it and give the same command again."
+        ) from None
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

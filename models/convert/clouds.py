@@ -230,6 +230,10 @@ class Options:
 def main(options: Options) -> None:
     from safetensors.torch import save_file
 
+    if options.out.exists() and options.source.exists() and options.out.samefile(options.source):
+        raise SystemExit(
+            f"error: --out {options.out} is the checkpoint itself, which would be lost; give another."
+        )
     try:
         model = load(options.source)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes

@@ -7,7 +7,6 @@ one is read, an interrupted one goes on, so the same command continues a compari
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 import traceback
@@ -25,12 +24,14 @@ import tyro
 
 from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, stated_checksum
-from dropfold.data_scripts.work.processes import cores, end_with_parent
+from dropfold.data_scripts.work.errors import in_a_sentence
+from dropfold.data_scripts.work.processes import cores, end_with_parent, hold_folder
 from dropfold.train.compare import outcomes, robustness, summed, table
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
 from dropfold.train.compare.results import write_results
 from dropfold.train.compare.studies import STUDIES
 from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, SceneConfig
+from dropfold.train.config.ranges import check_options
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.data.splits import located
 from dropfold.train.storage import checkpoint
@@ -97,7 +98,7 @@ def change_option(config: Config, option: str, value: str) -> Config:
 def read_finished(config: Config) -> dict[str, Any] | None:
     """The summary of the finished run in the folder of `config`, if there is one; ValueError if it has another config."""
     assert config.out is not None
-    if not (config.out / "config.json").exists():
+    if not checkpoint.holds_run(config.out):
         return None
     saved, _ = checkpoint.load_config(config.out)
     other = [f.name for f in fields(saved) if getattr(saved, f.name) != getattr(config, f.name, None)]
@@ -105,12 +106,11 @@ def read_finished(config: Config) -> dict[str, Any] | None:
         raise ValueError(
             f"{config.out} holds a run with another {', '.join(other) or 'task'}; give another --out, or remove it."
         )
-    summary = config.out / "summary.json"
-    if not summary.exists():
+    if not (config.out / checkpoint.SUMMARY).exists():
         return None
     if checksum := stated_checksum(located(config)):
         checkpoint.same_data(config.out, config, checksum)
-    return json.loads(summary.read_text())
+    return checkpoint.load_summary(config.out)
 
 
 def run_one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] | str:
@@ -123,7 +123,7 @@ def run_one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] 
     with (folder / "log.txt").open("a") as log:
         sys.stderr = log
         try:
-            going_on = (folder / "config.json").exists()
+            going_on = checkpoint.holds_run(folder)
             summary = (
                 read_finished(config) or Run(replace(config, resume=folder) if going_on else config).train()
             )
@@ -132,7 +132,7 @@ def run_one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] 
             return summary
         except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
             traceback.print_exc(file=log)  # a RuntimeError: out of memory, or a bug
-            return str(error)
+            return in_a_sentence(error)
         finally:
             sys.stderr = sys.__stderr__
 
@@ -177,9 +177,6 @@ def environment(**values: str) -> Iterator[None]:
 
 def compare(options: Options) -> str:
     """All runs, then the table as Markdown; tables are written anew after each run."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
     configs = variants(options.name, options.vary, options.only)
     baseline = options.baseline or next(iter(configs))
     if baseline not in configs:
@@ -187,6 +184,7 @@ def compare(options: Options) -> str:
     if options.seeds < 1 or options.jobs < 1:
         raise ValueError("seeds and jobs must be at least 1.")
     for label, config in configs.items():
+        check_options(config)
         if options.robustness and (not isinstance(config, CloudConfig) or config.normals):
             raise ValueError(
                 f"--robustness corrupts the coordinates of point clouds, and {label} is not of those alone."
@@ -198,6 +196,15 @@ def compare(options: Options) -> str:
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
     folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder, "compared in"):
+        return compare_in(folder, options, configs, baseline)
+
+
+def compare_in(folder: Path, options: Options, configs: dict[str, Config], baseline: str) -> str:
+    """The comparison in its folder, in which this process alone compares."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
     own = {label: find_folds(config) if options.folds else [-1] for label, config in configs.items()}
     held_out = sorted({fold for folds in own.values() for fold in folds})
     runs = {

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.train.compare.corruptions import ALL, CORRUPTIONS, MISSING
+from dropfold.train.storage import checkpoint
 
 Key = tuple[str, int, int]  # variant, seed, fold (-1: the file's own split)
 RESAMPLES = 9_999
@@ -52,15 +53,15 @@ Outcomes = dict[Key, Outcome]
 def of_predictions(path: Path) -> Outcome | None:
     """The outcome of a run's predictions.npz. None if samples have several labels, so that none is correct as a whole; and
     for rooms, whose figure is no mean over rooms."""
-    with np.load(path) as predictions:
-        if "iou" in predictions:
-            return Outcome(predictions["index"], predictions["category"], predictions["iou"])
-        if "logits" not in predictions:
-            return None
-        label = predictions["label"]
-        if label.ndim > 1:
-            return None
-        return Outcome(predictions["index"], label, predictions["logits"].argmax(1) == label)
+    predictions = checkpoint.load_arrays(path)
+    if "iou" in predictions:
+        return Outcome(predictions["index"], predictions["category"], predictions["iou"])
+    if "logits" not in predictions:
+        return None
+    label = predictions["label"]
+    if label.ndim > 1:
+        return None
+    return Outcome(predictions["index"], label, predictions["logits"].argmax(1) == label)
 
 
 def of_corrupted(outcomes: Outcomes, baseline: str) -> dict[Key, dict[str, float]]:

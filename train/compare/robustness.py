@@ -93,10 +93,10 @@ def read(run: Path, split: str, seed: int = 0) -> Outcome | None:
     path = file_of(run, split)
     if not path.exists():
         return None
-    with np.load(path) as arrays:
-        if str(arrays["definition"]) != definition(seed):
-            return None
-        return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
+    arrays = checkpoint.load_arrays(path)
+    if str(arrays["definition"]) != definition(seed):
+        return None
+    return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
 
 
 def file_of(run: Path, split: str) -> Path:
@@ -218,6 +218,8 @@ def robustness(options: Options) -> str:
     from dropfold.train.compare.results import write_results
     from dropfold.train.tasks.trained import Trained
 
+    if options.seed < 0:
+        raise ValueError(f"seed must be at least 0; got {options.seed}.")
     runs = find_runs(options.runs)
     baseline = find_runs((options.baseline,))[0] if options.baseline else runs[0]
     named = keys_of(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too

@@ -9,6 +9,7 @@ import numpy as np
 from dropfold.train.compare import table
 from dropfold.train.compare.outcomes import Key
 from dropfold.train.scoring import metrics
+from dropfold.train.storage import checkpoint
 
 
 def table_of(runs: dict[Key, Path]) -> str:
@@ -17,10 +18,10 @@ def table_of(runs: dict[Key, Path]) -> str:
     left out."""
     matrices: dict[tuple[str, int], dict[int, np.ndarray]] = {}
     for (variant, seed, fold), folder in runs.items():
-        with np.load(folder / "predictions.npz") as predictions:
-            if "confusion" not in predictions:
-                return ""
-            matrices.setdefault((variant, seed), {})[fold] = predictions["confusion"]
+        predictions = checkpoint.load_arrays(folder / checkpoint.PREDICTIONS)
+        if "confusion" not in predictions:
+            return ""
+        matrices.setdefault((variant, seed), {})[fold] = predictions["confusion"]
     most = max((len(folds) for folds in matrices.values()), default=0)
     figures: dict[str, list[dict[str, float]]] = {}
     for (variant, _), folds in matrices.items():

@@ -1,45 +1,24 @@
-"""Configs that cannot be trained are refused with a sentence, before anything is written."""
+"""Configs that cannot be trained on their data are refused with a sentence, before anything is written.
+
+The values themselves are in their ranges already (`dropfold.train.config.ranges`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dropfold.train.config.configs import BlockConfig, Config, PointConfig
+from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, PointConfig
 from dropfold.train.data.splits import Data
 from dropfold.train.tasks.registry import task_of
-
-POSITIVE = (
-    *("epochs", "batch_size", "lr_epochs", "points", "k", "emb_dims", "frames", "hidden", "layers"),
-    *("validate_every", "blocks", "fewest", "pool_points", "validation_blocks", "votes"),
-)
-RANGES = (
-    (POSITIVE, lambda value: value >= 1, "at least 1"),
-    (("seed",), lambda value: value >= 0, "at least 0"),
-    (
-        ("lr", "clip", "std", "hidden_gain", "norm_decay", "sample_rate", "block", "stride"),
-        lambda value: value > 0,
-        "above 0",
-    ),
-    (
-        ("dropout", "recurrent_dropout", "label_smoothing"),
-        lambda value: 0 <= value < 1,
-        "in 0 .. 1, below 1",
-    ),
-)
 
 
 def check(config: Config, data: Data[Any], processes: int = 1) -> None:
     """Refuse a config that cannot be trained on these data.
 
     Raises:
-        ValueError: an option out of its range, or data that are too few for it.
+        ValueError: options that contradict one another or the data, or data that are too few.
     """
     task = task_of(config)
-    for names, holds, expected in RANGES:
-        for name in names:
-            value = getattr(config, name, None)
-            if value is not None and not holds(value):
-                raise ValueError(f"{name} must be {expected}; got {value}.")
     if config.batch_size % processes:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."
@@ -48,6 +27,13 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
         raise ValueError(
             "point_dropout puts other points in the place of some, whose labels would no longer be theirs; it must be 0 "
             f"where each point has a label. Got {config.augment.point_dropout}."
+        )
+    if isinstance(config, PointConfig) and config.network == "dgcnn" and config.k > config.points:
+        raise ValueError(f"k must be at most the {config.points} points of a sample; got {config.k}.")
+    if isinstance(config, CloudConfig) and config.batch_size // processes < 2:
+        raise ValueError(
+            f"batch_size must be at least {2 * processes}: BatchNorm needs more than one shape in a process; got "
+            f"{config.batch_size}."
         )
     if isinstance(config, BlockConfig) and config.augment.up != "z":
         raise ValueError(f"augment.up must be z for rooms, which stand along it; got {config.augment.up}.")

@@ -7,6 +7,7 @@ the uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import json
@@ -14,13 +15,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from dropfold.data_scripts.work.processes import FolderLock, hold_folder
 from dropfold.train.config.configs import Config
+from dropfold.train.config.ranges import check_options
 from dropfold.train.data.splits import Data, Samples, generator
 from dropfold.train.engine import memory
 from dropfold.train.engine.check import check
@@ -52,7 +55,9 @@ class Run:
 
         resuming = config.resume is not None
         self.config, self.folder = _config_and_folder(config)
+        self.resuming = resuming
         config = self.config
+        check_options(config)
         self.task: AnyTask = task_of(config)
         cuda = torch.cuda.is_available()
         if config.amp == "fp16" and not cuda:
@@ -62,7 +67,8 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=config.amp, cpu=not cuda)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.console = Console(stderr=True, quiet=self.rank != 0)
-        self.data: Data[Any] = self.task.load(config)
+        state = self._load_state() if resuming else None
+        self.data = self._load_data(state)
         check(config, self.data, self.processes)
         self.steps = self.task.samples(self.data.train, config) // config.batch_size
         self.methods = [*methods_of(config), *methods]
@@ -73,8 +79,37 @@ class Run:
         self.step_owner = owners[0] if owners else None
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
         self.final: nn.Module | None = None  # the network as it was scored after the last epoch
-        saved = self.folder / "checkpoint.pt"
-        self._build(checkpoint.load_state(saved) if resuming and saved.exists() else None)
+        self.metrics: checkpoint.Metrics | None = None
+        self._kept_metrics: str | None = state["metrics"] if state and "metrics" in state else None
+        self.commit = commit()
+        self._build(state)
+
+    def _load_state(self) -> dict[str, Any] | None:
+        """The checkpoint of a run that is resumed, None if it was interrupted before its first."""
+        if self.rank == 0:  # refuse a run that another process is training, before anything is read
+            with hold_folder(self.folder, "trained in"):
+                pass
+        self._seen = _stamp(self.folder / checkpoint.CHECKPOINT)
+        if self._seen is not None:
+            return checkpoint.load_state(self.folder / checkpoint.CHECKPOINT)
+        if (self.folder / checkpoint.SUMMARY).exists():
+            raise FileNotFoundError(
+                f"{self.folder} has ended, and its {checkpoint.CHECKPOINT} is not there: nothing to go on from. "
+                "`evaluate` and `predict` need none; to train it again, give another --out."
+            )
+        return None
+
+    def _load_data(self, state: dict[str, Any] | None) -> Data[Any]:
+        try:
+            return self.task.load(self.config)
+        except (ValueError, OSError) as error:
+            if not self.resuming:
+                raise
+            known = f" (checksum {state['data']})" if state and "data" in state else ""
+            raise ValueError(
+                f"{error} {self.folder} is trained on {self.config.data}{known}: put that file back in its place, or train "
+                "anew with another --data and --out."
+            ) from error
 
     def _build(self, state: dict[str, Any] | None) -> None:
         """The network, its methods and its optimiser: new ones, or as a checkpoint left them."""
@@ -91,12 +126,14 @@ class Run:
             self._check_state(state)
             for method, (_, kept) in zip(self.methods, state.get("methods", ())):
                 method.load_state_dict(kept)
-            network.load_state_dict(state["model"])
-            self.epoch, self.seconds = state["epoch"], state["seconds"]
-            self.best = (state["best"], state["best_epoch"])
+            with self._naming_version(state):
+                network.load_state_dict(state["model"])
+                self.epoch, self.seconds = state["epoch"], state["seconds"]
+                self.best = (state["best"], state["best_epoch"])
         wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
-            optimizer.load_state_dict(state["optimizer"])
+            with self._naming_version(state):
+                optimizer.load_state_dict(state["optimizer"])
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         # No process group around it, and no autocast but that of the training step.
@@ -110,9 +147,23 @@ class Run:
             config, wrapped, self.network, self.optimizer, self.accelerator, weight, family, terms
         )
 
+    @contextlib.contextmanager
+    def _naming_version(self, state: dict[str, Any]) -> Iterator[None]:
+        """A checkpoint that does not fit the network of its config is another version's."""
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            lines = str(error).splitlines()
+            raise ValueError(
+                f"{self.folder / checkpoint.CHECKPOINT} does not fit the network that this version of dropfold "
+                f"({self.commit}) builds ({' '.join(lines[:2])}). Go on with the version that it was trained with "
+                f"({state.get('commit', 'unknown')}), or train anew with another --out."
+            ) from None
+
     def _check_state(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other data, or other methods, than the run began with."""
+        """Refuse to go on with another config, other data, or other methods, than the run began with."""
         config, folder, checksum = self.config, self.folder, self.data.checksum
+        checkpoint.check_config(folder, state, config, checkpoint.load_config(folder)[1])
         if (began := state.get("data", checksum)) != checksum:
             raise ValueError(
                 f"{config.data} is not the file that {folder} began with: its checksum is {checksum}, it was "
@@ -127,12 +178,21 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """All epochs that are left, then the last evaluation and the report. Returns the summary."""
+        lock = FolderLock(self.folder)
+        try:
+            if self.rank == 0:
+                self._enter_folder(lock)
+            self.accelerator.wait_for_everyone()
+            return self._train_in_folder()
+        finally:
+            lock.release()
+
+    def _train_in_folder(self) -> dict[str, Any]:
         config, main = self.config, self.rank == 0
-        if self.epoch == config.epochs and (self.folder / "summary.json").exists():
-            return self._ended()
         if main:
-            self._prepare_folder()
-            metrics = checkpoint.Metrics(self.folder / "metrics.jsonl", self.epoch)
+            metrics = self._prepare_folder()
+            if self._has_ended():
+                return self._ended()
             tracker = Tracker(config, self.folder, self.console.print)
             self._announce()
         with Display(self.console, config.epochs, self.steps, self.epoch, quiet=not main) as display:
@@ -150,12 +210,27 @@ class Run:
         tracker.finish(summary, config, self.data, predictions)
         return summary
 
-    def _prepare_folder(self) -> None:
+    def _enter_folder(self, lock: FolderLock) -> None:
+        """Be the one process that trains in the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        lock.take("trained in")
+        if self.resuming and _stamp(self.folder / checkpoint.CHECKPOINT) != self._seen:
+            raise ValueError(
+                f"{self.folder} was trained by another process meanwhile; give the same command again."
+            )
+        if not self.resuming:
+            refuse_run(self.folder)
+        self.resuming = True  # if this object trains again
+
+    def _prepare_folder(self) -> checkpoint.Metrics:
+        """The files that a run has from its start, and those that were lost of a run that is resumed."""
         checkpoint.tidy(self.folder)
         if self.config.start is not None and self.epoch == 0:
             self._save()  # from now on the run needs no other run's folder
-        checkpoint.save_config(self.folder / "config.json", self.config, self.data.signature)
+        checkpoint.save_config(self.folder / checkpoint.CONFIG, self.config, self.data.signature)
+        path = self.folder / checkpoint.METRICS
+        self.metrics = checkpoint.Metrics(path, self.epoch, self._kept_metrics)
+        return self.metrics
 
     def _announce(self) -> None:
         config, data = self.config, self.data
@@ -176,6 +251,7 @@ class Run:
         row = self._train_epoch(advance)
         for method in self.methods:
             row |= method.after_epoch(self.network, self.epoch)
+        self._check_weights()
         done = self.epoch + 1
         due = done % self.config.validate_every == 0 or done == self.config.epochs
         if self.rank == 0 and due and len(self._selection_split()):
@@ -236,10 +312,24 @@ class Run:
         # With fp16's loss scaling a step whose gradient overflows is skipped, and is no fault.
         if math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler):
             return
-        kept = f"; epoch {self.epoch} is in {self.folder / 'checkpoint.pt'}" if self.epoch else ""
+        kept = f"; epoch {self.epoch} is in {self.folder / checkpoint.CHECKPOINT}" if self.epoch else ""
         raise FloatingPointError(
             f"the mean loss is {loss}, the gradient's norm {norm} in epoch {self.epoch + 1}{kept}. "
             "A lower --lr may help."
+        )
+
+    def _check_weights(self) -> None:
+        """Refuse to save weights, buffers or moments that are not finite: the checkpoint of the epoch before stays."""
+        found = checkpoint.find_not_finite(self.network.state_dict())
+        moments = checkpoint.find_not_finite(self.optimizer.state_dict()["state"])
+        if found is not None or moments is not None:
+            self._refuse_diverged(found or f"the optimizer's state {moments}", self.epoch + 1)
+
+    def _refuse_diverged(self, name: str, epoch: int) -> NoReturn:
+        kept = f" The checkpoint of epoch {self.epoch} is in {self.folder}." if self.epoch else ""
+        raise FloatingPointError(
+            f"{name} is not finite after epoch {epoch}: the weights have diverged, and are not saved.{kept} --resume would "
+            "come to the same; train anew with a lower --lr, or with --clip 1."
         )
 
     def _selection_split(self) -> Samples:
@@ -254,7 +344,7 @@ class Run:
         self.score = scores.leading
         if scores.leading >= self.best[0]:
             self.best = (scores.leading, self.epoch)
-            checkpoint.save_weights(self.folder / "best.safetensors", network.state_dict())
+            checkpoint.save_weights(self.folder / checkpoint.BEST, network.state_dict())
         figures = {f"{select}/{name}": value for name, value in scores.figures.items()}
         return figures | {f"{select}/loss": scores.loss}
 
@@ -263,6 +353,8 @@ class Run:
         network = self.network
         for method in self.methods:
             network = method.evaluated(network, self._clean_batches)
+        if (found := checkpoint.find_not_finite(network.state_dict())) is not None:
+            self._refuse_diverged(found, min(self.epoch + 1, self.config.epochs))
         return network
 
     def _clean_batches(self) -> Iterator[tuple[Tensor, ...]]:
@@ -286,15 +378,32 @@ class Run:
             "best": self.best[0],
             "best_epoch": self.best[1],
             "data": self.data.checksum,
+            "config": json.dumps(checkpoint.config_values(self.config, self.data.signature)),
+            "metrics": json.dumps(self.metrics.rows if self.metrics is not None else []),
+            "commit": self.commit,
         }
-        checkpoint.save_state(self.folder / "checkpoint.pt", state)
+        path = self.folder / checkpoint.CHECKPOINT
+        checkpoint.save_state(path, state)
+        self._seen = _stamp(path)
+
+    def _has_ended(self) -> bool:
+        """Whether a run has all files that `_finish` writes, whole; others are made anew from the checkpoint."""
+        if self.epoch < self.config.epochs or not (self.folder / checkpoint.SUMMARY).exists():
+            return False
+        try:
+            checkpoint.load_summary(self.folder)
+            checkpoint.load_metrics(self.folder)
+            checkpoint.load_weights(self.folder / checkpoint.WEIGHTS)
+            checkpoint.load_arrays(self.folder / checkpoint.PREDICTIONS)
+        except (FileNotFoundError, checkpoint.DamagedError) as error:
+            self.console.print(f"note: {error} This is done now.")
+            return False
+        return True
 
     def _ended(self) -> dict[str, Any]:
         """The summary of a run that is resumed after its end; a kill may have left it without a report."""
-        if self.rank != 0:
-            return {}
         write_report(Trained(self.folder, self.config, self.data.signature, data=self.data))
-        return json.loads((self.folder / "summary.json").read_text())
+        return checkpoint.load_summary(self.folder)
 
     def _finish(self) -> tuple[dict[str, Any], Predictions]:
         """Scores on the test split of the last epoch and of the selected one; weights, predictions, summary, report.
@@ -302,14 +411,14 @@ class Run:
         config, test, signature = self.config, self.data.test, self.data.signature
         network = self._evaluated() if self.final is None else self.final
         predictions = self.task.predict_split(network, test, config, final=True)
-        checkpoint.save_weights(self.folder / "model.safetensors", network.state_dict())
-        checkpoint.save_arrays(self.folder / "predictions.npz", predictions)
+        checkpoint.save_weights(self.folder / checkpoint.WEIGHTS, network.state_dict())
+        checkpoint.save_arrays(self.folder / checkpoint.PREDICTIONS, predictions)
         figures = self.task.scores(predictions, signature).figures
         summary: dict[str, Any] = {f"test/{name}": value for name, value in figures.items()}
         if len(self.data.validation):
             validation = self._scores(network, self.data.validation).figures
             summary |= {f"validation/{name}": value for name, value in validation.items()}
-        if (self.folder / "best.safetensors").exists():
+        if (self.folder / checkpoint.BEST).exists():
             best = {**self._best_figures(network, predictions), "epoch": self.best[1] + 1}
             summary |= {f"test_at_best_{config.select}/{name}": value for name, value in best.items()}
         summary |= {
@@ -318,13 +427,14 @@ class Run:
             "peak_memory_bytes": memory.peak(self.accelerator.device),
             "parameters": self.parameters,
             **self.task.facts(network),
-            "commit": commit(),
+            "commit": self.commit,
             "machine": machine(self.accelerator.device),
             "processes": self.processes,
             "data": self.data.checksum,
+            "metrics": checkpoint.metrics_checksum(self.folder),
             "torch": torch.__version__,
         }
-        checkpoint.save_json(self.folder / "summary.json", summary)
+        checkpoint.save_json(self.folder / checkpoint.SUMMARY, summary)
         trained = Trained(
             self.folder, config, signature, network=network, data=self.data, predictions=predictions
         )
@@ -334,10 +444,8 @@ class Run:
     def _best_figures(self, last: nn.Module, predictions: Predictions) -> dict[str, float]:
         """Figures on the test split of the selected epoch's network; `last` and `predictions` are the last epoch's."""
         if self.best[1] + 1 < self.config.epochs:
-            from safetensors.torch import load_file
-
             best = copy.deepcopy(last)
-            best.load_state_dict(load_file(self.folder / "best.safetensors"))
+            best.load_state_dict(checkpoint.load_weights(self.folder / checkpoint.BEST))
             predictions = self.task.predict_split(best, self.data.test, self.config, final=True)
         return self.task.scores(predictions, self.data.signature).figures
 
@@ -347,11 +455,27 @@ def _config_and_folder(config: Config) -> tuple[Config, Path]:
     if config.resume is not None:
         return checkpoint.resume_config(config), config.resume
     folder = config.out or Path("runs") / f"{config.recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    if (folder / "config.json").exists():
+    refuse_run(folder)
+    return config, folder
+
+
+def refuse_run(folder: Path) -> None:
+    """Refuse a folder that holds a run, whose files a new one would replace."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--out {folder} is a file, and a run is a folder; give another.")
+    if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
         )
-    return config, folder
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a file is written anew; None: it is not there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def make_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:

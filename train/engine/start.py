@@ -20,10 +20,8 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
         FileNotFoundError: no run there, or one that has not ended.
         ValueError: a run on another task, with other classes, channels or another network.
     """
-    from safetensors.torch import load_file
-
     other, theirs = checkpoint.load_config(run)
-    weights = _without_noise(load_file(find_weights(run)))
+    weights = _without_noise(checkpoint.load_weights(find_weights(run)))
     ours, their_words = (task_of(c).describe(c) for c in (config, other))
     if config.task != other.task:
         raise ValueError(f"--start {run} learnt {other.task}, and this run learns {config.task}.")

@@ -33,8 +33,7 @@ def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any
     """Everything that the page shows, from the run's files."""
     run, config, task, data = trained.run, trained.config, trained.task, trained.data
     names, predictions = trained.signature.class_names, trained.predictions
-    summary = json.loads((run / "summary.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    summary, rows = checkpoint.load_summary(run), checkpoint.load_metrics(run)
     scores = task.scores(predictions, trained.signature)
     name, leading = next(iter(scores.figures.items()))
     table = task.class_table(scores, predictions, trained.signature)

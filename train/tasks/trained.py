@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -57,10 +56,9 @@ class Trained:
     def network(self) -> nn.Module:
         """The trained network in evaluation mode, on the GPU if there is one."""
         if self._network is None:
-            from safetensors.torch import load_file
-
             network = self.task.build(self.config, self.signature)
-            network.load_state_dict(load_file(find_weights(self.run)))
+            path = find_weights(self.run)
+            checkpoint.fill_network(network, checkpoint.load_weights(path), path)
             self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return self._network
 
@@ -84,8 +82,7 @@ class Trained:
                 f"{', '.join(self._changed)}; compute them with task.predict_split."
             )
         if self._predictions is None:
-            with np.load(self.run / "predictions.npz") as kept:
-                self._predictions = dict(kept)
+            self._predictions = checkpoint.load_arrays(self.run / checkpoint.PREDICTIONS)
         return self._predictions
 
     def split(self, name: str) -> Samples:

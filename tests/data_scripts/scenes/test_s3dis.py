@@ -13,6 +13,7 @@ from dropfold.data_scripts.scenes.s3dis import CLASSES, Options, convert
 from dropfold.data_scripts.schemas import scene_schema
 from dropfold.data_scripts.schemas.scene_schema import TEST, TRAIN, VALIDATION, SchemaError
 from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.processes import identify
 
 
 def rows(m, seed):
@@ -210,7 +211,8 @@ def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch):
         made(source, tmp_path, workers=1)
     assert not (tmp_path / "a.h5").exists()
     first = set(seen)
-    (tmp_path / "a.h5.part" / "cut.tmp").write_bytes(b"half")  # what a kill leaves
+    dead = f"{identify().rpartition('-')[0]}-1"
+    (tmp_path / "a.h5.part" / f".x.dropfold-{dead}-01234567.tmp").write_bytes(b"half")  # what a kill leaves
     (source / "Area_1/hallway_6/Annotations/floor_1.txt").write_bytes(
         text(rows(31, 7))
     )  # finished, and changed since

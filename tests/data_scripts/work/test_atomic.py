@@ -1,12 +1,18 @@
 """A file is whole or not there: what is synchronised when, and what an error or a kill leaves."""
 
+import errno
 import os
 import signal
 import stat
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
 from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.errors import in_a_sentence
+from dropfold.data_scripts.work.processes import has_ended, identify
 
 
 @pytest.fixture
@@ -55,9 +61,122 @@ def test_a_folder_reaches_the_disk_with_all_that_it_holds(tmp_path, calls):
     assert (tmp_path / "room/inner/b.txt").read_text() == "x"
 
 
-def test_everybody_may_read_the_file(tmp_path):
-    atomic.write_bytes(tmp_path / "a", b"x")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_says_who_may_read_the_file(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        atomic.write_bytes(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~umask
+
+
+FOREIGN = (
+    *(
+        ".env",
+        ".gitignore",
+        ".bashrc",
+        ".a.tmp",
+        ".a.abcd1234.tmp",
+        "a.tmp",
+        "cut.tmp",
+        ".a.swp",
+        ".a.dropfold.tmp",
+    ),
+    *(".dropfold", ".a.dropfold-1.tmp", ".a.dropfold-00000000-000000-1-1.tmp", ".a.dropfold-x-1.tmp"),
+)
+
+
+def left_by(process, name="a", suffix=".tmp"):
+    return f".{name}.dropfold-{process}-01234567{suffix}"
+
+
+@pytest.fixture
+def other():
+    """A process that lives, and its name; the test may end it."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process, identify(process.pid)
+    process.kill()
+    process.wait()
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_start_and_nothing_else(tmp_path, other):
+    process, name = other
+    place, boot, pid, start = name.split("-")
+    for foreign in FOREIGN:
+        (tmp_path / foreign).write_text("mine")
+    (tmp_path / ".git").mkdir()
+    living = {left_by(name), left_by(name, suffix=".ply"), left_by(identify(), "b")}
+    elsewhere = {left_by(f"{'0' * 8}-{boot}-{pid}-{start}")}
+    dead = {
+        left_by(f"{place}-{boot}-{pid}-{int(start) + 1}"),  # the number was given away again
+        left_by(
+            f"{place}-{'0' * 6}-{pid}-{start}", "other.npz", ".npz"
+        ),  # before the machine was started anew
+        left_by(f"{place}-{boot}-{2**22 + 1}-{start}", "a\nb"),
+    }
+    for one in (*living, *elsewhere, *dead):
+        (tmp_path / one).write_text("half")
+    (tmp_path / left_by(f"{place}-{boot}-{pid}-7", "room")).mkdir()
+    (tmp_path / left_by(f"{place}-{boot}-{pid}-7", "room") / "x").write_text("half")
+    atomic.write_bytes(tmp_path / "c", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {*FOREIGN, ".git", "c", *living, *elsewhere}
+    process.kill()
+    process.wait()
+    atomic.remove_left_over(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(*FOREIGN, ".git", "c", left_by(identify(), "b"), *elsewhere)
+    }
+    week = time.time() - 8 * 86_400
+    for one in (*elsewhere, ".env"):
+        os.utime(tmp_path / one, (week, week))
+    atomic.remove_left_over(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*FOREIGN, ".git", "c", left_by(identify(), "b")}
+
+
+def test_who_holds_a_folder_removes_what_others_left_of_its_own_files(tmp_path):
+    elsewhere = f"{'0' * 8}-{'0' * 6}-1-1"
+    for name in ("config.json", "other.json"):
+        (tmp_path / left_by(elsewhere, name)).write_text("half")
+    (tmp_path / left_by(identify(), "config.json")).write_text("a thread of this process writes it")
+    atomic.remove_left_over(tmp_path, ["config.json"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        left_by(elsewhere, "other.json"),
+        left_by(identify(), "config.json"),
+    }
+
+
+def test_a_zombie_has_ended():
+    process = subprocess.Popen(["sleep", "60"])
+    name = identify(process.pid)
+    assert has_ended(name) is False
+    process.kill()
+    time.sleep(0.2)
+    assert has_ended(name) is True  # before it is waited for
+    process.wait()
+    assert has_ended(name) is True
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, os.fsdecode(b"\xff\xfe name"), "a\nb", ".hidden"])
+def test_any_name_that_the_system_takes(name, tmp_path):
+    atomic.write_bytes(tmp_path / name, b"x")
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("where", ["write", "fsync"])
+def test_a_full_disk_names_the_file(where, tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((Path, "write_bytes") if where == "write" else (os, "fsync")), fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        atomic.write_bytes(path, b"new")
+    assert in_a_sentence(caught.value) == f"{path}: No space left on device"
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.npz"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
