@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -71,21 +72,26 @@ def _run(words: list[str]) -> None:
         options = tyro.cli(module.Options, prog=program, description=module.__doc__, args=words)
         module.main(options)
     except KeyboardInterrupt as stop:
-        if not notes_of(stop):
-            out = getattr(options, "out", None) if table is DATA else None
-            kept = "nothing was written" if out is None else f"{out} is as it was before"
-            stop.add_note(f"{kept}, and the same command begins anew")
+        out = getattr(options, "out", None) if table is DATA else None
+        if out is not None and not notes_of(stop):
+            stop.add_note(f"{out} is as it was before, and the same command begins anew")
         raise
 
 
-def check_recipe(words: Sequence[str]) -> None:
+def check_recipe(words: list[str]) -> None:
     """End the program if the first word names no recipe; tyro's own message does not say which one is nearest."""
     from dropfold.train.config.recipes import RECIPES
 
-    if words and not words[0].startswith("-") and words[0] not in RECIPES:
+    first = words[0] if words else "--help"
+    if first in RECIPES or first in ("-h", "--help"):
+        return
+    if first.startswith("-"):
         refuse(
-            f"dropfold train has no recipe {words[0]!r}.{nearest(words[0], RECIPES)} `dropfold train --help` lists them.\n"
+            f"the recipe comes first: dropfold train RECIPE {shlex.join(words)}. `dropfold train --help` lists them.\n"
         )
+    refuse(
+        f"dropfold train has no recipe {first!r}.{nearest(first, RECIPES)} `dropfold train --help` lists them.\n"
+    )
 
 
 def next_word(program: str, table: Mapping[str, tuple[str, str]], words: list[str]) -> str:

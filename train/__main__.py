@@ -45,8 +45,6 @@ def _train(words: list[str], program: str) -> None:
         if begun:
             error.add_note(f"go on with: {_command(config)} --resume {shlex.quote(str(folder))}")
         if (peer := _name_lost_peer(error)) is None:
-            if not begun and isinstance(error, KeyboardInterrupt):
-                error.add_note("nothing was written")
             raise
         advice = "" if begun else f", with: {_command(config)} --resume FOLDER"
         lost = ChildProcessError(f"{peer}. It goes on from the last whole epoch{advice}")

@@ -6,6 +6,7 @@ message to a user: it was to be caught where the library was called, so it keeps
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dis
 import os
@@ -24,6 +25,7 @@ HEARD = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 128 + signal.SIGINT  # exit statuses, as a shell reports them
 PIPE_CLOSED = 128 + 13  # SIGPIPE
 AGAIN_SECONDS = 0.5  # a second signal within this time is the first one, passed on by a launcher
+BEGINS_ANEW = "nothing was written, and the same command begins anew"  # where no note says another thing
 RAISE = dis.opmap["RAISE_VARARGS"]  # the instruction of a `raise`
 
 
@@ -42,6 +44,7 @@ def end_with_a_sentence() -> Iterator[None]:
     _allow_any_text()
     try:
         with _hear_signals():
+            _check_environment()
             try:
                 yield
             finally:
@@ -105,6 +108,7 @@ class _Heard:
     number: int | None = None
     time = 0.0
     owner = 0
+    said = False  # it ends the program, and that was said
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
@@ -142,10 +146,12 @@ def _hear_signals() -> Iterator[None]:
             hook(lost)
             return
         number, _Heard.number = _Heard.number or signal.SIGINT, None
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        timer = threading.Timer(0.05, lambda: _Heard.said or os.kill(os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
     if before:
-        _Heard.owner, _Heard.number = os.getpid(), None
+        _Heard.owner, _Heard.number, _Heard.said = os.getpid(), None, False
         sys.unraisablehook = hear_again
     for number in before:
         signal.signal(number, _hear)
@@ -160,11 +166,29 @@ def _hear_signals() -> Iterator[None]:
 
 def _end_interrupted(number: int, notes: list[str]) -> None:
     """Say once, in one line, that a signal ended the program, and how to go on."""
+    _Heard.said = True
+    atexit.register(_ignore_signals)
     if os.environ.get("RANK", "0") == "0":  # of several processes that train together, the first
         what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         with contextlib.suppress(OSError, ValueError):
-            print("\n" + "; ".join([what, *notes]) + ".", file=sys.stderr, flush=True)
+            print("\n" + "; ".join([what, *(notes or [BEGINS_ANEW])]) + ".", file=sys.stderr, flush=True)
     raise SystemExit(128 + number) from None
+
+
+def _ignore_signals() -> None:
+    """Let the last moments of the interpreter, which hears no more, not end by a second Ctrl-C with another status."""
+    for number in HEARD:
+        if signal.getsignal(number) is _hear:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _check_environment() -> None:
+    """Refuse a number of threads that is none: numba finds it when the first kernel runs, as a fault of the kernel."""
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not threads.isdecimal() or int(threads) < 1:
+        raise ValueError(
+            f"the environment variable NUMBA_NUM_THREADS is {threads!r}; set it to at least 1, or unset it."
+        )
 
 
 def _allow_any_text() -> None:

@@ -49,7 +49,7 @@ def find_data_set(config: Config) -> Path:
             f"--data {config.data} is a folder, and a data set is one file. {_within(path, config)}"
         )
     if not path.exists():
-        raise SchemaError(f"{config.data} is not there. {_near(path)}{_made_by(config)}")
+        raise SchemaError(f"{config.data} is not there. {_near(config.data)}{_made_by(config)}")
     _refuse_other(path, config)
     return path
 

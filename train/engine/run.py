@@ -240,7 +240,7 @@ class Run:
             f"{self.task.NOUN} to train, validate and test; {self.folder}"
         )
         if note := note_grid(self.network, config, data.signature.shape):
-            self.console.print(note, markup=False)
+            self.console.print(note, markup=False, soft_wrap=True)
 
     def _note(self, row: dict[str, Any]) -> str:
         select = self.config.select

@@ -86,6 +86,8 @@ def predict_all(
         with Printed(options.json) as printed, progress:
             for i, file in enumerate(progress.track(files, description=bar)):
                 try:
+                    if file.is_dir():
+                        raise IsADirectoryError(f"{file} is a folder; give the files in it: {file / '*'}")
                     printed.add(*predict_one(i))
                 except BrokenPipeError:
                     raise
