@@ -5,6 +5,7 @@ Several processes: `torchrun --nproc-per-node N -m dropfold.train RECIPE`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -44,10 +45,12 @@ def _train(words: list[str], program: str) -> None:
         begun = folder is not None and (folder / "config.json").exists()
         if begun:
             error.add_note(f"go on with: {_command(config)} --resume {shlex.quote(str(folder))}")
+        elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            error.add_note("give the same command again; or --out names another folder")
         if (peer := _name_lost_peer(error)) is None:
             raise
         advice = "" if begun else f", with: {_command(config)} --resume FOLDER"
-        lost = ChildProcessError(f"{peer}. It goes on from the last whole epoch{advice}")
+        lost = ChildProcessError(f"{peer}. All whole epochs are kept{advice}")
         lost.__notes__ = error.__notes__ if begun else []
         raise lost from None
     if summary:
@@ -77,7 +80,7 @@ def _name_lost_peer(error: BaseException) -> str | None:
         return None
     return (
         f"another of the {processes} processes of this training has ended, and rank {os.environ.get('RANK', '?')} cannot "
-        "go on without it; what it said itself, or the launcher says of it, is the reason"
+        "go on without it; its own message, or the launcher's, says why"
     )
 
 

@@ -11,11 +11,14 @@ import contextlib
 import dis
 import os
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -44,8 +47,8 @@ def end_with_a_sentence() -> Iterator[None]:
     _allow_any_text()
     try:
         with _hear_signals():
-            _check_environment()
             try:
+                _prepare_numba()
                 yield
             finally:
                 if sys.stdout is not None:
@@ -182,13 +185,28 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _check_environment() -> None:
-    """Refuse a number of threads that is none: numba finds it when the first kernel runs, as a fault of the kernel."""
+def _prepare_numba() -> None:
+    """Refuse a number of threads that is none, and give compiled kernels a folder where neither the package's own nor the
+    home can be written: numba finds both at its first function, and takes them for that one's fault."""
     threads = os.environ.get("NUMBA_NUM_THREADS", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise ValueError(
             f"the environment variable NUMBA_NUM_THREADS is {threads!r}; set it to at least 1, or unset it."
         )
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~")
+    if (
+        "NUMBA_CACHE_DIR" in os.environ
+        or os.access(Path(__file__).parent, os.W_OK)
+        or os.access(caches, os.W_OK)
+    ):
+        return
+    folder = tempfile.mkdtemp(prefix="dropfold-")  # of this user alone: what numba keeps there, it runs
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    print(
+        f"note: {caches} cannot be written, so that all is compiled anew; NUMBA_CACHE_DIR may name a folder of yours.",
+        file=sys.stderr,
+    )
 
 
 def _allow_any_text() -> None:

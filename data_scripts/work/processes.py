@@ -26,6 +26,20 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def start_deaf() -> Iterator[None]:
+    """Processes that are started inside the block hear no Ctrl-C, not even while they import: the parent hears it after the
+    block, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
     """Start a worker process: it ends when its parent ends, also when that was killed. It ignores Ctrl-C; the parent
     hears it, too, and ends the worker."""
