@@ -197,7 +197,9 @@ def convert(options: Options) -> None:
                 "a process was killed, perhaps for want of memory (--workers 1 takes less)"
             ) from None
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # what they have begun is made again
+                process.terminate()
             raise
 
 

@@ -156,6 +156,8 @@ def _hear_signals() -> Iterator[None]:
     if before:
         _Heard.owner, _Heard.number, _Heard.said = os.getpid(), None, False
         sys.unraisablehook = hear_again
+        atexit.unregister(_leave)
+        atexit.register(_leave)
     for number in before:
         signal.signal(number, _hear)
     try:
@@ -170,7 +172,6 @@ def _hear_signals() -> Iterator[None]:
 def _end_interrupted(number: int, notes: list[str]) -> None:
     """Say once, in one line, that a signal ended the program, and how to go on."""
     _Heard.said = True
-    atexit.register(_ignore_signals)
     if os.environ.get("RANK", "0") == "0":  # of several processes that train together, the first
         what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         with contextlib.suppress(OSError, ValueError):
@@ -178,11 +179,14 @@ def _end_interrupted(number: int, notes: list[str]) -> None:
     raise SystemExit(128 + number) from None
 
 
-def _ignore_signals() -> None:
-    """Let the last moments of the interpreter, which hears no more, not end by a second Ctrl-C with another status."""
-    for number in HEARD:
-        if signal.getsignal(number) is _hear:
-            signal.signal(number, signal.SIG_IGN)
+def _leave() -> None:
+    """End an interrupted program here, as the last of all that is done at its exit: the interpreter would end some by the
+    signal itself, and hear another Ctrl-C in its last moments."""
+    if _Heard.said and _Heard.number is not None and os.getpid() == _Heard.owner:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(128 + _Heard.number)
 
 
 def _prepare_numba() -> None:
