@@ -149,7 +149,12 @@ def _hear_signals() -> Iterator[None]:
             hook(lost)
             return
         number, _Heard.number = _Heard.number or signal.SIGINT, None
-        timer = threading.Timer(0.05, lambda: _Heard.said or os.kill(os.getpid(), number))
+
+        def send() -> None:
+            if not _Heard.said:
+                os.kill(os.getpid(), number)
+
+        timer = threading.Timer(0.05, send)
         timer.daemon = True
         timer.start()
 
