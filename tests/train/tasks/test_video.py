@@ -240,7 +240,7 @@ def test_bad_input_is_named(video_folder, clips, tmp_path):
     refused("recurrent_dropout must be in 0 .. 1, below 1; got 1.5", recurrent_dropout=1.5)
     refused("seed must be at least 0; got -1", seed=-1)
     refused("has one class, right: nothing to tell apart", data=one_class)
-    refused("the size is 48", mega=FormatSpec(), ih=replace(TT, in_modes=(6, 7)))
+    refused("= 48 numbers, and --ih.in-modes 6 7 multiply to 42", mega=FormatSpec(), ih=replace(TT, in_modes=(6, 7)))
     refused("moving-furniture makes one", data=tmp_path / "none.h5")
     with pytest.raises(ValueError, match="Did you mean 'tt'"):
         FormatSpec(format="ttt")
