@@ -240,8 +240,15 @@ def test_bad_input_is_named(video_folder, clips, tmp_path):
     refused("recurrent_dropout must be in 0 .. 1, below 1; got 1.5", recurrent_dropout=1.5)
     refused("seed must be at least 0; got -1", seed=-1)
     refused("has one class, right: nothing to tell apart", data=one_class)
-    refused("= 48 numbers, and --ih.in-modes 6 7 multiply to 42", mega=FormatSpec(), ih=replace(TT, in_modes=(6, 7)))
-    refused("moving-furniture makes one", data=tmp_path / "none.h5")
+    refused(
+        "= 48 numbers, and --ih.in-modes 6 7 multiply to 42",
+        mega=FormatSpec(),
+        ih=replace(TT, in_modes=(6, 7)),
+    )
+    refused(
+        r"none.h5 is not there. Did you mean .*one.h5. A data set of videos of your own: `dropfold data videos",
+        data=tmp_path / "none.h5",
+    )
     with pytest.raises(ValueError, match="Did you mean 'tt'"):
         FormatSpec(format="ttt")
     assert not (tmp_path / "a").exists()
