@@ -218,12 +218,8 @@ def read_config(values: dict[str, Any], path: Path) -> tuple[Config, Signature]:
         config = ranges.read(kind, {key: value for key, value in values.items() if key not in own | {"task"}})
         if isinstance(config, BlockConfig) and "graph" not in values:
             config.graph = _graph_of_old_run(path.parent, config)
-        if (
-            isinstance(config, BlockConfig)
-            and signature.channels is not None
-            and "graph" not in values["channels"]
-        ):
-            signature.channels = replace(signature.channels, graph=config.graph)
+            if signature.channels is not None:
+                signature.channels = replace(signature.channels, graph=config.graph)
         # Runs made before channels were saved: their config says which they had.
         if signature.channels is None and isinstance(config, PointConfig):
             signature.channels = channels_of(config)
