@@ -208,7 +208,9 @@ def main(options: Options) -> None:
 
             picture.draw_sheet(options.out, options.sheet, min(options.areas, TEST_AREA))
     rooms = sorted(options.out.glob("Area_*/*/"))
-    print(f"{options.out}: {len(rooms)} rooms in {options.areas} areas")
+    print(
+        f"{options.out}: {len(rooms)} room{'s' * (len(rooms) != 1)} in {options.areas} area{'s' * (options.areas != 1)}"
+    )
     if options.areas < TEST_AREA:
         print(
             f"All areas below {TEST_AREA} share their furniture: no room that tests has furniture never seen."

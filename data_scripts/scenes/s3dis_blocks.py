@@ -7,8 +7,8 @@ blocks of 12 % of the other rooms validate.
 
 Files are read in parallel, and one that is finished is not read again: a conversion that was stopped goes on.
 
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
---sha256 gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rich.progress import track
 from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas import block_schema
 from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.scene_schema import split_by_area
 from dropfold.data_scripts.work import distribution, pieces
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
-from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import say
 from dropfold.data_scripts.work.jobs import Advance, Job
@@ -110,7 +111,7 @@ def _job(path: Path, points: int, unpacked: bool) -> Job:
 
     def read(advance: Advance) -> dict[str, np.ndarray]:
         with open_h5(path) as file:
-            data, label = file["data"][:, :points], file["label"][:, :points]
+            data, label = (file.read(name, np.s_[:, :points]) for name in ("data", "label"))
         advance(size // 2)
         packed = block_schema.pack(str(path), data, label, len(CLASSES))
         advance(size - size // 2)
@@ -122,21 +123,20 @@ def _job(path: Path, points: int, unpacked: bool) -> Job:
 def _count(path: Path, points: int) -> int:
     """The blocks of a file, whose datasets are checked before any is read."""
     with open_h5(path, "data", "label") as file:
-        data, label = file["data"], file["label"]
-        if data.ndim != 3 or data.shape[2] != CHANNELS or data.dtype.kind != "f":
+        kind, shape = file.dtype("data"), file.shape("data")
+        if len(shape) != 3 or shape[2] != CHANNELS or kind.kind != "f":
+            raise SchemaError(f"{path}: data is {kind} {shape}, expected floats [n, {points} or more, 9].")
+        if shape[1] < points:
             raise SchemaError(
-                f"{path}: data is {data.dtype} {data.shape}, expected floats [n, {points} or more, 9]."
+                f"{path}: its blocks have {shape[1]} points, fewer than the {points} that were asked for; "
+                f"give --points {shape[1]}."
             )
-        if data.shape[1] < points:
+        if file.shape("label") != shape[:2] or file.dtype("label").kind not in "iu":
             raise SchemaError(
-                f"{path}: its blocks have {data.shape[1]} points, fewer than the {points} that were asked for; "
-                f"give --points {data.shape[1]}."
+                f"{path}: label is {file.dtype('label')} {file.shape('label')}, expected integers {shape[:2]}, one for each "
+                "point."
             )
-        if label.shape != data.shape[:2] or label.dtype.kind not in "iu":
-            raise SchemaError(
-                f"{path}: label is {label.dtype} {label.shape}, expected integers {data.shape[:2]}, one for each point."
-            )
-        return len(data)
+        return shape[0]
 
 
 def account_files(folder: Path) -> list[str]:

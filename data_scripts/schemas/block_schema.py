@@ -37,6 +37,7 @@ from dropfold.data_scripts.schemas.h5_file import (
     SchemaError,
     Wrong,
 )
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 
 __all__ = ["SPLITS", "TEST", "TRAIN", "VALIDATION", "Blocks", "SchemaError", "Writer", "read", "writer"]
 
@@ -72,19 +73,13 @@ class Blocks:
 
     def load(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(points [b, P, 9] float32, label [b, P] uint8)` of some blocks, each checked when it is first read."""
-        import h5py
-
         points = np.empty((len(index), self.points, CHANNELS), np.float32)
         label = np.empty((len(index), self.points), np.uint8)
-        i = -1
-        try:
-            with h5py.File(self.path, "r") as file:
-                for k, i in enumerate(int(i) for i in index):
-                    points[k], label[k] = file["points"][i], file["label"][i]
-        except (OSError, KeyError, ValueError) as error:
-            raise SchemaError(
-                f"{self.path}: block {i} ({self.room[i]}) cannot be read ({error}). Make it anew: {self.rebuild}"
-            ) from None
+        advice = f"Make it anew: {self.rebuild}"
+        with open_h5(self.path, *ROWS, advice=advice) as file:
+            for k, i in enumerate(int(i) for i in index):
+                file.advice = f"It is needed for block {i} ({self.room[i]}). {advice}"
+                points[k], label[k] = file.read("points", i), file.read("label", i)
         for k, i in enumerate(int(i) for i in index):
             if i not in self._verified:
                 if _digest(points[k], label[k]) != self.digest[i]:
@@ -97,16 +92,12 @@ class Blocks:
 
 def read(path: Path) -> Blocks:
     """Open and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
-    import h5py
-
     path = Path(path)
     arrays, class_names, provenance = h5_file.read(path, LAYOUT, "dropfold data s3dis-blocks makes one.")
     n = len(arrays["area"])
-    with h5py.File(path, "r") as file:
-        shapes = {
-            name: file[name].shape if isinstance(file.get(name), h5py.Dataset) else None for name in ROWS
-        }
-        kinds = {name: file[name].dtype for name in ROWS if shapes[name]}
+    with open_h5(path, advice=f"Make it anew: {provenance['rebuild']}") as file:
+        shapes = {name: file.shape(name) if name in file else None for name in ROWS}
+        kinds = {name: file.dtype(name) for name in ROWS if name in file}
     size = shapes["points"][1] if shapes["points"] and len(shapes["points"]) == 3 else 0
     expected = {"points": (n, size, CHANNELS), "label": (n, size)}
     if size < 1 or shapes != expected or kinds != ROWS:

@@ -2,8 +2,9 @@
 
 A `Layout` says which datasets a kind of data has; `shape_schema` (clouds), `part_schema` (clouds with parts), `scene_schema`
 (rooms), `block_schema` (blocks of rooms) and `video_schema` (videos) each have one.
-Attributes: schema ("dropfold/1"), task, class_names, source, credits, rebuild (the command that makes the file anew),
-checksum (SHA-256 over the datasets in the order of their names).
+Attributes: schema ("dropfold/2"), task, class_names, source, credits, rebuild (the command that makes the file anew),
+checksum (SHA-256 over the datasets in the order of their names), attributes_checksum (SHA-256 over all the others). A file
+of schema "dropfold/1" has no attributes_checksum, and is read as well.
 
 Where each point has a class, the file numbers the classes 0 .. n - 1, and the dataset `codes` [n] says which number each of
 them had in the files of the source, e.g. 2, 5, 6 in LAS. A file without it had 0 .. n - 1 there, too.
@@ -13,19 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dropfold.data_scripts.schemas.hdf5 import H5File, open_h5
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 
-SCHEMA = "dropfold/1"
+SCHEMA = "dropfold/2"
+READABLE = ("dropfold/1", SCHEMA)
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FOLDS = 5
 SPLITS = ("train", "validation", "test")
@@ -156,11 +160,12 @@ def _put(
             file.create_dataset(name, data=values, **layout.storage[name](values))
         else:
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
-    file.attrs["schema"], file.attrs["task"] = SCHEMA, layout.task
+    attributes = {"schema": SCHEMA, "task": layout.task} | {name: provenance[name] for name in PROVENANCE}
+    for name, value in attributes.items():
+        file.attrs[name] = value
     file.attrs["class_names"] = np.array(class_names, dtype=h5py.string_dtype("utf-8"))
-    for name in PROVENANCE:
-        file.attrs[name] = provenance[name]
-    file.attrs["checksum"] = checksum(arrays)
+    file.attrs["checksum"] = attributes["checksum"] = checksum(arrays)
+    file.attrs["attributes_checksum"] = checksum_attributes(attributes, class_names)
 
 
 def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list[str], dict[str, str]]:
@@ -168,65 +173,65 @@ def read(path: Path, layout: Layout, missing: str) -> tuple[dict[str, Any], list
 
     `missing` is what to do if there is no such file.
     """
-    import h5py
-
-    if not path.is_file():
+    if not path.exists():
         raise SchemaError(f"{path} is not there. {missing}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise SchemaError(
-            f"{path} is not a whole HDF5 file ({error}); make it anew with its script in data_scripts."
-        ) from None
-    with file:
-        rebuild = str(file.attrs.get("rebuild", "its script in data_scripts"))
-        if file.attrs.get("schema") != SCHEMA or file.attrs.get("task") != layout.task:
-            raise SchemaError(
-                f"{path}: schema is {file.attrs.get('schema')!r} and task {file.attrs.get('task')!r}, expected "
-                f"{SCHEMA!r} and {layout.task!r}. Make it anew: {rebuild}"
+    with open_h5(path, advice="Make it anew with its script in data_scripts.") as file:
+        rebuild = file.text("rebuild") or "its script in data_scripts"
+        file.advice = f"Make it anew: {rebuild}"
+        attributes = {name: file.text(name) for name in ("schema", "task", *PROVENANCE, "checksum")}
+        if attributes["schema"] not in READABLE or attributes["task"] != layout.task:
+            raise file.wrong(
+                f": schema is {attributes['schema']!r} and task {attributes['task']!r}, expected {SCHEMA!r} and "
+                f"{layout.task!r}."
             )
         for name in PROVENANCE:
-            if name not in file.attrs:
-                raise SchemaError(f"{path} has no attribute {name!r}. Make it anew: {rebuild}")
+            if attributes[name] is None:
+                raise file.wrong(f" has no attribute {name!r}.")
+        class_names = file.texts("class_names")
+        if not class_names:
+            raise file.wrong(": class_names is empty, expected the names of the classes.")
+        _check_attributes(file, attributes, class_names)
         arrays: dict[str, Any] = {}
-        for name in layout.types:
+        for name, kind in layout.types.items():
             if name not in file:
                 continue
-            item = file[name]
-            if not isinstance(item, h5py.Dataset):
-                raise SchemaError(f"{path}: {name} is a group, expected a dataset. Make it anew: {rebuild}")
-            try:
-                text = h5py.check_string_dtype(item.dtype) is not None
-                arrays[name] = np.asarray(item.asstr()[()] if text else item[()])
-            except (OSError, ValueError, TypeError) as error:
-                raise SchemaError(
-                    f"{path}: {name} cannot be read ({error}), expected whole data. Make it anew: {rebuild}"
-                ) from None
-        class_names = [str(name) for name in file.attrs.get("class_names", [])]
+            file.require(name)
+            if kind is not str and file.dtype(name) != kind:  # said before it is read
+                found = "text" if file.dtype(name).hasobject else file.dtype(name)
+                raise file.wrong(f": {name}'s type is {found}, expected {np.dtype(kind).name}.")
+            arrays[name] = file.read(name)
         check(str(path), layout, arrays, class_names, rebuild)
-        found, recorded = checksum(arrays), str(file.attrs.get("checksum"))
+        found, recorded = checksum(arrays), str(attributes["checksum"])
         if found != recorded:
-            raise SchemaError(
-                f"{path}: checksum is {found}, the file states {recorded}. Make it anew: {rebuild}"
-            )
-        return (
-            arrays,
-            class_names,
-            {**{name: str(file.attrs[name]) for name in PROVENANCE}, "checksum": recorded},
+            raise file.wrong(f": checksum is {found}, the file states {recorded}.")
+        provenance = {name: str(attributes[name]) for name in (*PROVENANCE, "checksum")}
+        return arrays, class_names, provenance
+
+
+def _check_attributes(file: H5File, attributes: dict[str, str | None], class_names: list[str]) -> None:
+    recorded = file.text("attributes_checksum")
+    if recorded is None and attributes["schema"] != SCHEMA:  # an earlier one, which had none
+        return
+    found = checksum_attributes(attributes, class_names)
+    if found != recorded:
+        names = ", ".join(["class_names", *attributes])
+        raise file.wrong(
+            f": the checksum of its attributes ({names}) is {found}, the file states {recorded}: they were changed."
         )
 
 
 def stated_checksum(path: Path) -> str:
     """The checksum that a data file states of itself, whatever its kind; empty where there is no such file."""
-    import h5py
-
-    if not path.is_file():
-        return ""
     try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs.get("checksum", ""))
-    except OSError:
+        with open_h5(path) as file:
+            return file.text("checksum") or ""
+    except SchemaError:
         return ""
+
+
+def checksum_attributes(attributes: Mapping[str, str | None], class_names: list[str]) -> str:
+    """SHA-256 over the attributes of a file, the checksum of its datasets among them."""
+    return hashlib.sha256(json.dumps([dict(attributes), class_names], sort_keys=True).encode()).hexdigest()
 
 
 def checksum(arrays: dict[str, Any]) -> str:
@@ -236,7 +241,7 @@ def checksum(arrays: dict[str, Any]) -> str:
         values = arrays[name]
         digest.update(f"{name} {values.dtype.kind} {values.shape}\n".encode())
         if values.dtype == object:
-            digest.update("\n".join(values).encode())
+            digest.update("\n".join(values).encode("utf-8", "surrogateescape"))
         else:
             for piece in pieces(values):
                 digest.update(np.ascontiguousarray(piece).data)

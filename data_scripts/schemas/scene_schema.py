@@ -39,6 +39,7 @@ from dropfold.data_scripts.schemas.h5_file import (
     SchemaError,
     Wrong,
 )
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 
 __all__ = [
     "SPLITS", "TEST", "TRAIN", "VALIDATION", "Room", "Scenes", "SchemaError", "Writer", "carve_rooms", "read",
@@ -91,16 +92,10 @@ class Scenes:
 
     def room(self, i: int) -> Room:
         """Room i, checked when it is first read; a `SchemaError` names the file and the room."""
-        import h5py
-
         rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
-        try:
-            with h5py.File(self.path, "r") as file:
-                room = Room(*(file[name][rows] for name in ROWS))
-        except (OSError, KeyError, ValueError) as error:
-            raise SchemaError(
-                f"{self.path}: room {i} ({self.name[i]}) cannot be read ({error}). Make it anew: {self.rebuild}"
-            ) from None
+        advice = f"It is needed for room {i} ({self.name[i]}). Make it anew: {self.rebuild}"
+        with open_h5(self.path, *ROWS, advice=advice) as file:
+            room = Room(*(file.read(name, rows) for name in ROWS))
         if i not in self._verified:
             if _digest(room) != self.digest[i]:
                 raise SchemaError(
@@ -112,19 +107,19 @@ class Scenes:
 
 def read(path: Path) -> Scenes:
     """Open and verify a file; every fault is a `SchemaError` that says what is wrong, where, and how to rebuild."""
-    import h5py
-
     path = Path(path)
     missing = "dropfold data rooms and dropfold data s3dis make one; docs/scene_data.md says how."
     arrays, class_names, provenance = h5_file.read(path, LAYOUT, missing)
-    with h5py.File(path, "r") as file:
+    with open_h5(path, advice=f"Make it anew: {provenance['rebuild']}") as file:
         for name, (kind, shape) in ROWS.items():
-            item, expected = file.get(name), (int(arrays["ptr"][-1]), *shape)
-            if not isinstance(item, h5py.Dataset) or item.dtype != kind or item.shape != expected:
-                found = f"{item.dtype} {item.shape}" if isinstance(item, h5py.Dataset) else "not there"
-                raise SchemaError(
-                    f"{path}: {name} is {found}, expected {np.dtype(kind).name} {expected}. "
-                    f"Make it anew: {provenance['rebuild']}"
+            expected = (kind, (int(arrays["ptr"][-1]), *shape))
+            if name not in file:
+                raise file.wrong(f": {name} is not there, expected {np.dtype(kind).name} {expected[1]}.")
+            file.require(name)
+            found = (file.dtype(name), file.shape(name))
+            if found != expected:
+                raise file.wrong(
+                    f": {name} is {found[0]} {found[1]}, expected {np.dtype(kind).name} {expected[1]}."
                 )
     arrays |= {name: list(arrays[name]) for name in ("name", "digest")} | provenance
     codes = h5_file.take_codes(arrays, len(class_names))

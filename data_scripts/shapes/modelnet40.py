@@ -5,12 +5,13 @@
     off               ModelNet40's meshes, sampled uniformly on their surface
 
 About 10 % of each class's training shapes become the validation split (--validation 0 for the peers' way, none).
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where
---sha256 gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from rich.progress import track
 from dropfold.data_scripts.readers.mesh import read_off, sample_surface
 from dropfold.data_scripts.readers.shapes import normalised, read_numbers
 from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
-from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import say
 
@@ -145,8 +147,9 @@ def _hdf5(root: Path, points: int) -> Source:
     def shapes() -> Iterator[Shape]:
         for path, split, label in track(files, "files", console=Console(stderr=True)):
             with open_h5(path) as file:
-                clouds = file["data"][:, :points]
-                normals = file["normal"][:, :points] if "normal" in file else [None] * len(clouds)
+                kept = np.s_[:, :points]
+                clouds = file.read("data", kept)
+                normals = file.read("normal", kept) if "normal" in file else [None] * len(clouds)
             for i, (cloud, normal, c) in enumerate(zip(clouds, normals, label)):
                 title = f"{names[c]}/{path.stem}_{i:04d}"
                 yield Shape(cloud, normal, int(c), split, title, f"{path}, shape {i}")
@@ -160,19 +163,18 @@ def _labels(path: Path, points: int, classes: int) -> np.ndarray:
         for name in ("data", "normal"):
             if name not in file:
                 continue
-            item = file[name]
-            if item.ndim != 3 or item.shape[2] != 3 or item.shape[1] < points or item.dtype.kind != "f":
+            file.require(name)
+            kind, shape = file.dtype(name), file.shape(name)
+            if len(shape) != 3 or shape[2] != 3 or shape[1] < points or kind.kind != "f":
                 raise SchemaError(
-                    f"{path}: {name} is {item.dtype} {item.shape}, expected floats [n, {points} or more, 3]."
+                    f"{path}: {name} is {kind} {shape}, expected floats [n, {points} or more, 3]."
                 )
-            if len(item) != len(file["data"]):
-                raise SchemaError(f"{path}: {name} has {len(item)} shapes, data has {len(file['data'])}.")
-        item = file["label"]
-        if item.dtype.kind not in "iu" or item.size != len(file["data"]):
-            raise SchemaError(
-                f"{path}: label is {item.dtype} {item.shape}, expected integers [{len(file['data'])}, 1]."
-            )
-        label = item[()].reshape(-1).astype(np.int64)
+            if shape[0] != (n := file.shape("data")[0]):
+                raise SchemaError(f"{path}: {name} has {shape[0]} shapes, data has {n}.")
+        kind, shape = file.dtype("label"), file.shape("label")
+        if kind.kind not in "iu" or math.prod(shape) != n:
+            raise SchemaError(f"{path}: label is {kind} {shape}, expected integers [{n}, 1].")
+        label = file.read("label").reshape(-1).astype(np.int64)
         if label.size and (label.min() < 0 or label.max() >= classes):
             raise SchemaError(
                 f"{path}: label holds {label.min()} .. {label.max()}, expected 0 and more, below {classes}."

@@ -8,13 +8,14 @@
 and scaled to the unit sphere, those of the second are as they are. An archive of texts is not unpacked; texts are read in
 parallel, and what is read is kept: a conversion that was stopped goes on. That of the second begins anew.
 
-Without --source the archive is downloaded to data/local, with resume; its SHA-256 is printed, and checked where --sha256
-gives it.
+Without --source the archive is downloaded to data/local by https, with resume; its SHA-256 is compared with the one that
+--sha256 gives, a published one, or that of the first download (see `dropfold.data_scripts.work.archive`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from rich.progress import track
 
 from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
 from dropfold.data_scripts.work import distribution, jobs, pieces
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
-from dropfold.data_scripts.work.distribution import open_h5, read_lines
+from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import File, Unread, account, say
 from dropfold.data_scripts.work.jobs import Advance, Job
@@ -272,16 +274,19 @@ def _files(root: Path, word: str) -> list[Path]:
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with open_h5(path, "data", "label", "pid") as file:
-        shape = file["data"].shape
-        if len(shape) != 3 or shape[2] != 3 or 0 in shape or file["data"].dtype.kind != "f":
+        shape = file.shape("data")
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or file.dtype("data").kind != "f":
             raise SchemaError(
-                f"{path}: data is {file['data'].dtype} {shape}, expected floats [n, points, 3]."
+                f"{path}: data is {file.dtype('data')} {shape}, expected floats [n, points, 3]."
             )
-        if file["pid"].shape != shape[:2] or file["label"].size != shape[0]:
-            found = f"pid is {file['pid'].shape} and label {file['label'].shape}"
+        if file.shape("pid") != shape[:2] or math.prod(file.shape("label")) != shape[0]:
+            found = f"pid is {file.shape('pid')} and label {file.shape('label')}"
             raise SchemaError(f"{path}: {found}, expected {shape[:2]} and ({shape[0]}, 1).")
-        points, pid = file["data"][()].astype(np.float32), file["pid"][()]
-        label = file["label"][()].reshape(-1).astype(np.int64)
+        for name in ("pid", "label"):
+            if file.dtype(name).kind not in "iu":
+                raise SchemaError(f"{path}: {name} is {file.dtype(name)}, expected integers.")
+        points, pid = file.read("data").astype(np.float32), file.read("pid")
+        label = file.read("label").reshape(-1).astype(np.int64)
     first = np.array([*FIRST.values(), PARTS])
     if label.min() < 0 or label.max() >= len(FIRST):
         raise SchemaError(

@@ -1,4 +1,9 @@
-"""Archives: downloaded with resume, progress and checksum; unpacked without trusting what they say."""
+"""Archives: downloaded with resume, progress and checksum; unpacked without trusting what they say.
+
+A download comes by https alone, wherever its server sends it on to. Its SHA-256 is compared with the one that is given or
+that a citable source prints; where there is none, the one of the first download is kept beside the archive in ARCHIVE.sha256
+(`sha256sum -c` reads it), and later downloads are compared with it.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,12 +34,39 @@ from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ArchiveError
 from dropfold.data_scripts.work.folders import printable
 
+SCHEMES = ("https",)
+# Checksums in print, as "algorithm:digest": openpoints' loader, github.com/guochengqian/openpoints at commit f2e73bc,
+# dataset/modelnet/modelnet40_ply_2048_loader.py.
+PUBLISHED = {
+    "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip": "md5:c9ab8e6dfb16f67afdab25e155c79e59",
+}
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes on to another address only if that is of the same schemes."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        target = urljoin(req.full_url, headers.get("location") or headers.get("uri") or "")
+        _refuse_scheme(target, f"{req.full_url} sends on to {target}")
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def _refuse_scheme(url: str, what: str) -> None:
+    if urlsplit(url).scheme.lower() not in SCHEMES:
+        raise ArchiveError(
+            f"{what}; data are fetched by {' or '.join(SCHEMES)} alone, where nobody on the way can change them. Fetch it "
+            "by hand and give --source."
+        )
+
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:
     """Fetch `url` to `path`, going on where an earlier attempt stopped; certificates and `sha256` are checked.
 
     The bytes collect in `path` + ".part", which is renamed when it is whole. Returns path.
     """
+    _refuse_scheme(url, f"{url} was asked for")
     if path.exists():
         verify(path, sha256)
         return path
@@ -41,7 +75,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=60) as response:
             resumed = response.status == 206
             answered = response.headers.get("Content-Range", f"bytes {start}-")
             if resumed and not answered.startswith(f"bytes {start}-"):
@@ -91,13 +125,40 @@ def verify(path: Path, sha256: str | None) -> str:
 
 
 def download_or_reuse(source: Path | None, url: str, folder: Path, sha256: str | None) -> Path:
-    """`source`; without one, the archive at `url`, downloaded to `folder`. Its SHA-256 is checked where one is given."""
+    """`source`; without one, the archive at `url`, downloaded to `folder`, and compared as the head of this file says."""
     if source is None:
         source = download(url, folder / Path(url).name, sha256)
-        print(f"{source}: SHA-256 {verify(source, sha256)}")
+        print(_compare(source, url, sha256))
     elif sha256:
         verify(source, sha256)
     return source
+
+
+def _compare(path: Path, url: str, sha256: str | None) -> str:
+    """Refuse a download that is not what was expected; returns the line that says what it was compared with."""
+    if sha256 is not None:
+        return f"{path}: SHA-256 {verify(path, sha256)}, the one that was given"
+    found, record = verify(path, None), path.with_name(path.name + ".sha256")
+    if url in PUBLISHED:
+        algorithm, _, expected = PUBLISHED[url].partition(":")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, algorithm).hexdigest()
+        if digest != expected:
+            raise ArchiveError(
+                f"{path} has {algorithm.upper()} {digest}, published is {expected}; delete it and fetch it again, or give "
+                f"--sha256 {found} if you know that the archive was replaced."
+            )
+        return f"{path}: {algorithm.upper()} {digest}, the published one; SHA-256 {found}"
+    words = record.read_text(errors="replace").split() if record.is_file() else []
+    if not words:
+        atomic.write_bytes(record, f"{found}  {path.name}\n".encode())
+        return f"{path}: SHA-256 {found}; nobody publishes one, so {record.name} keeps it for later downloads"
+    if words[0] != found:
+        raise ArchiveError(
+            f"{path} has SHA-256 {found}, the first download had {words[0]} ({record}); delete the archive and fetch it "
+            f"again, or delete {record.name} too if you know that the archive was replaced."
+        )
+    return f"{path}: SHA-256 {found}, as at the first download"
 
 
 @contextlib.contextmanager

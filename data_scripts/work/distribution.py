@@ -1,11 +1,9 @@
-"""What unpacked distributions have in common: a root somewhere inside, lists in text, HDF5 files."""
+"""What unpacked distributions have in common: a root somewhere inside, lists in text."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import OTHER_KIND, Unread, account, walk
@@ -38,20 +36,3 @@ def account_files(
     of_read, of_lists = ({path.relative_to(folder).as_posix() for path in paths} for paths in (read, lists))
     unread = [*tree.unread, *(Unread(name, reason) for name in sorted(names - of_read - of_lists))]
     return account(len(names & of_read), unread, sorted(names & of_lists)) if unread else []
-
-
-@contextlib.contextmanager
-def open_h5(path: Path, *datasets: str) -> Iterator[Any]:
-    """An HDF5 file of the distribution, to be read; a `SchemaError` says which of the datasets it lacks."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            for name in datasets:
-                if name not in file:
-                    raise SchemaError(f"{path} has no dataset {name!r}.")
-            yield file
-    except OSError as error:
-        raise SchemaError(
-            f"{path} is not a whole HDF5 file ({error}); fetch the distribution again."
-        ) from None

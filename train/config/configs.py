@@ -37,6 +37,10 @@ class Config:
     """Factor by which the step schedule lowers the rate."""
     lr_epochs: int = 20
     """Epochs between two steps of the step schedule."""
+    lr_ahead: int = 0
+    """Epochs that the step schedule is ahead: with 1 the first rate lasts lr_epochs - 1 epochs (yanx27's classification)."""
+    lr_floor: float = 0.0
+    """The step schedule goes no lower than this."""
     weight_decay: float = 1e-4
     """L2 penalty."""
     clip: float | None = None
@@ -142,6 +146,9 @@ class PointConfig(Config):
     """Noise on point features."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation."""
+    initial_weights: Literal["torch", "xavier"] = "torch"
+    """torch's own, or yanx27's for segmentation: Xavier's normal distribution, and no bias, in PointNet's fully connected
+    layers and PointNet++'s set abstraction."""
     norm_decay: float = 1.0
     """BatchNorm's momentum is multiplied by this every lr_epochs epochs, down to a tenth (yanx27's segmentation: 0.5)."""
     sync_batch_norm: bool = True
@@ -173,6 +180,9 @@ class PartConfig(PointConfig):
     own_parts: bool = False
     """Train on the choice among the parts of the shape's own category, which is all that the metrics ask; the peers train on
     that among the parts of all categories."""
+    all_parts: bool = False
+    """Choose a point's part among those of all categories, in scores and predictions, as antao97 does; otherwise among
+    those of the shape's category, as yanx27 does."""
     local_shape: bool = False
     """Feed how the points around each point lie, all of the shape's, as 24 more channels (local_shape)."""
 

@@ -23,8 +23,8 @@ Holds = Callable[[Any], bool]
 # (fields, what holds, how a message says it); None, where a field may be None, is in every range.
 RANGES: tuple[tuple[tuple[str, ...], Holds, str], ...] = (
     ((*COUNTS, "pool_points"), lambda value: value >= 1, "at least 1"),
-    (("seed", "held_out", "shift"), lambda value: value >= 0, "at least 0"),
-    ((*COUNTS, "held_out", "shift"), lambda value: value < 2**31, "below 2^31"),
+    (("seed", "held_out", "shift", "lr_ahead"), lambda value: value >= 0, "at least 0"),
+    ((*COUNTS, "held_out", "shift", "lr_ahead"), lambda value: value < 2**31, "below 2^31"),
     (("seed", "pool_points"), lambda value: value < 2**63, "below 2^63"),
     (
         ("lr", "clip", "std", "hidden_gain", "radius", "noise.radius", "sample_rate", "block", "stride"),
@@ -32,7 +32,7 @@ RANGES: tuple[tuple[tuple[str, ...], Holds, str], ...] = (
         "above 0",
     ),
     (
-        ("lr_end", "weight_decay", "regularization", "noise.warmup_epochs", "augment.shift", "augment.jitter"),
+        ("lr_end", "lr_floor", "weight_decay", "regularization", "noise.warmup_epochs", "augment.shift", "augment.jitter"),
         lambda value: value >= 0,
         "at least 0",
     ),

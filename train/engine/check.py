@@ -19,6 +19,10 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
         ValueError: options that contradict one another or the data, or data that are too few.
     """
     task = task_of(config)
+    if config.lr_floor > config.lr:
+        raise ValueError(
+            f"lr_floor {config.lr_floor:g} is above lr {config.lr:g}: the rate would never fall; make it smaller."
+        )
     if config.batch_size % processes:
         raise ValueError(
             f"batch_size {config.batch_size} cannot be shared by {processes} processes; make it a multiple."

@@ -17,5 +17,6 @@ def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> 
             return low + (config.lr - low) * (1 - math.cos(math.pi * at / top)) / 2
         return end + (config.lr - end) * (1 + math.cos(math.pi * (at - top) / max(1e-9, last - top))) / 2
     if config.schedule == "step":
-        return config.lr * config.lr_factor ** (epoch // config.lr_epochs)
+        rate = config.lr * config.lr_factor ** ((epoch + config.lr_ahead) // config.lr_epochs)
+        return max(rate, config.lr_floor)
     return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2

@@ -14,7 +14,8 @@ import numpy as np
 
 from dropfold.train.config.configs import Config
 from dropfold.train.config.recipes import RECIPES, recipe
-from dropfold.train.scoring.metrics import in_words
+from dropfold.train.scoring.intervals import leading_interval
+from dropfold.train.scoring.metrics import Predictions, in_words
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
@@ -24,9 +25,14 @@ PAGE = Path(__file__).with_name("report_page.html")
 
 def write_report(trained: Trained, sections: Sequence[Section] = ()) -> None:
     """Write `report.html` into a finished run's folder; `sections` come after those of the run's task."""
-    content = json.dumps(_finite(collect(trained, sections))).replace("</", "<\\/")
-    page = PAGE.read_text().replace("{{DATA}}", content)
+    page = PAGE.read_text().replace("{{DATA}}", as_script(collect(trained, sections)))
     checkpoint.write(trained.run / "report.html", page.encode())
+
+
+def as_script(content: Any) -> str:
+    """JSON that stands in a script: whatever a text holds (`</script>`, `<!--`, U+2028), no parser of HTML sees it."""
+    text = json.dumps(_finite(content), ensure_ascii=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any]:
@@ -39,10 +45,11 @@ def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any
     table = task.class_table(scores, predictions, trained.signature)
     own = [*task.galleries(config, data, predictions), *task.sections(config, data, lambda: trained.network)]
     return {
-        "title": f"{config.recipe}: {in_words(name)} {100 * leading:.1f} % on {len(data.test)} test {task.NOUN}",
-        "lead": f"{task.describe(config)}; {config.epochs} epochs on {len(data.train)} {task.NOUN}, {len(names)} "
-        f"{task.CLASSES}. "
-        f"{data.source}.",
+        "title": f"{config.recipe}: {in_words(name)} {percent(leading)} on "
+        f"{counted(len(data.test), f'test {task.NOUN}')}",
+        "lead": f"{task.describe(config)}; {counted(config.epochs, 'epochs')} on {counted(len(data.train), task.NOUN)}, "
+        f"{counted(len(names), task.CLASSES)}. {data.source}.",
+        "interval": describe_interval(name, predictions, counted(len(data.test), f"test {task.NOUN}")),
         "tiles": tiles(config, summary, name),
         "epochs": [row["epoch"] + 1 for row in rows],
         "curves": curves(config, rows, name),
@@ -58,17 +65,40 @@ def collect(trained: Trained, sections: Sequence[Section] = ()) -> dict[str, Any
     }
 
 
+def describe_interval(name: str, predictions: Predictions, samples: str) -> str:
+    """The interval of the leading figure in a sentence; empty if it has none."""
+    found = leading_interval(name, predictions)
+    if found is None:
+        return ""
+    low, high, method = found
+    return (
+        f"95 % interval of the {in_words(name)}: {100 * low:.1f} to {percent(high)} ({method}, over the {samples}; it does "
+        "not say how far runs of other seeds differ)."
+    )
+
+
+def percent(value: float | None) -> str:
+    """A figure from 0 to 1 for readers; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+
+
+def counted(n: int, plural: str) -> str:
+    """ "12 shapes", "1 shape"."""
+    singular = plural.removesuffix("es" if plural.endswith("sses") else "s")
+    return f"{n:,} {singular if n == 1 else plural}"
+
+
 def tiles(config: Config, summary: dict[str, Any], name: str) -> list[list[str]]:
     """The figures at the top."""
     shown = [
-        [f"{100 * value:.1f} %", f"{in_words(key.removeprefix('test/'))}, last epoch"]
+        [percent(value), f"{in_words(key.removeprefix('test/'))}, last epoch"]
         for key, value in summary.items()
         if key.startswith("test/")
     ]
     key = f"test_at_best_{config.select}"
     if f"{key}/epoch" in summary:
-        value, epoch = 100 * summary[f"{key}/{name}"], summary[f"{key}/epoch"]
-        shown.append([f"{value:.1f} %", f"{in_words(name)}, epoch {epoch} (best on {config.select})"])
+        value, epoch = summary[f"{key}/{name}"], summary[f"{key}/epoch"]
+        shown.append([percent(value), f"{in_words(name)}, epoch {epoch} (best on {config.select})"])
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     shown.append([f"{minutes}:{seconds:02d}", "minutes of training"])
     shown.append([f"{summary['parameters']:,}", "parameters"])
@@ -88,20 +118,25 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
             if any(key in row for row in rows)  # without validation there is no such line
         ]
 
+    def chart(title: str, shown: list[dict[str, Any]], share: bool = False) -> dict[str, Any]:
+        values = [value for line in shown for value in line["y"] if value is not None]
+        broken = sum(not math.isfinite(value) for value in values)
+        return {"title": title, "lines": shown, "share": share, "broken": broken}
+
     select = config.select
     chosen = {select: f"{select}/{name}"}
     figures = []
     if name == "overall_accuracy" or name.endswith("iou"):
         accuracy = {select: f"{select}/overall_accuracy"}
-        figures.append({"title": "Accuracy", "lines": lines(training="train/accuracy", **accuracy)})
+        figures.append(chart("Accuracy", lines(training="train/accuracy", **accuracy), share=True))
     if name != "overall_accuracy":
         title = in_words(name)
-        figures.insert(0, {"title": title[:1].upper() + title[1:], "lines": lines(**chosen)})
+        figures.insert(0, chart(title[:1].upper() + title[1:], lines(**chosen), share=True))
     return [
-        {"title": "Loss", "lines": lines(training="train/loss", **{select: f"{select}/loss"})},
+        chart("Loss", lines(training="train/loss", **{select: f"{select}/loss"})),
         *figures,
-        {"title": "Gradient norm", "lines": lines(mean="gradient_norm")},
-        {"title": "Learning rate", "lines": lines(rate="lr")},
+        chart("Gradient norm", lines(mean="gradient_norm")),
+        chart("Learning rate", lines(rate="lr")),
     ]
 
 

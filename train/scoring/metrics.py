@@ -1,4 +1,4 @@
-"""Scores of predictions: classification by torchmetrics, parts and scenes from the confusion matrix of their points."""
+"""Scores of predictions: of classes by torchmetrics, of many labels by rank, of parts and scenes by counts of points."""
 
 from __future__ import annotations
 
@@ -33,16 +33,15 @@ class Scores:
 
 def scores(logits: Tensor, label: Tensor) -> Scores:
     """Scores of logits [n, classes] against label [n] or [n, classes]. Classes without a sample do not count."""
-    from torchmetrics.functional import classification
-
     classes = logits.shape[1]
     if label.ndim == 2:
-        precision = torch.full((classes,), torch.nan)
-        for c in range(classes):
-            if label[:, c].any():
-                precision[c] = classification.binary_average_precision(logits[:, c], label[:, c].long())
+        each = np.array(
+            [average_precision(logits[:, c].numpy(), label[:, c].numpy()) for c in range(classes)]
+        )
         loss = nn.functional.binary_cross_entropy_with_logits(logits, label)
-        return Scores({"mean_average_precision": float(precision.nanmean())}, float(loss), precision)
+        return Scores({"mean_average_precision": mean(each)}, float(loss), torch.from_numpy(each))
+    from torchmetrics.functional import classification
+
     matrix = torch.from_numpy(confusion(label.numpy(), logits.argmax(1).numpy(), classes))
     accuracy = classification.multiclass_accuracy(logits, label, classes, average="none")
     figures = {
@@ -52,6 +51,21 @@ def scores(logits: Tensor, label: Tensor) -> Scores:
         "mean_class_accuracy": float(accuracy[matrix.sum(1) > 0].mean()),
     }
     return Scores(figures, float(nn.functional.cross_entropy(logits, label)), accuracy, matrix)
+
+
+def average_precision(score: np.ndarray, relevant: np.ndarray) -> float:
+    """The area under precision against recall: the mean, over the relevant samples, of the share of relevant ones among the
+    samples that score as high or higher. NaN if none is relevant.
+
+    The scores themselves are compared. Probabilities made of them would not do: in float32 the sigmoid of every logit above
+    17 is 1.
+    """
+    all_scores, found = np.sort(score), np.sort(score[relevant > 0])
+    if not len(found):
+        return float("nan")
+    as_high = len(all_scores) - np.searchsorted(all_scores, found)
+    relevant_as_high = len(found) - np.searchsorted(found, found)
+    return float((relevant_as_high / as_high).mean())
 
 
 def in_words(name: str) -> str:

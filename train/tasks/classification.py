@@ -46,15 +46,9 @@ def class_table(scores: Scores, predictions: Predictions, signature: Signature, 
         rows = [[name, int(label[:, c].sum()), float(scores.by_class[c])] for c, name in enumerate(names)]
         return ClassTable(["class", noun, "average precision"], rows)
     matrix = scores.confusion.numpy()
-    rows = [
-        [
-            name,
-            int(matrix[c].sum()),
-            float(matrix[c, c] / max(1, matrix[c].sum())),
-            float(matrix[c, c] / max(1, matrix[:, c].sum())),
-        ]
-        for c, name in enumerate(names)
-    ]
+    target, predicted, hit = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    recall, precision = metrics.ratio(hit, target), metrics.ratio(hit, predicted)  # NaN: of no sample
+    rows = [[name, int(target[c]), float(recall[c]), float(precision[c])] for c, name in enumerate(names)]
     return ClassTable(["class", noun, "recall", "precision"], rows, matrix.tolist())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.kernels import Noise, knn
-from dropfold.kernels.noise.draw.operation import row_keep_scale
+from dropfold.kernels.noise.draw.operation import Reading, row_keep_scale
 from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.train.config.configs import CloudConfig, Signature
 from dropfold.train.data.augment import augment_channels
@@ -27,6 +27,7 @@ from dropfold.train.tasks.segmentation import check_points
 
 NOUN = SAMPLES = "shapes"
 CLASSES = "classes"
+SEEDS_TRIED = 100  # of the noise that a report shows
 samples, scores = classification.samples, classification.scores
 describe, facts = points.describe, points.facts
 
@@ -129,29 +130,57 @@ def sections(config: CloudConfig, data: Data[Split], network: Callable[[], nn.Mo
         "point": "single points",
         "cluster": f"clusters of {config.noise.k}",
     }
+    shown = {}
+    for level, note in notes.items():
+        share, seed, nothing = draw_typical(cloud, level, p, config.noise.k, config.noise.reading)
+        dropped = (
+            f"{100 * share.mean():.0f} % of the features"
+            if level == "feat"
+            else (f"{int(share.sum())} of {len(cloud)} points")
+        )
+        seldom = f"; {nothing} of {SEEDS_TRIED} seeds drop nothing" if nothing else ""
+        shown[level] = share, f"{note}; dropped: {dropped} (seed {seed}{seldom})"
     items = [
         {
             "title": f"Drop{level.capitalize()}, p {p}",
             "note": note,
             "points": points.pack_points(cloud),
-            "dropped": points.to_base64(
-                (255 * dropped_share(cloud, level, p, config.noise.k)).astype(np.uint8)
-            ),
+            "dropped": points.to_base64((255 * share).astype(np.uint8)),
             "graded": level == "feat",
         }
-        for level, note in notes.items()
+        for level, (share, note) in shown.items()
     ]
-    text = "The three noises at one drop probability on a training shape's coordinates. Orange is dropped. Drag to turn."
+    text = (
+        "The three noises at one drop probability on a training shape's coordinates. Orange is dropped. Each is drawn with "
+        f"the first of the seeds 0 .. {SEEDS_TRIED - 1} that drops between half and one and a half times p (or the nearest "
+        "to p that drops something); a training step takes whatever it draws. Drag to turn."
+    )
     return [Section("What the noise drops", text, items)]
 
 
-def dropped_share(cloud: np.ndarray, level: str, p: float, k: int) -> np.ndarray:
+def draw_typical(
+    cloud: np.ndarray, level: str, p: float, k: int, reading: Reading
+) -> tuple[np.ndarray, int, int]:
+    """`(share [N], seed, nothing)`: what a typical draw of noise drops of each point's features, of a cloud [N, 3]; its
+    seed, the first of 0 .. SEEDS_TRIED - 1 that drops between half and one and a half times p, or else the nearest to p that
+    drops something; and how many of these seeds drop nothing."""
+    draws = [dropped_share(cloud, level, p, k, seed, reading) for seed in range(SEEDS_TRIED)]
+    means = np.array([draw.mean() for draw in draws])
+    near = np.flatnonzero(np.abs(means - p) <= p / 2)
+    distance = np.where(means > 0, np.abs(means - p), 1.0)
+    seed = int(near[0]) if len(near) else int(np.argmin(distance))
+    return draws[seed], seed, int((means == 0).sum())
+
+
+def dropped_share(
+    cloud: np.ndarray, level: str, p: float, k: int, seed: int = 4, reading: Reading = "gather"
+) -> np.ndarray:
     """[N]: the share of each point's features that one draw of noise drops, of a cloud [N, 3]; 0 or 1 but for DropFeat."""
-    x, n = torch.from_numpy(cloud), len(cloud)
-    seed, rate = torch.tensor(4), torch.tensor(p)
+    x, n, rate = torch.from_numpy(cloud), len(cloud), torch.tensor(p)
     if level == "feat":
-        return (uniform(seed, 3 * n).view(n, 3) < rate).float().mean(1).numpy()
-    noise = Noise(level, rate, seed, knn(x, min(k, n)) if level == "cluster" else None)  # type: ignore[arg-type]
+        return (uniform(torch.tensor(seed), 3 * n).view(n, 3) < rate).float().mean(1).numpy()
+    neighbours = knn(x, min(k, n)) if level == "cluster" else None
+    noise = Noise(level, rate, torch.tensor(seed), neighbours, reading)  # type: ignore[arg-type]
     return (row_keep_scale(noise, torch.tensor([0, n]), n) == 0).float().numpy()
 
 

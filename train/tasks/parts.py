@@ -71,6 +71,11 @@ def load(config: PartConfig) -> Data[Shapes]:
             f"label smoothing ({config.label_smoothing:g}) spreads over the parts of all categories, and own_parts leaves a "
             "shape its own; give --label-smoothing 0 or --no-own-parts."
         )
+    if config.own_parts and config.all_parts:
+        raise ValueError(
+            "own_parts trains on the choice among the parts of a shape's category alone, and all_parts asks for one among "
+            "the parts of all; give --no-own-parts or --no-all-parts."
+        )
     if config.normals and file.normals is None:
         raise ValueError(f"{path} has no normals and the config asks for them.")
     columns = [file.points, file.normals] if config.normals else [file.points]
@@ -140,7 +145,7 @@ def build(config: PartConfig, signature: Signature, steps: int = 1) -> nn.Module
 
 @torch.no_grad()
 def predict_split(network: nn.Module, split: Shapes, config: PartConfig, final: bool = False) -> Predictions:
-    """The part of each point, among those of its shape's category."""
+    """The part of each point, among those of its shape's category, or of all (`all_parts`)."""
     device = next(network.parameters()).device
     network.eval()
     predicted_parts, target_parts, losses = [], [], []
@@ -150,8 +155,9 @@ def predict_split(network: nn.Module, split: Shapes, config: PartConfig, final: 
         logits = network(x.to(device), category.to(device)).float().cpu()
         own = restrict_to_family(logits, split.part_category, category[:, None])
         scored = own if config.own_parts else logits
+        chosen_among = logits if config.all_parts else own
         losses.append(nn.functional.cross_entropy(scored.flatten(0, 1), part.flatten(), reduction="none"))
-        predicted_parts.append(own.argmax(-1))
+        predicted_parts.append(chosen_among.argmax(-1))
         target_parts.append(part)
     predicted, label = (
         torch.cat(parts).numpy().astype(np.uint8) for parts in (predicted_parts, target_parts)
@@ -283,7 +289,6 @@ def label_cloud(
     for vote in range(votes):
         for group in segmentation.groups(len(cloud), config.points, np.random.default_rng((0, vote))):
             logits = network(x[group][None].to(device), torch.tensor([category], device=device)).float().cpu()
-            total.index_add_(
-                0, torch.from_numpy(group), restrict_to_family(logits[0], part_category, to).softmax(-1)
-            )
+            chosen_among = logits[0] if config.all_parts else restrict_to_family(logits[0], part_category, to)
+            total.index_add_(0, torch.from_numpy(group), chosen_among.softmax(-1))
     return total.argmax(1).numpy().astype(np.uint8)

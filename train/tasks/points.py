@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from dropfold.models import NETWORKS, DropCluster, DropFeat, DropPoint
+from dropfold.models.clouds.initial import draw_xavier
 from dropfold.train.config.configs import PointConfig, Signature
 
 # Arguments of networks whose fields in the config have another name.
@@ -22,7 +23,9 @@ def build_classifier(config: PointConfig, signature: Signature, steps: int = 1) 
     names = *network.options, *network.classification_options
     assert signature.channels is not None
     options = _options(names, config, steps)
-    return network.classification(len(signature.class_names), signature.channels.total, **options)
+    return with_initial_weights(
+        network.classification(len(signature.class_names), signature.channels.total, **options), config
+    )
 
 
 def build_segmenter(config: PointConfig, signature: Signature, steps: int = 1) -> nn.Module:
@@ -34,12 +37,25 @@ def build_segmenter(config: PointConfig, signature: Signature, steps: int = 1) -
     network = NETWORKS[config.network]
     assert signature.channels is not None
     options = _options(network.options, config, steps)
-    return network.segmentation(
+    segmenter = network.segmentation(
         len(signature.class_names),
         signature.channels.total,
         categories=len(signature.categories) or None,
         **options,
     )
+    return with_initial_weights(segmenter, config)
+
+
+def with_initial_weights(network: nn.Module, config: PointConfig) -> nn.Module:
+    """The network with the initial weights that the config asks for; ValueError if it is none of yanx27's."""
+    if config.initial_weights == "xavier":
+        if config.network == "dgcnn":
+            raise ValueError(
+                "initial_weights xavier is yanx27's, who has PointNet and PointNet++ and no DGCNN; give "
+                "--initial-weights torch."
+            )
+        draw_xavier(network)
+    return network
 
 
 def _options(names: Iterable[str], config: PointConfig, steps: int) -> dict[str, Any]:

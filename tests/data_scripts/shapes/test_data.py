@@ -155,11 +155,12 @@ def test_a_truncated_archive_is_named(tmp_path):
         pass
 
 
-def test_a_download_goes_on_where_it_stopped_and_is_checked(tmp_path):
+def test_a_download_goes_on_where_it_stopped_and_is_checked(tmp_path, monkeypatch):
     import hashlib
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
+    monkeypatch.setattr(archive, "SCHEMES", ("http",))
     content, asked = os.urandom(300_000), []
 
     class Handler(BaseHTTPRequestHandler):

@@ -237,8 +237,9 @@ def test_a_tar_is_whole_or_an_error_wherever_it_is_cut(mode, tmp_path):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
     """A server of `server.content` that answers ranges as HTTP says, or wrongly as `server.answer` says."""
+    monkeypatch.setattr(archive, "SCHEMES", ("http",))
 
     class Handler(BaseHTTPRequestHandler):
         def reply(self, code, body, size=None, content_range=None):

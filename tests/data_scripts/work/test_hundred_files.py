@@ -223,7 +223,7 @@ def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys)
     }[command]  # fmt: skip
     content = {"meshes": CLOUD, "scenes": SCENE, "s3dis": ROWS}[command]
     for name in names:
-        put(root, name.encode(), b"1\n" * 40 if name.endswith(".labels") else content)
+        put(root, name.encode(), b"0\n1\n" * 20 if name.endswith(".labels") else content)
     empty = "Area_1/empty" if command == "s3dis" else "empty"
     (root / empty).mkdir()
     expected, said = run(command, root, tmp_path / "a.h5", capsys)

@@ -19,7 +19,6 @@ from dropfold.data_scripts.schemas import shape_schema
 from dropfold.train.config.configs import NoiseConfig, Signature
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.engine.run import Run
-from dropfold.train.engine.schedule import learning_rate
 from dropfold.train.report.report import command
 from dropfold.train.scoring.objective import loss_function
 from dropfold.train.storage import checkpoint
@@ -331,13 +330,6 @@ def test_weights_weigh_samples_and_not_what_smoothing_spreads():
     torch.testing.assert_close(
         loss_function(logits, label, replace(config, label_smoothing=0.0), weight), plain
     )
-
-
-def test_the_schedules_are_the_peers():
-    dgcnn, pointnet = recipe("modelnet40-dgcnn"), recipe("modelnet40-pointnet")
-    assert learning_rate(dgcnn, 0) == pytest.approx(0.1)
-    assert learning_rate(dgcnn, 125) == pytest.approx((0.1 + 1e-3) / 2)
-    assert [learning_rate(pointnet, e) for e in (0, 19, 20, 40)] == pytest.approx([1e-3, 1e-3, 7e-4, 4.9e-4])
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,15 +1,22 @@
 """The report of a run takes more sections, and needs nothing but the run."""
 
+import base64
 import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
+from dropfold.data_scripts.schemas import shape_schema
+from dropfold.train.config.configs import CloudConfig
 from dropfold.train.engine.method import Method
 from dropfold.train.engine.run import Run
-from dropfold.train.report.report import write_report
+from dropfold.train.report.report import PAGE, as_script, counted, curves, percent, write_report
+from dropfold.train.scoring import intervals
+from dropfold.train.tasks import clouds
 from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small
@@ -84,3 +91,104 @@ def test_an_ended_run_with_another_network_is_resumed(folder, tmp_path):
     (tmp_path / "run/report.html").unlink()
     assert Run(replace(config, resume=tmp_path / "run"), [Widened()]).train() == summary
     assert content_of(tmp_path / "run") == before
+
+
+HOSTILE = [
+    "</script><script>document.title = 1</script>",
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "a\u2028b",
+]
+
+
+def test_every_string_is_text():
+    """No character that HTML looks at stands in the embedded JSON, and the page builds its elements from text alone."""
+    content = {"names": HOSTILE, "one": {name: name for name in HOSTILE}}
+    embedded = as_script(content)
+    assert not set(embedded) & set("<>&\u2028\u2029")
+    assert embedded.isascii()
+    assert json.loads(embedded) == content
+    page = PAGE.read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\bon\w+=", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_hostile_class_name_is_shown(tmp_path, folder):
+    """The page of a run whose classes have such names holds them, and one script of data and one of code."""
+    data = shape_schema.read(folder / "small.h5")
+    names = [*HOSTILE, *data.class_names][: len(data.class_names)]
+    shape_schema.write(tmp_path / "a.h5", replace(data, class_names=names))
+    Run(small(folder, data=tmp_path / "a.h5", out=tmp_path / "run", epochs=1)).train()
+    page = (tmp_path / "run/report.html").read_text()
+    assert content_of(tmp_path / "run")["names"] == names
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "<!--" not in page
+
+
+def test_what_the_noise_drops_is_typical_and_said(finished):
+    (noise,) = (one for one in content_of(finished)["sections"] if one["title"] == "What the noise drops")
+    for item in noise["items"]:
+        dropped = np.frombuffer(base64.b64decode(item["dropped"]), np.uint8) / 255
+        p = float(item["title"].rpartition(" ")[2])
+        assert p / 2 <= dropped.mean() <= 1.5 * p, item["title"]
+        if not item["graded"]:
+            assert f"dropped: {int(dropped.sum())} of {len(dropped)} points (seed " in item["note"]
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.5])
+def test_the_shown_seed_is_the_first_typical_one(p, folder):
+    cloud = shape_schema.read(folder / "small.h5").points[0]
+    share, seed, nothing = clouds.draw_typical(cloud, "cluster", p, 32, "gather")
+    means = [
+        clouds.dropped_share(cloud, "cluster", p, 32, s, "gather").mean() for s in range(clouds.SEEDS_TRIED)
+    ]
+    typical = [p / 2 <= mean <= 1.5 * p for mean in means]
+    nearest = min((s for s, mean in enumerate(means) if mean), key=lambda s: abs(means[s] - p))
+    assert seed == (typical.index(True) if any(typical) else nearest)
+    assert share.any()
+    assert nothing == sum(mean == 0 for mean in means)
+
+
+def test_the_leading_accuracy_has_an_interval(finished):
+    predictions = Trained.of(finished).predictions
+    right = int((predictions["logits"].argmax(1) == predictions["label"]).sum())
+    low, high = stats.binomtest(right, len(predictions["label"])).proportion_ci(method="wilson")
+    said = content_of(finished)["interval"]
+    assert f"{100 * low:.1f} to {100 * high:.1f} % (Wilson, over the " in said
+    assert "other seeds" in said
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (3, 10), (50, 50), (0, 30)])
+def test_wilson(hits, n):
+    expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(intervals.wilson(hits, n), expected, atol=1e-6)
+
+
+def test_figures_of_shapes_and_rooms_are_resampled():
+    random = np.random.default_rng(0)
+    iou = random.uniform(0.4, 1, 400)
+    low, high, method = intervals.leading_interval("instance_mean_iou", {"iou": iou})
+    error = 1.96 * iou.std() / 20
+    np.testing.assert_allclose((low, high), (iou.mean() - error, iou.mean() + error), atol=0.2 * error)
+    assert method == "bootstrap"
+    rooms = np.stack([np.diag([9, 5])] * 6)
+    assert intervals.leading_interval("mean_iou", {"confusions": rooms})[:2] == (1.0, 1.0)
+    assert intervals.leading_interval("mean_iou", {"confusions": rooms[:4]}) is None
+
+
+def test_numbers_have_their_nouns():
+    assert [counted(1, one) for one in ("shapes", "classes", "rooms", "epochs", "test clips", "parts")] == [
+        "1 shape", "1 class", "1 room", "1 epoch", "1 test clip", "1 part"
+    ]  # fmt: skip
+    assert counted(1234, "shapes") == "1,234 shapes"
+    assert percent(float("nan")) == percent(None) == "–"
+
+
+def test_values_that_are_no_numbers_are_counted(finished):
+    """A validation that is not made in every epoch is no such value."""
+    rows = [{"epoch": i, "train/loss": 1.0, "train/accuracy": 0.5, "lr": 0.1} for i in range(3)]
+    rows[1] |= {"train/loss": float("nan"), "validation/loss": 2.0}
+    loss, accuracy, norm, _ = curves(CloudConfig(data="a.h5"), rows, "overall_accuracy")
+    assert (loss["broken"], accuracy["broken"], norm["lines"]) == (1, 0, [])
+    assert accuracy["share"]
+    assert not loss["share"]

@@ -61,6 +61,24 @@ def test_average_precision_by_hand():
     assert found.leading == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
+def test_average_precision_compares_the_logits_themselves():
+    """The sigmoid of all of these is 1 in float32, or is 0; the order of the logits is still there."""
+    logits = torch.tensor([[40.0, -300.0], [30.0, -200.0], [25.0, -150.0], [20.0, -120.0]])
+    label = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    found = metrics.scores(logits, label)
+    assert found.by_class.tolist() == [1.0, 1.0]
+    close = 0.5 + 2.0**-24 * torch.arange(8)[:, None]  # neighbours in float32, whose sigmoids are equal
+    label = (torch.arange(8)[:, None] >= 5).float()
+    assert metrics.scores(close, label).leading == 1.0
+    assert metrics.scores(-close, label).leading == pytest.approx((1 / 6 + 2 / 7 + 3 / 8) / 3)
+
+
+def test_equal_scores_count_together():
+    """Of four equal scores two are right: both see a precision of a half."""
+    found = metrics.scores(torch.zeros(4, 1), torch.tensor([[1.0], [0.0], [1.0], [0.0]]))
+    assert found.leading == 0.5
+
+
 def test_scenes_by_hand():
     """Class 2 is there and never said (IoU 0), class 3 said and not there (IoU 0, no accuracy), class 4 neither (none)."""
     matrix = np.zeros((5, 5), np.int64)
