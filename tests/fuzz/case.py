@@ -89,7 +89,7 @@ def draw_mesh(random: Random) -> tuple[np.ndarray, list[list[int]]]:
 
 def write_number(random: Random, value: float) -> str:
     """A number in one of the ways that programs write it, all of them exact."""
-    kinds = ["%.6f" % value, repr(float(value)), "%.10e" % value, "%.9G" % value]
+    kinds = [f"{value:.6f}", repr(float(value)), f"{value:.10e}", f"{value:.9G}"]
     if value >= 0:
         kinds.append("+" + kinds[0])
     if value == int(value):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -191,6 +191,25 @@ def read_blocks(path: Path) -> Arrays:
     return {"points": points, "label": label, "class_names": text(blocks.class_names)}
 
 
+ATTRIBUTES = (
+    *(1, -1.5, "", "x", np.array([1, 2]), np.array(["x", "y"], object), np.array([], "f4"), b"\xff\xfe"),
+    h5py.Empty("f4"),
+)
+KINDS = (
+    "f8",
+    "i1",
+    "u8",
+    "c8",
+    "S5",
+    "?",
+    "f2",
+    "V4",
+    h5py.vlen_dtype("i4"),
+    h5py.enum_dtype({"a": 1}, "u1"),
+)
+RECORD = np.dtype([("a", "f4"), ("b", "i2")])
+
+
 def damage_h5(random: Random, path: Path) -> bool:
     """An item, an attribute or a link of an HDF5 file becomes another, by the library itself."""
     with (
@@ -202,7 +221,7 @@ def damage_h5(random: Random, path: Path) -> bool:
             if chance(random, 0.2):
                 del file.attrs[name]
             else:
-                file.attrs[name] = pick(random, 1, -1.5, "", "x", np.array([1, 2]), np.array(["x", "y"], object), np.array([], "f4"), b"\xff\xfe", h5py.Empty("f4"))  # fmt: skip
+                file.attrs[name] = pick(random, *ATTRIBUTES)
             return True
         name = pick(random, *file)
         item = file[name]
@@ -224,14 +243,14 @@ def damage_h5(random: Random, path: Path) -> bool:
         elif kind == 4:
             file.create_dataset(name, (2**40, 3), "f4", chunks=(1024, 3))
         elif kind == 5:
-            file.create_dataset(name, data=np.array(values.astype(str) if values.dtype != object else [1.0] * len(values)).astype(object), dtype=h5py.string_dtype())  # fmt: skip
+            words = values.astype(str) if values.dtype != object else np.array(["1.0"] * len(values))
+            file.create_dataset(name, data=words.astype(object), dtype=h5py.string_dtype())
         elif kind == 6:
             file.create_dataset(name, data=values[..., None] if values.dtype != object else values[:0])
         elif kind == 7:
             file.create_dataset(name, data=values[: len(values) // 2])
         elif kind == 8:
-            kinds = ("f8", "i1", "u8", "c8", "S5", "?", h5py.vlen_dtype("i4"), h5py.enum_dtype({"a": 1}, "u1"), [("a", "f4"), ("b", "i2")], "f2", "V4")  # fmt: skip
-            file.create_dataset(name, values.shape, pick(random, *kinds))
+            file.create_dataset(name, values.shape, pick(random, *KINDS, RECORD))
         elif kind == 9:
             layout = h5py.VirtualLayout(values.shape, "f4")
             layout[...] = h5py.VirtualSource(str(path.with_name("other.h5")), "x", shape=values.shape)
@@ -297,10 +316,8 @@ def make_room(random: Random, path: Path) -> Arrays:
     (folder / "chair_1.txt").symlink_to(path)
     for file, part in ((path, slice(n)), (folder / "wall_1.txt", slice(n, None))):
         apart, end = pick(random, " ", "\t", "  "), pick(random, "\n", "\n", "\r\n")
-        rows = [
-            apart.join([*(f"{one:.6f}" for one in p), *map(str, c)])
-            for p, c in zip(points[part].tolist(), colour[part].tolist())
-        ]
+        numbers = zip(points[part].tolist(), colour[part].tolist())
+        rows = [apart.join([*(f"{one:.6f}" for one in place), *map(str, rgb)]) for place, rgb in numbers]
         file.write_bytes((end.join(rows) + end).encode())
     return {"points": points - points.min(0), "colour": colour, "label": label}
 
@@ -315,30 +332,26 @@ def read_room(path: Path) -> Arrays:
 # --- archives ----------------------------------------------------------------------------------------------------
 
 
+ZIPPED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+TARRED = {".tar": "w", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}
+
+
 def make_archive(random: Random, path: Path) -> Arrays:
     members = {
         f"{pick(random, '', 'set/', 'set/deep/')}{name}.txt": random.bytes(int(random.integers(1, 400)))
         for name in ("a", "b c", "ü")
     }
     if path.suffix == ".zip":
-        with zipfile.ZipFile(
-            path,
-            "w",
-            pick(random, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
-        ) as file:
+        with zipfile.ZipFile(path, "w", pick(random, *ZIPPED)) as file:
             for name, content in members.items():
                 file.writestr(name, content)
     else:
-        packing = {".tar": "w", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}[path.suffix]
-        with tempfile.TemporaryDirectory() as folder:
+        form = pick(random, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+        with tarfile.open(path, TARRED[path.suffix], format=form) as file:
             for name, content in members.items():
-                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-                (Path(folder) / name).write_bytes(content)
-            with tarfile.open(
-                path, packing, format=pick(random, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-            ) as file:
-                for name in members:
-                    file.add(Path(folder) / name, arcname=name)
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                file.addfile(entry, io.BytesIO(content))
     return {name: np.frombuffer(content, np.uint8) for name, content in members.items()}
 
 
@@ -346,11 +359,8 @@ def read_unpacked(path: Path) -> Arrays:
     folder = path.with_name("unpacked")
     try:
         archive.extract(path, folder)
-        return {
-            str(one.relative_to(folder)): np.frombuffer(one.read_bytes(), np.uint8)
-            for one in folder.rglob("*")
-            if one.is_file()
-        }
+        files = [one for one in folder.rglob("*") if one.is_file()]
+        return {str(one.relative_to(folder)): np.frombuffer(one.read_bytes(), np.uint8) for one in files}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -379,5 +389,5 @@ FORMATS = [
     Format("s3dis room", ".txt", make_room, (read_room,)),
     Format("zip", ".zip", make_archive, (read_unpacked, read_members), sealed=True, damage=rezip),
     Format("tar", ".tar", make_archive, (read_unpacked,)),
-    *(Format(f"tar {packing}", f".{packing}", make_archive, (read_unpacked,), sealed=True) for packing in ("tgz", "bz2", "xz")),
+    *(Format(f"tar{one}", one, make_archive, (read_unpacked,), sealed=True) for one in (".tgz", ".bz2", ".xz")),
 ]  # fmt: skip

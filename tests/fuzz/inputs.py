@@ -60,14 +60,8 @@ def make_input(seed: int, name: str, valid: bool, number: int, folder: Path) -> 
     content, done = damage_bytes(random, file.read_bytes(), beside.read_bytes() if beside.is_file() else b"")
     file.write_bytes(content)
     cut = form.counted and done == "truncate" and file == path
-    return Input(
-        path,
-        form,
-        False,
-        f"{file.name}: {done}",
-        [expected, found] if form.sealed else [expected] if cut else None,
-        cut,
-    )
+    allowed = [expected, found] if form.sealed else [expected] if cut else None
+    return Input(path, form, False, f"{file.name}: {done}", allowed, cut)
 
 
 def judge(one: Input) -> tuple[str, str]:
@@ -106,7 +100,7 @@ def _judge_error(one: Input, error: Exception) -> tuple[str, str]:
     sentence = isinstance(error, FAULTS) or type(error) in (ValueError, FileNotFoundError) or (
         isinstance(error, OSError) and error.filename is not None
     )  # fmt: skip
-    names = [file.name for file in one.path.parent.iterdir() if file.is_file()]
+    names = [file.name for file in one.path.parent.rglob("*") if file.is_file()]
     if not sentence:
         return "traceback", "".join(traceback.format_exception(error))
     if not any(name in said for name in names):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import mesh
+from dropfold.data_scripts.readers.shapes import read_points
 from tests.fuzz.case import (
     STEP,
     Arrays,
@@ -25,7 +26,7 @@ from tests.fuzz.case import (
     write_number,
 )
 from tests.fuzz.mutate import damage_json
-from tests.fuzz.tables import as_scene, as_shape
+from tests.fuzz.tables import as_scene
 
 
 def as_mesh(path: Path) -> Arrays:
@@ -34,8 +35,8 @@ def as_mesh(path: Path) -> Arrays:
 
 
 def as_samples(path: Path) -> Arrays:
-    """What a conversion takes of a mesh; where it lies is chance."""
-    mesh.read_mesh(path, 16, np.random.default_rng(0))
+    """What a conversion takes of a mesh; where the points lie is chance."""
+    read_points(path, 16, notes=[])
     return {}
 
 
@@ -129,12 +130,6 @@ def _packed(order: str, columns: list[Column], row: tuple) -> bytes:
         parts += [np.array(len(value), order + KINDS[count])] if count else []
         parts.append(np.array(value, order + KINDS[kind]))
     return b"".join(part.tobytes() for part in parts)
-
-
-def read_ply_mesh(path: Path) -> Arrays:
-    """The triangles, where there are some."""
-    vertices, triangles, _ = mesh.read_triangles(path)
-    return {"triangles": in_order(vertices[triangles])}
 
 
 # --- text formats ------------------------------------------------------------------------------------------------
@@ -303,7 +298,7 @@ def damage_gltf(random: Random, path: Path) -> bool:
 
 
 FORMATS = [
-    Format("ply", ".ply", make_ply, (as_scene, as_shape_of_ply := lambda path: {"_": as_shape(path)["points"]}, read_ply_mesh), counted=True),
+    Format("ply", ".ply", make_ply, (as_scene, as_mesh, as_samples), counted=True),
     Format("off", ".off", make_off, (as_mesh, as_samples), counted=True),
     Format("obj", ".obj", make_obj, (as_mesh, as_samples)),
     Format("stl", ".stl", make_stl, (as_mesh, as_samples), counted=True),

@@ -12,10 +12,48 @@ from tests.fuzz.case import Random, chance, pick
 
 HEAD = 600  # bytes at the begin of a file, where most formats have their header
 WORDS = (
-    *(b"nan", b"inf", b"-inf", b"-1", b"0", b"", b"1e999", b"-1e308", b"1e-320", b"4294967295", b"4294967296", b"2147483648"),
-    *(b"18446744073709551616", b"9" * 400, b"x", b"1,5", b"--", b"0x10", b"\0", b"\xff\xfe", "é".encode(), b"1_000", b"1e", b"."),
-    *(b"%s%n", b"../x", b'"', b"'", b"#", b"//", b"{", b"]", b"True", b"None", b"float", b"list"),
-)  # fmt: skip
+    *(
+        b"nan",
+        b"inf",
+        b"-inf",
+        b"-1",
+        b"0",
+        b"",
+        b"1e999",
+        b"-1e308",
+        b"1e-320",
+        b"4294967295",
+        b"4294967296",
+    ),
+    *(
+        b"2147483648",
+        b"18446744073709551616",
+        b"9" * 400,
+        b"x",
+        b"1,5",
+        b"--",
+        b"0x10",
+        b"1_000",
+        b"1e",
+        b".",
+    ),
+    *(
+        b"\0",
+        b"\xff\xfe",
+        "é".encode(),
+        b"%s%n",
+        b"../x",
+        b'"',
+        b"'",
+        b"#",
+        b"//",
+        b"{",
+        b"]",
+        b"True",
+        b"None",
+    ),
+    *(b"float", b"list"),
+)
 NUMBERS = (
     0,
     1,
@@ -71,7 +109,9 @@ def overwrite(random: Random, content: bytes) -> bytes:
 
 
 def truncate(random: Random, content: bytes) -> bytes:
-    return content[: int(random.integers(len(content) + 1)) if chance(random, 0.7) else max(len(content) - int(random.integers(1, 20)), 0)]  # fmt: skip
+    if chance(random, 0.7):
+        return content[: int(random.integers(len(content) + 1))]
+    return content[: -int(random.integers(1, 20))]
 
 
 def insert(random: Random, content: bytes) -> bytes:

@@ -26,10 +26,8 @@ def make_npy(random: Random, path: Path) -> Arrays:
     if len(found["label"]):
         values, names = [*values, found["label"]], [*names, "label"]
     if chance(random):
-        kinds = [
-            pick(random, "<f4", "<f8", ">f4", ">f8") if name in "xyz" else pick(random, "u1", "<i4", ">u2")
-            for name in names
-        ]
+        floats, whole = ("<f4", "<f8", ">f4", ">f8"), ("u1", "<i4", ">u2")
+        kinds = [pick(random, *(floats if name in "xyz" else whole)) for name in names]
         order = random.permutation(len(names))
         table = np.empty(n, [(names[i], kinds[i]) for i in order])
         for name, column in zip(names, values):
@@ -182,13 +180,28 @@ def make_las(random: Random, path: Path) -> Arrays:
     return found
 
 
+# Numbers of the public header by their first byte.
+FIELDS = {
+    25: "<B",
+    94: "<H",
+    96: "<I",
+    100: "<I",
+    104: "<B",
+    105: "<H",
+    107: "<I",
+    131: "<d",
+    155: "<d",
+    179: "<d",
+}
+FIELDS |= {235: "<Q", 243: "<I", 247: "<Q"}
+
+
 def damage_las(random: Random, path: Path) -> bool:
     """Fields of the public header and of the records after it."""
     content = bytearray(path.read_bytes())
-    fields = {94: "<H", 96: "<I", 100: "<I", 104: "<B", 105: "<H", 107: "<I", 131: "<d", 155: "<d", 179: "<d", 235: "<Q", 243: "<I", 247: "<Q", 25: "<B"}  # fmt: skip
     for _ in range(int(random.integers(1, 3))):
-        start = pick(random, *fields) if chance(random, 0.7) else 227 + int(random.integers(300))
-        form = fields.get(start, "<H")
+        start = pick(random, *FIELDS) if chance(random, 0.7) else 227 + int(random.integers(300))
+        form = FIELDS.get(start, "<H")
         if start + struct.calcsize(form) > len(content):
             continue
         if form == "<d":

@@ -12,13 +12,18 @@ from tests.fuzz.case import Arrays, Format, Random, chance, pick
 
 WIDTH, HEIGHT, FIELD = 64, 48, 16
 # (codec, pixels, options) that each container holds; at these rates a field is within 16 of what it was.
+H264, MPEG4 = (
+    ("libx264", "yuv420p", {"crf": "10", "preset": "ultrafast"}),
+    ("mpeg4", "yuv420p", {"qscale": "2"}),
+)
+MJPEG, PNG = ("mjpeg", "yuvj420p", {"qscale": "2"}), ("png", "rgb24", {})
 CODECS = {
-    ".mp4": [("libx264", "yuv420p", {"crf": "10", "preset": "ultrafast"}), ("mpeg4", "yuv420p", {"qscale": "2"})],
-    ".mov": [("mpeg4", "yuv420p", {"qscale": "2"}), ("mjpeg", "yuvj420p", {"qscale": "2"}), ("png", "rgb24", {})],
-    ".mkv": [("ffv1", "yuv444p", {}), ("libx264", "yuv420p", {"crf": "10", "preset": "ultrafast"}), ("mpeg4", "yuv420p", {"qscale": "2"})],
-    ".avi": [("mpeg4", "yuv420p", {"qscale": "2"}), ("mjpeg", "yuvj420p", {"qscale": "2"}), ("huffyuv", "yuv422p", {}), ("ffv1", "yuv420p", {})],
+    ".mp4": [H264, MPEG4],
+    ".mov": [MPEG4, MJPEG, PNG],
+    ".mkv": [H264, MPEG4, ("ffv1", "yuv444p", {})],
+    ".avi": [MPEG4, MJPEG, ("huffyuv", "yuv422p", {}), ("ffv1", "yuv420p", {})],
     ".gif": [("gif", "rgb8", {})],
-}  # fmt: skip
+}
 
 
 def make_video(random: Random, path: Path) -> Arrays:
