@@ -11,7 +11,6 @@ import errno
 import hashlib
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -149,7 +148,11 @@ def load_piece(part: Path, job: Job) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise what they like on broken data
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise SchemaError(
             f"{path}, the finished piece of {job.name}, is damaged ({error}); delete it and give the same command again."
         ) from None

@@ -20,6 +20,7 @@ from tests.fuzz.mutate import damage_bytes
 GOOD = ("read", "refused")
 BAD = ("wrong", "damaged", "unnamed", "traceback", "memory", "abort", "hang")
 FAULTS = (ArchiveError, DamagedError, SchemaError, ShapeError, VideoError)  # whose text is a sentence
+OUT_OF_MEMORY = "fit into memory", "more memory than"  # how the product says so of its own process
 SMALL = 1 << 24  # bytes: a file below this has no reason to fill the memory
 
 
@@ -100,12 +101,12 @@ def _judge_error(one: Input, error: Exception) -> tuple[str, str]:
     sentence = isinstance(error, FAULTS) or type(error) in (ValueError, FileNotFoundError) or (
         isinstance(error, OSError) and error.filename is not None
     )  # fmt: skip
-    names = [file.name for file in one.path.parent.rglob("*") if file.is_file()]
+    names = [file.name for file in one.path.parent.rglob("*") if file.name != "other"]
     if not sentence:
         return "traceback", "".join(traceback.format_exception(error))
     if not any(name in said for name in names):
         return "unnamed", f"{type(error).__name__}: {said}"
-    if "memory" in said and one.path.stat().st_size < SMALL:
+    if any(words in said for words in OUT_OF_MEMORY) and one.path.stat().st_size < SMALL:
         return "memory", said
     if one.valid:
         return "wrong", f"a valid file is refused: {said}"

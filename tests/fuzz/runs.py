@@ -74,7 +74,7 @@ def damage_weights(random: Random, path: Path) -> bool:
 
 
 def make_config(random: Random, path: Path) -> Arrays:
-    name = pick(random, "furniture", "modelnet40", "fdht-lstm-video")
+    name = pick(random, "furniture", "fdht-lstm-video")
     config = replace(
         recipe(name), lr=float(random.random()) + 1e-3, seed=int(random.integers(99)), data=Path("a.h5")
     )

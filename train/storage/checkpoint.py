@@ -10,10 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
-import pickle
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -90,7 +87,11 @@ def load_state(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise DamagedError(f"{path} is damaged: it holds no run.")
         return state
-    except (DamagedError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler raises what it likes on broken data
+        if isinstance(error, OSError) and error.errno:
+            raise
         run = path.parent
         ended = (
             f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. "
@@ -149,7 +150,11 @@ def _advising(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is not there. {_made_anew(path)}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise what they like on broken data
+        if isinstance(error, OSError) and error.errno:
+            raise
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged ({error})."
         raise DamagedError(f"{reason} {_made_anew(path)}") from None
 
