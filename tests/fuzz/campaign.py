@@ -76,7 +76,7 @@ class _Child:
         line = self.answers.get(timeout=seconds)
         return json.loads(line) if line else {}
 
-    def judge(self, work: Work) -> tuple[str, str]:
+    def judge(self, work: Work, seconds: float) -> tuple[str, str]:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(work._asdict()) + "\n")
@@ -88,9 +88,9 @@ class _Child:
                 f"{work.label} of seed {work.seed} could not be made, a fault of the fuzzer: {said}"
             )
         try:
-            found = self.answer(SECONDS)
+            found = self.answer(seconds)
         except queue.Empty:
-            return "hang", f"{made['done']}: not read after {SECONDS:.0f} s"
+            return "hang", f"{made['done']}: not read after {seconds:.0f} s"
         if not found:
             code = self.process.wait()
             return (
@@ -113,7 +113,9 @@ def deal(seed: int, names: Sequence[str], broken: int, valid: int) -> list[Work]
     return work + [Work(seed, name, True, i) for name in names for i in range(valid)]
 
 
-def run(work: Sequence[Work], workers: int, keep: Path, show: bool = False) -> Outcome:
+def run(
+    work: Sequence[Work], workers: int, keep: Path, show: bool = False, seconds: float = SECONDS
+) -> Outcome:
     """Read all inputs. Those that fail are kept in folders of `keep`."""
     outcome, lock, left = Outcome(), threading.Lock(), _shared(work)
     broken: list[BaseException] = []
@@ -123,7 +125,7 @@ def run(work: Sequence[Work], workers: int, keep: Path, show: bool = False) -> O
         try:
             for one in left:
                 child = child or _Child(place)
-                verdict, reason = child.judge(one)
+                verdict, reason = child.judge(one, seconds)
                 with lock:
                     outcome.counts[one.name, one.valid, verdict] += 1
                     if verdict not in ("read", "refused"):

@@ -14,7 +14,7 @@ import numpy as np
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError, VideoError
 from dropfold.train.storage.sealed import DamagedError
 from tests.fuzz.case import Arrays, Format, chance
-from tests.fuzz.formats import FORMATS
+from tests.fuzz.formats import FORMATS, PLANTED
 from tests.fuzz.mutate import damage_bytes
 
 GOOD = ("read", "refused")
@@ -41,7 +41,7 @@ class Input:
 
 def make_input(seed: int, name: str, valid: bool, number: int, folder: Path) -> Input:
     """Write an input into an empty folder."""
-    form = FORMATS[name]
+    form = FORMATS.get(name) or PLANTED[name]
     random = np.random.default_rng([seed, zlib.crc32(name.encode()), int(valid), number])
     path = folder / (form.suffix if not form.suffix.startswith(".") else f"input{form.suffix}")
     expected = form.make(random, path)

@@ -48,7 +48,8 @@ def test_meshes_are_read_whole(name, vertices, triangles, area):
 def test_points_stop_where_the_header_says():
     points, _ = read_points(CASES / "points_emptyascii.ply", 100, whole=True, notes=[])
     assert points.shape == (12, 3)
-    np.testing.assert_array_equal(points[[0, 11]].round(6), [[-0.010441, -0.013788, 0.0382], [-0.009691, -0.013861, 0.0384]])  # fmt: skip
+    ends = [[-0.010441, -0.013788, 0.0382], [-0.009691, -0.013861, 0.0384]]
+    np.testing.assert_array_equal(points[[0, 11]].round(6), ends)
 
 
 @pytest.mark.parametrize(
