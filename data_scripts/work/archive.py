@@ -8,7 +8,6 @@ that a citable source prints; where there is none, the one of the first download
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import os
@@ -30,7 +29,7 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.errors import ArchiveError, in_a_sentence
+from dropfold.data_scripts.work.errors import ArchiveError, in_a_sentence, is_of_broken_data
 from dropfold.data_scripts.work.folders import printable
 
 SCHEMES = ("https",)
@@ -206,12 +205,6 @@ def extract(archive: Path, folder: Path) -> None:
                 f"{archive} cannot be unpacked into {folder} ({in_a_sentence(error)}); TMPDIR may name another folder."
             ) from None
         raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
-
-
-def is_of_broken_data(error: Exception) -> bool:
-    """Whether an error that a library raised at reading an archive is the archive's fault, and not the system's."""
-    # gzip and bzip2 raise OSErrors without a number; EINVAL comes of a place before the file's begin.
-    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
 
 
 def member_name(member: zipfile.ZipInfo) -> str:

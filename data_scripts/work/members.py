@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, is_of_broken_data
 from dropfold.data_scripts.work.folders import (
     HIDDEN,
     TWICE,
@@ -95,7 +95,7 @@ class Members:
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
             raise self._broken(name, error) from None
         except OSError as error:
-            if not archive.is_of_broken_data(error):
+            if not is_of_broken_data(error):
                 raise
             raise self._broken(name, error) from None
         finally:
@@ -115,7 +115,7 @@ def open_members(source: Path) -> Iterator[Members]:
         except MemoryError:
             raise
         except Exception as error:
-            if not archive.is_of_broken_data(error):
+            if not is_of_broken_data(error):
                 raise
             raise ArchiveError(f"{source} is broken ({error}); fetch it again.") from None
         with file:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 10.0  # of reading an input
@@ -28,6 +28,11 @@ class Work(NamedTuple):
     name: str
     valid: bool
     number: int
+    seconds: float = SECONDS
+
+    @property
+    def request(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if name != "seconds"}
 
     @property
     def label(self) -> str:
@@ -76,10 +81,10 @@ class _Child:
         line = self.answers.get(timeout=seconds)
         return json.loads(line) if line else {}
 
-    def judge(self, work: Work, seconds: float) -> tuple[str, str]:
+    def judge(self, work: Work) -> tuple[str, str]:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(work._asdict()) + "\n")
+            self.process.stdin.write(json.dumps(work.request) + "\n")
             self.process.stdin.flush()
         made = self.answer(SECONDS_TO_MAKE)
         if made.get("state") != "made":
@@ -88,9 +93,9 @@ class _Child:
                 f"{work.label} of seed {work.seed} could not be made, a fault of the fuzzer: {said}"
             )
         try:
-            found = self.answer(seconds)
+            found = self.answer(work.seconds)
         except queue.Empty:
-            return "hang", f"{made['done']}: not read after {seconds:.0f} s"
+            return "hang", f"{made['done']}: not read after {work.seconds:.0f} s"
         if not found:
             code = self.process.wait()
             return (
@@ -107,15 +112,13 @@ class _Child:
                 pipe.close()  # type: ignore[union-attr]
 
 
-def deal(seed: int, names: Sequence[str], broken: int, valid: int) -> list[Work]:
+def deal(seed: int, names: Sequence[str], broken: int, valid: int, seconds: float = SECONDS) -> list[Work]:
     """So many broken inputs of all formats together, and so many valid ones of each."""
-    work = [Work(seed, names[i % len(names)], False, i // len(names)) for i in range(broken)]
-    return work + [Work(seed, name, True, i) for name in names for i in range(valid)]
+    work = [Work(seed, names[i % len(names)], False, i // len(names), seconds) for i in range(broken)]
+    return work + [Work(seed, name, True, i, seconds) for name in names for i in range(valid)]
 
 
-def run(
-    work: Sequence[Work], workers: int, keep: Path, show: bool = False, seconds: float = SECONDS
-) -> Outcome:
+def run(work: Sequence[Work], workers: int, keep: Path, show: bool = False) -> Outcome:
     """Read all inputs. Those that fail are kept in folders of `keep`."""
     outcome, lock, left = Outcome(), threading.Lock(), _shared(work)
     broken: list[BaseException] = []
@@ -125,7 +128,7 @@ def run(
         try:
             for one in left:
                 child = child or _Child(place)
-                verdict, reason = child.judge(one, seconds)
+                verdict, reason = child.judge(one)
                 with lock:
                     outcome.counts[one.name, one.valid, verdict] += 1
                     if verdict not in ("read", "refused"):

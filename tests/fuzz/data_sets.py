@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from dropfold.data_scripts.readers.decode import Reading
 from dropfold.data_scripts.scenes import s3dis
 from dropfold.data_scripts.schemas import (
     block_schema,
@@ -22,11 +23,13 @@ from dropfold.data_scripts.schemas import (
     video_schema,
 )
 from dropfold.data_scripts.shapes import modelnet40, shapenet_part
-from dropfold.data_scripts.work import archive
+from dropfold.data_scripts.videos import clips
+from dropfold.data_scripts.work import archive, jobs
 from dropfold.data_scripts.work.members import open_members
 from tests.fuzz.case import STEP, Arrays, Format, Random, chance, draw_points, pick
 from tests.fuzz.mutate import rezip
 
+PIECE = jobs.Job("a piece", "its key", 1, lambda advance: {})
 PROVENANCE = {"source": "by hand", "credits": "nobody", "rebuild": "python make.py"}
 NAMES = ("chair", "table", "Stuhl", "café", "a b", "椅子", "x/y", "<b>")
 
@@ -329,6 +332,33 @@ def read_room(path: Path) -> Arrays:
     return {name: found[name] for name in ("points", "colour", "label")}
 
 
+def make_piece(random: Random, path: Path) -> Arrays:
+    """A finished piece of a conversion, as an interrupted one leaves it."""
+    found = {"points": cloud(random, int(random.integers(1, 9))), "notes": text(names(random, 2))}
+    np.savez(path, **found)
+    jobs.piece_path(path.parent, PIECE).symlink_to(path.name)
+    return found
+
+
+def read_piece(path: Path) -> Arrays:
+    return jobs.load_piece(path.parent, PIECE)
+
+
+def make_clip(random: Random, path: Path) -> Arrays:
+    """A decoded clip, as an interrupted conversion leaves it."""
+    frames = random.integers(0, 256, (int(random.integers(1, 5)), 4, 6, 3)).astype(np.uint8)
+    np.save(path, frames)
+    return {"frames": frames}
+
+
+def read_clip(path: Path) -> Arrays:
+    clip = clips.Clip(path.with_name("a.avi"), "a", ("b",), "c")
+    place = clips._clip_path(path.parent, clip)
+    place.symlink_to(path.name)
+    stack, length = clips._stack_clips(path.parent, [clip], Reading(size="6x4"))
+    return {"frames": np.array(stack[0, : length[0]])}
+
+
 # --- archives ----------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +417,8 @@ FORMATS = [
     Format("h5 modelnet40", ".h5", make_modelnet, (read_modelnet,), damage=damage_h5),
     Format("h5 shapenet", ".h5", make_shapenet, (read_shapenet,), damage=damage_h5),
     Format("s3dis room", ".txt", make_room, (read_room,)),
+    Format("piece", ".npz", make_piece, (read_piece,), sealed=True, damage=rezip),
+    Format("clip", ".npy", make_clip, (read_clip,), counted=True),
     Format("zip", ".zip", make_archive, (read_unpacked, read_members), sealed=True, damage=rezip),
     Format("tar", ".tar", make_archive, (read_unpacked,)),
     *(Format(f"tar{one}", one, make_archive, (read_unpacked,), sealed=True) for one in (".tgz", ".bz2", ".xz")),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.atomic import write_bytes as write
+from dropfold.data_scripts.work.errors import is_of_broken_data
 from dropfold.train.config import ranges
 from dropfold.train.config.configs import CONFIGS, Config, PointConfig, Signature
 from dropfold.train.config.recipes import RECIPES, recipe
@@ -90,7 +91,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # the unpickler raises what it likes on broken data
-        if isinstance(error, OSError) and error.errno:
+        if not is_of_broken_data(error):
             raise
         run = path.parent
         ended = (
@@ -153,7 +154,7 @@ def _advising(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # the libraries raise what they like on broken data
-        if isinstance(error, OSError) and error.errno:
+        if not is_of_broken_data(error):
             raise
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged ({error})."
         raise DamagedError(f"{reason} {_made_anew(path)}") from None
