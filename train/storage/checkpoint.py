@@ -246,7 +246,7 @@ def _edited(run: Path, values: dict[str, Any]) -> str:
     other = [name for name in kept if kept[name] != values.get(name)]
     changed = ", ".join(f"{name} {values.get(name)} (the run: {kept[name]})" for name in other[:3])
     restore = f" or delete the file, and --resume {run} restores it from {CHECKPOINT};" if kept else ""
-    name = values.get("recipe")
+    name = str(values.get("recipe"))  # of any type in an edited file
     return (
         f"{run / CONFIG} was changed after the run wrote it: its checksum differs{': ' * bool(changed)}{changed}. A run "
         f"keeps its config. Put back what was there,{restore} for other options train anew: dropfold train "
