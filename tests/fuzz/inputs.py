@@ -79,6 +79,9 @@ def judge(one: Input) -> tuple[str, str]:
 def _judge_reader(one: Input, read: Callable[[Path], Arrays]) -> tuple[str, str]:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of NumPy, for backslashes in a header; no user sees them
         try:
             found = read(one.path)
         except Exception as error:
