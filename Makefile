@@ -1,4 +1,4 @@
-# make train | make video | make rooms | make test | make lint | make test-slow; everything is installed into .venv on first use.
+# make train | make video | make rooms | make test | make lint | make test-slow | make fuzz; everything is installed into .venv on first use.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: train video rooms test test-slow lint format clean
+.PHONY: train video rooms test test-slow fuzz lint format clean
 
 train: $(VENV)/.train
 	$(BIN)/dropfold train furniture $(ARGS)
@@ -39,6 +39,10 @@ test: lint
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Broken and valid files of every format: make fuzz SEED=7 INPUTS=5000. Minutes; ends with a table of what became of them.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(INPUTS),--inputs $(INPUTS)) $(ARGS)
 
 # The type checker finds the folders under the name that they are imported by.
 PACKAGES := $(shell sed -n 's/^"dropfold\.\([a-z_]*\)" = "\1"/\1/p' pyproject.toml)

@@ -82,7 +82,8 @@ class H5File:
         with self._naming(name):
             item = self._file[name]
             if h5py.check_string_dtype(item.dtype) is not None:
-                return np.asarray(self._read_text(name, item), dtype=object)[rows]
+                found = np.asarray(self._read_text(name, item), dtype=object)
+                return found if rows == () else found[rows]
             if rows == () and (size := _bytes_of(item)) > (memory := _memory_bytes()):
                 raise self.wrong(
                     f": {name} takes {_in_bytes(size)}, and this machine has {_in_bytes(memory)} of memory."

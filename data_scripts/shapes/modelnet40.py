@@ -86,7 +86,8 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
     read = {"hdf5": _hdf5, "normal_resampled": _normal_resampled, "off": _off}[form]
     names, n, shapes = read(root, points)
     if n == 0:
-        raise SchemaError(f"{root} names no shapes; the distribution is not whole.")
+        where = " and ".join(LISTS[form][1:]) or "CLASS/train and CLASS/test"
+        raise SchemaError(f"{root} names no shapes in {where}; the distribution is not whole.")
     clouds = np.empty((n, points, 3), dtype=np.float32)
     normals: np.ndarray | None = None
     label, split, titles = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.uint8), []

@@ -265,6 +265,8 @@ def _files(root: Path, word: str) -> list[Path]:
         missing = [path for path in found if not path.is_file()]
         if missing:
             raise SchemaError(f"{missing[0]}, named in {listing.name}, is not there.")
+        if not found:
+            raise SchemaError(f"{listing} names no files; the distribution is not whole.")
     else:
         found = sorted(root.glob(f"ply_data_{word}*.h5"), key=lambda path: (len(path.name), path.name))
     if not found:

@@ -123,7 +123,7 @@ def make(
     video_schema.write(out, videos)
     for clip in kept:
         if (note := _clip_path(part, clip).with_suffix(".note")).exists():
-            say(f"note: {note.read_text()}")
+            say(f"note: {note.read_text(errors='replace')}")
     pieces.end(part)
     return videos, faults
 
@@ -163,7 +163,13 @@ def _begin_folder(out: Path, reading: Reading) -> Path:
     file, wanted = part / "options.json", format_options(reading)
     if not file.exists():
         atomic.write_bytes(file, json.dumps(wanted).encode())
-    if (found := json.loads(file.read_text())) != wanted:
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(
+            f"{file} is damaged ({error}); delete {part}, and videos are decoded anew."
+        ) from None
+    if found != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
 
@@ -232,12 +238,30 @@ def _stack_clips(part: Path, clips: list[Clip], reading: Reading) -> tuple[np.nd
     """All clips as one array on the disk, zeros after their end, and their lengths."""
     width, height = reading.checked()
     files = [_clip_path(part, clip) for clip in clips]
-    length = np.array([len(np.load(file, mmap_mode="r")) for file in files], dtype=np.int64)
+    opened = (_open_clip(file, clip, height, width) for file, clip in zip(files, clips))
+    length = np.array([len(frames) for frames in opened], dtype=np.int64)
     shape = (len(clips), int(length.max()), height, width, 3)
     # Written, not mapped: on a full disk a write is an error, and a store into a map kills the process.
     with (part / "frames.rows").open("wb") as stack:
-        for i, file in enumerate(files):
+        for i, (file, clip) in enumerate(zip(files, clips)):
             stack.seek(i * math.prod(shape[1:]))
-            stack.write(np.load(file, allow_pickle=False).data)
+            stack.write(np.ascontiguousarray(_open_clip(file, clip, height, width)).data)
         stack.truncate(math.prod(shape))
     return np.memmap(part / "frames.rows", np.uint8, "r", shape=shape), length
+
+
+def _open_clip(file: Path, clip: Clip, height: int, width: int) -> np.ndarray:
+    """The frames of a decoded clip, on the disk."""
+    reason = ""
+    try:
+        frames: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        if frames.dtype == np.uint8 and len(frames) and frames.shape[1:] == (height, width, 3):
+            return frames
+        reason = f"it is {frames.dtype} {frames.shape}"
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # NumPy raises what it likes on a broken header
+        reason = str(error)
+    raise SchemaError(
+        f"{file}, the decoded {clip.path}, is damaged ({reason}); delete it and give the same command again."
+    )

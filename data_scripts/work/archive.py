@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import lzma
 import os
 import shutil
 import stat
@@ -20,7 +19,6 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +29,7 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, in_a_sentence, is_of_broken_data
 from dropfold.data_scripts.work.folders import printable
 
 SCHEMES = ("https",)
@@ -197,16 +195,16 @@ def extract(archive: Path, folder: Path) -> None:
                 file.extractall(folder, filter="data")
         else:
             raise ArchiveError(f"{archive} is no whole zip, tar or rar archive (truncated?); fetch it again.")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
-    except OSError as error:  # gzip and bzip2 say so of broken data, without a number
-        if error.errno is None:
-            raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
-        raise ArchiveError(
-            f"{archive} cannot be unpacked into {folder} ({error.strerror}); TMPDIR may name another folder."
-        ) from None
+    except (ArchiveError, MemoryError):
+        raise
     except RuntimeError as error:  # a password or a compression that the library does not know
         raise ArchiveError(f"{archive} cannot be unpacked ({error}); unpack it by hand.") from None
+    except Exception as error:  # the libraries raise what they like on broken data
+        if not is_of_broken_data(error):
+            raise ArchiveError(
+                f"{archive} cannot be unpacked into {folder} ({in_a_sentence(error)}); TMPDIR may name another folder."
+            ) from None
+        raise ArchiveError(f"{archive} is broken ({error}); fetch it again.") from None
 
 
 def member_name(member: zipfile.ZipInfo) -> str:

@@ -21,7 +21,11 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a list that are not blank."""
     if not path.is_file():
         raise SchemaError(f"{path} is not there; the distribution is not whole.")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"{path} is no list in UTF-8 ({error}); fetch the distribution again.") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def account_files(

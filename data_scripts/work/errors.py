@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -11,6 +12,12 @@ def in_a_sentence(error: BaseException) -> str:
         return str(error)
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{file}{error.strerror}"
+
+
+def is_of_broken_data(error: Exception) -> bool:
+    """Whether an error that a library raised at reading a file is the file's fault, and not the system's."""
+    # gzip and bzip2 raise OSErrors without a number; EINVAL comes of a place before the file's begin.
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
 
 
 class ArchiveError(ValueError):

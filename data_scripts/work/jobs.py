@@ -11,7 +11,6 @@ import errno
 import hashlib
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,7 +22,13 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic, pieces
-from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError, VideoError
+from dropfold.data_scripts.work.errors import (
+    ArchiveError,
+    SchemaError,
+    ShapeError,
+    VideoError,
+    is_of_broken_data,
+)
 from dropfold.data_scripts.work.processes import cores
 
 Advance = Callable[[int], None]
@@ -147,9 +152,14 @@ def load_piece(part: Path, job: Job) -> dict[str, Any]:
     """A finished piece."""
     path = piece_path(part, job)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a truncated file NumPy would leave its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise what they like on broken data
+        if not is_of_broken_data(error):
+            raise
         raise SchemaError(
             f"{path}, the finished piece of {job.name}, is damaged ({error}); delete it and give the same command again."
         ) from None

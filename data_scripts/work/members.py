@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import stat
 import threading
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dropfold.data_scripts.work import archive
-from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, is_of_broken_data
 from dropfold.data_scripts.work.folders import (
     HIDDEN,
     TWICE,
@@ -81,17 +82,28 @@ class Members:
         try:
             with self._lock:  # the archive counts its open members, which no two threads may do at a time
                 member = self._zip.open(self._infos[name])
-            try:
-                yield member  # type: ignore[misc]
-            finally:
-                with self._lock:
-                    member.close()
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ArchiveError(f"{self.where(name)} is broken ({error}); fetch the archive again.") from None
+        except MemoryError:
+            raise
         except RuntimeError as error:  # a password or a compression that the library does not know
             raise ArchiveError(
                 f"{self.where(name)} cannot be unpacked ({error}); unpack it by hand."
             ) from None
+        except Exception as error:  # of a header that is broken in any way
+            raise self._broken(name, error) from None
+        try:
+            yield member  # type: ignore[misc]
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise self._broken(name, error) from None
+        except OSError as error:
+            if not is_of_broken_data(error):
+                raise
+            raise self._broken(name, error) from None
+        finally:
+            with self._lock:
+                member.close()
+
+    def _broken(self, name: str, error: Exception) -> ArchiveError:
+        return ArchiveError(f"{self.where(name)} is broken ({error}); fetch the archive again.")
 
 
 @contextlib.contextmanager
@@ -100,7 +112,11 @@ def open_members(source: Path) -> Iterator[Members]:
     if source.is_file() and zipfile.is_zipfile(source):
         try:
             file = zipfile.ZipFile(source)
-        except zipfile.BadZipFile as error:
+        except MemoryError:
+            raise
+        except Exception as error:
+            if not is_of_broken_data(error):
+                raise
             raise ArchiveError(f"{source} is broken ({error}); fetch it again.") from None
         with file:
             yield Members(source, file)

@@ -238,7 +238,7 @@ def _state(source: str | Path | Mapping[str, Tensor], project: str | None = None
     if isinstance(source, str | Path):
         try:
             with torch.serialization.safe_globals(NUMBERS):
-                loaded = torch.load(source, map_location="cpu", weights_only=True)
+                loaded = _read_file(source)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{source} holds more than tensors and numbers, and what else it holds is not read: {error}"
@@ -270,6 +270,18 @@ def _state(source: str | Path | Mapping[str, Tensor], project: str | None = None
     if project is not None and _project(state) not in (project, None):
         raise ValueError(_say_what_it_is(source, state, project))
     return state
+
+
+def _read_file(source: str | Path) -> object:
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, MemoryError):
+        raise
+    except Exception as error:  # the unpickler raises what it likes on broken data
+        if isinstance(error, OSError) and error.filename is not None:  # it cannot be opened
+            raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{source} is no whole checkpoint ({said}); copy or download it again.") from None
 
 
 def _renamed(

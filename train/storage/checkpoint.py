@@ -10,10 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
-import pickle
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.atomic import write_bytes as write
+from dropfold.data_scripts.work.errors import is_of_broken_data
 from dropfold.train.config import ranges
 from dropfold.train.config.channels import Graph, graph_before_it_was_said
 from dropfold.train.config.configs import CONFIGS, BlockConfig, Config, PointConfig, Signature
@@ -93,7 +91,11 @@ def load_state(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise DamagedError(f"{path} is damaged: it holds no run.")
         return state
-    except (DamagedError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler raises what it likes on broken data
+        if not is_of_broken_data(error):
+            raise
         run = path.parent
         ended = (
             f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. "
@@ -152,7 +154,11 @@ def _advising(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is not there. {_made_anew(path)}") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise what they like on broken data
+        if not is_of_broken_data(error):
+            raise
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged ({error})."
         raise DamagedError(f"{reason} {_made_anew(path)}") from None
 
@@ -247,7 +253,7 @@ def _edited(run: Path, values: dict[str, Any]) -> str:
     other = [name for name in kept if kept[name] != values.get(name)]
     changed = ", ".join(f"{name} {values.get(name)} (the run: {kept[name]})" for name in other[:3])
     restore = f" or delete the file, and --resume {run} restores it from {CHECKPOINT};" if kept else ""
-    name = values.get("recipe")
+    name = str(values.get("recipe"))  # of any type in an edited file
     return (
         f"{run / CONFIG} was changed after the run wrote it: its checksum differs{': ' * bool(changed)}{changed}. A run "
         f"keeps its config. Put back what was there,{restore} for other options train anew: dropfold train "

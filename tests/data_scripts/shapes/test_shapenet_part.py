@@ -231,6 +231,10 @@ def put(item, value):
             lambda r: (r / "val_hdf5_file_list.txt").write_text("ply_data_val7.h5"),
             "val7.h5, named in val_hdf5_file_list",
         ),
+        (
+            lambda r: (r / "val_hdf5_file_list.txt").write_text("\n"),
+            "val_hdf5_file_list.txt names no files",
+        ),
         (lambda r: [p.unlink() for p in r.glob("*train*")], r"holds no ply_data_train\*\.h5.*See --form"),
     ],
 )

@@ -61,6 +61,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
         load_antao97(tmp_path / "model.t7")
 
 
+@pytest.mark.parametrize("keep", [0, 5, 300, -200])
+def test_a_checkpoint_that_is_not_whole_is_named(keep, tmp_path):
+    path = tmp_path / "model.t7"
+    torch.save(foreign(PointNet(7), YANX27, 1), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"model\.t7 (is no whole checkpoint|holds more than tensors)"):
+        load_yanx27(path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_pyg_edge_conv():
     pyg = pytest.importorskip("torch_geometric.nn")

@@ -9,6 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from dropfold.train.config.configs import Signature
+from dropfold.train.config.recipes import recipe
 from dropfold.train.storage import checkpoint, sealed
 from dropfold.train.storage.sealed import DamagedError
 
@@ -131,3 +133,14 @@ def test_a_lost_checksum_field_is_an_older_version_s_but_a_wrong_one_is_not(tmp_
     path.write_text(json.dumps({**values, "data": "other"}))
     with pytest.raises(DamagedError, match="was changed after it was written"):
         checkpoint.load_summary(tmp_path)
+
+
+@pytest.mark.parametrize("value", [["furniture"], {"a": 1}, 3, None])
+def test_a_config_with_a_recipe_of_any_type_is_refused_by_its_checksum(value, tmp_path):
+    checkpoint.save_config(tmp_path / "config.json", recipe("furniture"), Signature(["a", "b"], shape=(8, 3)))
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "recipe": value, "sha256": values["sha256"]}))
+    with pytest.raises(
+        DamagedError, match=r"was changed after the run wrote it.* dropfold train RECIPE with"
+    ):
+        checkpoint.load_config(tmp_path)
