@@ -30,6 +30,7 @@ from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
     Unread,
     account,
+    name_some,
     note_alike,
     printable,
     say,
@@ -40,6 +41,7 @@ from dropfold.data_scripts.work.folders import (
 
 LOOSE = "in no class folder"
 OTHER_FORM = "other files of a ShapeNet model that is read"
+MOST_ALIKE = 3  # files that a line names of which the same is said
 
 
 @dataclass
@@ -143,11 +145,15 @@ def convert(
             )
         )
     read, kept, faults = [], [], []
+    said: dict[str, list[str]] = {}  # what was guessed or left out, and of which files
     for i, shape in enumerate(track(found.shapes, "reading", console=Console(stderr=True))):
         path = folder / shape.name
         try:
-            read.append(read_shape(path, points, seed + i, layout=layout))
+            odd: list[str] = []
+            read.append(read_shape(path, points, seed + i, layout=layout, notes=odd))
             kept.append(shape)
+            for line in odd:
+                said.setdefault(line.removeprefix(f"{path}: "), []).append(shorten(shape.name))
         except ShapeError as error:
             faults.append(str(error))
         except OSError as error:
@@ -159,7 +165,8 @@ def convert(
         raise SchemaError("\n".join([f"no readable shape is left of {', '.join(lost)}:", *faults, *lines]))
     lines = account(len(kept), found.unread, found.beside, failed=len(faults))
     faults += [f"no readable shape is of class {name}" for name in lost]
-    notes = [f"note: {line}" for line in (*found.notes, *lines)] + faults
+    of_files = [f"{name_some(some, MOST_ALIKE)}: {line}" for line, some in said.items()]
+    notes = [f"note: {line}" for line in (*of_files, *found.notes, *lines)] + faults
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
     splits = [shape.split for shape in kept]
     if all(split is None for split in splits):

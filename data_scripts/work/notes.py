@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-_said: set[str] = set()
+_said: set[tuple[Path, str]] = set()
 
 
 def say(text: str) -> None:
@@ -15,11 +15,10 @@ def say(text: str) -> None:
 
 
 def tell(path: Path, lines: Iterable[str], notes: list[str] | None) -> None:
-    """Add `PATH: line` to `notes`. Where no one collects them each line is said of the first file that it is true of: of a
-    thousand files of a kind one is enough."""
+    """Add `PATH: line` to `notes`; where no one collects them each is said, once of a file that is read several times."""
     for line in lines:
         if notes is not None:
             notes.append(f"{path}: {line}")
-        elif line not in _said:
-            _said.add(line)
+        elif (path, line) not in _said:
+            _said.add((path, line))
             say(f"{path}: {line}")

@@ -16,8 +16,8 @@ from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.processes import LOCK, FolderLock
 
-# Finished pieces, the options they were made with, and the arrays that they are stacked to.
-OWN = re.compile(r"[0-9a-f]{24}\.np[yz]|options\.json|[a-z_]+\.rows")
+# Finished pieces and what was odd about them, the options they were made with, and the arrays that they are stacked to.
+OWN = re.compile(r"[0-9a-f]{24}\.(np[yz]|note)|options\.json|[a-z_]+\.rows")
 _held: dict[Path, FolderLock] = {}
 
 

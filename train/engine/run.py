@@ -12,6 +12,7 @@ import copy
 import datetime
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -461,8 +462,9 @@ def _config_and_folder(config: Config) -> tuple[Config, Path]:
 
 def refuse_run(folder: Path) -> None:
     """Refuse a folder that holds a run, whose files a new one would replace."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"--out {folder} is a file, and a run is a folder; give another.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        kind = "a file" if folder.exists() else "a link that leads nowhere"
+        raise FileExistsError(f"--out {folder} is {kind}, and a run is a folder; give another.")
     if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."

@@ -123,6 +123,12 @@ def test_a_file_is_no_folder_for_a_run(folder, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+def test_a_link_that_leads_nowhere_is_no_folder_for_a_run(folder, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="run is a link that leads nowhere, and a run is a folder"):
+        Run(small(folder, out=tmp_path / "run"))
+
+
 @pytest.mark.parametrize("name", [n for n in checkpoint.FILES if n != "report.html"])
 def test_a_folder_that_holds_a_file_of_a_run_is_not_written_to(name, folder, tmp_path):
     (tmp_path / name).write_text("mine")
