@@ -35,6 +35,7 @@ from dropfold.data_scripts.work.errors import ArchiveError
 from dropfold.data_scripts.work.folders import printable
 
 SCHEMES = ("https",)
+UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8
 # Checksums in print, as "algorithm:digest": openpoints' loader, github.com/guochengqian/openpoints at commit f2e73bc,
 # dataset/modelnet/modelnet40_ply_2048_loader.py.
 PUBLISHED = {
@@ -210,8 +211,17 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def member_name(member: zipfile.ZipInfo) -> str:
-    """The path of a zip's member, parts apart by /: some programs of Windows write backslashes."""
-    return member.filename.replace("\\", "/") if member.create_system == 0 else member.filename
+    """The path of a zip's member as its folder had it, parts apart by /.
+
+    Some programs of Windows write backslashes. Where a name is not marked as UTF-8 it is the bytes of the file system, as zip
+    on Unix and macOS packs them, and on Windows the letters of code page 437 unless they are UTF-8.
+    """
+    name, of_windows = member.filename, member.create_system == 0
+    if not member.flag_bits & UTF8_NAME and name == member.orig_filename:  # not from an extra field
+        with contextlib.suppress(UnicodeError):
+            raw = name.encode("cp437")  # which zipfile takes them for
+            name = raw.decode() if of_windows else os.fsdecode(raw)
+    return name.replace("\\", "/") if of_windows else name
 
 
 def _begins(path: Path, magic: bytes) -> bool:

@@ -254,6 +254,30 @@ def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys)
     assert "all lies in in: the folders in it are the class folders" in again
 
 
+class BareName(zipfile.ZipInfo):
+    """A member whose name is bytes without the mark of UTF-8, as zip on Unix and macOS writes them."""
+
+    def _encodeFilenameFlags(self):
+        return os.fsencode(self.filename), self.flag_bits & ~0x800
+
+
+def test_names_in_a_zip_are_the_bytes_of_the_folder_that_it_was_made_of(tmp_path, capsys):
+    for name in ("tür/1.xyz", "tür/été.xyz", "box/1.xyz"):
+        put(tmp_path / "in", name.encode(), CLOUD)
+    put(tmp_path / "in", b"box/caf\xe9.xyz", CLOUD)
+    expected, _ = run("meshes", tmp_path / "in", tmp_path / "a.h5", capsys)
+    assert expected.class_names == ["box", "tür"]
+    for system in (3, 0):  # Unix; Windows, of which bytes that are not UTF-8 are code page 437
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as file:
+            for one in sorted((tmp_path / "in").rglob("*.xyz")):
+                info = BareName(str(one.relative_to(tmp_path / "in")))
+                info.create_system = system
+                file.writestr(info, one.read_bytes())
+        found, _ = run("meshes", tmp_path / "in.zip", tmp_path / "b.h5", capsys)
+        names = [name.replace(r"\xe9", "Θ") if system == 0 else name for name in expected.name]
+        assert (found.class_names, found.name) == (expected.class_names, names)
+
+
 def test_a_source_whose_name_is_markup_or_no_text(tmp_path, capsys):
     for name in (b"my [red] shapes", b"caf\xe9"):
         put(tmp_path, name + b"/ball/1.xyz", CLOUD)
