@@ -213,8 +213,8 @@ def extract(archive: Path, folder: Path) -> None:
 def member_name(member: zipfile.ZipInfo) -> str:
     """The path of a zip's member as its folder had it, parts apart by /.
 
-    Some programs of Windows write backslashes. A name without the mark of UTF-8 is the bytes of the file system, as zip packs
-    them on Unix and macOS, and on Windows the letters of code page 437 unless they are UTF-8.
+    Some programs of Windows write backslashes. A name without the mark of UTF-8 is the bytes of the file system, as zip
+    packs them on Unix and macOS, and on Windows the letters of code page 437 unless they are UTF-8.
     """
     name, of_windows = member.filename, member.create_system == 0
     if not member.flag_bits & UTF8_NAME and name == member.orig_filename:  # not from an extra field

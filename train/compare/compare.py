@@ -101,7 +101,8 @@ def read_finished(config: Config) -> dict[str, Any] | None:
     if not checkpoint.holds_run(config.out):
         return None
     saved, _ = checkpoint.load_config(config.out)
-    other = [f.name for f in fields(saved) if getattr(saved, f.name) != getattr(config, f.name, None)]
+    names = {field.name for field in fields(saved)} - {"out"}  # the folder may have been moved
+    other = [name for name in sorted(names) if getattr(saved, name) != getattr(config, name, None)]
     if other or type(saved) is not type(config):
         raise ValueError(
             f"{config.out} holds a run with another {', '.join(other) or 'task'}; give another --out, or remove it."

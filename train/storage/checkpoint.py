@@ -274,6 +274,8 @@ def resume_config(config: Config) -> Config:
     default = recipe(config.recipe) if config.recipe else config
     asked = {name: value for name, value in vars(config).items() if value != getattr(default, name)}
     asked = {"recipe": config.recipe or saved.recipe, **asked, "resume": None}
+    if config.out is not None and config.out.resolve() == config.resume.resolve():
+        del asked["out"]  # the folder was moved since the run began
     other = [name for name, value in asked.items() if value != getattr(saved, name, None)]
     if other:
         given = ", ".join(f"{name} {asked[name]} (the run: {getattr(saved, name, None)})" for name in other)
