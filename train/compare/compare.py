@@ -226,7 +226,7 @@ def compare_in(folder: Path, options: Options, configs: dict[str, Config], basel
             else f"{100 * rows[key]['score']:.1f} %, {summary['seconds']:.0f} s"
         )
         run = f"seed {key[1]}" + (f", fold {key[2]}" if options.folds else "")
-        console.print(f"{len(rows)} of {len(runs)}: {key[0]}, {run}: {result}")
+        console.print(f"{len(rows)} of {len(runs)}: {key[0]}, {run}: {result}", markup=False)
 
     corrupt_split = options.split if options.robustness else None
     ended = {}

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor, nn
 
 from dropfold.data_scripts.work.processes import FolderLock, hold_folder
@@ -118,7 +119,8 @@ class Run:
         torch.manual_seed(config.seed)
         network = self.task.build(config, self.data.signature, self.steps)
         if config.start is not None and state is None:
-            load_start(network, config.start, config, self.data.signature)
+            for note in load_start(network, config.start, config, self.data.signature):
+                self.console.print(f"note: {note}", markup=False)
         for method in self.methods:
             network = method.prepare(network)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -238,7 +240,7 @@ class Run:
         splits = [len(split) for split in (data.train, data.validation, data.test)]
         self.console.print(
             f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
-            f"{self.task.NOUN} to train, validate and test; {self.folder}"
+            f"{self.task.NOUN} to train, validate and test; {escape(str(self.folder))}"
         )
 
     def _note(self, row: dict[str, Any]) -> str:
@@ -397,7 +399,7 @@ class Run:
             checkpoint.load_weights(self.folder / checkpoint.WEIGHTS)
             checkpoint.load_arrays(self.folder / checkpoint.PREDICTIONS)
         except (FileNotFoundError, checkpoint.DamagedError) as error:
-            self.console.print(f"note: {error} This is done now.")
+            self.console.print(f"note: {error} This is done now.", markup=False)
             return False
         return True
 
