@@ -24,6 +24,7 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, 
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.archive import open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
@@ -201,6 +202,7 @@ def convert(
 
 
 def main(options: Options) -> None:
+    atomic.check_target(options.out)
     with open_as_folder(options.source) as folder:
         layout = parse_layout(options.columns, options.drop_nan)
         name = options.source.resolve().name

@@ -24,6 +24,7 @@ _held: dict[Path, FolderLock] = {}
 def begin(out: Path) -> Path:
     """The folder of the pieces of `out`, new or of an earlier start; this process alone works in it until `end`, or until
     the innermost `releasing` block ends."""
+    atomic.check_target(out)
     part = out.with_name(out.name + ".part")
     if part.exists() and not part.is_dir():
         raise SchemaError(

@@ -5,6 +5,7 @@ import re
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +293,27 @@ def test_a_source_whose_name_is_markup_or_no_text(tmp_path, capsys):
         "--source 'my [red] shapes'"
         in run("meshes", tmp_path / "my [red] shapes", tmp_path / "a.h5", capsys)[0].rebuild
     )
+
+
+@pytest.mark.parametrize("command", ["meshes", "scenes", "s3dis"])
+def test_only_a_data_set_is_replaced(command, tmp_path, capsys):
+    """Not the source, nor somebody's notes, nor a folder; an empty file and an earlier data set are."""
+    names = {"meshes": ["ball/1.xyz", "box/1.xyz"], "scenes": ["a/1.txt", "b/1.txt"]}
+    content = {"meshes": CLOUD, "scenes": SCENE, "s3dis": ROWS}[command]
+    for name in names.get(command, ["Area_1/a/Annotations/chair_1.txt"]):
+        put(tmp_path / "in", name.encode(), content)
+    packed = shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
+    (tmp_path / "notes.h5").write_text("mine")
+    for out, found in (
+        (packed, "is no data set"),
+        (tmp_path / "notes.h5", "is no data set"),
+        (tmp_path / "in", "is a folder"),
+    ):
+        before = Path(out).read_bytes() if os.path.isfile(out) else None
+        with pytest.raises(scene_schema.SchemaError, match=found):
+            run(command, Path(packed), Path(out), capsys)
+        assert before is None or Path(out).read_bytes() == before
+    (tmp_path / "a.h5").touch()
+    for _ in range(2):
+        run(command, Path(packed), tmp_path / "a.h5", capsys)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "in", "in.zip", "notes.h5"]
