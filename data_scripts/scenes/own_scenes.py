@@ -38,7 +38,7 @@ from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work import pieces
-from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
@@ -133,7 +133,9 @@ def list_scenes(folder: Path, options: Options) -> Listing:
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             try:
-                return read_labelled(path, options.unit, options.ignore, advance, layout)
+                found = read_labelled(path, options.unit, options.ignore, advance, layout)
+                said = [name_members(note, folder, options.source) for note in found["notes"].tolist()]
+                return found | {"notes": np.array(said, dtype=str)}
             except InterruptedError:  # the conversion is being stopped
                 raise
             except OSError as error:

@@ -25,7 +25,7 @@ from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
@@ -207,6 +207,7 @@ def main(options: Options) -> None:
         layout = parse_layout(options.columns, options.drop_nan)
         name = options.source.resolve().name
         clouds, notes = convert(folder, options.points, options.seed, name, options.split_folders, layout)
+        notes = [name_members(note, folder, options.source) for note in notes]
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     say(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")

@@ -31,7 +31,7 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.errors import ArchiveError
+from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError, VideoError
 from dropfold.data_scripts.work.folders import printable
 
 SCHEMES = ("https",)
@@ -173,7 +173,15 @@ def open_as_folder(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         with Console(stderr=True).status(f"unpacking {escape(printable(source.name))}"):
             extract(source, Path(folder))
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except (ArchiveError, SchemaError, ShapeError, VideoError) as error:
+            raise type(error)(name_members(str(error), Path(folder), source)) from None
+
+
+def name_members(text: str, folder: Path, source: Path) -> str:
+    """A sentence on files in `folder` that names them as members of `source`, where that is the archive unpacked there."""
+    return text if folder == source else text.replace(f"{folder}{os.sep}", f"{source}: ")
 
 
 def extract(archive: Path, folder: Path) -> None:

@@ -92,16 +92,15 @@ def load_state(path: Path) -> dict[str, Any]:
         return state
     except (DamagedError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         run = path.parent
-        ended = (
-            f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. "
+        anew = (
+            f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. Put a copy of the file back; or train it "
+            "again, with another --out."
             if (run / SUMMARY).exists()
-            else ""
+            else f"Put a copy of the file back; or delete it, and --resume {run} trains anew from the first epoch with the "
+            "run's own config."
         )
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged."
-        raise DamagedError(
-            f"{reason} Training cannot go on from it. {ended}Put a copy of the file back; or delete it, and --resume {run} "
-            "trains anew from the first epoch with the run's own config."
-        ) from None
+        raise DamagedError(f"{reason} Training cannot go on from it. {anew}") from None
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:

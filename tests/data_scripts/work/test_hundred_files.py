@@ -255,6 +255,27 @@ def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys)
     assert "all lies in in: the folders in it are the class folders" in again
 
 
+@pytest.mark.parametrize(("command", "suffix"), [("meshes", "xyz"), ("scenes", "txt"), ("videos", "avi")])
+def test_a_fault_in_an_archive_is_named_by_the_archive(command, suffix, tmp_path, capsys):
+    """Not by the temporary folder, which is gone by then."""
+    content = {"meshes": CLOUD, "scenes": text(np.full((9, 7), 0.5))}.get(command)
+    for i in range(2):
+        for name in ("ball", "box"):
+            path = tmp_path / f"in/{name}/{i}.{suffix}"
+            if content is None:
+                encode(path, pictures(3))
+            else:
+                put(tmp_path / "in", f"{name}/{i}.{suffix}".encode(), content)
+    (tmp_path / f"in/box/1.{suffix}").write_text("broken")
+    packed = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "in"))
+    try:
+        _, said = run(command, packed, tmp_path / "a.h5", capsys)
+    except scene_schema.SchemaError as error:
+        said = str(error)
+    assert f"{packed}: box/1.{suffix}" in said
+    assert "/tmp/tmp" not in said.replace(str(tmp_path), "")
+
+
 class BareName(zipfile.ZipInfo):
     """A member whose name is bytes without the mark of UTF-8, as zip on Unix and macOS writes them."""
 

@@ -197,6 +197,17 @@ def test_a_damaged_checkpoint_is_refused_and_training_can_begin_anew(half, folde
     assert_same_weights(half, finished)
 
 
+def test_a_damaged_checkpoint_of_an_ended_run_is_not_said_to_begin_anew(finished, folder, tmp_path):
+    """For --resume refuses to."""
+    run = shutil.copytree(finished, tmp_path / "ended")
+    flip(run / "checkpoint.pt")
+    with pytest.raises(DamagedError, match=r"has ended: .* train it again, with another --out\.$"):
+        resume(run, folder)
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="to train it again, give another --out"):
+        resume(run, folder)
+
+
 def test_a_checkpoint_of_another_network_says_which_version_made_it(half, folder):
     state = checkpoint.load_state(half / "checkpoint.pt")
     name = next(iter(state["model"]))
