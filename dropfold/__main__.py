@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from dropfold.data_scripts.work.ending import end_with_a_sentence, notes_of
 
 # Word -> (module with `Options` and `main(options)`, what it does). A module is imported when its word is typed.
 COMMANDS = {
@@ -46,7 +48,11 @@ DATA = {
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command that `words` (default: the command line) ask for."""
-    words = list(sys.argv[1:] if words is None else words)
+    with end_with_a_sentence():
+        _run(list(sys.argv[1:] if words is None else words))
+
+
+def _run(words: list[str]) -> None:
     program, table = "dropfold", COMMANDS
     word = next_word(program, table, words)
     program = f"{program} {word}"
@@ -54,7 +60,8 @@ def main(words: Sequence[str] | None = None) -> None:
         table = DATA
         word = next_word(program, table, words)
         program = f"{program} {word}"
-    with end_with_a_sentence():
+    options: Any = None
+    try:
         module = importlib.import_module(table[word][0])
         if word == "train":
             check_recipe(words)
@@ -62,45 +69,29 @@ def main(words: Sequence[str] | None = None) -> None:
             return
         import tyro
 
-        module.main(tyro.cli(module.Options, prog=program, description=module.__doc__, args=words))
+        options = tyro.cli(module.Options, prog=program, description=module.__doc__, args=words)
+        module.main(options)
+    except KeyboardInterrupt as stop:
+        out = getattr(options, "out", None) if table is DATA else None
+        if out is not None and not notes_of(stop):
+            stop.add_note(f"{out} is as it was before, and the same command begins anew")
+        raise
 
 
-def check_recipe(words: Sequence[str]) -> None:
+def check_recipe(words: list[str]) -> None:
     """End the program if the first word names no recipe; tyro's own message does not say which one is nearest."""
     from dropfold.train.config.recipes import RECIPES
 
-    if words and not words[0].startswith("-") and words[0] not in RECIPES:
+    first = words[0] if words else "--help"
+    if first in RECIPES or first in ("-h", "--help"):
+        return
+    if first.startswith("-"):
         refuse(
-            f"dropfold train has no recipe {words[0]!r}.{nearest(words[0], RECIPES)} `dropfold train --help` lists them.\n"
+            f"the recipe comes first: dropfold train RECIPE {shlex.join(words)}. `dropfold train --help` lists them.\n"
         )
-
-
-@contextlib.contextmanager
-def end_with_a_sentence() -> Iterator[None]:
-    """End the program with exit status 1 and a sentence on bad input, a full disk and Ctrl-C.
-
-    The exception's note, if there is one, says what the same command then does. Other exceptions are bugs and keep their
-    traceback.
-    """
-    from dropfold.data_scripts.work.errors import in_a_sentence
-
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise SystemExit("\n" + "; ".join(["interrupted", *notes_of(stop)]) + ".") from None
-    except OSError as error:
-        raise SystemExit(
-            "; once that is mended, ".join(
-                [f"error: {in_a_sentence(error)}", *(f"{note}." for note in notes_of(error))]
-            )
-        ) from None
-    except ValueError as error:  # ArchiveError, SchemaError, ShapeError and VideoError are such
-        raise SystemExit(f"error: {error}") from None
-
-
-def notes_of(error: BaseException) -> list[str]:
-    """The notes of an exception (PEP 678)."""
-    return getattr(error, "__notes__", [])
+    refuse(
+        f"dropfold train has no recipe {first!r}.{nearest(first, RECIPES)} `dropfold train --help` lists them.\n"
+    )
 
 
 def next_word(program: str, table: Mapping[str, tuple[str, str]], words: list[str]) -> str:

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from dropfold.__main__ import COMMANDS, DATA, end_with_a_sentence, main
+from dropfold.__main__ import COMMANDS, DATA, main
 
 MODULES = {module for table in (COMMANDS, DATA) for module, _ in table.values() if module}
 
@@ -59,6 +59,8 @@ def test_a_word_is_a_module_with_options_and_main(module):
         (["data", "modelnet40", "--sorce", "x"], "--source"),
         (["train", "furniture", "--epoch", "3"], "--epochs"),
         (["evaluate", "run", "--spilt", "test"], "--split"),
+        (["train", "--resume", "run"], "the recipe comes first: dropfold train RECIPE --resume run."),
+        (["predict", "run"], "no file to predict; usage: dropfold predict run FILE..."),
     ],
     ids=" ".join,
 )
@@ -90,37 +92,6 @@ def test_a_fault_of_the_input_is_a_sentence(tmp_path, capsys):
         1,
         f"error: {tmp_path / 'no'} is not there; give a folder, a zip, tar or rar archive.",
     )
-
-
-def noted(error):
-    error.add_note("the same command goes on from here")
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (ValueError("a.h5: label is 3"), "error: a.h5: label is 3"),
-        (OSError("no room"), "error: no room"),
-        (
-            noted(OSError("no room")),
-            "error: no room; once that is mended, the same command goes on from here.",
-        ),
-        (KeyboardInterrupt(), "\ninterrupted."),
-        (noted(KeyboardInterrupt()), "\ninterrupted; the same command goes on from here."),
-    ],
-    ids=["value", "os", "os, resumable", "ctrl-c", "ctrl-c, resumable"],
-)
-def test_faults_end_with_a_sentence(error, said):
-    with pytest.raises(SystemExit) as stopped, end_with_a_sentence():
-        raise error
-    assert stopped.value.code == said
-    assert stopped.value.__suppress_context__  # no traceback of the cause either
-
-
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(KeyError), end_with_a_sentence():
-        raise KeyError("a fault of the code")
 
 
 def test_every_error_of_the_data_is_a_value_error():

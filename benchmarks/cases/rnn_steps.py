@@ -63,6 +63,7 @@ def specs(
         format_: Any = name.split("_")[0]
         spec = FormatSpec(format_, tuple(in_modes), tuple(out_modes), ranks_of_bonds)
         spec.leaves = "split" if name == "ht_split" else "paired"
+        spec.paired = True
         made[name] = spec
     return made
 

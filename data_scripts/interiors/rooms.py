@@ -35,7 +35,7 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.jobs import advise_restart
-from dropfold.data_scripts.work.processes import LOCK, cores, end_with_parent, hold_folder
+from dropfold.data_scripts.work.processes import LOCK, cores, end_with_parent, hold_folder, start_deaf
 from dropfold.data_scripts.work.shipped import find_data
 
 TEST_AREA = 5
@@ -180,7 +180,8 @@ def convert(options: Options) -> None:
     one = hold_folder(options.out, "written to")
     with one, bar, ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         task = bar.add_task("rooms", total=len(areas) * options.rooms)
-        work = {pool.submit(_make_one, options, a, n): a for a in areas for n in range(options.rooms)}
+        with start_deaf():
+            work = {pool.submit(_make_one, options, a, n): a for a in areas for n in range(options.rooms)}
         left = dict.fromkeys(areas, options.rooms)
         try:
             for done in as_completed(work):
@@ -196,7 +197,9 @@ def convert(options: Options) -> None:
                 "a process was killed, perhaps for want of memory (--workers 1 takes less)"
             ) from None
         except BaseException:  # an interruption, a full disk: the other rooms are for the next start
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # what they have begun is made again
+                process.terminate()
             raise
 
 

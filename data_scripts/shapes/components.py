@@ -15,7 +15,7 @@ import numpy as np
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, Parts, SchemaError
-from dropfold.data_scripts.work import credits
+from dropfold.data_scripts.work import shipped
 
 CREDITS = """
 {n} models of electronic components of [KiCad's 3D library](https://gitlab.com/kicad/libraries/kicad-packages3D),
@@ -80,5 +80,5 @@ def format_credits(parts: Parts) -> str:
 def main(options: Options) -> None:
     parts = convert(options.source)
     part_schema.write(options.out, parts)
-    credits.write_section(options.out.with_name("CREDITS.md"), options.out.name, format_credits(parts))
+    shipped.write_section(options.out.with_name("CREDITS.md"), options.out.name, format_credits(parts))
     print(f"{options.out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")

@@ -16,7 +16,7 @@ import numpy as np
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
-from dropfold.data_scripts.work import credits
+from dropfold.data_scripts.work import shipped
 
 LICENCES = {
     "BlendSwap-CC-0": "CC0 1.0",
@@ -95,5 +95,5 @@ def main(options: Options) -> None:
     clouds = convert(options.source)
     text = format_credits(clouds)  # before anything is written: no data without their licence
     shape_schema.write(options.out, clouds)
-    credits.write_section(options.out.with_name("CREDITS.md"), options.out.name, text)
+    shipped.write_section(options.out.with_name("CREDITS.md"), options.out.name, text)
     print(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")

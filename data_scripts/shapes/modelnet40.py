@@ -26,7 +26,7 @@ from dropfold.data_scripts.readers.shapes import normalised, read_numbers
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
-from dropfold.data_scripts.work import distribution
+from dropfold.data_scripts.work import distribution, jobs
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
@@ -233,7 +233,8 @@ def _off(root: Path, points: int) -> Source:
 
 
 def main(options: Options) -> None:
-    source = download_or_reuse(options.source, URLS[options.form], options.out.parent, options.sha256)
+    with jobs.advise_restart("begins anew, with what is downloaded"):
+        source = download_or_reuse(options.source, URLS[options.form], options.out.parent, options.sha256)
     with open_as_folder(source) as folder:
         clouds = convert(folder, options.form, options.points, options.validation)
         notes = account_files(folder, options.form)

@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from dropfold.data_scripts.work import errors
+from dropfold.data_scripts.work.processes import start_deaf
 
 Arrays = dict[str, np.ndarray]
 SECONDS_TO_START = 120.0  # of a worker, on a machine that is busy
@@ -122,12 +123,13 @@ class _Worker:
             **os.environ,
             "MALLOC_ARENA_MAX": "2",
         }  # else threads reserve address space beyond the limit
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+        with start_deaf():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
         try:
             self.receive(SECONDS_TO_START)
         except BaseException as error:

@@ -30,6 +30,11 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def input_dtype(x: Tensor) -> torch.dtype:
+    """The type of matrix products with points x [.., C]: `product_dtype`, but coordinates stay in theirs."""
+    return product_dtype(x) if x.shape[-1] > COORDINATES else x.dtype
+
+
 @functools.cache
 def wide() -> bool:
     """Whether oneDNN is the faster library on this processor: it has AVX-512 and is not Intel's."""

@@ -19,6 +19,8 @@ from typing import Any
 import numba
 import torch
 
+from dropfold.kernels.backend.forked import run_alone_after_fork
+
 MIN_SHARED_NANOSECONDS = 5e5  # below this much work a second thread costs more than it saves
 
 
@@ -75,6 +77,7 @@ def launch(function: Any, *arguments: Any) -> Any:
     views = [_to_numpy(argument) for argument in arguments]
     if not getattr(function, "targetoptions", {}).get("parallel"):
         return function(*views)
+    run_alone_after_fork()
     # As many threads as torch uses now; numba keeps the number for each Python thread.
     threads = torch.get_num_threads()
     max_threads = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]

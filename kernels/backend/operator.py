@@ -19,7 +19,8 @@ def operator(schema: str, *, implementations: str, fake: Callable[..., Any]) -> 
     always go to Triton, CPU tensors to `cpu.py`: neither stands in for the other. The one exception is asked for by name:
     with TRITON_INTERPRET=1 in the environment when this package is imported, CPU tensors go through the Triton kernels
     too, in Triton's interpreter (slow; it is how kernels are debugged). `fake` returns empty outputs of the right shapes,
-    for torch.compile and torch.export.
+    for torch.compile and torch.export. All outputs are contiguous, whatever the strides of the inputs: compiled code is
+    made for the strides that `fake` promises.
     """
     name = schema.split("(")[0]
     cpu, triton = (_import_at_first_call(implementations, device, name) for device in ("cpu", "triton"))
@@ -27,7 +28,7 @@ def operator(schema: str, *, implementations: str, fake: Callable[..., Any]) -> 
     torch.library.define(f"dropfold::{name}", schema[len(name) :])
     torch.library.impl(f"dropfold::{name}", "CPU", _without_autocast(triton if interpreted else cpu, "cpu"))
     torch.library.impl(f"dropfold::{name}", "CUDA", _without_autocast(_without_float64(triton, name), "cuda"))
-    torch.library.register_fake(f"dropfold::{name}", fake)
+    torch.library.register_fake(f"dropfold::{name}", lambda *args: _make_contiguous(fake(*args)))
     return getattr(torch.ops.dropfold, name).default
 
 
@@ -51,9 +52,16 @@ def _without_autocast(implementation: Callable[..., Any], device: str) -> Callab
 
     def run(*args: Any) -> Any:
         with torch.autocast(device, enabled=False):
-            return implementation(*args)
+            return _make_contiguous(implementation(*args))
 
     return run
+
+
+def _make_contiguous(outputs: Any) -> Any:
+    """An operator's outputs, each copied only if it is not contiguous yet."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs.contiguous()
+    return type(outputs)(map(_make_contiguous, outputs))
 
 
 def _without_float64(launch: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ def identity(q: Tensor) -> Tensor:
 
 def count_entries(rows: Tensor, count: Tensor, like: Tensor) -> Tensor:
     """How many entries each row of `like` has, [.., 1], weighted."""
-    one = count if count.numel() else like.new_ones(1).expand(rows.shape[0])
+    one = count if count.shape == rows.shape else like.new_ones(1).expand(rows.shape[0])
     return torch.zeros_like(like[:, 0]).index_add_(0, rows, one)[:, None]
 
 

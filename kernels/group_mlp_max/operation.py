@@ -27,7 +27,6 @@ Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
@@ -343,7 +342,7 @@ def _gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
     """The mean of a(u) for u of mean beta and standard deviation |gamma|."""
     sigma = gamma.abs()
     r = beta / (sigma + torch.finfo(sigma.dtype).tiny)
-    density = torch.exp(-r * r / 2) / math.sqrt(2 * math.pi)
+    density = torch.exp(-r * r / 2) / 2.5066282746310002  # sqrt(2 pi)
     positive = beta * torch.special.ndtr(r) + sigma * density
     return slope * beta + (1 - slope) * positive
 
@@ -375,11 +374,13 @@ def _check(
     if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
         counts = "" if count is None else f", count {describe(count)}"
         raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{counts}.")
+    if torch.compiler.is_compiling():  # how many entries there are is known when the code runs
+        return
     if idx.shape[0] < 2 and any(
         norm is not None and norm.training and not several_processes(norm.sync) for norm in norms
     ):
         check_rows(idx.shape[0] if count is None else int(count.sum()))
-    if idx.is_cpu and not torch.compiler.is_compiling():
+    if idx.is_cpu:
         check_row_numbers(idx, q.shape[0])
         if count is not None and count.numel() and int(count.min()) < 1:
             raise ValueError(f"counts must be 1 or more; got {int(count.min())}.")

@@ -8,18 +8,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropfold.models.clouds.inputs import check_points
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormPool
 from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.plain import neighbours
 from dropfold.models.layers.unfused import HasPlainForm
 
 LAYERS = ("edge1", "edge2", "edge3", "edge4", "pool")
+COORDINATES = (0, 1, 2)  # the channels of a point that are its coordinates
 
 
 class DGCNN(HasPlainForm):
@@ -27,13 +29,14 @@ class DGCNN(HasPlainForm):
 
     Args:
         num_classes: outputs.
-        in_channels: 3, or more: the first three are coordinates and make the first graph.
+        in_channels: 3, or more: the first three are coordinates.
         k: neighbours of a point, itself included.
         emb_dims: width of the embedding that is pooled.
         dropout: after fc1 and fc2.
         noise: a Drop module for the recommended position, inside the last pool ("pool"), or a mapping of layer name
             (edge1 .. edge4: dropped points are left out of the max over neighbours; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
+        graph_channels: the channels whose distances make the first graph; default: the coordinates.
 
     Noise never moves a graph: neighbours are found in the layers' full output. (Dropped points, were they zeros,
     would all become each other's nearest neighbours.)
@@ -50,10 +53,13 @@ class DGCNN(HasPlainForm):
         dropout: float = 0.5,
         noise: nn.Module | Mapping[str, nn.Module] | None = None,
         sync_batch_norm: bool = False,
+        graph_channels: Sequence[int] = COORDINATES,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.k, sync = k, sync_batch_norm
-        self.edge1 = EdgeConv(in_channels, 64, sync=sync)
+        self.graph_channels = checked_channels(graph_channels, in_channels)
+        self.edge1 = EdgeConv(in_channels, 64, sync=sync, coordinates=True)
         self.edge2 = EdgeConv(64, 64, sync=sync)
         self.edge3 = EdgeConv(64, 128, sync=sync)
         self.edge4 = EdgeConv(128, 256, sync=sync)
@@ -65,10 +71,11 @@ class DGCNN(HasPlainForm):
         self.noise = place_noise(noise, LAYERS, "pool", "DGCNN")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         pos = x[..., :3]
         features: list[Tensor] = []
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
-        graph = neighbours(pos, self.k, self.fused, **clouds)
+        graph = neighbours(take_channels(x, self.graph_channels), self.k, self.fused, **clouds)
         for layer in ("edge1", "edge2", "edge3", "edge4"):
             if features:
                 graph = neighbours(x, self.k, self.fused, **clouds)
@@ -79,3 +86,21 @@ class DGCNN(HasPlainForm):
         noise = draw(self.noise, "pool", pos, x, batch, graph)
         x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
         return self.fc3(self.fc2(self.fc1(x)))
+
+
+def checked_channels(channels: Sequence[int], in_channels: int) -> tuple[int, ...]:
+    """The channels that make a graph; refused unless they are different channels of the input."""
+    found = tuple(channels)
+    if not found or len(set(found)) < len(found) or not all(0 <= c < in_channels for c in found):
+        raise ValueError(
+            f"graph_channels must be different channels from 0 to in_channels - 1 = {in_channels - 1}; got {list(found)}."
+        )
+    return found
+
+
+def take_channels(x: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """These channels of x [..., C]."""
+    first = channels[0]
+    if channels == tuple(range(first, first + len(channels))):
+        return x[..., first : first + len(channels)].contiguous()
+    return torch.stack([x[..., c] for c in channels], -1)

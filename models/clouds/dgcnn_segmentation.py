@@ -1,7 +1,7 @@
 """DGCNN for segmentation (Wang et al. 2019, sections 5.3 and 5.4): three EdgeConvs, and the whole cloud beside each point.
 
     scenes  x [B, N, 9] -> edge1 64, 64 -> edge2 64, 64 -> edge3 64      (each on the k nearest neighbours of its own
-            input; edge1's graph is that of the position in the room, the last three channels)
+            input; edge1's graph is that of the place in the room, the last three channels)
             [edge1 .. edge3] 192 -> embed 1024 -> max;   [max ; edge1 .. edge3] -> head 512, 256 -> classes
     parts   x [B, N, 3] -> input transform 3x3 -> the same EdgeConvs and embedding
             [max ; category 64 ; edge1 .. edge3] -> head 256, 256, 128 -> parts
@@ -12,13 +12,15 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dropfold.models.clouds.pointnet import transform
+from dropfold.models.clouds.dgcnn import COORDINATES, checked_channels, take_channels
+from dropfold.models.clouds.inputs import check_points
+from dropfold.models.clouds.pointnet import last_layer, transform
 from dropfold.models.layers.grouped import EdgeConv2
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, one_hot
 from dropfold.models.layers.noise import draw, place_noise
@@ -26,7 +28,8 @@ from dropfold.models.layers.plain import neighbours
 from dropfold.models.layers.unfused import HasPlainForm
 
 LAYERS = ("edge1", "edge2", "edge3", "pool")
-BLOCK = 9  # channels of a block of a scene: centred on the block, colour, position in the room
+BLOCK = 9  # channels of a block of a scene, as published: centred on the block, colour, place in the room
+PLACE = (6, 7, 8)  # of these the place
 
 
 class EdgeTransform(nn.Module):
@@ -35,7 +38,7 @@ class EdgeTransform(nn.Module):
     def __init__(self, in_channels: int, sync: bool = False) -> None:
         super().__init__()
         options: dict[str, Any] = {"negative_slope": 0.2, "sync": sync}
-        self.edge = EdgeConv2(in_channels, (64, 128), **options)
+        self.edge = EdgeConv2(in_channels, (64, 128), coordinates=True, **options)
         self.embed = LinearNormMax(128, 1024, **options)
         self.fc1 = LinearNormAct(1024, 512, **options)
         self.fc2 = LinearNormAct(512, 256, **options)
@@ -45,7 +48,7 @@ class EdgeTransform(nn.Module):
 
     def forward(self, x: Tensor, graph: Tensor, **clouds: Any) -> Tensor:
         x = self.embed(self.edge(x, graph, **clouds), **clouds)
-        return self.fc3(self.fc2(self.fc1(x))).view(-1, 3, 3)
+        return last_layer(self.fc3, self.fc2(self.fc1(x)), coordinates=True).view(-1, 3, 3)
 
 
 class DGCNNSegmentation(HasPlainForm):
@@ -53,8 +56,7 @@ class DGCNNSegmentation(HasPlainForm):
 
     Args:
         num_classes: outputs of a point.
-        in_channels: 9 for blocks of scenes: their last three channels make the first graph; otherwise 3 or more, of which
-            the first three do.
+        in_channels: 3, or more: the first three are coordinates.
         categories: None for scenes; for parts, how many categories there are, the category being an input.
         k: neighbours of a point, itself included; None: 20 for scenes and 40 for parts, as published.
         emb_dims: width of the embedding that is pooled.
@@ -62,6 +64,8 @@ class DGCNNSegmentation(HasPlainForm):
         noise: a Drop module for the recommended position, inside the max over points ("pool"), or a mapping of layer name
             (edge1, edge2, edge3: dropped points are left out of the max over neighbours; pool) to module.
         sync_batch_norm: BatchNorm statistics over all processes.
+        graph_channels: the channels whose distances make the first graph (and that of the input transform). None: as
+            published, the place in the room (6, 7, 8) for scenes of 9 channels, the coordinates (0, 1, 2) otherwise.
 
     Noise never moves a graph: neighbours are found in the layers' full output.
 
@@ -79,15 +83,20 @@ class DGCNNSegmentation(HasPlainForm):
         dropout: float = 0.5,
         noise: nn.Module | Mapping[str, nn.Module] | None = None,
         sync_batch_norm: bool = False,
+        graph_channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
+        if graph_channels is None:
+            graph_channels = PLACE if categories is None and in_channels == BLOCK else COORDINATES
+        self.graph_channels = checked_channels(graph_channels, in_channels)
         self.k = k if k is not None else 20 if categories is None else 40
         self.categories = categories
         options: dict[str, Any] = {"negative_slope": 0.2, "sync": sync_batch_norm}
         if categories is not None:
             self.input_transform = EdgeTransform(in_channels, sync_batch_norm)
             self.category = LinearNormAct(categories, 64, **options)
-        self.edge1 = EdgeConv2(in_channels, (64, 64), **options)
+        self.edge1 = EdgeConv2(in_channels, (64, 64), coordinates=True, **options)
         self.edge2 = EdgeConv2(64, (64, 64), **options)
         self.edge3 = EdgeConv(64, 64, **options)
         self.embed = LinearNormMax(192, emb_dims, **options)
@@ -109,15 +118,16 @@ class DGCNNSegmentation(HasPlainForm):
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         pos, of_category = x[..., :3], one_hot(category, self.categories, x)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
         if of_category is not None:
-            matrices = self.input_transform(x, self._graph(position(x), clouds), **clouds)
+            matrices = self.input_transform(x, self._graph(self._place(x), clouds), **clouds)
             moved = transform(pos, matrices, batch)
             x = torch.cat([moved, x[..., 3:]], -1) if x.shape[-1] > 3 else moved
         features: list[Tensor] = []
         for layer in ("edge1", "edge2", "edge3"):
-            graph = self._graph(x if features else position(x), clouds)
+            graph = self._graph(x if features else self._place(x), clouds)
             noise = draw(self.noise, layer, pos, x, batch, graph)
             x = self.get_submodule(layer)(x, graph, noise=noise, **clouds)
             features.append(x)
@@ -131,7 +141,6 @@ class DGCNNSegmentation(HasPlainForm):
     def _graph(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         return neighbours(x.contiguous(), self.k, self.fused, **clouds)
 
-
-def position(x: Tensor) -> Tensor:
-    """The channels of x [..., C] that make the first graph."""
-    return x[..., 6:] if x.shape[-1] == BLOCK else x[..., :3]
+    def _place(self, x: Tensor) -> Tensor:
+        """The channels of x [..., C] that make the first graph."""
+        return take_channels(x, self.graph_channels)

@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 NETWORKS: dict[str, Network] = {
-    "dgcnn": Network("DGCNN", DGCNN, DGCNNSegmentation, ("k", "emb_dims")),
+    "dgcnn": Network("DGCNN", DGCNN, DGCNNSegmentation, ("k", "emb_dims", "graph_channels")),
     "pointnet": Network("PointNet", PointNet, PointNetSegmentation, (), ("input_transform", "feature_transform")),
     "pointnet2": Network("PointNet++", PointNet2, PointNet2Segmentation, ("grouping", "radius")),
 }  # fmt: skip

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropfold.models.clouds.inputs import check_points
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax
 from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.plain import rounding_unless
 
 LAYERS = ("conv1", "conv2", "pool")
 
@@ -27,7 +29,7 @@ class TransformNet(nn.Module):
     def __init__(self, in_channels: int, k: int, sync: bool = False) -> None:
         super().__init__()
         self.k = k
-        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync)
+        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync, coordinates=k <= 3)
         self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
         self.conv3 = LinearNormMax(128, 1024, bias=True, sync=sync)
         self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync)
@@ -37,8 +39,15 @@ class TransformNet(nn.Module):
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         x = self.conv2(self.conv1(x))
         x = self.conv3(x, batch=batch, batch_size=batch_size)
-        x = self.fc3(self.fc2(self.fc1(x)))
+        x = last_layer(self.fc3, self.fc2(self.fc1(x)), coordinates=self.k <= 3)
         return x.view(-1, self.k, self.k) + torch.eye(self.k, dtype=x.dtype, device=x.device)
+
+
+def last_layer(linear: nn.Module, x: Tensor, coordinates: bool) -> Tensor:
+    """The last layer of a T-Net; a matrix that moves `coordinates` is not rounded under autocast."""
+    exact = coordinates and torch.is_autocast_enabled(x.device.type)
+    with rounding_unless(exact, x):
+        return linear(x.to(next(linear.parameters()).dtype) if exact else x)
 
 
 class Regularized(nn.Module):
@@ -91,9 +100,10 @@ class PointNet(Regularized):
         sync_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         sync = sync_batch_norm
         self.input_transform = TransformNet(in_channels, 3, sync) if input_transform else None
-        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync)
+        self.conv1 = LinearNormAct(in_channels, 64, bias=True, sync=sync, coordinates=True)
         self.feature_transform = TransformNet(64, 64, sync) if feature_transform else None
         self.conv2 = LinearNormAct(64, 128, bias=True, sync=sync)
         self.conv3 = LinearNormMax(128, 1024, bias=True, negative_slope=1.0, sync=sync)
@@ -103,6 +113,7 @@ class PointNet(Regularized):
         self.noise = place_noise(noise, LAYERS, "pool", "PointNet")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
         pos, x = x[..., :3], self._features(x, clouds)
         x = self.conv3(x, noise=draw(self.noise, "pool", pos, x, batch), **clouds)
@@ -113,6 +124,7 @@ class PointNet(Regularized):
     ) -> Tensor:
         """The points that a cloud's feature is made of: for each of its 1,024 channels the point with the largest value,
         int64 [B, 1024], counted within the cloud for dense x and a row number otherwise (Qi et al. 2017, section 4.3)."""
+        check_points(self, x, self.in_channels, batch)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
         return self.conv3(self._features(x, clouds), return_argmax=True, **clouds)[1]
 

@@ -23,6 +23,7 @@ from dropfold import kernels
 from dropfold.kernels import Noise
 from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.kernels.points import three_nn_interpolate
+from dropfold.models.clouds.inputs import check_points
 from dropfold.models.layers.grouped import GroupMLPMax
 from dropfold.models.layers.linear_norm import (
     LinearNorm,
@@ -90,16 +91,22 @@ class SetAbstraction(nn.Module):
     """One level: centres by farthest point sampling, and for each radius the perceptron's max over each ball, side by side.
 
     With `random_start` the first centre is drawn in training; otherwise it is the first point. One draw of noise serves all
-    scales.
+    scales. With `coordinates` the features are coordinates too, which autocast must not round.
     """
 
     def __init__(
-        self, in_channels: int, level: Level, sync: bool = False, random_start: bool = False
+        self,
+        in_channels: int,
+        level: Level,
+        sync: bool = False,
+        random_start: bool = False,
+        coordinates: bool = False,
     ) -> None:
         super().__init__()
         self.level, self.random_start = level, random_start
+        options: dict[str, Any] = {"bias": True, "sync": sync, "coordinates": coordinates}
         self.scales = nn.ModuleList(
-            GroupMLPMax(in_channels, scale.widths, bias=True, sync=sync) for scale in level.scales
+            GroupMLPMax(in_channels, scale.widths, **options) for scale in level.scales
         )
         self.out_channels = sum(scale.widths[-1] for scale in level.scales)
 
@@ -123,8 +130,9 @@ class SetAbstraction(nn.Module):
             )
             rows = points.features, pos.reshape(-1, 3), centres.reshape(-1, 3)
             found.append(mlp(*rows, groups, noise=noise, **clouds))
+        assert points.clouds is not None
         # Every cloud has as many centres: from here on clouds are dense.
-        return Points(centres.view(-1, m, 3), torch.cat(found, -1), None, points.clouds)
+        return Points(centres.view(points.clouds, m, 3), torch.cat(found, -1), None, points.clouds)
 
     def _start(self, points: Points) -> Tensor | None:
         if not (self.random_start and self.training):
@@ -145,19 +153,21 @@ class GlobalAbstraction(nn.Module):
         sizes = [3 + in_channels, *widths]
         *first, last = pairwise(sizes)
         options: dict[str, Any] = {"bias": True, "sync": sync}
-        self.layers = nn.ModuleList(LinearNormAct(*pair, **options) for pair in first)
-        self.layers.append(LinearNormMax(*last, **options))
+        self.layers = nn.ModuleList(
+            LinearNormAct(*pair, coordinates=i == 0, **options) for i, pair in enumerate(first)
+        )
+        self.layers.append(LinearNormMax(*last, coordinates=not first, **options))
         self.out_channels = sizes[-1]
 
     def forward(self, points: Points, noise: Noise | None = None) -> Tensor:
         """[B, C] of dense points."""
         x = points.pos.reshape(-1, 3)
         if points.features is not None:
-            x = torch.cat([x.to(points.features.dtype), points.features], -1)
+            x = torch.cat([x, points.features.to(x.dtype)], -1)
         *first, last = self.layers
         for layer in first:
             x = layer(x)
-        return last(x.view(*points.pos.shape[:2], -1), noise=noise)
+        return last(x.view(*points.pos.shape[:2], x.shape[-1]), noise=noise)
 
 
 class Interpolated(LinearNorm):
@@ -179,7 +189,7 @@ class Interpolated(LinearNorm):
             y = add_to_points(y, kernels.linear(g, of_cloud), points.batch)
         y = y.reshape(-1, y.shape[-1])
         if skip is not None:
-            y = linear(skip, of_skip).add_(y)
+            y = linear(skip, of_skip, coordinates=self.coordinates).add_(y)
         return kernels.norm_act(y, norm, **options)
 
     def plain(self, points: Points, below: Points, g: Tensor | None, **options: Any) -> Tensor:
@@ -194,7 +204,7 @@ class Interpolated(LinearNorm):
 def _carry(f: Tensor, points: Points, below: Points, interpolate: Callable[..., Tensor]) -> Tensor:
     """Rows f [S, C] of the points `below`, which are dense, at `points`, dense [B, N, C] or rows [M, C] as these are."""
     if points.pos.dim() == 3:
-        return interpolate(f.view(*below.pos.shape[:-1], -1), below.pos, points.pos)
+        return interpolate(f.view(*below.pos.shape[:-1], f.shape[-1]), below.pos, points.pos)
     clouds: dict[str, Any] = {}
     if points.batch is not None:
         of = torch.arange(len(below.pos), device=f.device).repeat_interleave(below.pos.shape[1])
@@ -209,16 +219,23 @@ class FeaturePropagation(nn.Module):
         in_channels: of [g ; skip ; f] together.
         widths: of the perceptron.
         carried: whether the level below has points to interpolate between; otherwise it is one feature g a cloud.
+        coordinates: whether the level's own features hold coordinates, which autocast must not round.
     """
 
     def __init__(
-        self, in_channels: int, widths: Sequence[int], carried: bool = True, sync: bool = False
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        carried: bool = True,
+        sync: bool = False,
+        coordinates: bool = False,
     ) -> None:
         super().__init__()
         sizes = [in_channels, *widths]
         first, *others = pairwise(sizes)
         options: dict[str, Any] = {"bias": True, "sync": sync}
-        self.layers = nn.ModuleList([(Interpolated if carried else LinearNormAct)(*first, **options)])
+        kind = Interpolated if carried else LinearNormAct
+        self.layers = nn.ModuleList([kind(*first, coordinates=coordinates, **options)])
         self.layers.extend(LinearNormAct(*pair, **options) for pair in others)
         self.out_channels = sizes[-1]
 
@@ -226,7 +243,8 @@ class FeaturePropagation(nn.Module):
         first, *others = self.layers
         if below is None:
             assert points.features is not None
-            x = first(points.features.view(*points.pos.shape[:2], -1), g).flatten(0, 1)
+            dense = points.features.view(*points.pos.shape[:2], points.features.shape[-1])
+            x = first(dense, g).flatten(0, 1)
         else:
             x = first(points, below, g)
         for layer in others:
@@ -267,9 +285,10 @@ class PointNet2(nn.Module):
         random_start: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         sync = sync_batch_norm
         first, second = levels(CLASSIFICATION, grouping, radius)
-        self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start)
+        self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start, coordinates=True)
         self.sa2 = SetAbstraction(self.sa1.out_channels, second, sync, random_start)
         self.sa3 = GlobalAbstraction(self.sa2.out_channels, sync=sync)
         self.fc1 = LinearNormAct(1024, 512, bias=True, sync=sync, dropout=dropout)
@@ -278,6 +297,7 @@ class PointNet2(nn.Module):
         self.noise = place_noise(noise, LAYERS, "pool", "PointNet2")
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         features = x[..., 3:] if x.shape[-1] > 3 else None
         points = Points.of(x[..., :3].contiguous(), features, batch, batch_size)
         points = self.sa1(points, draw_noise(self.noise, "sa1", points))
@@ -302,5 +322,5 @@ def draw_noise(noise: nn.ModuleDict, layer: str, points: Points) -> Noise | None
     """One draw of the noise at `layer`, for the points that its groups are made of."""
     features = points.pos
     if points.features is not None:
-        features = points.features.view(*points.pos.shape[:-1], -1)
+        features = points.features.view(*points.pos.shape[:-1], points.features.shape[-1])
     return draw(noise, layer, points.pos, features, points.batch)

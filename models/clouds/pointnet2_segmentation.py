@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dropfold.models.clouds.inputs import check_points
 from dropfold.models.clouds.pointnet2 import (
     CLASSIFICATION,
     FeaturePropagation,
@@ -92,12 +93,15 @@ class PointNet2Segmentation(nn.Module):
         random_start: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         sync, self.categories = sync_batch_norm, categories
         self.pool_is_global = categories is not None  # see `needs_reestimation`
         self.sa3: nn.Module
-        widths, down = [in_channels], []
+        widths = [in_channels]
+        down: list[SetAbstraction] = []
         for level in levels(SCENES if categories is None else PARTS, grouping, radius):
-            down.append(SetAbstraction(widths[-1], level, sync, random_start))
+            # The first level's features are the network's input.
+            down.append(SetAbstraction(widths[-1], level, sync, random_start, coordinates=not down))
             widths.append(down[-1].out_channels)
         if categories is None:
             self.sa1, self.sa2, self.sa3, self.sa4 = down
@@ -111,7 +115,9 @@ class PointNet2Segmentation(nn.Module):
             self.fp3 = FeaturePropagation(widths[2] + 1024, (256, 256), carried=False, sync=sync)
             self.fp2 = FeaturePropagation(widths[1] + 256, (256, 128), sync=sync)
             last = (128,) * (2 if grouping == "msg" else 3)
-            self.fp1 = FeaturePropagation(categories + 3 + in_channels + 128, last, sync=sync)
+            self.fp1 = FeaturePropagation(
+                categories + 3 + in_channels + 128, last, sync=sync, coordinates=True
+            )
         self.head = LinearNormAct(128, 128, bias=True, sync=sync, dropout=dropout)
         self.classes = nn.Linear(128, num_classes)
         layers = LAYERS["scenes" if categories is None else "parts"]
@@ -124,6 +130,7 @@ class PointNet2Segmentation(nn.Module):
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         of_category = one_hot(category, self.categories, x)
         p0 = Points.of(x[..., :3].contiguous(), x, batch, batch_size)
         p1 = self.sa1(p0, draw_noise(self.noise, "sa1", p0))
@@ -139,4 +146,5 @@ class PointNet2Segmentation(nn.Module):
             assert p0.features is not None
             own = torch.cat([p0.pos.reshape(-1, 3), p0.features], -1)
             points = self.fp1(p0._replace(features=own), p1, of_category)
-        return self.classes(self.head(points.features)).view(*x.shape[:-1], -1)
+        logits = self.classes(self.head(points.features))
+        return logits.view(*x.shape[:-1], logits.shape[-1])

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from dropfold import kernels
 from dropfold.kernels.backend.gemm import gram, mm
 from dropfold.kernels.norm.batch_norm.operation import sum_over_processes
+from dropfold.models.clouds.inputs import check_points
 from dropfold.models.clouds.pointnet import Regularized, TransformNet, transform
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax, add_to_points, one_hot
 from dropfold.models.layers.noise import draw, place_noise
@@ -59,10 +60,11 @@ class PointNetSegmentation(Regularized):
         sync_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         options: dict[str, Any] = {"bias": True, "sync": sync_batch_norm}
         self.categories = categories
         self.input_transform = TransformNet(in_channels, 3, sync_batch_norm)
-        self.conv1 = LinearNormAct(in_channels, 64, **options)
+        self.conv1 = LinearNormAct(in_channels, 64, coordinates=True, **options)
         self.conv2 = LinearNormAct(64, 128, **options)
         if categories is None:
             self.feature_transform = TransformNet(64, 64, sync_batch_norm)
@@ -88,6 +90,7 @@ class PointNetSegmentation(Regularized):
         batch: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
+        check_points(self, x, self.in_channels, batch)
         pos, of_category = x[..., :3], one_hot(category, self.categories, x)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
 

@@ -2,8 +2,8 @@
 
     dropfold convert model_1.t7 --out scenes.safetensors
 
-Which network a checkpoint is of, its widths and its classes are read off its weights. Files are read with
-`weights_only=True`: nothing in a checkpoint is executed.
+Which network a checkpoint is of, its widths and its classes are read off its weights, wherever a training script has put
+them (`WRAPPERS`, `PREFIXES`). Files are read with `weights_only=True`: nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -48,13 +48,34 @@ NUMBERS: list[Any] = [
     *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
 ]
 
+WRAPPERS = (
+    "model_state_dict",
+    "state_dict",
+    "model_state",
+    "model",
+    "network",
+    "net",
+)  # entries that hold the weights
+PREFIXES = ("module.", "model.", "network.", "net.")  # that all weights have, from training loops
+
+# A project, and what only the names of its weights look like.
+LOOKS: dict[str, str] = {
+    "dropfold itself, which needs no conversion": r".*\.(linear|norm)\.(weight|running_mean)",
+    "antao97/dgcnn.pytorch": r"(transform_net\.)?conv\d+\.0\.weight",
+    "yanx27/Pointnet_Pointnet2_pytorch": r"(feat\.|stn\.|fstn\.|convs\d|sa\d\.(mlp_convs|conv_blocks)).*",
+    "torch_geometric": r".*\.(nn|local_nn|global_nn)\.(lins\.)?\d+\..*",
+    "open-mmlab, OpenPoints or Pointcept": r"(encoder|backbone|decode_head|seg_head|cls_head)\..*",
+}
+
 
 def load_antao97(
     source: str | Path | Mapping[str, Tensor], k: int | None = None
 ) -> DGCNN | DGCNNSegmentation:
     """Our network with the weights of one of antao97/dgcnn.pytorch's (a .t7 file, or its state dict): `DGCNN` of DGCNN_cls,
-    `DGCNNSegmentation` of DGCNN_partseg and DGCNN_semseg_s3dis. k is not in the file; None: the published one."""
-    state = _state(source)
+    `DGCNNSegmentation` of DGCNN_partseg and DGCNN_semseg_s3dis. k is not in the file; None: the published one.
+
+    The first graph is theirs: of all channels, and in scenes of those from the seventh on, whatever their number."""
+    state = _state(source, "antao97/dgcnn.pytorch")
     if "transform_net.transform.weight" in state:
         state = _renamed(
             state, ANTAO97_PARTS, r"(transform_net\.bn[12]|bn\d+)\..*", "antao97's DGCNN_partseg"
@@ -63,19 +84,28 @@ def load_antao97(
         categories = state["category.linear.weight"].shape[1]
         emb_dims = len(state["embed.linear.weight"])
         return _loaded(
-            DGCNNSegmentation(len(state["classes.weight"]), channels, categories, k, emb_dims), state
+            DGCNNSegmentation(
+                *(len(state["classes.weight"]), channels, categories, k, emb_dims),
+                graph_channels=range(channels),
+            ),
+            state,
         )
     if "conv9.weight" in state:
         state = _renamed(state, ANTAO97_SCENES, r"bn\d\..*", "antao97's DGCNN_semseg_s3dis")
         channels = state["edge1.layers.0.linear.weight"].shape[1] // 2
         emb_dims = len(state["embed.linear.weight"])
         return _loaded(
-            DGCNNSegmentation(len(state["classes.weight"]), channels, k=k, emb_dims=emb_dims), state
+            DGCNNSegmentation(
+                *(len(state["classes.weight"]), channels, None, k, emb_dims),
+                graph_channels=range(6, channels),
+            ),
+            state,
         )
     state = _renamed(state, ANTAO97, r"conv\d\.1\..*", "antao97's DGCNN_cls")
     classes, emb_dims = state["fc3.weight"].shape[0], state["embed.linear.weight"].shape[0]
     channels = state["edge1.linear.weight"].shape[1] // 2
-    return _loaded(DGCNN(classes, channels, k=20 if k is None else k, emb_dims=emb_dims), state)
+    k = 20 if k is None else k
+    return _loaded(DGCNN(classes, channels, k, emb_dims, graph_channels=range(channels)), state)
 
 
 def load_yanx27(
@@ -88,7 +118,7 @@ def load_yanx27(
     Theirs return the logarithm of the softmax of our logits. Theirs begin farthest point sampling at a random point, in
     evaluation too; ours begin at the first (in training, at a random one with `random_start`).
     """
-    state = _state(source)
+    state = _state(source, "yanx27/Pointnet_Pointnet2_pytorch")
     if any(name.startswith("sa1.") for name in state):
         return _pointnet2(state)
     if "convs1.weight" in state:
@@ -145,7 +175,29 @@ def _loaded(model: Network, state: Mapping[str, Tensor]) -> Network:
 def load(source: str | Path | Mapping[str, Tensor], k: int | None = None) -> nn.Module:
     """`load_antao97` or `load_yanx27`, whichever the names of the weights are of."""
     state = _state(source)
-    return load_antao97(state, k) if "conv1.0.weight" in state else load_yanx27(state)
+    project = _project(state)
+    if project == "antao97/dgcnn.pytorch":
+        return load_antao97(state, k)
+    if project == "yanx27/Pointnet_Pointnet2_pytorch":
+        return load_yanx27(state)
+    raise ValueError(
+        _say_what_it_is(source, state, "antao97/dgcnn.pytorch or yanx27/Pointnet_Pointnet2_pytorch")
+    )
+
+
+def _project(state: Mapping[str, Tensor]) -> str | None:
+    """The project whose weights have such names; of several the one with most of them."""
+    counts = {name: sum(bool(re.fullmatch(look, key)) for key in state) for name, look in LOOKS.items()}
+    found = max(counts, key=lambda name: counts[name])
+    return found if counts[found] else None
+
+
+def _say_what_it_is(source: object, state: Mapping[str, Tensor], wanted: str) -> str:
+    name = source if isinstance(source, str | Path) else "the source"
+    first = ", ".join(list(state)[:3])
+    project = _project(state)
+    looks = "of no project that is known here" if project is None else f"of {project}"
+    return f"{name} holds no network of {wanted}: its weights ({first}, ...) have names {looks}."
 
 
 def from_pyg(conv: nn.Module) -> EdgeConv:
@@ -180,7 +232,8 @@ def from_pyg(conv: nn.Module) -> EdgeConv:
     return ours
 
 
-def _state(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _state(source: str | Path | Mapping[str, Tensor], project: str | None = None) -> dict[str, Tensor]:
+    """The weights in a file or a mapping, without what training scripts put around them; of `project` alone."""
     loaded: object = source
     if isinstance(source, str | Path):
         try:
@@ -190,13 +243,33 @@ def _state(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(
                 f"{source} holds more than tensors and numbers, and what else it holds is not read: {error}"
             ) from None
-    if isinstance(loaded, Mapping) and "model_state_dict" in loaded:
-        loaded = loaded["model_state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(
-            f"{source if isinstance(source, str | Path) else 'the source'} holds no state dict of tensors."
+    while isinstance(loaded, Mapping):
+        inside = [name for name in WRAPPERS if isinstance(loaded.get(name), Mapping)]
+        if not inside:
+            break
+        loaded = loaded[inside[0]]
+    if (
+        not isinstance(loaded, Mapping)
+        or not loaded
+        or not all(isinstance(value, Tensor) for value in loaded.values())
+    ):
+        name = source if isinstance(source, str | Path) else "the source"
+        held = (
+            f"; it holds {', '.join(map(str, loaded))}"[:200]
+            if isinstance(loaded, Mapping) and loaded
+            else ""
         )
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
+        raise ValueError(
+            f"{name} holds no state dict of tensors, neither itself nor in {', '.join(WRAPPERS)}{held}."
+        )
+    state: dict[str, Tensor] = {
+        str(name).replace("_orig_mod.", "").removeprefix("module."): value for name, value in loaded.items()
+    }
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if project is not None and _project(state) not in (project, None):
+        raise ValueError(_say_what_it_is(source, state, project))
+    return state
 
 
 def _renamed(

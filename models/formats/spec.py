@@ -38,8 +38,8 @@ class FormatSpec:
     """BT: terms of the sum."""
     leaves: Literal["paired", "split", "interleaved"] = "paired"
     """HT: the layout of the leaves."""
-    paired: bool = True
-    """CP and Tucker: factors on pairs of modes, or on each mode alone."""
+    paired: bool | None = None
+    """CP and Tucker: factors on pairs of modes, or on each mode alone. Left out: CP's on each mode, Tucker's on pairs."""
 
     def __post_init__(self) -> None:
         for name in ("in_modes", "out_modes", "ranks"):
@@ -93,6 +93,8 @@ class FormatSpec:
             return {"blocks": self.blocks, "left": max(1, len(self.in_modes) // 2) if mega else None}
         if self.format == "ht":
             return {"leaves": self.leaves}
+        if self.paired is None:  # the format's own default
+            return {}
         return {"paired": self.paired} if self.format in ("cp", "tucker") else {}
 
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import BatchNorm, Groups, Noise
+from dropfold.kernels.backend.gemm import COORDINATES
 from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.norm.plain import pad_segments
 from dropfold.kernels.points.clouds import check_neighbours, dense_ptr, global_idx, to_rows
 from dropfold.kernels.points.groups import neighbourhoods
 from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, edges, linear
 from dropfold.models.layers.matrix import Affine
+from dropfold.models.layers.plain import rounding_unless
 from dropfold.models.layers.pools import MaxPool
 from dropfold.models.layers.unfused import HasPlainForm
 
@@ -30,14 +32,26 @@ class _SharedPerceptron(HasPlainForm):
     """The layers, and their application to the members of groups."""
 
     def __init__(
-        self, in_channels: int, widths: Sequence[int], bias: bool, negative_slope: float, sync: bool
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        bias: bool,
+        negative_slope: float,
+        sync: bool,
+        coordinates: bool,
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be those of one layer or more; got {list(widths)}.")
         self.layers = nn.ModuleList(
-            LinearNormAct(*sizes, bias=bias, negative_slope=negative_slope, sync=sync)
-            for sizes in pairwise([in_channels, *widths])
+            LinearNormAct(
+                *sizes,
+                bias=bias,
+                negative_slope=negative_slope,
+                sync=sync,
+                coordinates=coordinates and i == 0,
+            )
+            for i, sizes in enumerate(pairwise([in_channels, *widths]))
         )
         self.pool = MaxPool()
 
@@ -75,12 +89,15 @@ class _SharedPerceptron(HasPlainForm):
             norms, biases = [None, *norms], [None, *biases]
         else:
             weights = weights[1:]
-        pooled = kernels.group_mlp_max(
-            *(q, p, groups, weights, norms, biases),
-            negative_slope=self.negative_slope,
-            noise=noise,
-            **clouds,
-        )
+        # With a single layer q and p are what the first matrix is applied to, coordinates perhaps.
+        coordinates = layers[0].coordinates or layers[0].in_channels <= 2 * COORDINATES
+        with rounding_unless(len(layers) == 1 and coordinates, q):
+            pooled = kernels.group_mlp_max(
+                *(q, p, groups, weights, norms, biases),
+                negative_slope=self.negative_slope,
+                noise=noise,
+                **clouds,
+            )
         return cast(Tensor, pooled)  # without its argmax
 
 
@@ -95,6 +112,7 @@ class GroupMLPMax(_SharedPerceptron):
         widths: of the layers; `layers.0.linear.weight` is [widths[0], 3 + in_channels] on [p_j - c_g ; x_j].
         negative_slope: of the LeakyReLU after each layer (0: ReLU); not negative.
         sync: BatchNorm statistics over all processes.
+        coordinates: whether the features are coordinates too, which autocast must not round.
     """
 
     def __init__(
@@ -105,8 +123,9 @@ class GroupMLPMax(_SharedPerceptron):
         bias: bool = True,
         negative_slope: float = 0.0,
         sync: bool = False,
+        coordinates: bool = False,
     ) -> None:
-        super().__init__(3 + in_channels, widths, bias, negative_slope, sync)
+        super().__init__(3 + in_channels, widths, bias, negative_slope, sync, coordinates or len(widths) == 1)
 
     def forward(
         self,
@@ -143,7 +162,7 @@ class GroupMLPMax(_SharedPerceptron):
             with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded
                 q, p = pos @ of_pos.T, -centres @ of_pos.T
             if features is not None:
-                q = q + linear(features, of_features)
+                q = q + linear(features, of_features, coordinates=self._layers()[0].coordinates)
         return self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
 
     def _plain(
@@ -190,8 +209,9 @@ class EdgeConv2(_SharedPerceptron):
         bias: bool = False,
         negative_slope: float = 0.2,
         sync: bool = False,
+        coordinates: bool = False,
     ) -> None:
-        super().__init__(2 * in_channels, widths, bias, negative_slope, sync)
+        super().__init__(2 * in_channels, widths, bias, negative_slope, sync, coordinates)
 
     def forward(
         self,
@@ -214,10 +234,11 @@ class EdgeConv2(_SharedPerceptron):
             p = torch.cat([-rows, rows], 1)
         else:
             near, central = first.weight[:, :channels], first.weight[:, channels:]
-            q, p = linear(rows, near), linear(rows, central - near)
+            exact = self._layers()[0].coordinates
+            q, p = (linear(rows, of, coordinates=exact) for of in (near, central - near))
         batch_size = x.shape[0] if x.dim() == 3 else batch_size
         out = self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     def _plain(
         self, x: Tensor, idx: Tensor, noise: Noise | None, batch: Tensor | None, batch_size: int | None
@@ -226,4 +247,4 @@ class EdgeConv2(_SharedPerceptron):
         idx = global_idx(idx)
         z = self._activated(edges(rows, idx), rows.shape[1])
         kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
-        return self.pool(z, kept).view(*x.shape[:-1], -1)
+        return self.pool(z, kept).view(*x.shape[:-1], z.shape[-1])

@@ -25,16 +25,18 @@ from dropfold.models.layers.plain import (
     activation,
     call_linear,
     call_norm,
+    rounding_unless,
     slope_of,
 )
 from dropfold.models.layers.pools import Clouds, MaxMeanPool, MaxPool, masked_max
 from dropfold.models.layers.unfused import HasPlainForm
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`dropfold.kernels.linear` of features or of coordinates, which autocast must not round: bfloat16 has three digits."""
-    features = x.shape[-1] > COORDINATES
-    with torch.autocast(x.device.type, enabled=features and torch.is_autocast_enabled(x.device.type)):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, coordinates: bool = False) -> Tensor:
+    """`dropfold.kernels.linear` of features or of `coordinates` (few channels count as such), which autocast must not round:
+    bfloat16 has three digits."""
+    features = weight.shape[1] > COORDINATES and not coordinates
+    with rounding_unless(not features, x):
         return kernels.linear(x, weight, bias)
 
 
@@ -42,6 +44,7 @@ class LinearNorm(HasPlainForm):
     """What the layers share: `linear`, `norm` and `activation`; each layer has a fused form, `operation`, and a `plain` one.
 
     `operation` gets the inputs and the BatchNorm; both get batch, batch_size and noise, and a layer's own options.
+    With `coordinates` the input holds coordinates, which autocast must not round. Few channels always count as such.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class LinearNorm(HasPlainForm):
         bias: bool = False,
         negative_slope: float = 0.0,
         sync: bool = False,
+        coordinates: bool = False,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
+        self.in_channels, self.coordinates = in_channels, coordinates
         self.linear: nn.Module = nn.Linear(in_channels, out_channels, bias=bias)
         self.norm = nn.BatchNorm1d(out_channels)
         self.activation = activation(negative_slope)
@@ -92,13 +96,17 @@ class LinearNorm(HasPlainForm):
 
     def activated(self, x: Tensor, channels: int | None = None) -> Tensor:
         """The plain linear map, BatchNorm and activation of x [..., C_in], made of coordinates if of few `channels`."""
-        return self.activation(call_norm(self.norm, call_linear(self.linear, x, channels), self.sync))
+        return self.activation(call_norm(self.norm, self._called(x, channels), self.sync))
 
     def _linear(self, x: Tensor) -> Tensor:
         """The linear map, in the cheaper way."""
         if is_nn_linear(self.linear) or product_is_cheaper(self.linear, x.numel() // x.shape[-1]):
-            return linear(x, *self.matrix())
-        return call_linear(self.linear, x)
+            return linear(x, *self.matrix(), coordinates=self.coordinates)
+        return self._called(x)
+
+    def _called(self, x: Tensor, channels: int | None = None) -> Tensor:
+        """`linear`, called as a module on x, which is made of so many `channels`."""
+        return call_linear(self.linear, x, channels, coordinates=self.coordinates)
 
     def _last_matrix(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`(x', weight, bias)` with linear(x) = x' weight^T + bias.
@@ -108,7 +116,7 @@ class LinearNorm(HasPlainForm):
         if product_is_cheaper(self.linear, x.numel() // x.shape[-1]) is False:
             chain, channels = list(self.linear.children()), x.shape[-1]
             for part in chain[:-1]:
-                x = call_linear(part, x, channels)
+                x = call_linear(part, x, channels, coordinates=self.coordinates)
             return x, *matrix_of(chain[-1], x.shape[-1])
         return x, *self.matrix()
 
@@ -175,7 +183,9 @@ class LinearNormAct(LinearNorm):
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
         weight, bias = self.matrix()
         of_cloud, of_point = weight.split([g.shape[-1], x.shape[-1]], 1)
-        return add_to_points(linear(x, of_point), kernels.linear(g, of_cloud, bias), batch)
+        return add_to_points(
+            linear(x, of_point, coordinates=self.coordinates), kernels.linear(g, of_cloud, bias), batch
+        )
 
 
 class LinearNormMax(LinearNorm):
@@ -190,8 +200,9 @@ class LinearNormMax(LinearNorm):
         self.pool: nn.Module = MaxPool()
 
     def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Any:
-        x, weight, bias = self._last_matrix(x)
-        return kernels.linear_norm_max(x, weight, bias, norm, **options)
+        with rounding_unless(self.coordinates, x):
+            x, weight, bias = self._last_matrix(x)
+            return kernels.linear_norm_max(x, weight, bias, norm, **options)
 
     def plain(self, x: Tensor, **options: Any) -> Any:
         return self.pooled(x, **options)[0]
@@ -207,7 +218,7 @@ class LinearNormMax(LinearNorm):
     ) -> tuple[Any, Tensor]:
         """The plain form, and the activations [..., C_out] that it pools."""
         clouds = Clouds(x, batch, batch_size)
-        y = call_norm(self.norm, call_linear(self.linear, x), self.sync)
+        y = call_norm(self.norm, self._called(x), self.sync)
         z = self.activation(y)
         rows = z.reshape(-1, z.shape[-1])
         mask = clouds.mask(noise, rows.shape[1])
@@ -230,8 +241,9 @@ class LinearNormPool(LinearNormMax):
         self.pool = MaxMeanPool()
 
     def operation(self, x: Tensor, norm: BatchNorm, **options: Any) -> Any:
-        x, weight, bias = self._last_matrix(x)
-        return kernels.linear_norm_pool(x, weight, bias, norm, **options)
+        with rounding_unless(self.coordinates, x):
+            x, weight, bias = self._last_matrix(x)
+            return kernels.linear_norm_pool(x, weight, bias, norm, **options)
 
 
 class EdgeConv(LinearNorm):
@@ -248,12 +260,15 @@ class EdgeConv(LinearNorm):
         bias: bool = False,
         negative_slope: float = 0.2,
         sync: bool = False,
+        coordinates: bool = False,
     ) -> None:
-        super().__init__(2 * in_channels, out_channels, bias=bias, negative_slope=negative_slope, sync=sync)
+        options: dict[str, Any] = {"negative_slope": negative_slope, "sync": sync, "coordinates": coordinates}
+        super().__init__(2 * in_channels, out_channels, bias=bias, **options)
         self.pool = MaxPool()
 
     def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Any:
-        return kernels.edge_conv(x, idx, *self.matrix(), norm, **options)
+        with rounding_unless(self.coordinates, x):
+            return kernels.edge_conv(x, idx, *self.matrix(), norm, **options)
 
     def plain(
         self, x: Tensor, idx: Tensor, *, batch: Tensor | None, batch_size: int | None, noise: Noise | None
@@ -263,7 +278,7 @@ class EdgeConv(LinearNorm):
         idx = global_idx(idx)
         z = self.activated(edges(rows, idx), rows.shape[1])
         kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
-        return self.pool(z, kept).view(*x.shape[:-1], -1)
+        return self.pool(z, kept).view(*x.shape[:-1], z.shape[-1])
 
 
 def edges(rows: Tensor, idx: Tensor) -> Tensor:
@@ -302,6 +317,7 @@ def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Te
         raise ValueError(f"category must be int64 [B], one number a cloud; got {describe(category)}.")
     if (
         category.is_cpu
+        and not torch.compiler.is_compiling()
         and category.numel()
         and not 0 <= int(category.min()) <= int(category.max()) < categories
     ):

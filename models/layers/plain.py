@@ -6,6 +6,7 @@ The modules have no parameters, so they add nothing to a state dict. See `dropfo
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,13 +22,19 @@ from dropfold.kernels.points import knn
 from dropfold.kernels.points.clouds import to_rows
 
 
-def call_linear(module: nn.Module, x: Tensor, channels: int | None = None, **options: Any) -> Tensor:
-    """`module(x)`. Autocast rounds no coordinates: it is off where x, or what x was made of, has few `channels`."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and (channels or x.shape[-1]) <= COORDINATES:
-        with torch.autocast(device, enabled=False):
-            return module(x, **options)
-    return module(x, **options)
+def rounding_unless(coordinates: bool, x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast as it is for features x, and off for `coordinates`, which it must not round."""
+    if coordinates and torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def call_linear(
+    module: nn.Module, x: Tensor, channels: int | None = None, coordinates: bool = False
+) -> Tensor:
+    """`module(x)`. Autocast is off for `coordinates`, and where x, or what x was made of, has few `channels`."""
+    with rounding_unless(coordinates or (channels or x.shape[-1]) <= COORDINATES, x):
+        return module(x)
 
 
 def call_norm(norm: nn.Module, y: Tensor, sync: bool) -> Tensor:

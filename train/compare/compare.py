@@ -25,7 +25,7 @@ import tyro
 from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, stated_checksum
 from dropfold.data_scripts.work.errors import in_a_sentence
-from dropfold.data_scripts.work.processes import cores, end_with_parent, hold_folder
+from dropfold.data_scripts.work.processes import cores, end_with_parent, hold_folder, start_deaf
 from dropfold.train.compare import outcomes, robustness, summed, table
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
 from dropfold.train.compare.results import write_results
@@ -144,7 +144,8 @@ def run_in_process(config: Config, corrupt_split: str | None, threads: int) -> d
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, config, corrupt_split, threads), daemon=True)
-    process.start()
+    with start_deaf():
+        process.start()
     sender.close()
     try:
         return receiver.recv()

@@ -146,7 +146,7 @@ def formats(
         "TT": {"format": "tt", "ranks": (4,)},
         "TR": {"format": "tr", "ranks": (5,)},
         "BT": {"format": "bt", "ranks": (4,), "blocks": 2},
-        "CP": {"format": "cp", "ranks": (5,)},
+        "CP": {"format": "cp", "ranks": (5,), "paired": True},
         "HT": {"format": "ht", "ranks": (5,)},
     }
     variants = {}

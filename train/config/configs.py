@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from dropfold.models.clouds.networks import NetworkName
 from dropfold.models.formats import FormatSpec
-from dropfold.train.config.channels import Channels
+from dropfold.train.config.channels import Channels, Graph
 
 
 @dataclass
@@ -197,6 +197,9 @@ class BlockConfig(PointConfig):
     points: int = 4096
     colour: bool = True
     """Feed colours, three of nine channels."""
+    graph: Graph = "place"
+    """DGCNN: a point's first neighbours are the nearest by the place in the room, as published, or by the coordinates
+    in the block (pos)."""
     class_weights: bool = False
     """Weigh each class by (most points of a class / its points)^(1/3) in the loss, counted over the training split."""
     block: float = 1.0

@@ -94,7 +94,7 @@ def check_signature(signature: Signature) -> None:
         )
     if (channels := signature.channels) is None:
         return
-    if any(count < 0 for count in vars(channels).values()):
+    if any(count < 0 for count in channels.counts.values()):
         raise ValueError(f"channels must be counts of at least 0; got {channels}.")
     if signature.shape and signature.shape[-1] != channels.total:
         raise ValueError(

@@ -15,4 +15,4 @@ def channels_of(config: PointConfig) -> Channels:
         return Channels(normal=3 * config.normals, shape=CHANNELS * config.local_shape)
     assert isinstance(config, BlockConfig)
     shape = isinstance(config, SceneConfig) and config.local_shape
-    return Channels(colour=3 * config.colour, place=3, shape=CHANNELS * shape)
+    return Channels(colour=3 * config.colour, place=3, shape=CHANNELS * shape, graph=config.graph)

@@ -5,11 +5,17 @@ The values themselves are in their ranges already (`dropfold.train.config.ranges
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, PointConfig
+from torch import nn
+
+from dropfold.models.layers.tensor_linear import Mega
+from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, PointConfig, VideoConfig
 from dropfold.train.data.splits import Data
 from dropfold.train.tasks.registry import task_of
+
+IDLE_SHARE = 0.15  # of the rows of a grid that no number of a frame and no hidden unit uses, without a word
 
 
 def check(config: Config, data: Data[Any], processes: int = 1) -> None:
@@ -51,9 +57,60 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
         )
     if (count := task.samples(data.train, config)) < config.batch_size:
         raise ValueError(
-            f"{config.data} has {count} training {task.SAMPLES}, less than one batch of {config.batch_size}."
+            f"{config.data} has {count} training {task.SAMPLES}, less than one batch of {config.batch_size}; "
+            f"{_smaller_batch(count, config, processes)}."
         )
+    if isinstance(config, VideoConfig):
+        _check_frames(config, data.signature.shape)
     if not len(data.test):
         raise ValueError(f"{config.data} has no test {task.NOUN}, and a run ends with their scores.")
     if data.signature.multi_label and config.label_smoothing:
         raise ValueError(f"{config.data} has several labels a sample; label_smoothing must be 0 there.")
+
+
+def _smaller_batch(count: int, config: Config, processes: int) -> str:
+    """What to do about fewer samples than a batch has."""
+    least = 2 * processes if isinstance(config, CloudConfig) else processes
+    fitting = count // processes * processes
+    if fitting < least:
+        return f"give at least {least} to train on"
+    return f"give --batch-size {fitting}{' or less' * (fitting > least)}, or more {task_of(config).SAMPLES}"
+
+
+def _check_frames(config: VideoConfig, shape: tuple[int, ...]) -> None:
+    """Refuse frames of another size than the input format's modes multiply to."""
+    size, product = math.prod(shape[1:]), math.prod(config.ih.in_modes)
+    if config.ih.format != "dense" and product != size:
+        raise ValueError(
+            f"the frames of {config.data} are {_frame_words(shape)}, and --ih.in-modes {_shown(config.ih.in_modes)} "
+            f"multiply to {product:,}. Give factors of {size:,}, or make the data set anew with frames of that size."
+        )
+
+
+def note_grid(network: nn.Module, config: Config, shape: tuple[int, ...]) -> str | None:
+    """A note on frames that are of another size than the grid of a mega matrix was made for; None if they fit."""
+    if not isinstance(config, VideoConfig) or config.mega.format == "dense":
+        return None
+    mega: Any = next(module for module in network.modules() if isinstance(module, Mega))
+    (_, rows, _), (_, columns, _) = mega.weight.kron_shapes()
+    row = shape[2] * shape[3]  # of a frame
+    idle, apart = rows - mega.x_rows - mega.h_rows, columns % row and row % columns
+    if not apart and idle <= IDLE_SHARE * rows:
+        return None
+    modes = f"--mega.in-modes {_shown(config.mega.in_modes)}"
+    needed = math.ceil(math.prod(shape[1:]) / row) + mega.hidden_size // math.gcd(mega.hidden_size, row)
+    return (
+        f"note: {modes} make a grid of {rows} rows of {columns}, which is not of these frames, {_frame_words(shape)}: they "
+        f"fill {mega.x_rows} of its rows and the hidden state {mega.h_rows}, and {idle} learn nothing"
+        f"{f'; a row of the grid is no row of a frame ({row} numbers)' if apart else ''}. Modes whose last ones multiply to "
+        f"{row} and whose first ones to at least {needed} fit."
+    )
+
+
+def _frame_words(shape: tuple[int, ...]) -> str:
+    _, height, width, channels = shape
+    return f"{height} x {width} x {channels} = {height * width * channels:,} numbers"
+
+
+def _shown(modes: tuple[int, ...]) -> str:
+    return " ".join(map(str, modes))

@@ -28,7 +28,7 @@ from dropfold.train.config.configs import Config
 from dropfold.train.config.ranges import check_options
 from dropfold.train.data.splits import Data, Samples, generator
 from dropfold.train.engine import memory
-from dropfold.train.engine.check import check
+from dropfold.train.engine.check import check, note_grid
 from dropfold.train.engine.display import Display
 from dropfold.train.engine.log import Tracker
 from dropfold.train.engine.method import Method, owns_step
@@ -242,6 +242,8 @@ class Run:
             f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
             f"{self.task.NOUN} to train, validate and test; {escape(str(self.folder))}"
         )
+        if note := note_grid(self.network, config, data.signature.shape):
+            self.console.print(note, markup=False, soft_wrap=True)
 
     def _note(self, row: dict[str, Any]) -> str:
         select = self.config.select

@@ -13,14 +13,19 @@ compared. Scenes have z upwards; colours are 0 .. 255.
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from dropfold.data_scripts.readers.columns import Layout, parse_layout
 from dropfold.data_scripts.readers.scene_file import Unit
+from dropfold.data_scripts.work.ending import find_sentence
 
 if TYPE_CHECKING:
     from dropfold.train.tasks.trained import Trained
@@ -55,49 +60,130 @@ class Options:
 
 
 def main(options: Options) -> None:
+    if not options.files:
+        print(f"error: no file to predict; usage: dropfold predict {options.run} FILE...", file=sys.stderr)
+        raise SystemExit(2)
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
     layout = parse_layout(options.columns, options.drop_nan)
-    from dropfold.train.scoring.logits import predict
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
 
     trained = Trained.of(options.run)
-    network, config, signature = trained.network, trained.config, trained.signature
-    task = CLASSIFYING.get(config.task)
-    if task is None:
-        return label(options, trained, layout)
+    if trained.config.task in CLASSIFYING:
+        predict_all(options, classify_each(options, trained, layout), "predicting")
+    else:
+        predict_all(options, label_each(options, trained, layout))
+
+
+def predict_all(
+    options: Options, predict_one: Callable[[int], tuple[dict[str, Any], str]], bar: str = ""
+) -> None:
+    """Print what is predicted of each file as soon as it is known: `predict_one(i)` gives it as JSON and in words. A file
+    that cannot be read stops no other; the program then ends with status 1. bar: the text of a progress bar, shown where the
+    rows are not seen; of work that has a bar for each file, none."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    files, failed, done = options.files, 0, 0
+    console = Console(stderr=True)
+    shown = bar and len(files) > 1 and console.is_terminal and not (sys.stdout and sys.stdout.isatty())
+    progress = Progress(console=console, redirect_stdout=False, transient=True, disable=not shown)
+    try:
+        with Printed(options.json) as printed, progress:
+            for i, file in enumerate(progress.track(files, description=bar)):
+                try:
+                    if file.is_dir():
+                        raise IsADirectoryError(f"{file} is a folder; give the files in it: {file / '*'}")
+                    printed.add(*predict_one(i))
+                except BrokenPipeError:
+                    raise
+                except Exception as error:
+                    failed += 1
+                    say_fault(error, file)
+                done += 1
+    except KeyboardInterrupt as stop:
+        left = f", and nothing of {files[done]} was written" if done < len(files) else ""
+        stop.add_note(f"{done} of {len(files)} files are done{left}")
+        raise
+    if failed:
+        raise SystemExit(
+            1
+            if len(files) == 1
+            else f"error: {failed} of {len(files)} files could not be predicted, see above."
+        )
+
+
+def say_fault(error: Exception, file: Path) -> None:
+    """Print what is wrong with a file, after the traceback if it is a bug."""
+    said = find_sentence(error)
+    if said is None:
+        traceback.print_exception(error)
+        said = f"{file} cannot be predicted, by a fault of dropfold or of a library ({type(error).__name__}: {error})"
+    print(f"error: {said}", file=sys.stderr, flush=True)
+
+
+class Printed:
+    """Rows on standard output, each at once: lines of words, or the entries of one list of JSON, which ends in any case."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json, self.count = as_json, 0
+
+    def __enter__(self) -> Printed:
+        return self
+
+    def add(self, row: dict[str, Any], words: str) -> None:
+        """Print a row."""
+        if self.as_json:
+            print(
+                "," if self.count else "[",
+                textwrap.indent(json.dumps(row, indent=2), "  "),
+                sep="\n",
+                end="",
+                flush=True,
+            )
+        else:
+            print(words, flush=True)
+        self.count += 1
+
+    def __exit__(self, *error: object) -> None:
+        if self.as_json:
+            print("\n]" if self.count else "[]", flush=True)
+
+
+def classify_each(
+    options: Options, trained: Trained, layout: Layout
+) -> Callable[[int], tuple[dict[str, Any], str]]:
+    """The function that predicts the class of the i-th file."""
+    from dropfold.train.scoring.logits import predict
+    from dropfold.train.tasks.registry import CLASSIFYING
+
     if options.out is not None:
         raise ValueError(f"--out is for runs that label points, and {options.run} names classes.")
-    names, rows, errors = signature.class_names, [], []
-    for file in options.files:
-        try:
-            inputs = task.read(file, config, signature, options.votes or 8, layout)
-        except (ValueError, OSError) as error:
-            errors.append(str(error))
-            continue
-        logits = predict(network, inputs)
+    task, config, signature, network = (
+        CLASSIFYING[trained.config.task],
+        trained.config,
+        trained.signature,
+        trained.network,
+    )
+    names = signature.class_names
+
+    def classify(i: int) -> tuple[dict[str, Any], str]:
+        file = options.files[i]
+        logits = predict(network, task.read(file, config, signature, options.votes or 8, layout))
         probabilities = (logits.sigmoid() if signature.multi_label else logits.softmax(1)).mean(0)
         order = probabilities.argsort(descending=True).tolist()
-        rows.append(
-            {
-                "file": str(file),
-                "class": names[order[0]],
-                "probabilities": {names[c]: round(float(probabilities[c]), 4) for c in order},
-            }
-        )
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        for row in rows:
-            likely = list(row["probabilities"].items())[: options.top]
-            print(f"{row['file']}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in likely))
-    if errors:
-        raise SystemExit("\n".join(f"error: {error}" for error in errors))
+        likely = {names[c]: round(float(probabilities[c]), 4) for c in order}
+        shown = ", ".join(f"{name} {100 * p:.1f} %" for name, p in list(likely.items())[: options.top])
+        return {"file": str(file), "class": names[order[0]], "probabilities": likely}, f"{file}: {shown}"
+
+    return classify
 
 
-def label(options: Options, trained: Trained, layout: Layout) -> None:
-    """Label the points of the files."""
+def label_each(
+    options: Options, trained: Trained, layout: Layout
+) -> Callable[[int], tuple[dict[str, Any], str]]:
+    """The function that labels the points of the i-th file."""
     from dropfold.train.predict.labelling import in_words, label_file, output_path
 
     if options.out is not None and len(options.files) > 1:
@@ -108,24 +194,15 @@ def label(options: Options, trained: Trained, layout: Layout) -> None:
             raise ValueError(
                 f"{file} and another file would both be labelled in {out}; label them one by one, with --out."
             )
-    rows, errors = [], []
-    for file, out in zip(options.files, targets):
-        try:
-            rows.append(
-                label_file(
-                    *(trained, file, out),
-                    votes=options.votes,
-                    category=options.category,
-                    unit=options.unit,
-                    layout=layout,
-                )
-            )
-        except (ValueError, OSError) as error:
-            errors.append(str(error))
-        except KeyboardInterrupt as stop:
-            stop.add_note(f"nothing of {file} was written")
-            raise
-    if rows or options.json:
-        print(json.dumps(rows, indent=2) if options.json else "\n".join(map(in_words, rows)))
-    if errors:
-        raise SystemExit("\n".join(f"error: {error}" for error in errors))
+
+    def label(i: int) -> tuple[dict[str, Any], str]:
+        row = label_file(
+            *(trained, options.files[i], targets[i]),
+            votes=options.votes,
+            category=options.category,
+            unit=options.unit,
+            layout=layout,
+        )
+        return row, in_words(row)
+
+    return label

@@ -15,7 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.atomic import write_bytes as write
 from dropfold.train.config import ranges
-from dropfold.train.config.configs import CONFIGS, Config, PointConfig, Signature
+from dropfold.train.config.channels import Graph, graph_before_it_was_said
+from dropfold.train.config.configs import CONFIGS, BlockConfig, Config, PointConfig, Signature
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.data.input_channels import channels_of
 from dropfold.train.storage import sealed
@@ -40,6 +41,8 @@ BEST, WEIGHTS, PREDICTIONS, REPORT = (
     "report.html",
 )
 FILES = (CONFIG, CHECKPOINT, METRICS, SUMMARY, BEST, WEIGHTS, PREDICTIONS, REPORT)
+
+_said: set[Path] = set()  # runs of which a line was printed
 
 
 def tidy(folder: Path) -> None:
@@ -212,6 +215,10 @@ def read_config(values: dict[str, Any], path: Path) -> tuple[Config, Signature]:
         own = {field.name for field in fields(Signature)}
         signature = ranges.read(Signature, {key: value for key, value in values.items() if key in own})
         config = ranges.read(kind, {key: value for key, value in values.items() if key not in own | {"task"}})
+        if isinstance(config, BlockConfig) and "graph" not in values:
+            config.graph = _graph_of_old_run(path.parent, config)
+            if signature.channels is not None:
+                signature.channels = replace(signature.channels, graph=config.graph)
         # Runs made before channels were saved: their config says which they had.
         if signature.channels is None and isinstance(config, PointConfig):
             signature.channels = channels_of(config)
@@ -254,6 +261,19 @@ def check_config(run: Path, state: Mapping[str, Any], config: Config, signature:
     kept = read_config(json.loads(state["config"]), run / CHECKPOINT)
     if kept != (config, signature):
         raise DamagedError(_edited(run, config_values(config, signature)))
+
+
+def _graph_of_old_run(run: Path, config: BlockConfig) -> Graph:
+    """What made the graph of a run whose config does not say it, and a line where it is no longer what new runs take."""
+    graph = graph_before_it_was_said(channels_of(config))
+    if config.network == "dgcnn" and graph != BlockConfig.graph and run not in _said:
+        _said.add(run)
+        print(
+            f"note: {run} does not say which channels make its graph: it was trained with {graph}, and keeps it; new runs "
+            f"take {BlockConfig.graph}.",
+            file=sys.stderr,
+        )
+    return graph
 
 
 def same_data(run: Path, config: Config, checksum: str) -> None:

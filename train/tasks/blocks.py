@@ -18,8 +18,9 @@ from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import BlockConfig, Signature
 from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
-from dropfold.train.data.splits import Batch, Data, by_protocol, located, parts
+from dropfold.train.data.splits import Batch, Data, by_protocol, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions
@@ -56,7 +57,7 @@ class Blocks:
 
 def load(config: BlockConfig) -> Data[Blocks]:
     """Open `config.data` and cut it into splits; ValueError says what does not fit the config."""
-    path = located(config)
+    path = find_data_set(config)
     file = block_schema.read(path)
     segmentation.check_points(config, 1024)
     if config.points > file.points:

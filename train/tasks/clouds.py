@@ -17,8 +17,9 @@ from dropfold.kernels.noise.draw.operation import Reading, row_keep_scale
 from dropfold.kernels.noise.philox.operation import uniform
 from dropfold.train.config.configs import CloudConfig, Signature
 from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
-from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
+from dropfold.train.data.splits import Batch, Data, Split, by_protocol, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import classification, points
@@ -34,7 +35,7 @@ describe, facts = points.describe, points.facts
 
 def load(config: CloudConfig) -> Data[Split]:
     """Read `config.data` and cut it into splits; ValueError if it has too few points or no normals."""
-    path = located(config)
+    path = find_data_set(config)
     clouds = shape_schema.read(path)
     if clouds.points.shape[1] < config.points:
         raise ValueError(

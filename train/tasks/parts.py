@@ -16,9 +16,10 @@ from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import part_schema, shape_schema
 from dropfold.train.config.configs import PartConfig, Signature
 from dropfold.train.data.augment import augment_channels
+from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
-from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts
+from dropfold.train.data.splits import Batch, Data, by_protocol, generator, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions, Scores
@@ -63,7 +64,7 @@ class Shapes:
 
 def load(config: PartConfig) -> Data[Shapes]:
     """Read `config.data` and cut it into splits; ValueError says what does not fit the config."""
-    path = located(config)
+    path = find_data_set(config)
     file = part_schema.read(path)
     segmentation.check_points(config, 512)
     if config.own_parts and config.label_smoothing:

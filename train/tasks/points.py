@@ -11,6 +11,7 @@ from torch import nn
 
 from dropfold.models import NETWORKS, DropCluster, DropFeat, DropPoint
 from dropfold.models.clouds.initial import draw_xavier
+from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import PointConfig, Signature
 
 # Arguments of networks whose fields in the config have another name.
@@ -22,7 +23,7 @@ def build_classifier(config: PointConfig, signature: Signature, steps: int = 1) 
     network = NETWORKS[config.network]
     names = *network.options, *network.classification_options
     assert signature.channels is not None
-    options = _options(names, config, steps)
+    options = _options(names, config, signature.channels, steps)
     return with_initial_weights(
         network.classification(len(signature.class_names), signature.channels.total, **options), config
     )
@@ -36,7 +37,7 @@ def build_segmenter(config: PointConfig, signature: Signature, steps: int = 1) -
         )
     network = NETWORKS[config.network]
     assert signature.channels is not None
-    options = _options(network.options, config, steps)
+    options = _options(network.options, config, signature.channels, steps)
     segmenter = network.segmentation(
         len(signature.class_names),
         signature.channels.total,
@@ -58,10 +59,13 @@ def with_initial_weights(network: nn.Module, config: PointConfig) -> nn.Module:
     return network
 
 
-def _options(names: Iterable[str], config: PointConfig, steps: int) -> dict[str, Any]:
-    """The arguments of a network: those that all share, and the named ones."""
+def _options(names: Iterable[str], config: PointConfig, channels: Channels, steps: int) -> dict[str, Any]:
+    """The arguments of a network: those that all share, and the named ones, of the config or of the channels."""
     return {
-        **{name: getattr(config, FIELDS.get(name, name)) for name in names},
+        **{
+            name: getattr(channels if hasattr(channels, name) else config, FIELDS.get(name, name))
+            for name in names
+        },
         "dropout": config.dropout,
         "noise": make_noises(config, steps),
         "sync_batch_norm": config.sync_batch_norm,

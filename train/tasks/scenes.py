@@ -20,9 +20,10 @@ from dropfold.data_scripts.schemas.scene_schema import Room, Scenes
 from dropfold.train.config.configs import AugmentConfig, SceneConfig, Signature
 from dropfold.train.data.augment import augment_channels
 from dropfold.train.data.columns import UP, Columns, channels
+from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
-from dropfold.train.data.splits import Batch, Data, by_protocol, generator, located, parts, share
+from dropfold.train.data.splits import Batch, Data, by_protocol, generator, parts, share
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import points, segmentation
@@ -99,7 +100,7 @@ class OpenRoom:
 
 def load(config: SceneConfig) -> Data[Rooms]:
     """Open `config.data` and cut it into splits; ValueError says what does not fit the config."""
-    path = located(config)
+    path = find_data_set(config)
     scenes = scene_schema.read(path)
     segmentation.check_points(config, 1024)
     split = by_protocol(config, scenes.split, {"area": scenes.area})

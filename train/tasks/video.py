@@ -17,7 +17,8 @@ from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import video_schema
 from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import Signature, VideoConfig
-from dropfold.train.data.splits import Batch, Data, Split, by_protocol, located, parts
+from dropfold.train.data.data_file import find_data_set
+from dropfold.train.data.splits import Batch, Data, Split, by_protocol, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import classification
@@ -33,7 +34,7 @@ def load(config: VideoConfig) -> Data[Split]:
     """Read `config.data`, take the frames that the config asks for, and cut it into splits."""
     if config.shift < 0:
         raise ValueError(f"shift must be at least 0 pixels; got {config.shift}.")
-    path = located(config)
+    path = find_data_set(config)
     videos = video_schema.read(path)
     frames, length = chosen_frames(videos.frames, videos.length, config, str(path))
     label = videos.label if videos.labels is None else videos.labels.astype(np.float32)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.gemm import COORDINATES, gram, mm, product_dtype
+from dropfold.kernels.backend.gemm import gram, input_dtype, mm
 from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -79,7 +79,7 @@ def reference(
     edges = torch.cat([rows[neighbours] - central, central], -1)
     z = normalize(torch.nn.functional.linear(edges, weight, bias), norm)
     keep = keep_scale(noise, ptr, len(rows), z.shape[-1])[neighbours] > 0
-    maximum, argmax = (t.view(*x.shape[:-1], -1) for t in masked_max(z, keep, 1))
+    maximum, argmax = (t.view(*x.shape[:-1], t.shape[-1]) for t in masked_max(z, keep, 1))
     out = torch.where(argmax >= 0, activate(maximum, negative_slope), 0)
     return (out, argmax) if return_argmax else out
 
@@ -202,7 +202,7 @@ def edge_conv(
     nearby, central = weight[:, :channels], weight[:, channels:]
     sign_of_row = sign.to(weight.dtype)[:, None]
     folded = torch.cat([sign_of_row * (central - nearby), sign_of_row * nearby])
-    dtype = product_dtype(rows) if channels > COORDINATES else rows.dtype
+    dtype = input_dtype(rows)
     running = running_statistics(increasing, dtype)
     with torch.autocast(x.device.type, enabled=False):
         out, mean, var, count, argmax = _EdgeConv.apply(
@@ -212,7 +212,7 @@ def edge_conv(
         )
     if norm.training:
         update_running(norm, Statistics(sign * mean, var, count), bias)
-    out = out.to(dtype).view(*x.shape[:-1], -1)
+    out = out.to(dtype).view(*x.shape[:-1], out.shape[-1])
     if not return_argmax:
         return out
     return out, torch.where(argmax == idx.shape[-1], -1, argmax.long()).view_as(out)

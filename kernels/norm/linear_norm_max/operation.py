@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.gemm import gram, mm, product_dtype
+from dropfold.kernels.backend.gemm import gram, input_dtype, mm
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -214,7 +214,7 @@ def linear_norm_max(
     if norm.training and not several_processes(norm.sync):
         check_rows(rows.shape[0])
     check_channels(weight.shape[0], norm)
-    dtype = product_dtype(rows)
+    dtype = input_dtype(rows)
     sign, increasing = fold_sign(norm)
     rows, folded = rows.to(dtype).contiguous(), (sign.to(weight.dtype)[:, None] * weight).to(dtype)
     running = running_statistics(increasing, dtype)

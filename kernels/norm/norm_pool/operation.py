@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dropfold.kernels.backend.gemm import mm, product_dtype
+from dropfold.kernels.backend.gemm import input_dtype, mm
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE
@@ -84,7 +84,7 @@ _pool = operator(
 )
 _unpool = operator(
     "norm_pool_bwd(Tensor y, Tensor batch, Tensor vectors, Tensor dmax, Tensor dmean, Tensor argmax, float slope, "
-    f"int first, int stop, {NOISE}) -> Tensor",
+    f"SymInt first, SymInt stop, {NOISE}) -> Tensor",
     implementations=__package__,
     fake=lambda y, batch, vectors, dmax, dmean, argmax, slope, first, stop, *_: torch.empty_like(
         y[first:stop]
@@ -133,8 +133,9 @@ class _NormPool(torch.autograd.Function):
             return _unpool(*inputs, 0, rows, *drawn), None, None, *common
         dx, dweight = torch.empty_like(x), scale.new_zeros(weight.T.shape)
         tile = ROWS_PER_TILE if x.is_cpu else max(1, rows)
-        for first in range(0, rows, tile):
-            stop = min(first + tile, rows)
+        # A compiled graph serves any number of rows, so it has no loop over tiles.
+        for first in [0] if torch.compiler.is_compiling() else range(0, rows, tile):
+            stop = rows if torch.compiler.is_compiling() else min(first + tile, rows)
             dy = _unpool(*inputs, first, stop, *drawn)
             dx[first:stop] = mm(dy, weight)
             dweight += mm(x[first:stop].T, dy)
@@ -224,7 +225,7 @@ def linear_norm_pool(
     check_weight(weight, rows.shape[1], x)
     check_channels(weight.shape[0], norm)
     device = x.device.type
-    dtype = product_dtype(rows)
+    dtype = input_dtype(rows)
     rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)
     with torch.autocast(device, enabled=False):
         y = mm(rows.detach(), weight.detach().T)

@@ -47,7 +47,7 @@ def reference(
 
 
 _sample = operator(
-    "farthest_point_sample(Tensor x, Tensor ptr, Tensor start, int m, int largest) -> Tensor",
+    "farthest_point_sample(Tensor x, Tensor ptr, Tensor start, SymInt m, SymInt largest) -> Tensor",
     implementations=__package__,
     fake=lambda x, ptr, start, m, largest: start.new_empty((start.shape[0], m)),
 )

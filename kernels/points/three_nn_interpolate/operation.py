@@ -77,7 +77,7 @@ _interpolate = operator(
     fake=lambda features, idx, _: features.new_empty((idx.shape[0], features.shape[1])),
 )
 _backward = operator(
-    "three_nn_interpolate_bwd(Tensor dout, Tensor idx, Tensor weight, int rows) -> Tensor",
+    "three_nn_interpolate_bwd(Tensor dout, Tensor idx, Tensor weight, SymInt rows) -> Tensor",
     implementations=__package__,
     fake=lambda dout, idx, weight, rows: dout.new_empty((rows, dout.shape[1])),
 )

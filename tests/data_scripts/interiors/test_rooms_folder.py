@@ -70,7 +70,7 @@ def test_ctrl_c_ends_in_a_sentence(tmp_path, run_python):
     program = tmp_path / "program.py"
     program.write_text(code)
     done = run_python(str(program), "--out", str(tmp_path / "a"), "--workers", "1", PYTHONPATH=str(ROOT))
-    assert done.returncode == 1
+    assert done.returncode == 130
     assert "interrupted; the same command goes on with what is missing" in done.stderr
     assert "Traceback" not in done.stderr
     finished = [path for path in (tmp_path / "a").glob(".Area_*/*") if not path.name.startswith(".")]

@@ -9,7 +9,7 @@ import pytest
 from dropfold.data_scripts.schemas import part_schema
 from dropfold.data_scripts.schemas.part_schema import SchemaError
 from dropfold.data_scripts.shapes import components, labeled_meshes
-from dropfold.data_scripts.work import credits
+from dropfold.data_scripts.work import shipped
 
 COMPONENTS = Path(__file__).parents[3] / "data/components.h5"
 
@@ -82,7 +82,7 @@ def test_a_fault_of_the_source_is_named(changes, message, tmp_path):
 
 def test_a_section_of_the_credits_leaves_the_others(tmp_path):
     path = tmp_path / "CREDITS.md"
-    credits.write_section(path, "a.h5", "first\n\n### of a library\n\nA name.")
-    credits.write_section(path, "b.h5", "second")
-    credits.write_section(path, "a.h5", "third")
-    assert path.read_text() == f"{credits.TITLE}\n## a.h5\n\nthird\n\n## b.h5\n\nsecond\n"
+    shipped.write_section(path, "a.h5", "first\n\n### of a library\n\nA name.")
+    shipped.write_section(path, "b.h5", "second")
+    shipped.write_section(path, "a.h5", "third")
+    assert path.read_text() == f"{shipped.TITLE}\n## a.h5\n\nthird\n\n## b.h5\n\nsecond\n"

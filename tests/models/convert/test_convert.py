@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dropfold.models import DGCNN, PointNet
-from dropfold.models.convert.clouds import ANTAO97, YANX27, from_pyg, load_antao97, load_yanx27
+from dropfold.models.convert.clouds import ANTAO97, YANX27, from_pyg, load, load_antao97, load_yanx27
 from tests.models.clouds.test_networks import lived_in
 from tests.oracle import networks as oracle
 
@@ -79,3 +79,48 @@ def test_pyg_edge_conv():
     ):
         with pytest.raises(ValueError, match="in this order, has an exact counterpart; got Linear, "):
             from_pyg(pyg.EdgeConv(nn.Sequential(*other), aggr="max"))
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["state_dict", "model", "model_state", "model_state_dict", "network", None]
+)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "model.", ""])
+def test_weights_are_found_where_training_scripts_put_them(wrapper, prefix, tmp_path):
+    names = {ours: theirs for theirs, ours in YANX27.items()}
+    made = PointNet(7)
+    state = {}
+    for key, value in made.state_dict().items():
+        module, _, last = key.rpartition(".")
+        state[f"{prefix}{names[module]}.{last}"] = value
+    saved = {"epoch": 3, wrapper: state, "optimizer": {"lr": 0.1}} if wrapper else state
+    torch.save(saved, tmp_path / "model.pth")
+    loaded = load(tmp_path / "model.pth")
+    assert loaded.state_dict().keys() == made.state_dict().keys()
+    for name, value in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["edge1.linear.weight", "edge1.norm.weight"], "names of dropfold itself, which needs no conversion"),
+        (["encoder.encoder.0.0.convs.0.0.weight"], "names of open-mmlab, OpenPoints or Pointcept"),
+        (["conv1.nn.0.weight"], "names of torch_geometric"),
+        (["layer1.0.weight"], "names of no project that is known here"),
+    ],
+)
+def test_a_checkpoint_of_another_project_is_named(names, sentence):
+    state = {"state_dict": {name: torch.zeros(2) for name in names}}
+    with pytest.raises(ValueError, match=f"the source holds no network of antao97.*{names[0]}.*{sentence}"):
+        load(state)
+
+
+def test_the_other_projects_loader_is_named():
+    with pytest.raises(ValueError, match=r"no network of antao97/dgcnn.pytorch: .* names of yanx27/Pointnet"):
+        load_antao97({"feat.conv1.weight": torch.zeros(2)})
+    with pytest.raises(
+        ValueError, match=r"no network of yanx27/Pointnet.*: .* names of antao97/dgcnn.pytorch"
+    ):
+        load_yanx27({"conv1.0.weight": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"holds no state dict of tensors, .*; it holds epoch, best"):
+        load({"epoch": 3, "best": 0.5})

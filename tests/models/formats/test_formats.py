@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dropfold.models.formats import BT, CP, HT, TR, TT, Tucker, network
+from dropfold.models.formats import BT, CP, HT, TR, TT, FormatSpec, Tucker, network
+from dropfold.models.formats.spec import FORMATS
 
 UCF, GATES = (8, 20, 20, 18), (16, 4, 4, 4)  # 57,600 to 4 x 256
 CNN, WIDE = (64, 32), (128, 64)  # 2,048 to 4 x 2,048
@@ -36,6 +37,16 @@ def small(dtype=torch.float64):
 
 
 NAMES = list(small())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_spec_has_the_defaults_of_its_format(name):
+    """What a config leaves out is what the class leaves out: the same cores, one by one."""
+    modes = ((4, 3, 2), (2, 3, 4))
+    spec = FormatSpec(name, *modes, (2,)).build(24, 24)
+    made = FORMATS[name](*modes, 2)
+    assert (spec.layout, spec.left) == (made.layout, made.left)
+    assert [core.shape for core in spec.cores] == [core.shape for core in made.cores]
 
 
 @pytest.mark.filterwarnings("ignore:.*largest useful one")

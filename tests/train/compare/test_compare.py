@@ -270,7 +270,7 @@ def test_an_interrupted_comparison_begins_no_other_run(folder, tmp_path):
     assert process.stderr.readline().startswith("1 of 4")
     os.killpg(process.pid, signal.SIGINT)
     assert "interrupted; the same command goes on." in process.communicate(timeout=60)[1]
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert not (tmp_path / "out/furniture/seed-2").exists()
 
 

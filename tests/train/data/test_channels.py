@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from dropfold.train.config.channels import Channels
-from dropfold.train.config.configs import CONFIGS, AugmentConfig, Signature
+from dropfold.train.config.configs import CONFIGS, AugmentConfig, SceneConfig, Signature
 from dropfold.train.data.augment import augment, augment_channels
 from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import CHANNELS
 from dropfold.train.storage import checkpoint
+from dropfold.train.storage.checkpoint import load_config, save_config
+from dropfold.train.tasks.points import build_segmenter
 from dropfold.train.tasks.registry import TASKS
 from tests.train.conftest import small, small_video
 from tests.train.small_segmentation import (
@@ -131,3 +133,26 @@ def test_slices_follow_one_another():
         "shape": slice(9, 33),
     }
     assert str(channels) == "3 pos, 3 colour, 3 place, 24 shape"
+
+
+@pytest.mark.parametrize(
+    ("shape", "colour", "trained_with", "said"),
+    [(False, True, (6, 7, 8), False), (True, True, (0, 1, 2), True), (False, False, (0, 1, 2), True)],
+)
+def test_a_run_that_does_not_say_its_graph_keeps_the_one_it_was_trained_with(
+    shape, colour, trained_with, said, tmp_path, capsys
+):
+    """Runs of before had the graph of their last three channels if they were nine, else of the coordinates."""
+    config = SceneConfig(data=tmp_path / "scenes.h5", local_shape=shape, colour=colour, k=4, emb_dims=32)
+    signature = Signature(["a", "b"], (64, channels_of(config).total), channels=channels_of(config))
+    place = tuple(range(3 + 3 * colour, 6 + 3 * colour))
+    assert build_segmenter(config, signature).graph_channels == place
+    save_config(tmp_path / "config.json", config, signature)
+    assert build_segmenter(*load_config(tmp_path)).graph_channels == place
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["graph"], values["channels"]["graph"], values["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert build_segmenter(*load_config(tmp_path)).graph_channels == trained_with
+    assert (
+        "does not say which channels make its graph: it was trained with pos" in capsys.readouterr().err
+    ) == said

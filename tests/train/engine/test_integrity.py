@@ -429,7 +429,8 @@ def test_a_full_disk_ends_in_a_sentence_with_the_command_that_goes_on(writes, fo
         main(words)
     files = "|".join(checkpoint.FILES)
     assert re.fullmatch(
-        rf"error: {out}/({files}): No space left on device; once that is mended: --resume {out}",
+        rf"error: {out}/({files}): No space left on device; once that is mended, go on with: dropfold train furniture "
+        rf"--resume {out}\.",
         str(ended.value),
     )
     assert not [path for path in out.iterdir() if path.name.startswith(".")]

@@ -1,0 +1,77 @@
+"""Predictions of many files: printed as they come, one fault stops no other, and JSON is a list in any case."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dropfold.data_scripts.work.errors import ShapeError
+from dropfold.train.predict.predict import Options, main, predict_all
+
+FILES = tuple(Path(f"{name}.ply") for name in "abcd")
+
+
+def predictor(capsys=None, **faults):
+    """A function that predicts i of the i-th file, or raises its fault; and what was printed before each, if asked for."""
+    seen = []
+
+    def predict_one(i):
+        seen.append(capsys.readouterr().out if capsys else "")
+        if (fault := faults.get(FILES[i].stem)) is not None:
+            raise fault
+        return {"file": str(FILES[i]), "i": i}, f"{FILES[i]}: {i}"
+
+    return predict_one, seen
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
+def test_rows_are_printed_as_they_come(as_json, capsys):
+    predict_one, seen = predictor(capsys)
+    predict_all(Options(Path("run"), FILES, json=as_json), predict_one)
+    printed = [*seen[1:], capsys.readouterr().out]
+    assert all(f"{file}" in text for file, text in zip(FILES, printed, strict=True))
+    whole = "".join(printed)
+    rows = [{"file": str(file), "i": i} for i, file in enumerate(FILES)]
+    expected = (
+        json.dumps(rows, indent=2) if as_json else "\n".join(f"{file}: {i}" for i, file in enumerate(FILES))
+    )
+    assert whole == expected + "\n"
+
+
+def test_a_fault_of_one_file_stops_no_other(capsys):
+    """A file's own fault is a sentence; a library's keeps its traceback, and names the file too."""
+    faults = {"a": ShapeError("a.ply has no points."), "c": TypeError("in a library")}
+    predict_one, _ = predictor(**faults)
+    with pytest.raises(SystemExit) as ended:
+        predict_all(Options(Path("run"), FILES, json=True), predict_one)
+    said = capsys.readouterr()
+    assert [row["i"] for row in json.loads(said.out)] == [1, 3]
+    assert "error: a.ply has no points.\n" in said.err
+    assert "Traceback" in said.err
+    assert (
+        "error: c.ply cannot be predicted, by a fault of dropfold or of a library (TypeError: in a library)"
+        in said.err
+    )
+    assert ended.value.code == "error: 2 of 4 files could not be predicted, see above."
+
+
+@pytest.mark.parametrize(("at", "done"), [("a", 0), ("c", 2)])
+def test_an_interrupted_list_is_whole(at, done, capsys):
+    predict_one, _ = predictor(**{at: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        predict_all(Options(Path("run"), FILES, json=True), predict_one)
+    assert [row["i"] for row in json.loads(capsys.readouterr().out)] == list(range(done))
+    assert stopped.value.__notes__ == [f"{done} of 4 files are done, and nothing of {at}.ply was written"]
+
+
+def test_a_folder_is_told_from_a_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        predict_all(Options(Path("run"), (tmp_path,)), lambda i: ({}, ""))
+    assert f"error: {tmp_path} is a folder; give the files in it: {tmp_path}/*" in capsys.readouterr().err
+
+
+def test_no_file_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(Options(Path("run"), ()))
+    assert ended.value.code == 2
+    assert "no file to predict; usage: dropfold predict run FILE..." in capsys.readouterr().err
