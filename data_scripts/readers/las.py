@@ -30,8 +30,8 @@ SECONDS, SECONDS_PER_MEGABYTE = 5.0, 4.0  # of unpacking
 BYTES_TO_UNPACK = 2 << 30  # beside the points themselves
 
 
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """x y z float64, red green blue where a point has any, label where a point has one."""
+def read_columns(path: Path, notes: list[str] | None = None) -> dict[str, np.ndarray]:
+    """x y z float64, red green blue where a point has any, label where a point has one. notes: takes what was guessed."""
     laspy(path)
     header = check_header(path)
     if header.points == 0:
@@ -41,10 +41,15 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
             return isolate.call(
                 _read_points,
                 path,
+                notes=notes,
                 seconds=SECONDS + SECONDS_PER_MEGABYTE * path.stat().st_size / 1e6,
                 memory=min(isolate.available_memory(), BYTES_TO_UNPACK + 200 * header.points),
             )
-        return _read_points(path)
+        found = _read_points(path)
+        said = found.pop("notes", np.array([], str)).tolist()
+        if notes is not None:
+            notes += said
+        return found
     except (isolate.Crash, MemoryError) as error:
         reason = str(error) or "it needs more memory than there is"
         raise ShapeError(f"{path} is not a readable LAZ file ({reason}).") from None
@@ -90,15 +95,20 @@ def _is_label(name: str) -> bool:
 
 
 def _choose_columns(columns: dict[str, np.ndarray], labels: list[str]) -> dict[str, np.ndarray]:
-    """Without colours that are all 0; `label` is an extra dimension, or else the classification, where a point has one."""
+    """Without colours that are all 0; `label` is an extra dimension, or else the classification, where a point has one.
+    `notes` says which of two that differ it is."""
     found = {name: columns[name] for name in "xyz"}
     if "red" in columns and any(columns[name].any() for name in COLOUR):
         found |= {name: columns[name] for name in COLOUR}
     order = sorted(labels, key=lambda name: LABELS.index(name.lower().removeprefix("scalar_")))
-    for name in (*order, "classification"):
-        if name in columns and columns[name].any():  # all 0: never classified
-            found["label"] = columns[name]
-            break
+    if columns["classification"].any():  # all 0: never classified
+        order.append("classification")
+    order = [name for name in order if name in columns]
+    if order:
+        found["label"] = columns[order[0]]
+    other = [name for name in order[1:] if (columns[name] != found["label"]).any()]
+    if other:
+        found["notes"] = np.array([f"the labels are {order[0]}; {' and '.join(other)} differs from it"])
     return found
 
 
@@ -147,6 +157,11 @@ def _relabel(library: Any, like: Path, label: np.ndarray) -> Any:
     las.classification = label
     for name in las.point_format.extra_dimension_names:
         if _is_label(name) and las[name].ndim == 1:
+            kind = las[name].dtype
+            if kind.kind in "iu" and label.max(initial=0) > np.iinfo(kind).max:
+                raise ShapeError(
+                    f"{like} has a dimension {name} of {kind}, which cannot hold label {label.max()}; write a .ply."
+                )
             las[name] = label
     return las
 

@@ -123,7 +123,9 @@ def read_cloud(path: Path, layout: Layout = AS_FOUND, loose: bool = False) -> Cl
         columns, organised, lines = pcd.read_points(path)
         return _by_name(path, columns)._replace(organised=organised, notes=tuple(lines))
     if suffix in (".las", ".laz"):
-        return _by_name(path, las.read_columns(path))._replace(unit=las.read_unit(path))
+        said: list[str] = []
+        columns = las.read_columns(path, said)
+        return _by_name(path, columns)._replace(unit=las.read_unit(path), notes=tuple(said))
     return _by_name(path, _ply(path))
 
 

@@ -38,7 +38,7 @@ from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work import pieces
-from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
@@ -133,7 +133,9 @@ def list_scenes(folder: Path, options: Options) -> Listing:
 
         def read(advance: Advance, path: Path = path) -> dict[str, np.ndarray]:
             try:
-                return read_labelled(path, options.unit, options.ignore, advance, layout)
+                found = read_labelled(path, options.unit, options.ignore, advance, layout)
+                said = [name_members(note, folder, options.source) for note in found["notes"].tolist()]
+                return found | {"notes": np.array(said, dtype=str)}
             except InterruptedError:  # the conversion is being stopped
                 raise
             except OSError as error:
@@ -160,8 +162,10 @@ def read_labelled(
     if label is None:
         las = path.suffix.lower() in (".las", ".laz")
         why = ": its classification is 0 (never classified) at every point" if las else ""
+        read_as = "".join(f" ({note.removeprefix(f'{path}: ')})" for note in notes)
         raise ShapeError(
-            f"{path} has no labels{why}; name a column or property `label`, or leave the scene out."
+            f"{path} has no labels{why}{read_as}; name a column or property `label` (of tables also by --columns), or leave "
+            "the scene out."
         )
     if ignore:
         kept = ~np.isin(label, ignore)
@@ -210,7 +214,8 @@ def choose_classes(
         codes = np.array(list(named))
         for job, values in zip(jobs, found):
             if not np.isin(values, codes).all():
-                listed = ", ".join(map(str, codes[:20])) if codes[-1] >= len(codes) else f"0 .. {codes[-1]}"
+                in_order = codes[0] == 0 and codes[-1] == len(codes) - 1
+                listed = f"0 .. {codes[-1]}" if in_order else ", ".join(map(str, codes[:20]))
                 raise SchemaError(
                     f"{job.name} has labels {', '.join(map(str, values[:20]))}, and --classes names {listed}; name all of "
                     "them, those of 0, 1, 2, ... in their order or any as CODE=NAME, or leave some out with --ignore."

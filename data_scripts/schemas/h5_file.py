@@ -81,6 +81,7 @@ class Pending:
         import h5py
 
         self.path, self.layout = path, layout
+        atomic.check_target(path)
         with self._naming_faults():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.temporary = atomic.make_temporary(path, folder=folder)

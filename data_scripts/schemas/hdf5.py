@@ -137,9 +137,12 @@ class H5File:
         self._file.visit(names.append)
         for name in names:
             item = self._file[name]
-            if isinstance(item, h5py.Dataset) and item.shape is not None:
-                text = h5py.check_string_dtype(item.dtype) is not None
-                if text or _bytes_of(item) <= SMALL_BYTES:
+            if not isinstance(item, h5py.Dataset) or item.shape is None:
+                continue
+            if h5py.check_string_dtype(item.dtype) is not None:
+                self.read(name)
+            elif _bytes_of(item) <= SMALL_BYTES:
+                with contextlib.suppress(SchemaError):  # who reads the values knows better what to do
                     self.read(name)
 
     def inspect(self) -> None:

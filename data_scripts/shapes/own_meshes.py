@@ -24,12 +24,14 @@ from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, 
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
-from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work import atomic
+from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError, ShapeError
 from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
     Unread,
     account,
+    name_some,
     note_alike,
     printable,
     say,
@@ -40,6 +42,7 @@ from dropfold.data_scripts.work.folders import (
 
 LOOSE = "in no class folder"
 OTHER_FORM = "other files of a ShapeNet model that is read"
+MOST_ALIKE = 3  # files that a line names of which the same is said
 
 
 @dataclass
@@ -143,11 +146,15 @@ def convert(
             )
         )
     read, kept, faults = [], [], []
+    said: dict[str, list[str]] = {}  # what was guessed or left out, and of which files
     for i, shape in enumerate(track(found.shapes, "reading", console=Console(stderr=True))):
         path = folder / shape.name
         try:
-            read.append(read_shape(path, points, seed + i, layout=layout))
+            odd: list[str] = []
+            read.append(read_shape(path, points, seed + i, layout=layout, notes=odd))
             kept.append(shape)
+            for line in odd:
+                said.setdefault(line.removeprefix(f"{path}: "), []).append(shorten(shape.name))
         except ShapeError as error:
             faults.append(str(error))
         except OSError as error:
@@ -159,7 +166,8 @@ def convert(
         raise SchemaError("\n".join([f"no readable shape is left of {', '.join(lost)}:", *faults, *lines]))
     lines = account(len(kept), found.unread, found.beside, failed=len(faults))
     faults += [f"no readable shape is of class {name}" for name in lost]
-    notes = [f"note: {line}" for line in (*found.notes, *lines)] + faults
+    of_files = [f"{name_some(some, MOST_ALIKE)}: {line}" for line, some in said.items()]
+    notes = [f"note: {line}" for line in (*of_files, *found.notes, *lines)] + faults
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
     splits = [shape.split for shape in kept]
     if all(split is None for split in splits):
@@ -194,10 +202,12 @@ def convert(
 
 
 def main(options: Options) -> None:
+    atomic.check_target(options.out)
     with open_as_folder(options.source) as folder:
         layout = parse_layout(options.columns, options.drop_nan)
         name = options.source.resolve().name
         clouds, notes = convert(folder, options.points, options.seed, name, options.split_folders, layout)
+        notes = [name_members(note, folder, options.source) for note in notes]
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
     say(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")

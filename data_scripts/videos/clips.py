@@ -222,6 +222,7 @@ def _decode_one(decode: Decode, clip: Clip, target: Path, reading: Reading) -> s
         return f"{clip.path} cannot be read ({error})."
     buffer = io.BytesIO()
     np.save(buffer, found["frames"])
+    target.with_suffix(".note").unlink(missing_ok=True)  # of another state of the video
     if notes:
         atomic.write_bytes(target.with_suffix(".note"), "; ".join(notes).encode(errors="backslashreplace"))
     atomic.write_bytes(target, buffer.getbuffer())

@@ -17,7 +17,7 @@ from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty
 from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Sourced
-from dropfold.data_scripts.work.archive import open_as_folder
+from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
@@ -100,6 +100,7 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
         }
         names = sorted({clip.classes[0] for clip in found})
         videos, faults = clips.make(options.out, found, names, options, provenance)
+        faults = [name_members(fault, folder, options.source) for fault in faults]
     read = len(videos.name)
     notes += account(read, unread, failed=len(found) - read)
     return videos, [*(f"note: {note}" for note in notes), *faults]

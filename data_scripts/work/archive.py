@@ -29,10 +29,18 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.errors import ArchiveError, in_a_sentence, is_of_broken_data
+from dropfold.data_scripts.work.errors import (
+    ArchiveError,
+    SchemaError,
+    ShapeError,
+    VideoError,
+    in_a_sentence,
+    is_of_broken_data,
+)
 from dropfold.data_scripts.work.folders import printable
 
 SCHEMES = ("https",)
+UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8
 # Checksums in print, as "algorithm:digest": openpoints' loader, github.com/guochengqian/openpoints at commit f2e73bc,
 # dataset/modelnet/modelnet40_ply_2048_loader.py.
 PUBLISHED = {
@@ -170,7 +178,15 @@ def open_as_folder(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         with Console(stderr=True).status(f"unpacking {escape(printable(source.name))}"):
             extract(source, Path(folder))
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except (ArchiveError, SchemaError, ShapeError, VideoError) as error:
+            raise type(error)(name_members(str(error), Path(folder), source)) from None
+
+
+def name_members(text: str, folder: Path, source: Path) -> str:
+    """A sentence on files in `folder` that names them as members of `source`, where that is the archive unpacked there."""
+    return text if folder == source else text.replace(f"{folder}{os.sep}", f"{source}: ")
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -208,8 +224,17 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def member_name(member: zipfile.ZipInfo) -> str:
-    """The path of a zip's member, parts apart by /: some programs of Windows write backslashes."""
-    return member.filename.replace("\\", "/") if member.create_system == 0 else member.filename
+    """The path of a zip's member as its folder had it, parts apart by /.
+
+    Some programs of Windows write backslashes. A name without the mark of UTF-8 is the bytes of the file system, as zip
+    packs them on Unix and macOS, and on Windows the letters of code page 437 unless they are UTF-8.
+    """
+    name, of_windows = member.filename, member.create_system == 0
+    if not member.flag_bits & UTF8_NAME and name == member.orig_filename:  # not from an extra field
+        with contextlib.suppress(UnicodeError):
+            raw = name.encode("cp437")  # which zipfile takes them for
+            name = raw.decode() if of_windows else os.fsdecode(raw)
+    return name.replace("\\", "/") if of_windows else name
 
 
 def _begins(path: Path, magic: bytes) -> bool:

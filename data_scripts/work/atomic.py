@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.processes import has_ended, identify
 
 TEMPORARY = re.compile(
@@ -28,7 +29,20 @@ NAME_BYTES = (
 DAYS_OF_A_STRANGER = (
     7  # whether another machine's process lives cannot be seen; a file untouched for so long is left over
 )
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 _tidied: set[tuple[int, Path]] = set()  # by process (a fork inherits this) and folder
+
+
+def check_target(path: Path) -> None:
+    """Refuse to put a data set in the place of what is none: a folder, or somebody's file, which would be lost."""
+    if path.is_dir():
+        raise SchemaError(f"{path} is a folder; give --out the name of a file.")
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(HDF5)) != HDF5:
+                raise SchemaError(
+                    f"{path} is there and is no data set (HDF5), and would be lost; give another --out, or move it away."
+                )
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

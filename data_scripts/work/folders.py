@@ -268,7 +268,7 @@ def account(
         files += 0 if reason in OF_FOLDERS else len(some)
         verb = f"{noun} was" if len(some) == 1 else f"{noun}s were"
         lines.append(f"{len(some)} {verb} not read, {reason}{kinds}: {named}")
-    if lines or beside:
+    if lines or beside or failed or left_out:
         parts = [f"{read} read"]
         parts += [f"{len(beside)} beside them ({count_kinds(beside)})"] if beside else []
         parts += [f"{left_out} left out as asked"] if left_out else []

@@ -10,16 +10,17 @@ _said: set[str] = set()
 
 
 def say(text: str) -> None:
-    """One line, by the logger `dropfold`, which a program may silence or send elsewhere."""
-    logging.getLogger("dropfold").warning("note: %s", text.encode(errors="backslashreplace").decode())
+    """One line, by the logger `dropfold`, which a program may silence or send elsewhere; once, also of a file that is read
+    several times."""
+    if text not in _said:
+        _said.add(text)
+        logging.getLogger("dropfold").warning("note: %s", text.encode(errors="backslashreplace").decode())
 
 
 def tell(path: Path, lines: Iterable[str], notes: list[str] | None) -> None:
-    """Add `PATH: line` to `notes`. Where no one collects them each line is said of the first file that it is true of: of a
-    thousand files of a kind one is enough."""
+    """Add `PATH: line` to `notes`; where no one collects them each is said."""
     for line in lines:
         if notes is not None:
             notes.append(f"{path}: {line}")
-        elif line not in _said:
-            _said.add(line)
+        else:
             say(f"{path}: {line}")

@@ -16,14 +16,15 @@ from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.processes import LOCK, FolderLock
 
-# Finished pieces, the options they were made with, and the arrays that they are stacked to.
-OWN = re.compile(r"[0-9a-f]{24}\.np[yz]|options\.json|[a-z_]+\.rows")
+# Finished pieces and what was odd about them, the options they were made with, and the arrays that they are stacked to.
+OWN = re.compile(r"[0-9a-f]{24}\.(np[yz]|note)|options\.json|[a-z_]+\.rows")
 _held: dict[Path, FolderLock] = {}
 
 
 def begin(out: Path) -> Path:
     """The folder of the pieces of `out`, new or of an earlier start; this process alone works in it until `end`, or until
     the innermost `releasing` block ends."""
+    atomic.check_target(out)
     part = out.with_name(out.name + ".part")
     if part.exists() and not part.is_dir():
         raise SchemaError(

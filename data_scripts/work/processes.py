@@ -130,7 +130,7 @@ class FolderLock:
                 self._refuse_other(handle, doing)
                 mine = os.fstat(handle)
                 # The holder before may have removed the file between our opening and our locking it.
-                if self.path.exists() and os.path.samestat(mine, self.path.stat()):
+                if _is_at(self.path, mine):
                     self.handle = handle
                     with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
                         os.ftruncate(handle, 0)
@@ -178,6 +178,14 @@ def hold_folder(folder: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _is_at(path: Path, about: os.stat_result) -> bool:
+    """Whether `path` leads to the file that `about` is of."""
+    try:
+        return os.path.samestat(path.stat(), about)
+    except FileNotFoundError:
+        return False
 
 
 def _holder() -> dict[str, Any]:

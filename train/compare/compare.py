@@ -101,7 +101,8 @@ def read_finished(config: Config) -> dict[str, Any] | None:
     if not checkpoint.holds_run(config.out):
         return None
     saved, _ = checkpoint.load_config(config.out)
-    other = [f.name for f in fields(saved) if getattr(saved, f.name) != getattr(config, f.name, None)]
+    names = {field.name for field in fields(saved)} - {"out"}  # the folder may have been moved
+    other = [name for name in sorted(names) if getattr(saved, name) != getattr(config, name, None)]
     if other or type(saved) is not type(config):
         raise ValueError(
             f"{config.out} holds a run with another {', '.join(other) or 'task'}; give another --out, or remove it."
@@ -226,7 +227,7 @@ def compare_in(folder: Path, options: Options, configs: dict[str, Config], basel
             else f"{100 * rows[key]['score']:.1f} %, {summary['seconds']:.0f} s"
         )
         run = f"seed {key[1]}" + (f", fold {key[2]}" if options.folds else "")
-        console.print(f"{len(rows)} of {len(runs)}: {key[0]}, {run}: {result}")
+        console.print(f"{len(rows)} of {len(runs)}: {key[0]}, {run}: {result}", markup=False)
 
     corrupt_split = options.split if options.robustness else None
     ended = {}

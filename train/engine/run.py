@@ -12,6 +12,7 @@ import copy
 import datetime
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor, nn
 
 from dropfold.data_scripts.work.processes import FolderLock, hold_folder
@@ -117,7 +119,8 @@ class Run:
         torch.manual_seed(config.seed)
         network = self.task.build(config, self.data.signature, self.steps)
         if config.start is not None and state is None:
-            load_start(network, config.start, config, self.data.signature)
+            for note in load_start(network, config.start, config, self.data.signature):
+                self.console.print(f"note: {note}", markup=False)
         for method in self.methods:
             network = method.prepare(network)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -237,7 +240,7 @@ class Run:
         splits = [len(split) for split in (data.train, data.validation, data.test)]
         self.console.print(
             f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
-            f"{self.task.NOUN} to train, validate and test; {self.folder}"
+            f"{self.task.NOUN} to train, validate and test; {escape(str(self.folder))}"
         )
         if note := note_grid(self.network, config, data.signature.shape):
             self.console.print(note, markup=False, soft_wrap=True)
@@ -398,7 +401,7 @@ class Run:
             checkpoint.load_weights(self.folder / checkpoint.WEIGHTS)
             checkpoint.load_arrays(self.folder / checkpoint.PREDICTIONS)
         except (FileNotFoundError, checkpoint.DamagedError) as error:
-            self.console.print(f"note: {error} This is done now.")
+            self.console.print(f"note: {error} This is done now.", markup=False)
             return False
         return True
 
@@ -463,8 +466,9 @@ def _config_and_folder(config: Config) -> tuple[Config, Path]:
 
 def refuse_run(folder: Path) -> None:
     """Refuse a folder that holds a run, whose files a new one would replace."""
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"--out {folder} is a file, and a run is a folder; give another.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        kind = "a file" if folder.exists() else "a link that leads nowhere"
+        raise FileExistsError(f"--out {folder} is {kind}, and a run is a folder; give another.")
     if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."

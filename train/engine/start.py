@@ -12,9 +12,9 @@ from dropfold.train.tasks.registry import task_of
 from dropfold.train.tasks.trained import find_weights
 
 
-def load_start(network: nn.Module, run: Path, config: Config, signature: Signature) -> None:
+def load_start(network: nn.Module, run: Path, config: Config, signature: Signature) -> list[str]:
     """Load the weights of a finished run into the network of `config`, whose noise keeps its own drop probability and
-    warm-up.
+    warm-up. Returns a sentence for what differs and fits.
 
     Raises:
         FileNotFoundError: no run there, or one that has not ended.
@@ -42,6 +42,12 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
             f"tensors differ, {differing[0]} among them."
         )
     network.load_state_dict(weights, strict=False)  # strict but for the noise: the names have been compared
+    if theirs.codes == signature.codes:
+        return []
+    return [
+        f"the classes of {config.data} have the codes {signature.codes}, those of --start {run} {theirs.codes}; they are "
+        "matched by their names"
+    ]
 
 
 def _without_noise(state: dict[str, Tensor]) -> dict[str, Tensor]:

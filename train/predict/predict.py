@@ -65,6 +65,8 @@ def main(options: Options) -> None:
         raise SystemExit(2)
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
+    if options.top < 1:
+        raise ValueError(f"top must be at least 1; got {options.top}.")
     layout = parse_layout(options.columns, options.drop_nan)
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained

@@ -97,16 +97,15 @@ def load_state(path: Path) -> dict[str, Any]:
         if not is_of_broken_data(error):
             raise
         run = path.parent
-        ended = (
-            f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. "
+        anew = (
+            f"The run has ended: `evaluate` and `predict` need {WEIGHTS} alone. Put a copy of the file back; or train it "
+            "again, with another --out."
             if (run / SUMMARY).exists()
-            else ""
+            else f"Put a copy of the file back; or delete it, and --resume {run} trains anew from the first epoch with the "
+            "run's own config."
         )
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged."
-        raise DamagedError(
-            f"{reason} Training cannot go on from it. {ended}Put a copy of the file back; or delete it, and --resume {run} "
-            "trains anew from the first epoch with the run's own config."
-        ) from None
+        raise DamagedError(f"{reason} Training cannot go on from it. {anew}") from None
 
 
 def save_weights(path: Path, state: dict[str, Tensor]) -> None:
@@ -300,6 +299,8 @@ def resume_config(config: Config) -> Config:
     default = recipe(config.recipe) if config.recipe else config
     asked = {name: value for name, value in vars(config).items() if value != getattr(default, name)}
     asked = {"recipe": config.recipe or saved.recipe, **asked, "resume": None}
+    if config.out is not None and config.out.resolve() == config.resume.resolve():
+        del asked["out"]  # the folder was moved since the run began
     other = [name for name, value in asked.items() if value != getattr(saved, name, None)]
     if other:
         given = ", ".join(f"{name} {asked[name]} (the run: {getattr(saved, name, None)})" for name in other)

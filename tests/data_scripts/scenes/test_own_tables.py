@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dropfold.data_scripts.readers import shapes
 from dropfold.data_scripts.readers.scene_file import write_scene
 from dropfold.data_scripts.scenes import own_scenes
 from dropfold.data_scripts.schemas.scene_schema import SchemaError
@@ -67,10 +68,42 @@ def test_shapes_by_the_columns_that_the_user_names(table, tmp_path):
         path = tmp_path / f"own/chair/{i}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savetxt(path, rows)
-    clouds, _ = own_meshes.convert(
+    clouds, notes = own_meshes.convert(
         tmp_path / "own", 299, layout=own_meshes.parse_layout("i z y x", drop_nan=True)
     )
     kept = np.delete(points, 7, axis=0)
     size = np.linalg.norm(kept - kept.mean(0), axis=1).max()
     np.testing.assert_allclose(clouds.points[0], (kept - kept.mean(0)) / size, atol=1e-6)
     assert clouds.rebuild.endswith('--columns "intensity z y x" --drop-nan')
+    lost = "1 of 300 points are left out, for they are not finite"
+    assert notes == [f"note: chair/0.txt, chair/1.txt, chair/2.txt: {lost}"]
+
+
+def test_what_is_lost_of_a_file_is_said_of_each(caplog, tmp_path):
+    """The same words of two files are two lines; a file that is read again, as each vote does, is said once."""
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    rows[7, 2] = np.nan
+    for name in ("a.txt", "b.txt"):
+        np.savetxt(tmp_path / name, rows)
+        for _ in range(2):
+            shapes.read_shape(tmp_path / name, 49, layout=own_meshes.parse_layout(None, drop_nan=True))
+    lost = "1 of 50 points are left out, for they are not finite"
+    assert [one.getMessage() for one in caplog.records] == [
+        f"note: {tmp_path / name}: {lost}" for name in ("a.txt", "b.txt")
+    ]
+
+
+def test_a_scene_without_labels_says_what_its_columns_were_taken_for(table, tmp_path):
+    points, colour, label, _ = table
+    (tmp_path / "own").mkdir()
+    np.savetxt(tmp_path / "own/a.txt", np.column_stack([points, label, colour]))
+    with pytest.raises(
+        SchemaError, match=r"no labels \(7 columns without names, read as x y z intensity r g b"
+    ):
+        own_scenes.convert(own_scenes.Options(source=tmp_path / "own", out=tmp_path / "a.h5"))
+
+
+def test_labels_that_classes_does_not_name_are_told_from_those_it_does():
+    job = own_scenes.RoomJob("a.txt", "", 0, lambda advance: {})
+    with pytest.raises(SchemaError, match="has labels 5, and --classes names -1, 0; name all"):
+        own_scenes.choose_classes([job], [np.array([5])], {-1: "none", 0: "ground"})

@@ -171,6 +171,7 @@ def test_a_video_damaged_in_places_keeps_its_good_frames(tmp_path, capsys):
         in capsys.readouterr().out
     )
     assert sorted(video_schema.read(given.out).length.tolist()) == [19, 20]
+    assert not given.out.with_name(given.out.name + ".part").exists()  # nor what was noted
 
 
 def stop(*arguments):

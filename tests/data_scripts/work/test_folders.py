@@ -134,6 +134,8 @@ def test_printing_never_raises(monkeypatch):
 
 def test_the_account_adds_up():
     assert account(5, []) == []
+    assert account(5, [], failed=3) == ["8 files in all: 5 read, 3 not read"]
+    assert account(5, [], left_out=1) == ["6 files in all: 5 read, 1 left out as asked"]
     unread = [Unread(f"{i}.jpg", folders.OTHER_KIND) for i in range(12)] + [
         Unread("x.MTL", folders.OTHER_KIND)
     ]

@@ -5,6 +5,7 @@ import re
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,6 +255,51 @@ def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys)
     assert "all lies in in: the folders in it are the class folders" in again
 
 
+@pytest.mark.parametrize(("command", "suffix"), [("meshes", "xyz"), ("scenes", "txt"), ("videos", "avi")])
+def test_a_fault_in_an_archive_is_named_by_the_archive(command, suffix, tmp_path, capsys):
+    """Not by the temporary folder, which is gone by then."""
+    content = {"meshes": CLOUD, "scenes": text(np.full((9, 7), 0.5))}.get(command)
+    for i in range(2):
+        for name in ("ball", "box"):
+            path = tmp_path / f"in/{name}/{i}.{suffix}"
+            if content is None:
+                encode(path, pictures(3))
+            else:
+                put(tmp_path / "in", f"{name}/{i}.{suffix}".encode(), content)
+    (tmp_path / f"in/box/1.{suffix}").write_text("broken")
+    packed = Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "in"))
+    try:
+        _, said = run(command, packed, tmp_path / "a.h5", capsys)
+    except scene_schema.SchemaError as error:
+        said = str(error)
+    assert f"{packed}: box/1.{suffix}" in said
+    assert "/tmp/tmp" not in said.replace(str(tmp_path), "")
+
+
+class BareName(zipfile.ZipInfo):
+    """A member whose name is bytes without the mark of UTF-8, as zip on Unix and macOS writes them."""
+
+    def _encodeFilenameFlags(self):
+        return os.fsencode(self.filename), self.flag_bits & ~0x800
+
+
+def test_names_in_a_zip_are_the_bytes_of_the_folder_that_it_was_made_of(tmp_path, capsys):
+    for name in ("tür/1.xyz", "tür/été.xyz", "box/1.xyz"):
+        put(tmp_path / "in", name.encode(), CLOUD)
+    put(tmp_path / "in", b"box/caf\xe9.xyz", CLOUD)
+    expected, _ = run("meshes", tmp_path / "in", tmp_path / "a.h5", capsys)
+    assert expected.class_names == ["box", "tür"]
+    for system in (3, 0):  # Unix; Windows, of which bytes that are not UTF-8 are code page 437
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as file:
+            for one in sorted((tmp_path / "in").rglob("*.xyz")):
+                info = BareName(str(one.relative_to(tmp_path / "in")))
+                info.create_system = system
+                file.writestr(info, one.read_bytes())
+        found, _ = run("meshes", tmp_path / "in.zip", tmp_path / "b.h5", capsys)
+        names = [name.replace(r"\xe9", "Θ") if system == 0 else name for name in expected.name]
+        assert (found.class_names, found.name) == (expected.class_names, names)
+
+
 def test_a_source_whose_name_is_markup_or_no_text(tmp_path, capsys):
     for name in (b"my [red] shapes", b"caf\xe9"):
         put(tmp_path, name + b"/ball/1.xyz", CLOUD)
@@ -268,3 +314,27 @@ def test_a_source_whose_name_is_markup_or_no_text(tmp_path, capsys):
         "--source 'my [red] shapes'"
         in run("meshes", tmp_path / "my [red] shapes", tmp_path / "a.h5", capsys)[0].rebuild
     )
+
+
+@pytest.mark.parametrize("command", ["meshes", "scenes", "s3dis"])
+def test_only_a_data_set_is_replaced(command, tmp_path, capsys):
+    """Not the source, nor somebody's notes, nor a folder; an empty file and an earlier data set are."""
+    names = {"meshes": ["ball/1.xyz", "box/1.xyz"], "scenes": ["a/1.txt", "b/1.txt"]}
+    content = {"meshes": CLOUD, "scenes": SCENE, "s3dis": ROWS}[command]
+    for name in names.get(command, ["Area_1/a/Annotations/chair_1.txt"]):
+        put(tmp_path / "in", name.encode(), content)
+    packed = shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")
+    (tmp_path / "notes.h5").write_text("mine")
+    for out, found in (
+        (packed, "is no data set"),
+        (tmp_path / "notes.h5", "is no data set"),
+        (tmp_path / "in", "is a folder"),
+    ):
+        before = Path(out).read_bytes() if os.path.isfile(out) else None
+        with pytest.raises(scene_schema.SchemaError, match=found):
+            run(command, Path(packed), Path(out), capsys)
+        assert before is None or Path(out).read_bytes() == before
+    (tmp_path / "a.h5").touch()
+    for _ in range(2):
+        run(command, Path(packed), tmp_path / "a.h5", capsys)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "in", "in.zip", "notes.h5"]

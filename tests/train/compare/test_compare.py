@@ -218,6 +218,10 @@ def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monke
     for name, value in load_file(folder / "model.safetensors").items():
         assert value.equal(weights[name])
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == kept  # its epochs were not run again
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "moved/slow/seed-0/summary.json").unlink()
+    options = replace(options, out=tmp_path / "moved")
+    assert compare.compare(options) == first  # a folder that was moved goes on, too
     study["slow"] = small_video(video_folder, epochs=2, lr=0.5)
     with pytest.raises(ValueError, match="seed-0 holds a run with another lr"):
         compare.compare(options)

@@ -123,6 +123,12 @@ def test_a_file_is_no_folder_for_a_run(folder, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+def test_a_link_that_leads_nowhere_is_no_folder_for_a_run(folder, tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="run is a link that leads nowhere, and a run is a folder"):
+        Run(small(folder, out=tmp_path / "run"))
+
+
 @pytest.mark.parametrize("name", [n for n in checkpoint.FILES if n != "report.html"])
 def test_a_folder_that_holds_a_file_of_a_run_is_not_written_to(name, folder, tmp_path):
     (tmp_path / name).write_text("mine")
@@ -189,6 +195,17 @@ def test_a_damaged_checkpoint_is_refused_and_training_can_begin_anew(half, folde
     (half / "checkpoint.pt").unlink()
     resume(half, folder).train()
     assert_same_weights(half, finished)
+
+
+def test_a_damaged_checkpoint_of_an_ended_run_is_not_said_to_begin_anew(finished, folder, tmp_path):
+    """For --resume refuses to."""
+    run = shutil.copytree(finished, tmp_path / "ended")
+    flip(run / "checkpoint.pt")
+    with pytest.raises(DamagedError, match=r"has ended: .* train it again, with another --out\.$"):
+        resume(run, folder)
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="to train it again, give another --out"):
+        resume(run, folder)
 
 
 def test_a_checkpoint_of_another_network_says_which_version_made_it(half, folder):

@@ -313,10 +313,13 @@ def test_evaluation_matches_classes_by_their_names(finished, tmp_path, capsys):
         evaluated(names=("4", "12", "14"))
 
 
-def test_a_run_that_starts_from_another_has_the_codes_of_its_own_data(finished, tmp_path):
+def test_a_run_that_starts_from_another_has_the_codes_of_its_own_data(finished, tmp_path, capsys):
     write_rooms_of(tmp_path / "rooms.h5", codes=(2, 5, 6))
     config = small_scenes(tmp_path, out=tmp_path / "run", start=finished / "run", epochs=1)
     assert Run(config).data.signature.codes == [2, 5, 6]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("[4, 12, 14]; they are matched by their names")
+    assert "have the codes [2, 5, 6], those of --start" in said
     write_rooms_of(tmp_path / "rooms.h5", names=("b", "a", "c"), codes=(12, 4, 14))
     with pytest.raises(ValueError, match="was trained on the classes"):
         Run(config)
