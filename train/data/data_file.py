@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.shipped import find_data
 from dropfold.train.config.configs import Config
@@ -66,9 +67,9 @@ def _refuse_other(path: Path, config: Config) -> None:
             )
         return
     try:
-        with h5py.File(path, "r") as file:
-            schema, found = file.attrs.get("schema"), file.attrs.get("task")
-    except (OSError, RuntimeError, ValueError, TypeError):
+        with open_h5(path) as file:
+            schema, found = file.text("schema"), file.text("task")
+    except SchemaError:
         return
     if schema is None:
         raise SchemaError(

@@ -66,11 +66,29 @@ def test_an_extra_dimension_is_the_label(name, kind, tmp_path):
         np.testing.assert_array_equal(read_scene(write(given, tmp_path / f"a{suffix}")).label, label)
 
 
-def test_an_extra_dimension_of_zeros_is_no_label(tmp_path):
-    given = points(extra={"label": ("u1", np.zeros(400))})
-    assert read_scene(write(given, tmp_path / "a.las")).label is None
+def test_an_extra_dimension_wins_over_the_classification_and_says_so(tmp_path):
+    given, said = points(extra={"label": ("u1", np.zeros(400))}), []
+    np.testing.assert_array_equal(
+        read_scene(write(given, tmp_path / "a.las"), notes=said).label, np.zeros(400)
+    )
+    assert said == []
     given.classification = np.arange(400) % 7
-    np.testing.assert_array_equal(read_scene(write(given, tmp_path / "a.las")).label, np.arange(400) % 7)
+    for name in ("a.las", "a.laz"):
+        said = []
+        np.testing.assert_array_equal(
+            read_scene(write(given, tmp_path / name), notes=said).label, np.zeros(400)
+        )
+        assert said == [f"{tmp_path / name}: the labels are label; classification differs from it"]
+
+
+def test_a_label_that_its_dimension_cannot_hold_is_refused(tmp_path):
+    source = write(points(extra={"label": ("i1", np.ones(400))}), tmp_path / "a.las")
+    scene = read_scene(source)
+    with pytest.raises(
+        ShapeError, match=r"a\.las has a dimension label of int8, which cannot hold label 200"
+    ):
+        write_scene(tmp_path / "b.las", scene.points, None, np.full(400, 200), like=source)
+    assert not (tmp_path / "b.las").exists()
 
 
 def test_labels_with_a_fraction_are_named(tmp_path):

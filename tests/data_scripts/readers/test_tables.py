@@ -433,20 +433,19 @@ def test_points_that_are_not_finite_are_named_and_left_out_on_request(word, tmp_
         read_scene(path, Layout(drop_nan=True))
 
 
-def test_what_is_guessed_is_printed_once_where_nobody_collects_it(tmp_path, caplog, monkeypatch):
+def test_what_is_guessed_of_a_file_is_printed_once_where_nobody_collects_it(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(notes_module, "_said", set())
     for name in "a.txt", "b.txt":
         read_scene(
             write(tmp_path / name, "1 2 3 4 5 6 77\n1 2 3 4 5 6 78\n1 2 3 4 5 6.5 79"),
             parse_layout("x y z i - - label"),
         )
-        read_scene(write(tmp_path / name, "1 2 3 7.125\n1 2 3 -3\n"))
+        for _ in range(2):
+            read_scene(write(tmp_path / name, "1 2 3 7.125\n1 2 3 -3\n"))
     said = caplog.text
-    assert (
-        said.count("note: ")
-        == said.count(f"{tmp_path / 'a.txt'}: 4 columns without names, read as x y z intensity")
-        == 1
-    )
+    assert said.count("note: ") == 2
+    for name in "a.txt", "b.txt":
+        assert said.count(f"{tmp_path / name}: 4 columns without names, read as x y z intensity") == 1
 
 
 # --- arrays --------------------------------------------------------------------------------------------------------

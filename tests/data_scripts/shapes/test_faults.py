@@ -213,7 +213,7 @@ def test_a_flipped_bit_is_an_error(mode, tmp_path):
 def test_what_the_disk_refuses_is_a_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("x" * 300, "")
-    with pytest.raises(ArchiveError, match=r"cannot be unpacked into .*out \(File name too long\); TMPDIR"):
+    with pytest.raises(ArchiveError, match=r"cannot be unpacked into .*out \(.*File name too long\); TMPDIR"):
         archive.extract(tmp_path / "a.zip", tmp_path / "out")
 
 
