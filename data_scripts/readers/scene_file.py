@@ -24,13 +24,7 @@ import numpy as np
 
 from dropfold.data_scripts.readers import columns as naming
 from dropfold.data_scripts.readers import las
-from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
-from dropfold.data_scripts.readers.columns import COLOURS as COLOURS
-from dropfold.data_scripts.readers.columns import LABELS as LABELS
-from dropfold.data_scripts.readers.units import METRES as METRES
-from dropfold.data_scripts.readers.units import Unit as Unit
-from dropfold.data_scripts.readers.units import in_metres as in_metres
-from dropfold.data_scripts.readers.units import note_odd_extent as note_odd_extent
+from dropfold.data_scripts.readers.columns import AS_FOUND, COLOURS, LABELS, Layout
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ShapeError
 from dropfold.data_scripts.work.memory import name_if_too_large

@@ -24,13 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
-from dropfold.data_scripts.readers.scene_file import (
-    READ_SUFFIXES,
-    Unit,
-    in_metres,
-    note_odd_extent,
-    read_scene,
-)
+from dropfold.data_scripts.readers.scene_file import READ_SUFFIXES, read_scene
+from dropfold.data_scripts.readers.units import Unit, in_metres, note_odd_extent
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema

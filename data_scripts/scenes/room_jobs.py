@@ -17,7 +17,7 @@ from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import say
+from dropfold.data_scripts.work.folders import print_line
 from dropfold.data_scripts.work.jobs import Job
 
 
@@ -96,7 +96,7 @@ def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> Non
     with work.advise_restart():
         scenes, notes = convert(options)
     counts = [len(scenes.of(split)) for split in range(3)]
-    say(
+    print_line(
         f"{options.out}: {counts} rooms to train, validate and test, {int(scenes.ptr[-1]):,} points, "
         f"{len(scenes.class_names)} classes, {len(np.unique(scenes.area))} areas"
     )
@@ -104,4 +104,4 @@ def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> Non
     named = [name if name == str(code) else f"{name} ({code})" for name, code in classes]
     print(f"classes, and their labels in the files: {', '.join(named)}")
     for note in notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")

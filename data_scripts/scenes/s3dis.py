@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dropfold.data_scripts.readers.scene_file import METRES, Unit, in_metres, note_odd_extent
+from dropfold.data_scripts.readers.units import METRES, Unit, in_metres, note_odd_extent
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
 from dropfold.data_scripts.schemas import scene_schema

@@ -31,7 +31,7 @@ from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import say
+from dropfold.data_scripts.work.folders import print_line
 from dropfold.data_scripts.work.jobs import Advance, Job
 
 URL = "https://shapenet.cs.stanford.edu/media/indoor3d_sem_seg_hdf5_data.zip"
@@ -153,6 +153,6 @@ def main(options: Options) -> None:
         with open_as_folder(source) as folder:
             blocks = convert(folder, options)
             notes = account_files(folder)
-    say(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
+    print_line(f"{options.out}: {[len(blocks.of(s)) for s in range(3)]} blocks to train, validate and test")
     for note in notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")

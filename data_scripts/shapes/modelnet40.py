@@ -30,7 +30,7 @@ from dropfold.data_scripts.work import distribution, jobs
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import say
+from dropfold.data_scripts.work.folders import print_line
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -240,6 +240,6 @@ def main(options: Options) -> None:
         clouds = convert(folder, options.form, options.points, options.validation)
         notes = account_files(folder, options.form)
     shape_schema.write(options.out, clouds)
-    say(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
+    print_line(f"{options.out}: {[len(clouds.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")

@@ -33,8 +33,8 @@ from dropfold.data_scripts.work.folders import (
     account,
     name_some,
     note_alike,
+    print_line,
     printable,
-    say,
     shorten,
     suffix_of,
     walk,
@@ -210,6 +210,8 @@ def main(options: Options) -> None:
         notes = [name_members(note, folder, options.source) for note in notes]
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
-    say(f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes")
+    print_line(
+        f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes"
+    )
     for note in notes:
-        say(note if note.startswith("note: ") else f"left out: {note}")
+        print_line(note if note.startswith("note: ") else f"left out: {note}")

@@ -34,7 +34,7 @@ from dropfold.data_scripts.work import distribution, jobs, pieces
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import File, Unread, account, say
+from dropfold.data_scripts.work.folders import File, Unread, account, print_line
 from dropfold.data_scripts.work.jobs import Advance, Job
 from dropfold.data_scripts.work.members import Members, open_members
 from dropfold.data_scripts.work.stack import Stack
@@ -310,6 +310,6 @@ def main(options: Options) -> None:
     with jobs.advise_restart(restart):
         source = download_or_reuse(options.source, URLS[options.form], out.parent, options.sha256)
         parts, notes = convert(source, options.form, out, options.workers)
-    say(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
+    print_line(f"{out}: {[len(parts.of(s)) for s in range(3)]} shapes to train, validate and test")
     for note in notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")

@@ -28,7 +28,7 @@ from dropfold.data_scripts.schemas import video_schema
 from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
 from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
-from dropfold.data_scripts.work.folders import printable, say
+from dropfold.data_scripts.work.folders import print_line, printable
 from dropfold.data_scripts.work.processes import cores
 
 Decode = Callable[[Path, str, Reading], Any]
@@ -123,7 +123,7 @@ def make(
     video_schema.write(out, videos)
     for clip in kept:
         if (note := _clip_path(part, clip).with_suffix(".note")).exists():
-            say(f"note: {note.read_text(errors='replace')}")
+            print_line(f"note: {note.read_text(errors='replace')}")
     pieces.end(part)
     return videos, faults
 
@@ -133,9 +133,11 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
     with jobs.advise_restart():
         videos, faults = convert(options)
     counts = [len(videos.of(split)) for split in range(3)]
-    say(f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes")
+    print_line(
+        f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes"
+    )
     for fault in faults:
-        say(fault if fault.startswith("note: ") else f"left out: {fault}")
+        print_line(fault if fault.startswith("note: ") else f"left out: {fault}")
 
 
 def format_options(reading: Reading) -> str:

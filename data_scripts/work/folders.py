@@ -219,7 +219,7 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line whatever it holds: names that are no text, control characters, letters that the terminal has not."""
     text = "".join(_escaped(a) if _is_control(a) and a != "\n" else a for a in line)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

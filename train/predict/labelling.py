@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
-from dropfold.data_scripts.readers.scene_file import Unit, check_target, in_metres, read_scene, write_scene
+from dropfold.data_scripts.readers.scene_file import check_target, read_scene, write_scene
+from dropfold.data_scripts.readers.units import Unit, in_metres
 from dropfold.train.config.configs import BlockConfig, PartConfig, Signature
 from dropfold.train.scoring import metrics
 from dropfold.train.tasks import parts

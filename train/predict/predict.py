@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dropfold.data_scripts.readers.columns import Layout, parse_layout
-from dropfold.data_scripts.readers.scene_file import Unit
+from dropfold.data_scripts.readers.units import Unit
 from dropfold.data_scripts.work.ending import find_sentence
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dropfold.data_scripts.readers import scene_file, text_table
-from dropfold.data_scripts.readers.scene_file import in_metres, read_scene, write_scene
+from dropfold.data_scripts.readers.scene_file import read_scene, write_scene
+from dropfold.data_scripts.readers.units import in_metres
 from dropfold.data_scripts.work.errors import ShapeError
 
 

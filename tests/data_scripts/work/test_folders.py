@@ -18,8 +18,8 @@ from dropfold.data_scripts.work.folders import (
     Unread,
     account,
     note_alike,
+    print_line,
     printable,
-    say,
     walk,
 )
 
@@ -43,7 +43,7 @@ def reasons(listing):
 def test_links_are_followed_and_end(tmp_path):
     put(tmp_path / "in", "a/1", "b/2")
     put(tmp_path / "out", "c/3", "c/deep/4", "file")
-    (tmp_path / "in/c").symlink_to(tmp_path / "out/c")  # another disk, say
+    (tmp_path / "in/c").symlink_to(tmp_path / "out/c")  # another disk, print_line
     (tmp_path / "in/a/5").symlink_to(tmp_path / "out/file")
     (tmp_path / "in/a/up").symlink_to("..")
     (tmp_path / "in/above").symlink_to(tmp_path)
@@ -127,7 +127,7 @@ def test_every_name_is_text_of_one_line(name, text, tmp_path):
 def test_printing_never_raises(monkeypatch):
     said = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="\n")
     monkeypatch.setattr(sys, "stdout", said)
-    say("caf\udce9 café \x1b[2J\nnext")
+    print_line("caf\udce9 café \x1b[2J\nnext")
     said.flush()
     assert said.buffer.getvalue() == rb"caf\xe9 caf\xe9 \x1b[2J" b"\nnext\n"
 
