@@ -156,7 +156,7 @@ class _GroupMLPMax(torch.autograd.Function):
             # Rounded to the products' type, so that z of an inactive unit is exactly -offset in it, too.
             offset = _gaussian_mean(gammas[-2], betas[-2], slopes[-1]).to(weights[-1].dtype).to(q.dtype)
         maximum, argmax, sum_z, outer = compute_forward(
-            *entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, len(q))
+            *entries, weights, vectors, slopes, offset, bool(last.training), *draw(noise, clouds, q.shape[0])
         )
         mean_z, everyone = sum_z, torch.ones_like(total)
         if last.training:
@@ -290,7 +290,7 @@ def group_mlp_max(
     device, dtype = q.device.type, accumulator(q.dtype)
     half = product_dtype(q)
     entries, groups_n = groups.idx.shape[0], p.shape[0]
-    if batch is None and batch_size and len(q) % batch_size:
+    if batch is None and batch_size and q.shape[0] % batch_size:
         raise ValueError(
             f"batch_size clouds of equal size make up q; got {len(q)} rows and batch_size {batch_size}."
         )
@@ -335,7 +335,7 @@ def _cloud_ptr(q: Tensor, batch: Tensor | None, batch_size: int | None) -> Tenso
     """The clouds of the rows of q: those of `batch`, or `batch_size` of equal size."""
     if batch is not None:
         return to_rows(q, batch, batch_size)[1]
-    return dense_ptr(batch_size or 1, len(q) // (batch_size or 1), q.device)
+    return dense_ptr(batch_size or 1, q.shape[0] // (batch_size or 1), q.device)
 
 
 def _gaussian_mean(gamma: Tensor, beta: Tensor, slope: float) -> Tensor:
@@ -351,7 +351,7 @@ def _check(
     q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
     biases: Sequence[Tensor | None],
 ) -> None:  # fmt: skip
-    if q.dim() != 2 or p.dim() != 2 or q.shape[1] != p.shape[1] or len(groups.ptr) != len(p) + 1:
+    if q.dim() != 2 or p.dim() != 2 or q.shape[1] != p.shape[1] or groups.ptr.shape[0] != p.shape[0] + 1:
         raise ValueError(
             "q must be [M, C] and p [G, C] for the G groups of ptr [G + 1]; got q "
             f"{describe(q)}, p {describe(p)}, ptr {describe(groups.ptr)}."

@@ -123,7 +123,7 @@ class SetAbstraction(nn.Module):
         else:
             centres = pos[chosen]
             if batch is not None:
-                centres_batch = torch.arange(len(chosen) // m, device=pos.device).repeat_interleave(m)
+                centres_batch = torch.arange(chosen.shape[0] // m, device=pos.device).repeat_interleave(m)
         for mlp, scale in zip(self.scales, self.level.scales, strict=True):
             groups = kernels.ball_query(
                 *(pos, centres, scale.radius, scale.k), centres_batch=centres_batch, **clouds
@@ -207,7 +207,7 @@ def _carry(f: Tensor, points: Points, below: Points, interpolate: Callable[..., 
         return interpolate(f.view(*below.pos.shape[:-1], f.shape[-1]), below.pos, points.pos)
     clouds: dict[str, Any] = {}
     if points.batch is not None:
-        of = torch.arange(len(below.pos), device=f.device).repeat_interleave(below.pos.shape[1])
+        of = torch.arange(below.pos.shape[0], device=f.device).repeat_interleave(below.pos.shape[1])
         clouds = {"batch": of, "query_batch": points.batch, "batch_size": points.clouds}
     return interpolate(f, below.pos.reshape(-1, 3), points.pos, **clouds)
 

@@ -156,7 +156,7 @@ class GroupMLPMax(_SharedPerceptron):
             q, p = pos, -centres
             if features is not None:
                 q = torch.cat([pos, features], 1)
-                p = torch.cat([p, p.new_zeros(len(p), given)], 1)
+                p = torch.cat([p, p.new_zeros(p.shape[0], given)], 1)
         else:
             of_pos, of_features = first.weight[:, :3], first.weight[:, 3:]
             with torch.autocast(pos.device.type, enabled=False):  # coordinates are never rounded

@@ -130,7 +130,7 @@ def test_every_group_runs_in_tiny_sizes(monkeypatch):
         steps={"pointnet": (2, 40), "dgcnn": (2, 40), "pointnet2_ssg": (2, 512)},
         segmentation={"pointnet_parts": (2, 40), "dgcnn_parts": (2, 40), "dgcnn_s3dis": (2, 40)},
         operation=(2, 40), sweep=((1, 40),),
-        base=(2, 40), clouds=(2,), points=(40,), epochs=((126,), (16,)),
+        base=(2, 40), clouds=(2,), points=(40,), epochs=((126,), (24,)),
     )  # fmt: skip
     monkeypatch.setattr(point_clouds, "QUICK", tiny)
     operations = set()

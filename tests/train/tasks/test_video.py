@@ -50,7 +50,7 @@ def test_a_run_leaves_its_figures_and_a_self_contained_report(finished, video_fo
     assert summary["classifier"] == 3 * 8 + 3
     page = (finished / "report.html").read_text()
     assert "{{" not in page
-    assert "http" not in page
+    assert "https:" not in page
     assert (
         6 <= page.count('"strip": "iVBOR') <= 10
     )  # of ten test clips, at most six that are right and six that are wrong
