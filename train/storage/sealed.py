@@ -66,7 +66,6 @@ def _compare_parts(path: Path, content: bytes) -> None:
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
-        NotImplementedError,
         RuntimeError,
         ValueError,
         OSError,
