@@ -79,8 +79,13 @@ def read_scene(path: Path, layout: Layout = AS_FOUND, notes: list[str] | None = 
         columns = cloud.columns
         points = stack_axes(path, columns)
         colour = naming.pick(columns, COLOURS)
-        label = next((columns[name] for name in LABELS if name in columns), None)
+        named = [name for name in LABELS if name in columns]
+        label = columns[named[0]] if named else None
         lines = [*cloud.notes, *naming.note_part_of_a_colour(columns)]
+        if other := [name for name in named[1:] if (columns[name] != label).any()]:
+            lines.append(f"the labels are {named[0]}; {' and '.join(other)} differs from it")
+        if colour is not None:
+            lines += _note_dark_colours(colour)
         beside = path.with_suffix(".labels")
         if beside.is_file():
             label = _read_labels_beside(path, beside, len(points), label)
@@ -283,6 +288,16 @@ def _colour(path: Path, values: np.ndarray) -> np.ndarray:
     if high <= 1 and values.dtype.kind == "f" and (values != np.floor(values)).any():
         return (values * 255).round().astype(np.uint8)
     return (values / 257 if high > 255 else values).round().astype(np.uint8)
+
+
+def _note_dark_colours(values: np.ndarray) -> list[str]:
+    """A line where values taken for 0 .. 255 may as well be dark ones of a larger range, and are nearly black."""
+    high = values.max(initial=0)
+    if values.dtype == np.uint16 and 0 < high <= 255:
+        return [f"colours have 16 bits and go up to {high}: taken for 0 .. 255"]
+    if high == 1 and (values == np.floor(values)).all():
+        return ["colours are 0 or 1: taken for 0 .. 255, nearly black"]
+    return []
 
 
 def _label(path: Path, values: np.ndarray) -> np.ndarray:

@@ -72,10 +72,23 @@ def main(options: Options) -> None:
     from dropfold.train.tasks.trained import Trained
 
     trained = Trained.of(options.run)
+    refuse_idle(options, trained.config.task)
     if trained.config.task in CLASSIFYING:
         predict_all(options, classify_each(options, trained, layout), "predicting")
     else:
         predict_all(options, label_each(options, trained, layout))
+
+
+def refuse_idle(options: Options, task: str) -> None:
+    """Refuse options that a run of this task would take without using them."""
+    for name, given, used_by in (
+        ("--unit", options.unit is not None, ("scenes", "blocks")),
+        ("--category", bool(options.category), ("parts",)),
+    ):
+        if given and task not in used_by:
+            raise ValueError(
+                f"{name} is for runs on {' or '.join(used_by)}, and {options.run} is one on {task}; leave it out."
+            )
 
 
 def predict_all(

@@ -381,3 +381,33 @@ def test_a_unit_in_the_names_of_columns_is_taken(tmp_path):
     assert read_scene(tmp_path / "a.csv").unit == "mm"
     (tmp_path / "a.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
     assert read_scene(tmp_path / "a.csv").unit is None
+
+
+@pytest.mark.parametrize(
+    ("red", "said"),
+    [
+        (np.array([7, 255], np.uint16), ["colours have 16 bits and go up to 255: taken for 0 .. 255"]),
+        (np.array([7, 256], np.uint16), []),
+        (np.array([0.0, 1.0]), ["colours are 0 or 1: taken for 0 .. 255, nearly black"]),
+        (np.array([0.5, 1.0]), []),
+        (np.array([7, 255], np.uint8), []),
+        (np.array([0, 0], np.uint16), []),
+    ],
+)
+def test_colours_whose_range_is_a_guess_are_said(red, said, tmp_path):
+    table = np.zeros(2, [(name, "f8") for name in "xyz"] + [(name, red.dtype) for name in "rgb"])
+    table["x"], table["r"] = [0, 1], red
+    np.save(tmp_path / "a.npy", table)
+    notes = []
+    read_scene(tmp_path / "a.npy", notes=notes)
+    assert notes == [f"{tmp_path / 'a.npy'}: {line}" for line in said]
+
+
+def test_of_two_columns_of_labels_that_differ_the_one_that_is_taken_is_said(tmp_path):
+    path, notes = tmp_path / "a.csv", []
+    path.write_text("x,y,z,class,label\n0,0,0,4,1\n1,1,1,4,2\n")
+    assert read_scene(path, notes=notes).label.tolist() == [1, 2]
+    assert notes == [f"{path}: the labels are label; class differs from it"]
+    path.write_text("x,y,z,class,label\n0,0,0,1,1\n1,1,1,2,2\n")
+    assert read_scene(path, notes=(same := [])).label.tolist() == [1, 2]
+    assert same == []

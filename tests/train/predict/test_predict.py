@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dropfold.data_scripts.work.errors import ShapeError
-from dropfold.train.predict.predict import Options, main, predict_all
+from dropfold.train.predict.predict import Options, main, predict_all, refuse_idle
 
 FILES = tuple(Path(f"{name}.ply") for name in "abcd")
 
@@ -75,3 +75,19 @@ def test_no_file_is_a_usage_error(capsys):
         main(Options(Path("run"), ()))
     assert ended.value.code == 2
     assert "no file to predict; usage: dropfold predict run FILE..." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("clouds", {"unit": "mm"}, "--unit is for runs on scenes or blocks, and run is one on clouds"),
+        ("parts", {"unit": "mm"}, "--unit is for runs on scenes or blocks, and run is one on parts"),
+        ("scenes", {"category": "mug"}, "--category is for runs on parts, and run is one on scenes"),
+    ],
+)
+def test_an_option_that_a_run_does_not_use_is_refused(task, options, said):
+    with pytest.raises(ValueError, match=said):
+        refuse_idle(Options(Path("run"), FILES, **options), task)
+    refuse_idle(Options(Path("run"), FILES), task)
+    refuse_idle(Options(Path("run"), FILES, unit="mm"), "blocks")
+    refuse_idle(Options(Path("run"), FILES, category="mug"), "parts")
