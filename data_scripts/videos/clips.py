@@ -7,6 +7,7 @@ is damaged in places keeps its good frames, and is noted.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -177,9 +178,16 @@ def _begin_folder(out: Path, reading: Reading) -> Path:
 
 
 def _clip_path(part: Path, clip: Clip) -> Path:
-    """Where a decoded clip lies; the size is part of the name, so that a mended video is read anew."""
-    key = f"{clip.name} {clip.path.stat().st_size if clip.path.exists() else 0}"
+    """Where a decoded clip lies; what the video holds is part of the name, so that a mended one is read anew."""
+    key = f"{clip.name} {_digest(clip.path, clip.path.stat().st_mtime_ns) if clip.path.exists() else 0}"
     return part / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
+
+
+@functools.cache
+def _digest(path: Path, changed: int) -> str:
+    """SHA-256 of a file that was last changed then; to read it takes little beside decoding it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _decode_all(part: Path, clips: list[Clip], reading: Reading, decode: Decode) -> list[str]:

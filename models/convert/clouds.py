@@ -240,8 +240,13 @@ def _state(source: str | Path | Mapping[str, Tensor], project: str | None = None
             with torch.serialization.safe_globals(NUMBERS):
                 loaded = _read_file(source)
         except pickle.UnpicklingError as error:
+            # torch's own text advises to load such a file without this protection.
+            found = re.search(r"Unsupported [^\n]*", str(error))
+            what = f" ({found[0]})" if found else ""
             raise ValueError(
-                f"{source} holds more than tensors and numbers, and what else it holds is not read: {error}"
+                f"{source} holds more than tensors and numbers, or is no checkpoint{what}: nothing "
+                "else is read, for a pickle can run code. Save the weights only, where they were trained: "
+                "torch.save(network.state_dict(), FILE)."
             ) from None
     while isinstance(loaded, Mapping):
         inside = [name for name in WRAPPERS if isinstance(loaded.get(name), Mapping)]

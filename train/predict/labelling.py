@@ -33,7 +33,7 @@ def label_file(
     layout: Layout = AS_FOUND,
 ) -> dict[str, Any]:
     """Label every point of a file, write the labelled points to `out` (whole, at the end, or not at all), each with the code
-    of its class, and return the number of points of each class, and the scores against the labels in the file.
+    of its class, and return the number of points of each class; of scenes also the scores against the labels in the file.
 
     Raises:
         ValueError: what is wrong with the file, or missing.

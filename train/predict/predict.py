@@ -6,7 +6,7 @@ should be theirs. For a run on videos: any file that PyAV decodes, or frames [T,
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
 PLY, LAS, LAZ, PCD, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats
-but PCD, each point with the number that its class has in the files that the data set was made of. Labels in a file are
+but PCD, each point with the number that its class has in the files that the data set was made of. Labels in a scene are
 compared. Scenes have z upwards; colours are 0 .. 255.
 """
 

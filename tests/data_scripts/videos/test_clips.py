@@ -274,6 +274,17 @@ def test_a_second_start_goes_on(how, folder, tmp_path):
     assert video_schema.read(out).checksum == video_schema.read(wholly.out).checksum
 
 
+def test_a_mended_video_of_the_same_size_is_read_anew(tmp_path):
+    path = tmp_path / "a.gif"
+    path.write_bytes(b"before")
+    clip, place = Clip(path, "a.gif", ("wave",), "a"), {}
+    for content in (b"before", b"broken", b"before"):
+        path.write_bytes(content)
+        os.utime(path, ns=(len(place), len(place)))
+        place[clips._clip_path(tmp_path, clip)] = content
+    assert len(place) == 2
+
+
 def test_other_options_do_not_go_on(folder, tmp_path):
     (tmp_path / "out.h5.part").mkdir()
     (tmp_path / "out.h5.part/options.json").write_text('"--frames 9"')
