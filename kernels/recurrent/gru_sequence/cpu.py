@@ -1,44 +1,48 @@
-"""gru_sequence on the CPU: a loop over time in ATen, after what backward can compute for all steps at once."""
+"""gru_sequence on the CPU: one compiled loop over time."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.launch import accumulator
+from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
 from dropfold.kernels.recurrent.gru_sequence.columns import split_columns
 from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
-from dropfold.kernels.recurrent.kron.products import cheaper_product
-from dropfold.kernels.recurrent.sequence.dropout import drop_units
-from dropfold.kernels.recurrent.sequence.history import active_rows, states_before, steps, update_active
+from dropfold.kernels.recurrent.kron.compiled import Matrix, make_matrix, multiply_columns, multiply_rows
+from dropfold.kernels.recurrent.sequence.compiled import (
+    as_float,
+    copy,
+    drop,
+    plan_shares,
+    plan_steps,
+    step_indices,
+    strided,
+)
 
 
 def gru_sequence_fwd(
     gx: Tensor, a: Tensor, c: Tensor, b_n: Tensor | None, h0: Tensor, lengths: Tensor | None,
     keep_scale: Tensor | None, reverse: bool, save: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    hs, gates = empty_fwd_outputs(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save)
-    (frames, batch, _), hidden = gx.shape, h0.shape[1]
-    wide, active = accumulator(gx.dtype), active_rows(lengths, frames)
-    u, u_n = (cheaper_product(*factors, frames * batch) for factors in split_columns(a, c, b_n is None))
-    hs[frames if reverse else 0] = h0
-    for t, before, after in steps(frames, reverse):
-        h = drop_units(hs[before], keep_scale)
-        x, product = gx[t].to(wide), u.multiply(h).to(wide)
-        r, z = (x[:, : 2 * hidden] + product[:, : 2 * hidden]).sigmoid_().chunk(2, 1)
-        x_n = x[:, 2 * hidden :]
-        if b_n is None:
-            n = (x_n + u_n.multiply((r * h).to(gx.dtype)).to(wide)).tanh_()
-            saved = [r, z, n]
-        else:
-            product_n = product[:, 2 * hidden :] + b_n
-            n = torch.addcmul(x_n, r, product_n).tanh_()
-            saved = [r, z, n, product_n]
-        h = torch.lerp(n, hs[before].to(wide), z)
-        hs[after] = update_active(hs[before], h.to(hs.dtype), active, t)
-        if save:
-            torch.cat(saved, 1, out=gates[t])
-    return hs, gates
+    hs, gates = map(as_float, empty_fwd_outputs(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save))
+    frames, batch, columns = gx.shape
+    start = frames if reverse else 0
+    hs[start] = h0
+    steps = plan_steps(hs[start], frames, reverse, lengths, keep_scale)
+    matrices = _matrices(a, c, b_n, batch, frames, False)
+    saved = gates if save else gates.new_empty(batch * columns // 3 * (3 if b_n is None else 4))
+    x, products = strided(gx), hs.new_empty(batch * columns)
+    if b_n is None:
+        scratch = hs.new_empty(batch * h0.shape[1])
+        shares = plan_shares(steps, *matrices)
+        launch(_forward_before, x, *matrices, hs.view(-1), saved.view(-1), save, products, scratch, steps, shares)
+    else:
+        shares = plan_shares(steps, matrices[0])
+        launch(_forward_after, x, matrices[0], as_float(b_n), hs.view(-1), saved.view(-1), save, products, steps, shares)
+    return hs.to(gx.dtype), gates
 
 
 def gru_sequence_bwd(
@@ -46,31 +50,278 @@ def gru_sequence_bwd(
     lengths: Tensor | None, keep_scale: Tensor | None, reverse: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dgates, dh = empty_bwd_outputs(dout, dh_n, gates, hs, a, c, b_n, lengths, keep_scale, reverse)
-    frames, batch, _ = dout.shape
-    wide, active = dh.dtype, active_rows(lengths, frames)
-    u, u_n = (cheaper_product(*factors, frames * batch) for factors in split_columns(a, c, b_n is None))
-    r, z, n, *product_n = gates.to(wide).chunk(3 if b_n is None else 4, -1)
-    h_before = states_before(hs, reverse).to(wide)
-    # The gradients of a step are linear in its dh: first the derivatives, which the loop multiplies. r's is that of
-    # what r multiplies: h' if the reset stands before the product, else the product.
-    dn_per_dh, dz_per_dh = (1 - z) * (1 - n * n), (h_before - n) * z * (1 - z)
-    dr_per_reset = r * (1 - r) * (drop_units(h_before, keep_scale) if b_n is None else product_n[0])
     dh.copy_(dh_n)
-    for t, _, _ in steps(frames, not reverse):
-        dh_after = dh + dout[t]
-        dn, dz = dh_after * dn_per_dh[t], dh_after * dz_per_dh[t]
-        if b_n is None:
-            dreset = u_n.multiply_transposed(dn.to(a.dtype)).to(wide)
-            drz = torch.cat([dreset * dr_per_reset[t], dz], 1)
-            dh_before = u.multiply_transposed(drz.to(a.dtype)).to(wide).addcmul_(dreset, r[t])
-            torch.cat([drz, dn], 1, out=dgates[t])
-        else:
-            drz, dproduct_n = torch.cat([dn * dr_per_reset[t], dz], 1), dn * r[t]
-            dproduct = torch.cat([drz, dproduct_n], 1)
-            dh_before = u.multiply_transposed(dproduct.to(a.dtype)).to(wide)
-            torch.cat([drz, dn, dproduct_n], 1, out=dgates[t])
-        dh_before = drop_units(dh_before, keep_scale).addcmul_(dh_after, z[t])
-        dh = update_active(dh, dh_before, active, t)
-    if active is not None:
-        dgates.masked_fill_(~active, 0)
+    frames, batch, hidden = dout.shape
+    steps = plan_steps(dh, frames, reverse, lengths, keep_scale)
+    matrices = _matrices(a, c, b_n, batch, frames, True)
+    flat = [x.view(-1) for x in (gates, as_float(hs), dgates, dh, torch.empty_like(dh))]
+    if b_n is None:
+        scratch = dh.new_empty(2 * batch * hidden), dh.new_empty(batch * hidden)
+        launch(_backward_before, strided(dout), *matrices, *flat, *scratch, steps, plan_shares(steps, *matrices))
+    else:
+        scratch = (dh.new_empty(3 * batch * hidden),)
+        launch(_backward_after, strided(dout), matrices[0], *flat, *scratch, steps, plan_shares(steps, matrices[0]))
     return dgates, dh
+
+
+def _matrices(
+    a: Tensor, c: Tensor, b_n: Tensor | None, batch: int, frames: int, transposed: bool
+) -> list[Matrix]:
+    """U; or, if the reset stands before the product, the columns of r and z, and those of n."""
+    parts = split_columns(as_float(a), as_float(c), True) if b_n is None else ((as_float(a), as_float(c)),)
+    return [make_matrix(*factors, batch, frames, transposed) for factors in parts]
+
+
+@elementwise
+def _reset_after(p_r, p_z, p_n, x_r, x_z, x_n, b_n, h):
+    """r, z, n, the product that r multiplies, and h, of a step."""
+    r, z, product_n = sigmoid(p_r + x_r), sigmoid(p_z + x_z), p_n + b_n
+    n = tanh(r.multiply_add(product_n, x_n))
+    return r, z, n, product_n, z.multiply_add(h - n, n)
+
+
+@elementwise
+def _gradient_after(r, z, n, product_n, h_before, dout, dh):
+    """Gradients at what the gates r, z, n are functions of, at n's product, and of h where z passes it on."""
+    dh = dh + dout
+    dn = dh * (1 - z) * (1 - n * n)
+    return dn * product_n * r * (1 - r), dh * (h_before - n) * z * (1 - z), dn, dn * r, dh * z
+
+
+@elementwise
+def _reset(p_r, p_z, x_r, x_z, h):
+    """r, z, and r h."""
+    r, z = sigmoid(p_r + x_r), sigmoid(p_z + x_z)
+    return r, z, r * h
+
+
+@elementwise
+def _update(p_n, x_n, z, h):
+    """n, and h of the step."""
+    n = tanh(p_n + x_n)
+    return n, z.multiply_add(h - n, n)
+
+
+@elementwise
+def _gradient_update(z, n, h_before, dout, dh):
+    """Gradients at what z and n are functions of, and of h where z passes it on."""
+    dh = dh + dout
+    return dh * (h_before - n) * z * (1 - z), dh * (1 - z) * (1 - n * n), dh * z
+
+
+@elementwise
+def _gradient_reset(r, h, dreset):
+    """The gradient at what r is a function of, and of h in r h."""
+    return dreset * h * r * (1 - r), dreset * r
+
+
+@elementwise
+def _sum(x, y):
+    return (x + y,)
+
+
+@elementwise
+def _scaled_sum(x, keep_scale, y):
+    return (x.multiply_add(keep_scale, y),)
+
+
+@njit
+def _begin_dropped(hs, steps):
+    """Space for h times the keep scale of this step and the next, with the first one's; empty without dropout."""
+    numbers = steps.batch * steps.hidden if len(steps.keep_scale) else 0
+    dropped = np.empty(2 * numbers, hs.dtype)
+    drop(numbers, (hs, steps.frames * numbers if steps.reverse else 0, steps.keep_scale, 0, dropped, 0))
+    return dropped
+
+
+@njit(parallel=True)
+def _forward_after(gx, u, b_n, hs, gates, save, products, steps, shares):
+    between, dropped = np.empty((len(shares), u.between), hs.dtype), _begin_dropped(hs, steps)
+    if shares[0, 3] < steps.hidden:
+        for step in range(steps.frames):
+            for i in prange(len(shares)):
+                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares[i])
+    else:
+        for i in prange(len(shares)):
+            for step in range(steps.frames):
+                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares[i])
+
+
+@njit
+def _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between, steps, share):
+    """A step of the rows and units of a share."""
+    batch, hidden = steps.batch, steps.hidden
+    t, before, after = step_indices(step, steps.frames, steps.reverse)
+    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
+    h, h_at = (dropped, step % 2 * batch * hidden) if len(dropped) else (hs, before * batch * hidden)
+    h_at, to = h_at + first * hidden, first * 3 * hidden
+    if n == hidden:
+        multiply_rows(u, h, h_at, last - first, products, to, between)
+    else:
+        for gate in range(3):
+            start = gate * hidden + unit
+            multiply_columns(u, h, h_at, last - first, products, to, start, start + n)
+    for b in range(first, last):
+        old, new = (before * batch + b) * hidden + unit, (after * batch + b) * hidden + unit
+        if t < steps.lengths[b]:
+            p, x = b * 3 * hidden + unit, t * gx.t + b * gx.b + unit
+            g = ((t * batch if save else 0) + b) * 4 * hidden + unit
+            _reset_after(n, (
+                products, p, products, p + hidden, products, p + 2 * hidden,
+                gx.data, x, gx.data, x + hidden, gx.data, x + 2 * hidden, b_n, unit, hs, old,
+                gates, g, gates, g + hidden, gates, g + 2 * hidden, gates, g + 3 * hidden, hs, new,
+            ))  # fmt: skip
+        else:
+            copy(n, hs, old, hs, new)
+        if len(dropped):
+            j = b * hidden + unit
+            drop(n, (hs, new, steps.keep_scale, j, dropped, (step + 1) % 2 * batch * hidden + j))
+
+
+@njit(parallel=True)
+def _backward_after(dout, u_transposed, gates, hs, dgates, dh, product, dproducts, steps, shares):
+    between = np.empty((len(shares), u_transposed.between), dh.dtype)
+    if shares[0, 3] < steps.hidden:
+        for step in range(steps.frames):
+            for i in prange(len(shares)):
+                _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares[i])
+            for i in prange(len(shares)):
+                _step_states(step, u_transposed, dproducts, dh, product, between[i], steps, shares[i])
+    else:
+        for i in prange(len(shares)):
+            for step in range(steps.frames):
+                _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares[i])
+                _step_states(step, u_transposed, dproducts, dh, product, between[i], steps, shares[i])
+
+
+@njit
+def _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, share):
+    """Gradients of the gates of a step, back in time, and dh z; 0 and unchanged in inactive rows."""
+    batch, hidden = steps.batch, steps.hidden
+    t, before, _ = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)
+    unit, n = share[2], share[3] - share[2]
+    for b in range(share[0], share[1]):
+        g, p, j = (t * batch + b) * 4 * hidden + unit, b * 3 * hidden + unit, b * hidden + unit
+        if t < steps.lengths[b]:
+            _gradient_after(n, (
+                gates, g, gates, g + hidden, gates, g + 2 * hidden, gates, g + 3 * hidden,
+                hs, (before * batch + b) * hidden + unit, dout.data, t * dout.t + b * dout.b + unit, dh, j,
+                dgates, g, dgates, g + hidden, dgates, g + 2 * hidden, dgates, g + 3 * hidden, dh, j,
+            ))  # fmt: skip
+        else:
+            for gate in range(4):
+                dgates[g + gate * hidden : g + gate * hidden + n] = 0
+        copy(n, dgates, g, dproducts, p)
+        copy(n, dgates, g + hidden, dproducts, p + hidden)
+        copy(n, dgates, g + 3 * hidden, dproducts, p + 2 * hidden)
+
+
+@njit
+def _step_states(step, u_transposed, dproducts, dh, product, between, steps, share):
+    """dh before a step, to which the product is added; unchanged in inactive rows, whose gradients are 0."""
+    hidden = steps.hidden
+    t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
+    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
+    at, to = first * u_transposed.rows_in * u_transposed.columns_in, first * hidden
+    if n == hidden:
+        multiply_rows(u_transposed, dproducts, at, last - first, product, to, between)
+    else:
+        multiply_columns(u_transposed, dproducts, at, last - first, product, to, unit, unit + n)
+    for b in range(first, last):
+        if t < steps.lengths[b]:
+            j = b * hidden + unit
+            if len(steps.keep_scale):
+                _scaled_sum(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
+            else:
+                _sum(n, (product, j, dh, j, dh, j))
+
+
+@njit(parallel=True)
+def _forward_before(gx, u_rz, u_n, hs, gates, save, products, reset_h, steps, shares):
+    between, dropped = np.empty((len(shares), max(u_rz.between, u_n.between)), hs.dtype), _begin_dropped(hs, steps)
+    for i in prange(len(shares)):
+        for step in range(steps.frames):
+            _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, dropped, between[i], steps, shares[i])
+
+
+@njit
+def _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, dropped, between, steps, share):
+    """A step of the rows of a share."""
+    batch, n = steps.batch, steps.hidden
+    t, before, after = step_indices(step, steps.frames, steps.reverse)
+    first, last = share[0], share[1]
+    h, h_at = (dropped, step % 2 * batch * n) if len(dropped) else (hs, before * batch * n)
+    at, to = (t * batch if save else 0) * 3 * n, first * 3 * n
+    multiply_rows(u_rz, h, h_at + first * n, last - first, products, to, between)
+    for b in range(first, last):
+        if t < steps.lengths[b]:
+            p, x, g = to + (b - first) * 2 * n, t * gx.t + b * gx.b, at + b * 3 * n
+            arguments = products, p, products, p + n, gx.data, x, gx.data, x + n, h, h_at + b * n
+            _reset(n, (*arguments, gates, g, gates, g + n, reset_h, b * n))
+        else:
+            reset_h[b * n : (b + 1) * n] = 0
+    multiply_rows(u_n, reset_h, first * n, last - first, products, to, between)
+    for b in range(first, last):
+        old, new = (before * batch + b) * n, (after * batch + b) * n
+        if t < steps.lengths[b]:
+            p, x, g = to + (b - first) * n, t * gx.t + b * gx.b + 2 * n, at + b * 3 * n
+            _update(n, (products, p, gx.data, x, gates, g + n, hs, old, gates, g + 2 * n, hs, new))
+        else:
+            copy(n, hs, old, hs, new)
+        if len(dropped):
+            drop(n, (hs, new, steps.keep_scale, b * n, dropped, (step + 1) % 2 * batch * n + b * n))
+
+
+@njit(parallel=True)
+def _backward_before(
+    dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, steps, shares
+):
+    between = np.empty((len(shares), max(u_rz_transposed.between, u_n_transposed.between)), dh.dtype)
+    for i in prange(len(shares)):
+        for step in range(steps.frames):
+            _step_back_before(
+                step, dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, between[i], steps,
+                shares[i],
+            )  # fmt: skip
+
+
+@njit
+def _step_back_before(
+    step, dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, between, steps, share
+):
+    """Gradients of the gates of a step of the rows of a share, back in time, and dh before it."""
+    batch, n = steps.batch, steps.hidden
+    t, before, _ = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)
+    first, last = share[0], share[1]
+    h_before = np.empty(n, hs.dtype)
+    for b in range(first, last):
+        g, j, old = (t * batch + b) * 3 * n, b * n, (before * batch + b) * n
+        if t < steps.lengths[b]:
+            _gradient_update(n, (
+                gates, g + n, gates, g + 2 * n, hs, old, dout.data, t * dout.t + b * dout.b, dh, j,
+                dgates, g + n, dgates, g + 2 * n, dh, j,
+            ))  # fmt: skip
+        else:
+            dgates[g : g + 3 * n] = 0
+        copy(n, dgates, g + 2 * n, dn, j)
+        copy(n, dgates, g + n, drz, 2 * j + n)
+    multiply_rows(u_n_transposed, dn, first * n, last - first, product, first * n, between)
+    for b in range(first, last):
+        g, j, old = (t * batch + b) * 3 * n, b * n, (before * batch + b) * n
+        if t < steps.lengths[b]:
+            h, h_at = hs, old
+            if len(steps.keep_scale):
+                drop(n, (hs, old, steps.keep_scale, j, h_before, 0))
+                h, h_at = h_before, 0
+            # dn is n's gradient no longer: it takes that of h in r h.
+            _gradient_reset(n, (gates, g, h, h_at, product, j, dgates, g, dn, j))
+        copy(n, dgates, g, drz, 2 * j)
+    multiply_rows(u_rz_transposed, drz, 2 * first * n, last - first, product, first * n, between)
+    for b in range(first, last):
+        if t < steps.lengths[b]:
+            j = b * n
+            _sum(n, (product, j, dn, j, product, j))
+            if len(steps.keep_scale):
+                _scaled_sum(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
+            else:
+                _sum(n, (product, j, dh, j, dh, j))

@@ -1,19 +1,24 @@
-"""lstm_sequence on the CPU: a loop over time in ATen, after what backward can compute for all steps at once."""
+"""lstm_sequence on the CPU: one compiled loop over time."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.recurrent.kron.products import cheaper_product
+from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
+from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_columns, multiply_rows
 from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
-from dropfold.kernels.recurrent.sequence.dropout import drop_units
-from dropfold.kernels.recurrent.sequence.history import (
-    active_rows,
-    states_after,
-    states_before,
-    steps,
-    update_active,
+from dropfold.kernels.recurrent.sequence.compiled import (
+    as_float,
+    copy,
+    drop,
+    plan_shares,
+    plan_steps,
+    step_indices,
+    strided,
 )
 
 
@@ -21,65 +26,157 @@ def lstm_sequence_fwd(
     gx: Tensor, a: Tensor, c: Tensor, h0: Tensor, c0: Tensor, lengths: Tensor | None, keep_scale: Tensor | None,
     reverse: bool, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    hs, cs, gates = empty_fwd_outputs(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
-    frames, batch, _ = gx.shape
-    u, active = cheaper_product(a, c, frames * batch), active_rows(lengths, frames)
+    outputs = empty_fwd_outputs(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
+    hs, cs, gates = map(as_float, outputs)
+    frames, batch, columns = gx.shape
     start = frames if reverse else 0
     hs[start], cs[start] = h0, c0
-    for t, before, after in steps(frames, reverse):
-        z = (gx[t] + u.multiply(drop_units(hs[before], keep_scale))).to(cs.dtype)
-        i, f, g, o = _activate(z)
-        torch.mul(f, cs[before], out=cs[after]).addcmul_(i, g)
-        hs[after] = update_active(hs[before], o.mul(cs[after].tanh()), active, t)
-        if active is not None:
-            cs[after] = update_active(cs[before], cs[after], active, t)
-        if save:
-            gates[t] = z
-    return hs, cs, gates
+    steps = plan_steps(hs[start], frames, reverse, lengths, keep_scale)
+    u = make_matrix(as_float(a), as_float(c), batch, frames, False)
+    z = gates if save else gates.new_empty(batch * columns)
+    launch(_forward, strided(gx), u, hs.view(-1), cs.view(-1), z.view(-1), save, steps, plan_shares(steps, u))
+    return hs.to(gx.dtype), cs, gates.to(gx.dtype)
 
 
 def lstm_sequence_bwd(
     dout: Tensor, dh_n: Tensor, dc_n: Tensor, gates: Tensor, hs: Tensor, cs: Tensor, a: Tensor, c: Tensor,
     lengths: Tensor | None, keep_scale: Tensor | None, reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dz, dh, dc = empty_bwd_outputs(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, keep_scale, reverse)
-    frames, batch, hidden = dout.shape
-    u, active = cheaper_product(a, c, frames * batch), active_rows(lengths, frames)
-    # dz of a step is linear in its dc (gates i, f, g) and dh (o): first the derivatives, which the loop multiplies.
-    i, f, g, o = gates.to(cs.dtype).chunk(4, -1)
-    tanh_c = states_after(cs, reverse).tanh()
-    derivatives = (
-        g * i * (1 - i),
-        states_before(cs, reverse) * f * (1 - f),
-        i * (1 - g * g),
-        tanh_c * o * (1 - o),
-    )
-    torch.cat(derivatives, -1, out=dz)
-    dc_per_dh = o * (1 - tanh_c * tanh_c)
-    if active is not None:  # an inactive row has no output and no gates, and passes dh and dc on as they are
-        dout, f = dout.masked_fill(~active, 0), f.masked_fill(~active, 1)
-        dz.masked_fill_(~active, 0)
+    outputs = empty_bwd_outputs(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, keep_scale, reverse)
+    dz, dh, dc = map(as_float, outputs)
     dh.copy_(dh_n)
     dc.copy_(dc_n)
-    for t, _, _ in steps(frames, not reverse):
-        dh += dout[t]
-        if active is None:
-            dc.addcmul_(dh, dc_per_dh[t])
-        else:  # an infinite dh of an inactive row stays out of its dc
-            dc += torch.where(active[t], dh * dc_per_dh[t], 0)
-        dz_of_gates = dz[t].view(-1, 4, hidden)
-        dz_of_gates[:, :3] *= dc[:, None]
-        dz_of_gates[:, 3] *= dh
-        dh_before = u.multiply_transposed(dz[t].to(a.dtype)).to(dh.dtype)
-        dh = update_active(dh, drop_units(dh_before, keep_scale), active, t)
-        dc *= f[t]
-    return dz, dh, dc
+    frames, batch, _ = dout.shape
+    steps = plan_steps(dh, frames, reverse, lengths, keep_scale)
+    u_transposed = make_matrix(as_float(a), as_float(c), batch, frames, True)
+    flat = (x.view(-1) for x in (as_float(gates), cs, dz, dh, dc, torch.empty_like(dh)))
+    launch(_backward, strided(dout), u_transposed, *flat, steps, plan_shares(steps, u_transposed))
+    return dz.to(gates.dtype), dh, dc
 
 
-def _activate(z: Tensor) -> tuple[Tensor, ...]:
-    """The gates, in place."""
-    hidden = z.shape[-1] // 4
-    z[..., : 2 * hidden].sigmoid_()
-    z[..., 2 * hidden : 3 * hidden].tanh_()
-    z[..., 3 * hidden :].sigmoid_()
-    return z.chunk(4, -1)
+@elementwise
+def _cell(z_i, z_f, z_g, z_o, x_i, x_f, x_g, x_o, c):
+    """i, f, g, o, c, h of a step."""
+    i, f, g, o = sigmoid(z_i + x_i), sigmoid(z_f + x_f), tanh(z_g + x_g), sigmoid(z_o + x_o)
+    c = f.multiply_add(c, i * g)
+    return i, f, g, o, c, o * tanh(c)
+
+
+@elementwise
+def _cell_gradient(i, f, g, o, c_before, c_after, dout, dh, dc):
+    """dz of i, f, g, o, and dc before the step."""
+    dh, tanh_c = dh + dout, tanh(c_after)
+    dc = (dh * o).multiply_add(1 - tanh_c * tanh_c, dc)
+    return (
+        dc * g * i * (1 - i),
+        dc * c_before * f * (1 - f),
+        dc * i * (1 - g * g),
+        dh * tanh_c * o * (1 - o),
+        dc * f,
+    )
+
+
+@njit(parallel=True)
+def _forward(gx, u, hs, cs, z, save, steps, shares):
+    batch, hidden = steps.batch, steps.hidden
+    between = np.empty((len(shares), u.between), hs.dtype)
+    dropped = np.empty(2 * batch * hidden if len(steps.keep_scale) else 0, hs.dtype)
+    if len(dropped):
+        drop(batch * hidden, (hs, steps.frames * batch * hidden if steps.reverse else 0, steps.keep_scale, 0, dropped, 0))
+    if shares[0, 3] < hidden:
+        for step in range(steps.frames):
+            for i in prange(len(shares)):
+                _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares[i])
+    else:
+        for i in prange(len(shares)):
+            for step in range(steps.frames):
+                _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares[i])
+
+
+@njit
+def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
+    """A step of the rows and units of a share."""
+    batch, hidden = steps.batch, steps.hidden
+    t, before, after = step_indices(step, steps.frames, steps.reverse)
+    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
+    z_t = t * batch * 4 * hidden if save else 0
+    h, h_at = (dropped, step % 2 * batch * hidden) if len(dropped) else (hs, before * batch * hidden)
+    h_at, z_at = h_at + first * hidden, z_t + first * 4 * hidden
+    if n == hidden:
+        multiply_rows(u, h, h_at, last - first, z, z_at, between)
+    else:
+        for gate in range(4):
+            start = gate * hidden + unit
+            multiply_columns(u, h, h_at, last - first, z, z_at, start, start + n)
+    for b in range(first, last):
+        old, new = (before * batch + b) * hidden + unit, (after * batch + b) * hidden + unit
+        if t < steps.lengths[b]:
+            i = z_t + b * 4 * hidden + unit
+            f, g, o = i + hidden, i + 2 * hidden, i + 3 * hidden
+            x_i = t * gx.t + b * gx.b + unit
+            x_f, x_g, x_o = x_i + hidden, x_i + 2 * hidden, x_i + 3 * hidden
+            x = gx.data
+            _cell(n, (z, i, z, f, z, g, z, o, x, x_i, x, x_f, x, x_g, x, x_o, cs, old, z, i, z, f, z, g, z, o, cs, new, hs, new))
+        else:
+            copy(n, hs, old, hs, new)
+            copy(n, cs, old, cs, new)
+        if len(dropped):
+            j = b * hidden + unit
+            drop(n, (hs, new, steps.keep_scale, j, dropped, (step + 1) % 2 * batch * hidden + j))
+
+
+@njit(parallel=True)
+def _backward(dout, u_transposed, gates, cs, dz, dh, dc, product, steps, shares):
+    between = np.empty((len(shares), u_transposed.between), dh.dtype)
+    if shares[0, 3] < steps.hidden:
+        for step in range(steps.frames):
+            for i in prange(len(shares)):
+                _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares[i])
+            for i in prange(len(shares)):
+                _step_states(step, u_transposed, dz, dh, product, between[i], steps, shares[i])
+    else:
+        for i in prange(len(shares)):
+            for step in range(steps.frames):
+                _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares[i])
+                _step_states(step, u_transposed, dz, dh, product, between[i], steps, shares[i])
+
+
+@njit
+def _step_gates(step, dout, gates, cs, dz, dh, dc, steps, share):
+    """dz of a step, back in time, and dc before it; 0 and unchanged in inactive rows."""
+    batch, hidden = steps.batch, steps.hidden
+    t, before, after = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)
+    unit, n = share[2], share[3] - share[2]
+    for b in range(share[0], share[1]):
+        i = (t * batch + b) * 4 * hidden + unit
+        f, g, o = i + hidden, i + 2 * hidden, i + 3 * hidden
+        if t < steps.lengths[b]:
+            c_before, c_after = (before * batch + b) * hidden + unit, (after * batch + b) * hidden + unit
+            x, j = t * dout.t + b * dout.b + unit, b * hidden + unit
+            _cell_gradient(n, (
+                gates, i, gates, f, gates, g, gates, o, cs, c_before, cs, c_after, dout.data, x, dh, j, dc, j,
+                dz, i, dz, f, dz, g, dz, o, dc, j,
+            ))  # fmt: skip
+        else:
+            for start in (i, f, g, o):
+                dz[start : start + n] = 0
+
+
+@njit
+def _step_states(step, u_transposed, dz, dh, product, between, steps, share):
+    """dh before a step; unchanged in inactive rows."""
+    batch, hidden = steps.batch, steps.hidden
+    t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
+    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
+    at, to = (t * batch + first) * 4 * hidden, first * hidden
+    if n == hidden:
+        multiply_rows(u_transposed, dz, at, last - first, product, to, between)
+    else:
+        multiply_columns(u_transposed, dz, at, last - first, product, to, unit, unit + n)
+    for b in range(first, last):
+        if t < steps.lengths[b]:
+            j = b * hidden + unit
+            if len(steps.keep_scale):
+                drop(n, (product, j, steps.keep_scale, j, dh, j))
+            else:
+                copy(n, product, j, dh, j)

@@ -35,9 +35,9 @@ def final_state(history: Tensor, reverse: bool) -> Tensor:
 
 
 def output_states(hs: Tensor, lengths: Tensor | None, reverse: bool) -> Tensor:
-    """A copy of the states after each step, 0 where a row is inactive."""
+    """The states after each step, 0 where a row is inactive; a view of hs where all rows are active."""
     out, active = states_after(hs, reverse), active_rows(lengths, len(hs) - 1)
-    return out.clone() if active is None else out.masked_fill(~active, 0)
+    return out if active is None else out.masked_fill(~active, 0)
 
 
 def active_rows(lengths: Tensor | None, frames: int) -> Tensor | None:
