@@ -9,13 +9,15 @@ schedules.
 
     scaled_sigmoid(n, (x, x_at, y, y_at, out, out_at))          out[out_at + i] = sigmoid(x[x_at + i]) y[y_at + i], i < n
 
-    multiply(x, at, row, inner, w, at, inner, out, at, row, rows, inner, columns, add)            out (+)= x w
+    multiply(multiply_routine(dtype), x, at, row, inner, w, at, inner, out, at, row, rows, inner, columns, add)   out (+)= x w
 
-Arrays are one-dimensional and contiguous; `at` is the index of the first number. Nothing is checked.
+Arrays are one-dimensional and contiguous; `at` is the index of the first number. Nothing is checked. The code of `multiply`
+is compiled once, and loops call it by its address, because a loop that contains it takes a minute to compile.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +25,10 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-
-from dropfold.kernels.backend.numba import njit
 
 
 def _bytes_per_register() -> int:
@@ -160,6 +161,7 @@ def _load(builder: Any, pointer: Any, bits: int) -> Any:
 
 
 def _scalar(kind: Any) -> Any:
+    """The numbers of an array or a pointer."""
     return {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[kind.dtype]
 
 
@@ -219,7 +221,7 @@ def _tile(
     typing: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any, out_at: Any,
     out_row: Any, inner: Any, add: Any, rows: Any, vectors: Any, lanes: Any,
 ) -> Any:  # fmt: skip
-    """A tile of `multiply`, `rows` by `vectors` times `lanes` (literals; lanes 0: a register's), held in registers."""
+    """A tile of `multiply` held in registers: `rows` by `vectors` times `lanes` (literals; lanes 0: a whole register's)."""
     if not all(isinstance(kind, types.IntegerLiteral) for kind in (rows, vectors, lanes)):
         return None
     rows_n, vectors_n, lanes_n = (kind.literal_value for kind in (rows, vectors, lanes))
@@ -229,113 +231,146 @@ def _tile(
         bits = 32 if isinstance(scalar, ir.FloatType) else 64
         width = lanes_n or _lanes(scalar)
         kind = _of_lanes(scalar, width)
-        p_x, p_w, p_out = (
-            context.make_array(kind)(context, builder, values[i]).data for i, kind in ((0, x), (4, w), (7, out))
-        )
-        _, x_at, x_row, x_inner, _, w_at, w_inner, _, out_at, out_row, inner, add = values[:12]
+        p_x, x_at, x_row, x_inner, p_w, w_at, w_inner, p_out, out_at, out_row, inner, add = values[:12]
         zero, one = ir.Constant(index, 0), ir.Constant(index, 1)
+
+        def places(at: Any, stride: Any, number: int) -> list[Any]:
+            return [builder.add(at, builder.mul(stride, ir.Constant(index, i))) for i in range(number)]
+
+        columns = [ir.Constant(index, v * width) for v in range(vectors_n)]
         p_outs = [
-            _pointer(
-                builder, p_out,
-                builder.add(builder.add(out_at, builder.mul(out_row, ir.Constant(index, r))), ir.Constant(index, v * width)),
-                scalar, kind,
-            )
-            for r in range(rows_n) for v in range(vectors_n)
-        ]  # fmt: skip
+            _pointer(builder, p_out, builder.add(at, column), scalar, kind)
+            for at in places(out_at, out_row, rows_n)
+            for column in columns
+        ]
         entry = builder.block
         old, loop, done = (builder.append_basic_block(name) for name in ("old", "loop", "done"))
-        builder.cbranch(add, old, loop)
+        builder.cbranch(builder.trunc(add, ir.IntType(1)), old, loop)
         builder.position_at_end(old)
         loaded = [_load(builder, p, bits) for p in p_outs]
         builder.branch(loop)
+
         builder.position_at_end(loop)
         k = builder.phi(index)
         sums = [builder.phi(kind) for _ in p_outs]
-        empty = ir.Constant(kind, None)
-        for phi, at_entry, at_old in [(k, zero, zero), *((s, empty, o) for s, o in zip(sums, loaded, strict=True))]:
-            phi.add_incoming(at_entry, entry)
-            phi.add_incoming(at_old, old)
-        at_w = builder.add(w_at, builder.mul(w_inner, k))
-        vectors_of_w = [
-            _load(builder, _pointer(builder, p_w, builder.add(at_w, ir.Constant(index, v * width)), scalar, kind), bits)
-            for v in range(vectors_n)
+        k.add_incoming(zero, entry)
+        k.add_incoming(zero, old)
+        for total, number in zip(sums, loaded, strict=True):
+            total.add_incoming(ir.Constant(kind, None), entry)
+            total.add_incoming(number, old)
+        at = builder.add(w_at, builder.mul(w_inner, k))
+        ws = [
+            _load(builder, _pointer(builder, p_w, builder.add(at, column), scalar, kind), bits)
+            for column in columns
         ]
-        at_x = builder.add(x_at, builder.mul(x_inner, k))
         after = []
-        for r in range(rows_n):
-            at = builder.add(at_x, builder.mul(x_row, ir.Constant(index, r)))
+        for at in places(builder.add(x_at, builder.mul(x_inner, k)), x_row, rows_n):
             factor = _load(builder, _pointer(builder, p_x, at, scalar, scalar), bits)
-            if width > 1:
-                lane = builder.insert_element(ir.Constant(kind, ir.Undefined), factor, ir.Constant(ir.IntType(32), 0))
-                mask = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
-                factor = builder.shuffle_vector(lane, ir.Constant(kind, ir.Undefined), mask)
-            for v in range(vectors_n):
-                after.append(_multiply_add(builder, factor, vectors_of_w[v], sums[r * vectors_n + v]))
+            factor = _repeat(builder, factor, width)
+            after += [
+                _multiply_add(builder, factor, part, sums[len(after) + v]) for v, part in enumerate(ws)
+            ]
         following = builder.add(k, one)
         for phi, value in zip([k, *sums], [following, *after], strict=True):
             phi.add_incoming(value, builder.block)
         builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+
         builder.position_at_end(done)
         for pointer, value in zip(p_outs, after, strict=True):
             builder.store(value, pointer, align=bits // 8)
         return context.get_dummy_value()
 
-    numbers = (types.intp,) * 3
-    signature = types.void(
-        x, *numbers, w, *numbers[:2], out, *numbers[:2], types.intp, types.boolean, rows, vectors, lanes
-    )
-    return signature, code
+    integers = (types.int64,) * 3
+    arguments = x, *integers, w, *integers[:2], out, *integers[:2], types.int64, types.int64
+    return types.void(*arguments, rows, vectors, lanes), code
 
 
-def _panel(vectors: int, lanes: int) -> Any:
-    """Rows of `multiply` in columns that make one tile."""
+def _repeat(builder: Any, number: Any, lanes: int) -> Any:
+    """A vector of one number."""
+    if lanes == 1:
+        return number
+    kind = ir.VectorType(number.type, lanes)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
 
-    @njit
+
+def _multiply_columns(vectors: int, lanes: int) -> Any:
+    """Rows of `multiply` in the columns of one tile."""
+
+    @numba.njit
     def run(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add):
-        i = 0
-        while rows - i >= ROWS_PER_TILE:
+        while rows >= ROWS_PER_TILE:
             _tile(
-                x, x_at + i * x_row, x_row, x_inner, w, w_at, w_inner, out, out_at + i * out_row, out_row, inner, add,
-                ROWS_PER_TILE, vectors, lanes,
+                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, ROWS_PER_TILE, vectors, lanes
             )  # fmt: skip
-            i += ROWS_PER_TILE
-        while rows - i >= 4:
-            _tile(
-                x, x_at + i * x_row, x_row, x_inner, w, w_at, w_inner, out, out_at + i * out_row, out_row, inner, add,
-                4, vectors, lanes,
-            )  # fmt: skip
-            i += 4
-        while rows - i >= 1:
-            _tile(
-                x, x_at + i * x_row, x_row, x_inner, w, w_at, w_inner, out, out_at + i * out_row, out_row, inner, add,
-                1, vectors, lanes,
-            )  # fmt: skip
-            i += 1
+            rows, x_at, out_at = rows - ROWS_PER_TILE, x_at + ROWS_PER_TILE * x_row, out_at + ROWS_PER_TILE * out_row
+        while rows >= 2:
+            _tile(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 2, vectors, lanes)
+            rows, x_at, out_at = rows - 2, x_at + 2 * x_row, out_at + 2 * out_row
+        if rows:
+            _tile(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 1, vectors, lanes)
 
     return run
 
 
-_wide, _one, _half, _single = _panel(VECTORS_PER_TILE, 0), _panel(1, 0), _panel(1, 4), _panel(1, 1)
-NUMBERS = {4: BYTES_PER_REGISTER // 4, 8: BYTES_PER_REGISTER // 8}
+_wide, _one, _four, _single = (_multiply_columns(*tile) for tile in ((VECTORS_PER_TILE, 0), (1, 0), (1, 4), (1, 1)))
 
 
-@njit
-def multiply(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add):
-    """out[i, j] = sum_k x[i, k] w[k, j], or added to it, with x[i, k] = x[x_at + i x_row + k x_inner] and so on.
+# The types of `multiply`'s arguments: arrays, and indices, strides and sizes.
+ARRAYS = (0, 4, 7)
+ARGUMENTS = 14
 
-    Numbers of one row of w and of out are neighbours.
+
+@functools.cache
+def _compile_multiply(dtype: torch.dtype) -> Any:
+    pointer = types.CPointer({torch.float32: types.float32, torch.float64: types.float64}[dtype])
+    kinds = [pointer if i in ARRAYS else types.int64 for i in range(ARGUMENTS + 1)]
+    return numba.cfunc(types.void(*kinds), cache=True)(_multiply)
+
+
+def multiply_routine(dtype: torch.dtype) -> int:
+    """The address of `multiply`'s code for float32 or float64."""
+    return _compile_multiply(dtype).address
+
+
+@intrinsic
+def multiply(
+    typing: Any, routine: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any,
+    out_at: Any, out_row: Any, rows: Any, inner: Any, columns: Any, add: Any,
+) -> Any:  # fmt: skip
+    """out[i, j] = sum_k x[i, k] w[k, j], or (`add`) added to it, for i < rows, k < inner, j < columns; all at least 1.
+
+    x[i, k] is x[x_at + i x_row + k x_inner]; numbers of one row of w, and of out, are neighbours.
     """
-    lanes = BYTES_PER_REGISTER // w.itemsize
-    j = 0
-    while columns - j >= lanes * VECTORS_PER_TILE:
-        _wide(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
-        j += lanes * VECTORS_PER_TILE
-    while columns - j >= lanes:
-        _one(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
-        j += lanes
-    while columns - j >= 4:
-        _half(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
-        j += 4
-    while columns - j >= 1:
-        _single(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
-        j += 1
+    kinds = (x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        index, arguments = ir.IntType(64), []
+        for i, (kind, value) in enumerate(zip(kinds, values[1:], strict=True)):
+            if i in ARRAYS:
+                arguments.append(context.make_array(kind)(context, builder, value).data)
+            else:
+                arguments.append(value)
+        arguments.append(ir.Constant(index, _lanes(_scalar(w))))
+        function = ir.FunctionType(ir.VoidType(), [value.type for value in arguments])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    integers = (types.int64,) * 3
+    return types.void(types.int64, x, *integers, w, *integers[:2], out, *integers[:2], *integers, types.int64), code
+
+
+def _multiply(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes):
+    while columns >= lanes * VECTORS_PER_TILE:
+        _wide(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
+        columns, w_at, out_at = columns - lanes * VECTORS_PER_TILE, w_at + lanes * VECTORS_PER_TILE, out_at + lanes * VECTORS_PER_TILE
+    while columns >= lanes:
+        _one(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
+        columns, w_at, out_at = columns - lanes, w_at + lanes, out_at + lanes
+    while columns >= 4:
+        _four(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
+        columns, w_at, out_at = columns - 4, w_at + 4, out_at + 4
+    while columns >= 1:
+        _single(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
+        columns, w_at, out_at = columns - 1, w_at + 1, out_at + 1

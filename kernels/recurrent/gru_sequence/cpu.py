@@ -14,6 +14,7 @@ from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs,
 from dropfold.kernels.recurrent.kron.compiled import Matrix, make_matrix, multiply_columns, multiply_rows
 from dropfold.kernels.recurrent.sequence.compiled import (
     as_float,
+    begin_dropped,
     copy,
     drop,
     plan_shares,
@@ -59,7 +60,7 @@ def gru_sequence_bwd(
         scratch = dh.new_empty(2 * batch * hidden), dh.new_empty(batch * hidden)
         launch(_backward_before, strided(dout), *matrices, *flat, *scratch, steps, plan_shares(steps, *matrices))
     else:
-        scratch = (dh.new_empty(3 * batch * hidden),)
+        scratch = (dh.new_empty(2 * 3 * batch * hidden),)
         launch(_backward_after, strided(dout), matrices[0], *flat, *scratch, steps, plan_shares(steps, matrices[0]))
     return dgates, dh
 
@@ -125,26 +126,13 @@ def _scaled_sum(x, keep_scale, y):
     return (x.multiply_add(keep_scale, y),)
 
 
-@njit
-def _begin_dropped(hs, steps):
-    """Space for h times the keep scale of this step and the next, with the first one's; empty without dropout."""
-    numbers = steps.batch * steps.hidden if len(steps.keep_scale) else 0
-    dropped = np.empty(2 * numbers, hs.dtype)
-    drop(numbers, (hs, steps.frames * numbers if steps.reverse else 0, steps.keep_scale, 0, dropped, 0))
-    return dropped
-
-
 @njit(parallel=True)
 def _forward_after(gx, u, b_n, hs, gates, save, products, steps, shares):
-    between, dropped = np.empty((len(shares), u.between), hs.dtype), _begin_dropped(hs, steps)
-    if shares[0, 3] < steps.hidden:
-        for step in range(steps.frames):
-            for i in prange(len(shares)):
-                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares[i])
-    else:
-        for i in prange(len(shares)):
-            for step in range(steps.frames):
-                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares[i])
+    between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
+    for start in range(0, steps.frames, shares.steps):
+        for i in prange(len(shares.parts)):
+            for step in range(start, min(start + shares.steps, steps.frames)):
+                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares.parts[i])
 
 
 @njit
@@ -180,18 +168,16 @@ def _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between, s
 
 @njit(parallel=True)
 def _backward_after(dout, u_transposed, gates, hs, dgates, dh, product, dproducts, steps, shares):
-    between = np.empty((len(shares), u_transposed.between), dh.dtype)
-    if shares[0, 3] < steps.hidden:
-        for step in range(steps.frames):
-            for i in prange(len(shares)):
-                _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares[i])
-            for i in prange(len(shares)):
-                _step_states(step, u_transposed, dproducts, dh, product, between[i], steps, shares[i])
-    else:
-        for i in prange(len(shares)):
-            for step in range(steps.frames):
-                _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares[i])
-                _step_states(step, u_transposed, dproducts, dh, product, between[i], steps, shares[i])
+    between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
+    # A thread needs the gradients of all units of the step before, so it waits between them and the product with them,
+    # and writes this step's beside them.
+    for start in range(0, steps.frames + 1, shares.steps):
+        for i in prange(len(shares.parts)):
+            for step in range(start, min(start + shares.steps, steps.frames + 1)):
+                if step > 0:
+                    _step_states(step - 1, u_transposed, dproducts, dh, product, between[i], steps, shares.parts[i])
+                if step < steps.frames:
+                    _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares.parts[i])
 
 
 @njit
@@ -201,7 +187,8 @@ def _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, share
     t, before, _ = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)
     unit, n = share[2], share[3] - share[2]
     for b in range(share[0], share[1]):
-        g, p, j = (t * batch + b) * 4 * hidden + unit, b * 3 * hidden + unit, b * hidden + unit
+        g, j = (t * batch + b) * 4 * hidden + unit, b * hidden + unit
+        p = (step % 2 * batch + b) * 3 * hidden + unit
         if t < steps.lengths[b]:
             _gradient_after(n, (
                 gates, g, gates, g + hidden, gates, g + 2 * hidden, gates, g + 3 * hidden,
@@ -219,10 +206,10 @@ def _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, share
 @njit
 def _step_states(step, u_transposed, dproducts, dh, product, between, steps, share):
     """dh before a step, to which the product is added; unchanged in inactive rows, whose gradients are 0."""
-    hidden = steps.hidden
+    batch, hidden = steps.batch, steps.hidden
     t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
     first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
-    at, to = first * u_transposed.rows_in * u_transposed.columns_in, first * hidden
+    at, to = (step % 2 * batch + first) * 3 * hidden, first * hidden
     if n == hidden:
         multiply_rows(u_transposed, dproducts, at, last - first, product, to, between)
     else:
@@ -238,10 +225,12 @@ def _step_states(step, u_transposed, dproducts, dh, product, between, steps, sha
 
 @njit(parallel=True)
 def _forward_before(gx, u_rz, u_n, hs, gates, save, products, reset_h, steps, shares):
-    between, dropped = np.empty((len(shares), max(u_rz.between, u_n.between)), hs.dtype), _begin_dropped(hs, steps)
-    for i in prange(len(shares)):
+    between, dropped = np.empty((len(shares.parts), max(u_rz.between, u_n.between)), hs.dtype), begin_dropped(hs, steps)
+    for i in prange(len(shares.parts)):
         for step in range(steps.frames):
-            _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, dropped, between[i], steps, shares[i])
+            _step_before(
+                step, gx, u_rz, u_n, hs, gates, save, products, reset_h, dropped, between[i], steps, shares.parts[i]
+            )  # fmt: skip
 
 
 @njit
@@ -276,12 +265,12 @@ def _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, droppe
 def _backward_before(
     dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, steps, shares
 ):
-    between = np.empty((len(shares), max(u_rz_transposed.between, u_n_transposed.between)), dh.dtype)
-    for i in prange(len(shares)):
+    between = np.empty((len(shares.parts), max(u_rz_transposed.between, u_n_transposed.between)), dh.dtype)
+    for i in prange(len(shares.parts)):
         for step in range(steps.frames):
             _step_back_before(
                 step, dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, between[i], steps,
-                shares[i],
+                shares.parts[i],
             )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.numba import njit
-from dropfold.kernels.backend.vector import BYTES_PER_REGISTER, VECTORS_PER_TILE, multiply
+from dropfold.kernels.backend.vector import BYTES_PER_REGISTER, VECTORS_PER_TILE, multiply, multiply_routine
 from dropfold.kernels.recurrent.kron.factors import is_dense, multiply_adds, right_first
 
 DENSE, ROWS, RIGHT, LEFT = range(4)
@@ -30,6 +30,7 @@ class Matrix(NamedTuple):
     """W [K, N] as the loops take it, and the sizes of its form; `between` numbers of T are written for one row of x."""
 
     form: int
+    routine: int  # of `multiply`
     first: Tensor
     second: Tensor
     terms: int
@@ -63,16 +64,16 @@ def make_matrix(a: Tensor, c: Tensor, rows: int, steps: int, transposed: bool) -
     between = p * s * v if right else u * s * q
     if transposed:
         first, second, p, q, u, v = second.T, first.T, u, v, p, q
-    return Matrix(RIGHT if right != transposed else LEFT, _flat(first), _flat(second), s, p, q, u, v, between)
+    return Matrix(RIGHT if right != transposed else LEFT, multiply_routine(a.dtype), _flat(first), _flat(second), s, p, q, u, v, between)
 
 
 def _make_dense(w: Tensor, rows: int, steps: int) -> Matrix:
     """A matrix W [K, N] that is there already."""
     (k, n), width = w.shape, columns_per_panel(w.dtype)
     if rows < 4 and rows * steps < MIN_USES:
-        return Matrix(ROWS, _flat(w), w.new_empty(0), 1, 1, k, 1, n, 0)
+        return Matrix(ROWS, 0, _flat(w), w.new_empty(0), 1, 1, k, 1, n, 0)
     w = torch.nn.functional.pad(w, (0, -n % width)) if n % width else w
-    return Matrix(DENSE, _flat(w.reshape(k, -1, width).transpose(0, 1)), w.new_empty(0), 1, 1, k, 1, n, 0)
+    return Matrix(DENSE, multiply_routine(w.dtype), _flat(w.reshape(k, -1, width).transpose(0, 1)), w.new_empty(0), 1, 1, k, 1, n, 0)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def multiply_columns(w, x, x_at, rows, out, out_at, first, last):
     width = VECTORS_PER_TILE * BYTES_PER_REGISTER // x.itemsize
     for j in range(first, last, width):
         multiply(
-            x, x_at, k, 1, w.first, j * k, width, out, out_at + j, n, rows, k, min(width, last - j), False
+            w.routine, x, x_at, k, 1, w.first, j * k, width, out, out_at + j, n, rows, k, min(width, last - j), 0
         )
 
 
@@ -127,8 +128,8 @@ def multiply_rows(w, x, x_at, rows, out, out_at, t):
     for i in range(rows):
         x_i, out_i = x_at + i * m * k, out_at + i * r * n
         if w.form == RIGHT:
-            multiply(x, x_i, k, 1, w.first, 0, g * n, t, 0, g * n, m, k, g * n, False)
-            multiply(w.second, 0, m * g, 1, t, 0, n, out, out_i, n, r, m * g, n, False)
+            multiply(w.routine, x, x_i, k, 1, w.first, 0, g * n, t, 0, g * n, m, k, g * n, 0)
+            multiply(w.routine, w.second, 0, m * g, 1, t, 0, n, out, out_i, n, r, m * g, n, 0)
         else:
-            multiply(w.first, 0, m, 1, x, x_i, k, t, 0, k, r * g, m, k, False)
-            multiply(t, 0, g * k, 1, w.second, 0, n, out, out_i, n, r, g * k, n, False)
+            multiply(w.routine, w.first, 0, m, 1, x, x_i, k, t, 0, k, r * g, m, k, 0)
+            multiply(w.routine, t, 0, g * k, 1, w.second, 0, n, out, out_i, n, r, g * k, n, 0)

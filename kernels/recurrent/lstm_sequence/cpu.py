@@ -13,6 +13,7 @@ from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_colum
 from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.compiled import (
     as_float,
+    begin_dropped,
     copy,
     drop,
     plan_shares,
@@ -78,19 +79,11 @@ def _cell_gradient(i, f, g, o, c_before, c_after, dout, dh, dc):
 
 @njit(parallel=True)
 def _forward(gx, u, hs, cs, z, save, steps, shares):
-    batch, hidden = steps.batch, steps.hidden
-    between = np.empty((len(shares), u.between), hs.dtype)
-    dropped = np.empty(2 * batch * hidden if len(steps.keep_scale) else 0, hs.dtype)
-    if len(dropped):
-        drop(batch * hidden, (hs, steps.frames * batch * hidden if steps.reverse else 0, steps.keep_scale, 0, dropped, 0))
-    if shares[0, 3] < hidden:
-        for step in range(steps.frames):
-            for i in prange(len(shares)):
-                _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares[i])
-    else:
-        for i in prange(len(shares)):
-            for step in range(steps.frames):
-                _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares[i])
+    between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
+    for start in range(0, steps.frames, shares.steps):
+        for i in prange(len(shares.parts)):
+            for step in range(start, min(start + shares.steps, steps.frames)):
+                _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares.parts[i])
 
 
 @njit
@@ -127,18 +120,15 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
 
 @njit(parallel=True)
 def _backward(dout, u_transposed, gates, cs, dz, dh, dc, product, steps, shares):
-    between = np.empty((len(shares), u_transposed.between), dh.dtype)
-    if shares[0, 3] < steps.hidden:
-        for step in range(steps.frames):
-            for i in prange(len(shares)):
-                _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares[i])
-            for i in prange(len(shares)):
-                _step_states(step, u_transposed, dz, dh, product, between[i], steps, shares[i])
-    else:
-        for i in prange(len(shares)):
-            for step in range(steps.frames):
-                _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares[i])
-                _step_states(step, u_transposed, dz, dh, product, between[i], steps, shares[i])
+    between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
+    # A thread needs the dz of all units of the step before, so it waits between a step's dz and the product with it.
+    for start in range(0, steps.frames + 1, shares.steps):
+        for i in prange(len(shares.parts)):
+            for step in range(start, min(start + shares.steps, steps.frames + 1)):
+                if step > 0:
+                    _step_states(step - 1, u_transposed, dz, dh, product, between[i], steps, shares.parts[i])
+                if step < steps.frames:
+                    _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares.parts[i])
 
 
 @njit

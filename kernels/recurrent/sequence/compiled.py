@@ -35,6 +35,13 @@ class Steps(NamedTuple):
     keep_scale: Tensor  # [B H], or empty
 
 
+class Shares(NamedTuple):
+    """Each thread's part of a step, and how many steps it takes before it waits for the others."""
+
+    parts: np.ndarray[Any, Any]  # int64 [threads, 4]: first row, the row after the last, first unit, the unit after the last
+    steps: int
+
+
 class Strided(NamedTuple):
     """x [T, B, C] with any strides but 1 of C, as the memory that it lies in."""
 
@@ -64,8 +71,8 @@ def strided(x: Tensor) -> Strided:
     return Strided(x.as_strided((t * (frames - 1) + b * (batch - 1) + columns,), (1,)), t, b)
 
 
-def plan_shares(steps: Steps, *matrices: Matrix) -> np.ndarray[Any, Any]:
-    """Each thread's first row and the row after its last, its first unit and the unit after its last: int64 [threads, 4]."""
+def plan_shares(steps: Steps, *matrices: Matrix) -> Shares:
+    """How many threads are worth it, and what each takes."""
     batch, hidden, threads = steps.batch, steps.hidden, torch.get_num_threads()
     work = sum(_multiply_adds(w) for w in matrices) * batch / MULTIPLY_ADDS_PER_NANOSECOND
     width = columns_per_panel(steps.keep_scale.dtype)
@@ -74,9 +81,9 @@ def plan_shares(steps: Steps, *matrices: Matrix) -> np.ndarray[Any, Any]:
     few = batch < 4 * threads or (size > BYTES_OF_OWN_CACHE and batch < 32 * threads)
     if threads > 1 and dense and few and work > MIN_STEP_NANOSECONDS:
         cuts = [cut * width for cut in _cut(hidden // width, threads)]
-        return np.array([(0, batch, first, last) for first, last in pairwise(cuts)])
+        return Shares(np.array([(0, batch, first, last) for first, last in pairwise(cuts)]), 1)
     cuts = _cut(batch, threads if work * steps.frames > MIN_SHARED_NANOSECONDS else 1)
-    return np.array([(first, last, 0, hidden) for first, last in pairwise(cuts)])
+    return Shares(np.array([(first, last, 0, hidden) for first, last in pairwise(cuts)]), steps.frames)
 
 
 def _multiply_adds(w: Matrix) -> int:
@@ -98,6 +105,15 @@ def _cut(number: int, parts: int) -> list[int]:
 def drop(h, keep_scale):
     """h times the keep scale."""
     return (h * keep_scale,)
+
+
+@njit
+def begin_dropped(hs, steps):
+    """Space for h times the keep scale of this step and the next, with the first one's; empty without dropout."""
+    numbers = steps.batch * steps.hidden if len(steps.keep_scale) else 0
+    dropped = np.empty(2 * numbers, hs.dtype)
+    drop(numbers, (hs, steps.frames * numbers if steps.reverse else 0, steps.keep_scale, 0, dropped, 0))
+    return dropped
 
 
 @njit
