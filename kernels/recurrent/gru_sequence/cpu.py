@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.backend.numba import njit
 from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
 from dropfold.kernels.recurrent.gru_sequence.columns import split_columns
 from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
@@ -17,6 +17,7 @@ from dropfold.kernels.recurrent.sequence.compiled import (
     begin_dropped,
     copy,
     drop,
+    launch_shares,
     plan_shares,
     plan_steps,
     step_indices,
@@ -38,11 +39,11 @@ def gru_sequence_fwd(
     x, products = strided(gx), hs.new_empty(batch * columns)
     if b_n is None:
         scratch = hs.new_empty(batch * h0.shape[1])
-        shares = plan_shares(steps, *matrices)
-        launch(_forward_before, x, *matrices, hs.view(-1), saved.view(-1), save, products, scratch, steps, shares)
+        arguments = x, *matrices, hs.view(-1), saved.view(-1), save, products, scratch, steps
+        launch_shares(_forward_before, plan_shares(steps, *matrices), *arguments)
     else:
-        shares = plan_shares(steps, matrices[0])
-        launch(_forward_after, x, matrices[0], as_float(b_n), hs.view(-1), saved.view(-1), save, products, steps, shares)
+        arguments = x, *matrices, as_float(b_n), hs.view(-1), saved.view(-1), save, products, steps
+        launch_shares(_forward_after, plan_shares(steps, *matrices), *arguments)
     return hs.to(gx.dtype), gates
 
 
@@ -56,12 +57,11 @@ def gru_sequence_bwd(
     steps = plan_steps(dh, frames, reverse, lengths, keep_scale)
     matrices = _matrices(a, c, b_n, batch, frames, True)
     flat = [x.view(-1) for x in (gates, as_float(hs), dgates, dh, torch.empty_like(dh))]
-    if b_n is None:
-        scratch = dh.new_empty(2 * batch * hidden), dh.new_empty(batch * hidden)
-        launch(_backward_before, strided(dout), *matrices, *flat, *scratch, steps, plan_shares(steps, *matrices))
-    else:
-        scratch = (dh.new_empty(2 * 3 * batch * hidden),)
-        launch(_backward_after, strided(dout), matrices[0], *flat, *scratch, steps, plan_shares(steps, matrices[0]))
+    # Of a step: the gradients that go through the products; of two steps where threads share units.
+    sizes = (2, 1) if b_n is None else (2 * 3,)
+    scratch = [dh.new_empty(number * batch * hidden) for number in sizes]
+    function = _backward_before if b_n is None else _backward_after
+    launch_shares(function, plan_shares(steps, *matrices), strided(dout), *matrices, *flat, *scratch, steps)
     return dgates, dh
 
 
@@ -127,7 +127,7 @@ def _scaled_sum(x, keep_scale, y):
 
 
 @njit(parallel=True)
-def _forward_after(gx, u, b_n, hs, gates, save, products, steps, shares):
+def _forward_after(shares, gx, u, b_n, hs, gates, save, products, steps):
     between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
     for start in range(0, steps.frames, shares.steps):
         for i in prange(len(shares.parts)):
@@ -167,7 +167,7 @@ def _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between, s
 
 
 @njit(parallel=True)
-def _backward_after(dout, u_transposed, gates, hs, dgates, dh, product, dproducts, steps, shares):
+def _backward_after(shares, dout, u_transposed, gates, hs, dgates, dh, product, dproducts, steps):
     between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
     # A thread needs the gradients of all units of the step before, so it waits between them and the product with them,
     # and writes this step's beside them.
@@ -224,7 +224,7 @@ def _step_states(step, u_transposed, dproducts, dh, product, between, steps, sha
 
 
 @njit(parallel=True)
-def _forward_before(gx, u_rz, u_n, hs, gates, save, products, reset_h, steps, shares):
+def _forward_before(shares, gx, u_rz, u_n, hs, gates, save, products, reset_h, steps):
     between, dropped = np.empty((len(shares.parts), max(u_rz.between, u_n.between)), hs.dtype), begin_dropped(hs, steps)
     for i in prange(len(shares.parts)):
         for step in range(steps.frames):
@@ -263,7 +263,7 @@ def _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, droppe
 
 @njit(parallel=True)
 def _backward_before(
-    dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, steps, shares
+    shares, dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, steps
 ):
     between = np.empty((len(shares.parts), max(u_rz_transposed.between, u_n_transposed.between)), dh.dtype)
     for i in prange(len(shares.parts)):

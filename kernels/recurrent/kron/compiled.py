@@ -49,31 +49,38 @@ def columns_per_panel(dtype: torch.dtype) -> int:
 def make_matrix(a: Tensor, c: Tensor, rows: int, steps: int, transposed: bool) -> Matrix:
     """W or W^T, for `steps` products of `rows` rows each: dense where two smaller products save too little."""
     (s, p, u), (_, q, v) = a.shape, c.shape
+    dense, uses = p * q * u * v, rows * steps
     if is_dense(a):
         w = (c * a)[0]
-        return _make_dense(w.T if transposed else w, rows, steps)
-    right = right_first(a, c)
-    reconstruction = s * p * q * u * v / (rows * steps)
-    if p * q * u * v + reconstruction <= 2 * multiply_adds(a, c, right):
+    elif dense + s * dense / uses <= 2 * multiply_adds(a, c, right_first(a, c)):
         w = torch.einsum("spu,sqv->pquv", a, c).reshape(p * q, u * v)
-        return _make_dense(w.T if transposed else w, rows, steps)
-    if right:
-        first, second = c.permute(1, 0, 2).reshape(q, s * v), a.permute(2, 1, 0).reshape(u, p * s)
     else:
-        first, second = a.permute(2, 0, 1).reshape(u * s, p), c.reshape(s * q, v)
-    between = p * s * v if right else u * s * q
+        return pack_factors(a, c, transposed)
+    return pack_dense(w.T if transposed else w, rows, steps)
+
+
+def pack_factors(a: Tensor, c: Tensor, transposed: bool) -> Matrix:
+    """W or W^T as its factors, in the order that costs less for W."""
+    (s, p, u), (_, q, v) = a.shape, c.shape
+    right = right_first(a, c)
+    if right:
+        first, second, between = c.permute(1, 0, 2).reshape(q, s * v), a.permute(2, 1, 0).reshape(u, p * s), p * s * v
+    else:
+        first, second, between = a.permute(2, 0, 1).reshape(u * s, p), c.reshape(s * q, v), u * s * q
     if transposed:
         first, second, p, q, u, v = second.T, first.T, u, v, p, q
-    return Matrix(RIGHT if right != transposed else LEFT, multiply_routine(a.dtype), _flat(first), _flat(second), s, p, q, u, v, between)
+    form = RIGHT if right != transposed else LEFT
+    return Matrix(form, multiply_routine(a.dtype), _flat(first), _flat(second), s, p, q, u, v, between)
 
 
-def _make_dense(w: Tensor, rows: int, steps: int) -> Matrix:
+def pack_dense(w: Tensor, rows: int, steps: int) -> Matrix:
     """A matrix W [K, N] that is there already."""
     (k, n), width = w.shape, columns_per_panel(w.dtype)
     if rows < 4 and rows * steps < MIN_USES:
         return Matrix(ROWS, 0, _flat(w), w.new_empty(0), 1, 1, k, 1, n, 0)
     w = torch.nn.functional.pad(w, (0, -n % width)) if n % width else w
-    return Matrix(DENSE, multiply_routine(w.dtype), _flat(w.reshape(k, -1, width).transpose(0, 1)), w.new_empty(0), 1, 1, k, 1, n, 0)
+    panels = w.reshape(k, -1, width).transpose(0, 1)
+    return Matrix(DENSE, multiply_routine(w.dtype), _flat(panels), w.new_empty(0), 1, 1, k, 1, n, 0)
 
 
 def _flat(x: Tensor) -> Tensor:

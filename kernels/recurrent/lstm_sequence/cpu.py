@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.backend.numba import njit
 from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
 from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_columns, multiply_rows
 from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
@@ -16,6 +16,7 @@ from dropfold.kernels.recurrent.sequence.compiled import (
     begin_dropped,
     copy,
     drop,
+    launch_shares,
     plan_shares,
     plan_steps,
     step_indices,
@@ -35,7 +36,9 @@ def lstm_sequence_fwd(
     steps = plan_steps(hs[start], frames, reverse, lengths, keep_scale)
     u = make_matrix(as_float(a), as_float(c), batch, frames, False)
     z = gates if save else gates.new_empty(batch * columns)
-    launch(_forward, strided(gx), u, hs.view(-1), cs.view(-1), z.view(-1), save, steps, plan_shares(steps, u))
+    launch_shares(
+        _forward, plan_shares(steps, u), strided(gx), u, hs.view(-1), cs.view(-1), z.view(-1), save, steps
+    )
     return hs.to(gx.dtype), cs, gates.to(gx.dtype)
 
 
@@ -51,7 +54,7 @@ def lstm_sequence_bwd(
     steps = plan_steps(dh, frames, reverse, lengths, keep_scale)
     u_transposed = make_matrix(as_float(a), as_float(c), batch, frames, True)
     flat = (x.view(-1) for x in (as_float(gates), cs, dz, dh, dc, torch.empty_like(dh)))
-    launch(_backward, strided(dout), u_transposed, *flat, steps, plan_shares(steps, u_transposed))
+    launch_shares(_backward, plan_shares(steps, u_transposed), strided(dout), u_transposed, *flat, steps)
     return dz.to(gates.dtype), dh, dc
 
 
@@ -78,7 +81,7 @@ def _cell_gradient(i, f, g, o, c_before, c_after, dout, dh, dc):
 
 
 @njit(parallel=True)
-def _forward(gx, u, hs, cs, z, save, steps, shares):
+def _forward(shares, gx, u, hs, cs, z, save, steps):
     between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
     for start in range(0, steps.frames, shares.steps):
         for i in prange(len(shares.parts)):
@@ -119,7 +122,7 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
 
 
 @njit(parallel=True)
-def _backward(dout, u_transposed, gates, cs, dz, dh, dc, product, steps, shares):
+def _backward(shares, dout, u_transposed, gates, cs, dz, dh, dc, product, steps):
     between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
     # A thread needs the dz of all units of the step before, so it waits between a step's dz and the product with it.
     for start in range(0, steps.frames + 1, shares.steps):

@@ -6,6 +6,7 @@ the rows are few, all threads take the same step, each with units (columns of U)
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.launch import accumulator
-from dropfold.kernels.backend.numba import njit
+from dropfold.kernels.backend.numba import launch, njit, threads_for
 from dropfold.kernels.backend.vector import elementwise
 from dropfold.kernels.recurrent.kron.compiled import LEFT, RIGHT, Matrix, columns_per_panel
 
@@ -99,6 +100,12 @@ def _cut(number: int, parts: int) -> list[int]:
     """Where 0 .. number is cut into at most `parts` equal parts."""
     parts = max(1, min(parts, number))
     return [number * i // parts for i in range(parts + 1)]
+
+
+def launch_shares(function: Any, shares: Shares, *arguments: Any) -> None:
+    """Call a compiled loop over shares; of one share, without a thread pool, whose start takes longer than a short loop."""
+    with threads_for(0 if len(shares.parts) == 1 else math.inf):
+        launch(function, shares, *arguments)
 
 
 @elementwise
