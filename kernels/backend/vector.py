@@ -191,14 +191,20 @@ def elementwise(formula: Callable[..., tuple[Vector, ...]]) -> Any:
             scalar = _scalar(kinds[0])
             bits = 32 if isinstance(scalar, ir.FloatType) else 64
             parts = cgutils.unpack_tuple(builder, values[1])
-            data = [context.make_array(kind)(context, builder, parts[2 * i]).data for i, kind in enumerate(kinds)]
-            starts = [context.cast(builder, at, kind, types.intp) for at, kind in zip(parts[1::2], arguments.types[1::2])]
+            data = [
+                context.make_array(kind)(context, builder, parts[2 * i]).data for i, kind in enumerate(kinds)
+            ]
+            starts = [
+                context.cast(builder, at, kind, types.intp)
+                for at, kind in zip(parts[1::2], arguments.types[1::2])
+            ]
 
             def write_loop(start: Any, stop: Any, lanes: int) -> None:
                 kind, step = _of_lanes(scalar, lanes), ir.Constant(ir.IntType(64), lanes)
                 with cgutils.for_range_slice(builder, start, stop, step) as (i, _):
                     pointers = [
-                        _pointer(builder, part, builder.add(at, i), scalar, kind) for part, at in zip(data, starts)
+                        _pointer(builder, part, builder.add(at, i), scalar, kind)
+                        for part, at in zip(data, starts)
                     ]
                     read = [Vector(builder, _load(builder, p, bits)) for p in pointers[:inputs]]
                     for vector, pointer in zip(formula(*read), pointers[inputs:], strict=True):
@@ -245,7 +251,7 @@ def _tile(
         ]
         entry = builder.block
         old, loop, done = (builder.append_basic_block(name) for name in ("old", "loop", "done"))
-        builder.cbranch(builder.trunc(add, ir.IntType(1)), old, loop)
+        builder.cbranch(builder.icmp_signed("!=", add, zero), old, loop)
         builder.position_at_end(old)
         loaded = [_load(builder, p, bits) for p in p_outs]
         builder.branch(loop)
@@ -267,9 +273,7 @@ def _tile(
         for at in places(builder.add(x_at, builder.mul(x_inner, k)), x_row, rows_n):
             factor = _load(builder, _pointer(builder, p_x, at, scalar, scalar), bits)
             factor = _repeat(builder, factor, width)
-            after += [
-                _multiply_add(builder, factor, part, sums[len(after) + v]) for v, part in enumerate(ws)
-            ]
+            after += [_multiply_add(builder, factor, part, sums[len(after) + v]) for v, part in enumerate(ws)]
         following = builder.add(k, one)
         for phi, value in zip([k, *sums], [following, *after], strict=True):
             phi.add_incoming(value, builder.block)
@@ -304,17 +308,28 @@ def _multiply_columns(vectors: int, lanes: int) -> Any:
             _tile(
                 x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, ROWS_PER_TILE, vectors, lanes
             )  # fmt: skip
-            rows, x_at, out_at = rows - ROWS_PER_TILE, x_at + ROWS_PER_TILE * x_row, out_at + ROWS_PER_TILE * out_row
+            rows, x_at, out_at = (
+                rows - ROWS_PER_TILE,
+                x_at + ROWS_PER_TILE * x_row,
+                out_at + ROWS_PER_TILE * out_row,
+            )
         while rows >= 2:
-            _tile(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 2, vectors, lanes)
+            _tile(
+                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 2, vectors, lanes
+            )
             rows, x_at, out_at = rows - 2, x_at + 2 * x_row, out_at + 2 * out_row
         if rows:
-            _tile(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 1, vectors, lanes)
+            _tile(
+                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 1, vectors, lanes
+            )
 
     return run
 
 
-_wide, _one, _four, _single = (_multiply_columns(*tile) for tile in ((VECTORS_PER_TILE, 0), (1, 0), (1, 4), (1, 1)))
+_wide, _one, _four, _single = (
+    _multiply_columns(*tile) for tile in ((VECTORS_PER_TILE, 0), (1, 0), (1, 4), (1, 1))
+)
+VECTORS_OF_ONE_ROW = 8  # as many sums as a processor needs to add to one in every cycle
 
 
 # The types of `multiply`'s arguments: arrays, and indices, strides and sizes.
@@ -339,7 +354,7 @@ def multiply(
     typing: Any, routine: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any,
     out_at: Any, out_row: Any, rows: Any, inner: Any, columns: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """out[i, j] = sum_k x[i, k] w[k, j], or (`add`) added to it, for i < rows, k < inner, j < columns; all at least 1.
+    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0, for i < rows, k < inner, j < columns; all at least 1.
 
     x[i, k] is x[x_at + i x_row + k x_inner]; numbers of one row of w, and of out, are neighbours.
     """
@@ -358,13 +373,38 @@ def multiply(
         return context.get_dummy_value()
 
     integers = (types.int64,) * 3
-    return types.void(types.int64, x, *integers, w, *integers[:2], out, *integers[:2], *integers, types.int64), code
+    return types.void(
+        types.int64, x, *integers, w, *integers[:2], out, *integers[:2], *integers, types.int64
+    ), code
 
 
-def _multiply(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes):
+def _multiply(
+    x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes
+):
+    while rows == 1 and columns >= lanes * VECTORS_OF_ONE_ROW:
+        _tile(
+            x,
+            x_at,
+            x_row,
+            x_inner,
+            w,
+            w_at,
+            w_inner,
+            out,
+            out_at,
+            out_row,
+            inner,
+            add,
+            1,
+            VECTORS_OF_ONE_ROW,
+            0,
+        )
+        step = lanes * VECTORS_OF_ONE_ROW
+        columns, w_at, out_at = columns - step, w_at + step, out_at + step
     while columns >= lanes * VECTORS_PER_TILE:
         _wide(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
-        columns, w_at, out_at = columns - lanes * VECTORS_PER_TILE, w_at + lanes * VECTORS_PER_TILE, out_at + lanes * VECTORS_PER_TILE
+        step = lanes * VECTORS_PER_TILE
+        columns, w_at, out_at = columns - step, w_at + step, out_at + step
     while columns >= lanes:
         _one(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
         columns, w_at, out_at = columns - lanes, w_at + lanes, out_at + lanes

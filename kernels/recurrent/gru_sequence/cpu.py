@@ -11,7 +11,7 @@ from dropfold.kernels.backend.numba import njit
 from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
 from dropfold.kernels.recurrent.gru_sequence.columns import split_columns
 from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
-from dropfold.kernels.recurrent.kron.compiled import Matrix, make_matrix, multiply_columns, multiply_rows
+from dropfold.kernels.recurrent.kron.compiled import Matrix, make_matrix, multiply_rows
 from dropfold.kernels.recurrent.sequence.compiled import (
     as_float,
     begin_dropped,
@@ -132,7 +132,9 @@ def _forward_after(shares, gx, u, b_n, hs, gates, save, products, steps):
     for start in range(0, steps.frames, shares.steps):
         for i in prange(len(shares.parts)):
             for step in range(start, min(start + shares.steps, steps.frames)):
-                _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares.parts[i])
+                _step_after(
+                    step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares.parts[i]
+                )
 
 
 @njit
@@ -143,12 +145,7 @@ def _step_after(step, gx, u, b_n, hs, gates, save, products, dropped, between, s
     first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
     h, h_at = (dropped, step % 2 * batch * hidden) if len(dropped) else (hs, before * batch * hidden)
     h_at, to = h_at + first * hidden, first * 3 * hidden
-    if n == hidden:
-        multiply_rows(u, h, h_at, last - first, products, to, between)
-    else:
-        for gate in range(3):
-            start = gate * hidden + unit
-            multiply_columns(u, h, h_at, last - first, products, to, start, start + n)
+    multiply_rows(u, h, h_at, last - first, products, to, between, unit, n, 3)
     for b in range(first, last):
         old, new = (before * batch + b) * hidden + unit, (after * batch + b) * hidden + unit
         if t < steps.lengths[b]:
@@ -175,7 +172,9 @@ def _backward_after(shares, dout, u_transposed, gates, hs, dgates, dh, product, 
         for i in prange(len(shares.parts)):
             for step in range(start, min(start + shares.steps, steps.frames + 1)):
                 if step > 0:
-                    _step_states(step - 1, u_transposed, dproducts, dh, product, between[i], steps, shares.parts[i])
+                    _step_states(
+                        step - 1, u_transposed, dproducts, dh, product, between[i], steps, shares.parts[i]
+                    )
                 if step < steps.frames:
                     _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares.parts[i])
 
@@ -210,10 +209,7 @@ def _step_states(step, u_transposed, dproducts, dh, product, between, steps, sha
     t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
     first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
     at, to = (step % 2 * batch + first) * 3 * hidden, first * hidden
-    if n == hidden:
-        multiply_rows(u_transposed, dproducts, at, last - first, product, to, between)
-    else:
-        multiply_columns(u_transposed, dproducts, at, last - first, product, to, unit, unit + n)
+    multiply_rows(u_transposed, dproducts, at, last - first, product, to, between, unit, n, 1)
     for b in range(first, last):
         if t < steps.lengths[b]:
             j = b * hidden + unit
@@ -225,7 +221,10 @@ def _step_states(step, u_transposed, dproducts, dh, product, between, steps, sha
 
 @njit(parallel=True)
 def _forward_before(shares, gx, u_rz, u_n, hs, gates, save, products, reset_h, steps):
-    between, dropped = np.empty((len(shares.parts), max(u_rz.between, u_n.between)), hs.dtype), begin_dropped(hs, steps)
+    between, dropped = (
+        np.empty((len(shares.parts), max(u_rz.between, u_n.between)), hs.dtype),
+        begin_dropped(hs, steps),
+    )
     for i in prange(len(shares.parts)):
         for step in range(steps.frames):
             _step_before(
@@ -241,7 +240,7 @@ def _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, droppe
     first, last = share[0], share[1]
     h, h_at = (dropped, step % 2 * batch * n) if len(dropped) else (hs, before * batch * n)
     at, to = (t * batch if save else 0) * 3 * n, first * 3 * n
-    multiply_rows(u_rz, h, h_at + first * n, last - first, products, to, between)
+    multiply_rows(u_rz, h, h_at + first * n, last - first, products, to, between, 0, n, 2)
     for b in range(first, last):
         if t < steps.lengths[b]:
             p, x, g = to + (b - first) * 2 * n, t * gx.t + b * gx.b, at + b * 3 * n
@@ -249,7 +248,7 @@ def _step_before(step, gx, u_rz, u_n, hs, gates, save, products, reset_h, droppe
             _reset(n, (*arguments, gates, g, gates, g + n, reset_h, b * n))
         else:
             reset_h[b * n : (b + 1) * n] = 0
-    multiply_rows(u_n, reset_h, first * n, last - first, products, to, between)
+    multiply_rows(u_n, reset_h, first * n, last - first, products, to, between, 0, n, 1)
     for b in range(first, last):
         old, new = (before * batch + b) * n, (after * batch + b) * n
         if t < steps.lengths[b]:
@@ -276,7 +275,20 @@ def _backward_before(
 
 @njit
 def _step_back_before(
-    step, dout, u_rz_transposed, u_n_transposed, gates, hs, dgates, dh, product, drz, dn, between, steps, share
+    step,
+    dout,
+    u_rz_transposed,
+    u_n_transposed,
+    gates,
+    hs,
+    dgates,
+    dh,
+    product,
+    drz,
+    dn,
+    between,
+    steps,
+    share,
 ):
     """Gradients of the gates of a step of the rows of a share, back in time, and dh before it."""
     batch, n = steps.batch, steps.hidden
@@ -294,7 +306,7 @@ def _step_back_before(
             dgates[g : g + 3 * n] = 0
         copy(n, dgates, g + 2 * n, dn, j)
         copy(n, dgates, g + n, drz, 2 * j + n)
-    multiply_rows(u_n_transposed, dn, first * n, last - first, product, first * n, between)
+    multiply_rows(u_n_transposed, dn, first * n, last - first, product, first * n, between, 0, n, 1)
     for b in range(first, last):
         g, j, old = (t * batch + b) * 3 * n, b * n, (before * batch + b) * n
         if t < steps.lengths[b]:
@@ -305,7 +317,7 @@ def _step_back_before(
             # dn is n's gradient no longer: it takes that of h in r h.
             _gradient_reset(n, (gates, g, h, h_at, product, j, dgates, g, dn, j))
         copy(n, dgates, g, drz, 2 * j)
-    multiply_rows(u_rz_transposed, drz, 2 * first * n, last - first, product, first * n, between)
+    multiply_rows(u_rz_transposed, drz, 2 * first * n, last - first, product, first * n, between, 0, n, 1)
     for b in range(first, last):
         if t < steps.lengths[b]:
             j = b * n

@@ -5,7 +5,7 @@ With x as X [p, q] and y as Y [u, v], both orders are two products of matrices t
     RIGHT     T = X C      [p, S v], read again as [p S, v];     Y = A^T T,   A^T [u, p S]
     LEFT      T = A^T X    [u S, q], read again as [u, S q];     Y = T C,     C [S q, v]
     DENSE     y = x W, W in panels of as many columns as a tile has, one panel after another
-    ROWS      y = x W, W as it is: for so few rows that W would be packed for longer than it is used
+    ROWS      y = x W, W as it is, one row after another
 
 A product with W^T is a product of the other order with the same two matrices, transposed.
 """
@@ -22,8 +22,8 @@ from dropfold.kernels.backend.vector import BYTES_PER_REGISTER, VECTORS_PER_TILE
 from dropfold.kernels.recurrent.kron.factors import is_dense, multiply_adds, right_first
 
 DENSE, ROWS, RIGHT, LEFT = range(4)
-MIN_USES = 24  # of a packed W, in tiles of rows; fewer take less time than the packing
-ROWS_AT_ONCE = 8  # of W in one pass over y
+MIN_PACKED_ROWS = 4  # of x; fewer take less time with W as it is
+ROWS_OF_W_AT_ONCE = 256  # whose pages the processor's tables hold
 
 
 class Matrix(NamedTuple):
@@ -56,7 +56,7 @@ def make_matrix(a: Tensor, c: Tensor, rows: int, steps: int, transposed: bool) -
         w = torch.einsum("spu,sqv->pquv", a, c).reshape(p * q, u * v)
     else:
         return pack_factors(a, c, transposed)
-    return pack_dense(w.T if transposed else w, rows, steps)
+    return pack_dense(w.T if transposed else w, rows)
 
 
 def pack_factors(a: Tensor, c: Tensor, transposed: bool) -> Matrix:
@@ -64,7 +64,11 @@ def pack_factors(a: Tensor, c: Tensor, transposed: bool) -> Matrix:
     (s, p, u), (_, q, v) = a.shape, c.shape
     right = right_first(a, c)
     if right:
-        first, second, between = c.permute(1, 0, 2).reshape(q, s * v), a.permute(2, 1, 0).reshape(u, p * s), p * s * v
+        first, second, between = (
+            c.permute(1, 0, 2).reshape(q, s * v),
+            a.permute(2, 1, 0).reshape(u, p * s),
+            p * s * v,
+        )
     else:
         first, second, between = a.permute(2, 0, 1).reshape(u * s, p), c.reshape(s * q, v), u * s * q
     if transposed:
@@ -73,11 +77,11 @@ def pack_factors(a: Tensor, c: Tensor, transposed: bool) -> Matrix:
     return Matrix(form, multiply_routine(a.dtype), _flat(first), _flat(second), s, p, q, u, v, between)
 
 
-def pack_dense(w: Tensor, rows: int, steps: int) -> Matrix:
-    """A matrix W [K, N] that is there already."""
+def pack_dense(w: Tensor, rows: int) -> Matrix:
+    """A matrix W [K, N] that is there already, for products of `rows` rows each."""
     (k, n), width = w.shape, columns_per_panel(w.dtype)
-    if rows < 4 and rows * steps < MIN_USES:
-        return Matrix(ROWS, 0, _flat(w), w.new_empty(0), 1, 1, k, 1, n, 0)
+    if rows < MIN_PACKED_ROWS:
+        return Matrix(ROWS, multiply_routine(w.dtype), _flat(w), w.new_empty(0), 1, 1, k, 1, n, 0)
     w = torch.nn.functional.pad(w, (0, -n % width)) if n % width else w
     panels = w.reshape(k, -1, width).transpose(0, 1)
     return Matrix(DENSE, multiply_routine(w.dtype), _flat(panels), w.new_empty(0), 1, 1, k, 1, n, 0)
@@ -88,49 +92,37 @@ def _flat(x: Tensor) -> Tensor:
 
 
 @njit
-def multiply_columns(w, x, x_at, rows, out, out_at, first, last):
-    """Columns first .. last - 1 of out = x W of a dense W; `first` begins a panel."""
-    k, n = w.columns_in, w.columns_out
-    if w.form == ROWS:
-        for i in range(rows):
-            _multiply_row(w.first, x, x_at + i * k, k, n, out, out_at + i * n, first, last)
+def multiply_rows(w, x, x_at, rows, out, out_at, t, unit, units, gates):
+    """out = x W for `rows` rows of x: of the N / gates columns of each gate, the `units` from `unit` on (a panel's begin).
+
+    A W that is not dense has all columns made; t holds its `between` numbers.
+    """
+    if w.form == RIGHT or w.form == LEFT:
+        _multiply_factors(w, x, x_at, rows, out, out_at, t)
         return
-    width = VECTORS_PER_TILE * BYTES_PER_REGISTER // x.itemsize
-    for j in range(first, last, width):
-        multiply(
-            w.routine, x, x_at, k, 1, w.first, j * k, width, out, out_at + j, n, rows, k, min(width, last - j), 0
-        )
-
-
-@njit(fastmath={"contract"})
-def _multiply_row(w, x, x_at, k, n, out, out_at, first, last):
-    """Some columns of a row, by rows of W, which are read one after another as they lie."""
-    y = out[out_at + first : out_at + last]
-    y[:] = 0
-    i = 0
-    while k - i >= 8:
-        x0, x1, x2, x3 = x[x_at + i], x[x_at + i + 1], x[x_at + i + 2], x[x_at + i + 3]
-        x4, x5, x6, x7 = x[x_at + i + 4], x[x_at + i + 5], x[x_at + i + 6], x[x_at + i + 7]
-        at = i * n + first
-        for j in range(last - first):
-            m = at + j
-            y[j] += (
-                x0 * w[m] + x1 * w[m + n] + x2 * w[m + 2 * n] + x3 * w[m + 3 * n]
-                + x4 * w[m + 4 * n] + x5 * w[m + 5 * n] + x6 * w[m + 6 * n] + x7 * w[m + 7 * n]
-            )  # fmt: skip
-        i += 8
-    while i < k:
-        for j in range(last - first):
-            y[j] += x[x_at + i] * w[i * n + first + j]
-        i += 1
+    n = w.columns_out
+    parts = 1 if units * gates == n else gates
+    for part in range(parts):
+        first = part * (n // parts) + unit
+        last = first + units * gates // parts
+        if w.form == ROWS:
+            for i in range(rows):
+                for k in range(0, w.columns_in, ROWS_OF_W_AT_ONCE):
+                    multiply(
+                        w.routine, x, x_at + i * w.columns_in + k, 0, 1, w.first, k * n + first, n,
+                        out, out_at + i * n + first, 0, 1, min(ROWS_OF_W_AT_ONCE, w.columns_in - k), last - first, k,
+                    )  # fmt: skip
+        else:
+            width = VECTORS_PER_TILE * BYTES_PER_REGISTER // x.itemsize
+            for j in range(first, last, width):
+                multiply(
+                    w.routine, x, x_at, w.columns_in, 1, w.first, j * w.columns_in, width, out, out_at + j, n,
+                    rows, w.columns_in, min(width, last - j), 0,
+                )  # fmt: skip
 
 
 @njit
-def multiply_rows(w, x, x_at, rows, out, out_at, t):
-    """out = x W for `rows` rows of x; t holds `between` numbers."""
-    if w.form == DENSE or w.form == ROWS:
-        multiply_columns(w, x, x_at, rows, out, out_at, 0, w.columns_out)
-        return
+def _multiply_factors(w, x, x_at, rows, out, out_at, t):
     m, k, r, n, g = w.rows_in, w.columns_in, w.rows_out, w.columns_out, w.terms
     for i in range(rows):
         x_i, out_i = x_at + i * m * k, out_at + i * r * n

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dropfold.kernels.backend.numba import njit
 from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
-from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_columns, multiply_rows
+from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_rows
 from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.compiled import (
     as_float,
@@ -98,12 +98,7 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
     z_t = t * batch * 4 * hidden if save else 0
     h, h_at = (dropped, step % 2 * batch * hidden) if len(dropped) else (hs, before * batch * hidden)
     h_at, z_at = h_at + first * hidden, z_t + first * 4 * hidden
-    if n == hidden:
-        multiply_rows(u, h, h_at, last - first, z, z_at, between)
-    else:
-        for gate in range(4):
-            start = gate * hidden + unit
-            multiply_columns(u, h, h_at, last - first, z, z_at, start, start + n)
+    multiply_rows(u, h, h_at, last - first, z, z_at, between, unit, n, 4)
     for b in range(first, last):
         old, new = (before * batch + b) * hidden + unit, (after * batch + b) * hidden + unit
         if t < steps.lengths[b]:
@@ -112,7 +107,41 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
             x_i = t * gx.t + b * gx.b + unit
             x_f, x_g, x_o = x_i + hidden, x_i + 2 * hidden, x_i + 3 * hidden
             x = gx.data
-            _cell(n, (z, i, z, f, z, g, z, o, x, x_i, x, x_f, x, x_g, x, x_o, cs, old, z, i, z, f, z, g, z, o, cs, new, hs, new))
+            _cell(
+                n,
+                (
+                    z,
+                    i,
+                    z,
+                    f,
+                    z,
+                    g,
+                    z,
+                    o,
+                    x,
+                    x_i,
+                    x,
+                    x_f,
+                    x,
+                    x_g,
+                    x,
+                    x_o,
+                    cs,
+                    old,
+                    z,
+                    i,
+                    z,
+                    f,
+                    z,
+                    g,
+                    z,
+                    o,
+                    cs,
+                    new,
+                    hs,
+                    new,
+                ),
+            )
         else:
             copy(n, hs, old, hs, new)
             copy(n, cs, old, cs, new)
@@ -162,10 +191,7 @@ def _step_states(step, u_transposed, dz, dh, product, between, steps, share):
     t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
     first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
     at, to = (t * batch + first) * 4 * hidden, first * hidden
-    if n == hidden:
-        multiply_rows(u_transposed, dz, at, last - first, product, to, between)
-    else:
-        multiply_columns(u_transposed, dz, at, last - first, product, to, unit, unit + n)
+    multiply_rows(u_transposed, dz, at, last - first, product, to, between, unit, n, 1)
     for b in range(first, last):
         if t < steps.lengths[b]:
             j = b * hidden + unit

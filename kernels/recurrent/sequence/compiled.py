@@ -39,7 +39,9 @@ class Steps(NamedTuple):
 class Shares(NamedTuple):
     """Each thread's part of a step, and how many steps it takes before it waits for the others."""
 
-    parts: np.ndarray[Any, Any]  # int64 [threads, 4]: first row, the row after the last, first unit, the unit after the last
+    parts: np.ndarray[
+        Any, Any
+    ]  # int64 [threads, 4]: first row, the row after the last, first unit, the unit after the last
     steps: int
 
 
@@ -56,7 +58,9 @@ def as_float(x: Tensor) -> Tensor:
     return x.to(accumulator(x.dtype))
 
 
-def plan_steps(like: Tensor, frames: int, reverse: bool, lengths: Tensor | None, keep_scale: Tensor | None) -> Steps:
+def plan_steps(
+    like: Tensor, frames: int, reverse: bool, lengths: Tensor | None, keep_scale: Tensor | None
+) -> Steps:
     """For states like [B, H]."""
     batch, hidden = like.shape
     keep_scale = like.new_empty(0) if keep_scale is None else keep_scale.to(like.dtype).reshape(-1)

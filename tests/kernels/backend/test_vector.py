@@ -44,7 +44,8 @@ def test_activations_of_what_is_no_number_are_no_numbers(dtype):
     x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30] * 5, dtype)  # in whole registers and after them
     s, t = np.empty_like(x), np.empty_like(x)
     activate(x, s, t)
-    assert np.array_equal(np.isnan(s), np.isnan(x)) and np.array_equal(np.isnan(t), np.isnan(x))
+    assert np.array_equal(np.isnan(s), np.isnan(x))
+    assert np.array_equal(np.isnan(t), np.isnan(x))
     np.testing.assert_array_equal(t[1:5], [1, -1, 1, -1])
     np.testing.assert_allclose(s[1:5], [1, 0, 1, 0], atol=1e-37)
 
@@ -53,7 +54,9 @@ def test_activations_of_what_is_no_number_are_no_numbers(dtype):
 def call(routine, x, w, out, strides, sizes, add):
     x_at, x_row, x_inner, w_at, w_inner, out_at, out_row = strides
     rows, inner, columns = sizes
-    multiply(routine, x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add)
+    multiply(
+        routine, x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add
+    )
 
 
 LANES = BYTES_PER_REGISTER // 4
@@ -77,7 +80,14 @@ def test_a_product_of_any_size_lies_anywhere_and_writes_nothing_else(dtype, add)
             right = out.clone()
             matrix = x[:, 1 : rows + 1].T if transposed else x[:, 1 : inner + 1]
             right[1:-1, 2:-3] = matrix @ w[:, 3:] + add * right[1:-1, 2:-3]
-            strides = (1, *((1, rows + 2) if transposed else (inner + 2, 1)), 3, columns + 3, columns + 7, columns + 5)
+            strides = (
+                1,
+                *((1, rows + 2) if transposed else (inner + 2, 1)),
+                3,
+                columns + 3,
+                columns + 7,
+                columns + 5,
+            )
             flat = (y.view(-1).numpy() for y in (x, w, out))
             call(multiply_routine(dtype), *flat, strides, (rows, inner, columns), add)
             torch.testing.assert_close(out, right, rtol=0, atol=20 * torch.finfo(dtype).eps * inner)
