@@ -9,7 +9,7 @@ schedules.
 
     scaled_sigmoid(n, (x, x_at, y, y_at, out, out_at))          out[out_at + i] = sigmoid(x[x_at + i]) y[y_at + i], i < n
 
-    multiply(multiply_routine(dtype), x, at, row, inner, w, at, inner, out, at, row, rows, inner, columns, add)   out (+)= x w
+    multiply(routine, x, x_at, x_row, x_inner, w, .., out, .., rows, inner, columns, add)          out = x w, or out += x w
 
 Arrays are one-dimensional and contiguous; `at` is the index of the first number. Nothing is checked. The code of `multiply`
 is compiled once, and loops call it by its address, because a loop that contains it takes a minute to compile.
@@ -354,7 +354,7 @@ def multiply(
     typing: Any, routine: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any,
     out_at: Any, out_row: Any, rows: Any, inner: Any, columns: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0, for i < rows, k < inner, j < columns; all at least 1.
+    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0: i < rows, k < inner, j < columns, 1 at least.
 
     x[i, k] is x[x_at + i x_row + k x_inner]; numbers of one row of w, and of out, are neighbours.
     """

@@ -191,6 +191,35 @@ class TensorRNN(HasPlainForm):
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(s.squeeze(1) for s in last)
         return y, last[0] if len(last) == 1 else last
 
+    def step(
+        self, x_t: Tensor, state: Any = None, *, scale: float = 1.0, shift: float = 0.0
+    ) -> tuple[Tensor, Any]:
+        """One frame of a stream: h_t and the state after it, as the whole sequence has them.
+
+        Args:
+            x_t: [B, input] or [input].
+            state: what the step before returned; None before the first frame.
+            scale, shift: as for the sequence.
+
+        Raises:
+            ValueError: bidirectional, which needs the frames to come, or recurrent dropout in training, whose units stay
+                the same over a sequence that a single step does not know.
+        """
+        if self.bidirectional:
+            raise ValueError("a bidirectional network needs the frames to come; give it the whole sequence.")
+        if self.training and self.recurrent_dropout:
+            raise ValueError(
+                f"recurrent_dropout {self.recurrent_dropout} drops the same units at all frames of a sequence, which a step "
+                "cannot know in training; call eval(), or give the whole sequence."
+            )
+        if x_t.dim() not in (1, 2):
+            raise ValueError(
+                f"x_t must be one frame, [B, {self.input_size}] or [{self.input_size}]; got {list(x_t.shape)}."
+            )
+        time = 1 if self.batch_first and x_t.dim() == 2 else 0
+        out, state = self(x_t.unsqueeze(time), state, scale=scale, shift=shift)
+        return out.squeeze(time), state
+
     def _run(
         self, k: int, x: Tensor, states: list[Tensor], lengths: Tensor | None, scale: float, shift: float
     ) -> Any:
