@@ -51,6 +51,8 @@ def _without_autocast(implementation: Callable[..., Any], device: str) -> Callab
     """Switch autocast off inside the operator: its caller has chosen the type in which it works."""
 
     def run(*args: Any) -> Any:
+        if not torch.is_autocast_enabled(device):
+            return _make_contiguous(implementation(*args))
         with torch.autocast(device, enabled=False):
             return _make_contiguous(implementation(*args))
 

@@ -186,7 +186,7 @@ class TensorRNN(HasPlainForm):
                 ends.append(end)
             y = outs[0] if self.directions == 1 else torch.cat(outs, -1)
             y = y.transpose(0, 1) if self.batch_first else y
-        last = tuple(torch.stack(parts) for parts in zip(*ends))
+        last = tuple(torch.stack(parts) if len(parts) > 1 else parts[0][None] for parts in zip(*ends))
         if not batched:
             y, last = y.squeeze(0 if self.batch_first else 1), tuple(s.squeeze(1) for s in last)
         return y, last[0] if len(last) == 1 else last

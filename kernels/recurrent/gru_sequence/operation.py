@@ -132,7 +132,8 @@ class _GRUSequence(torch.autograd.Function):
         else:
             dr_dz, dproduct_n = dgates[..., : 2 * hidden], dgates[..., 3 * hidden :]
             dproducts = torch.cat([dr_dz, dproduct_n], -1)
-            da, dc = weight_gradients(h.flatten(0, 1), dproducts.flatten(0, 1), a, c)
+            need_a = ctx.needs_input_grad[1]
+            da, dc = weight_gradients(h.flatten(0, 1), dproducts.flatten(0, 1), a, c, need_a)
             db = dproduct_n.flatten(0, 1).sum(0)
         return dgates[..., : 3 * hidden], da, dc, db, dh.to(hs.dtype), None, None, None, None
 

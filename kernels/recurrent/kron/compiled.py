@@ -51,7 +51,7 @@ def make_matrix(a: Tensor, c: Tensor, rows: int, steps: int, transposed: bool) -
     (s, p, u), (_, q, v) = a.shape, c.shape
     dense, uses = p * q * u * v, rows * steps
     if is_dense(a):
-        w = (c * a)[0]
+        w = c[0] if a.item() == 1 else c[0] * a[0]
     elif dense + s * dense / uses <= 2 * multiply_adds(a, c, right_first(a, c)):
         w = torch.einsum("spu,sqv->pquv", a, c).reshape(p * q, u * v)
     else:

@@ -8,11 +8,10 @@ other order is the same with the two sides exchanged, Y^T = sum_s C_s^T X^T A_s.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.gemm import gram, mm
-from dropfold.kernels.recurrent.kron.factors import is_dense, multiply_adds, right_first
+from dropfold.kernels.recurrent.kron.factors import is_dense, right_first
 
 
 class KronProduct:
@@ -82,38 +81,16 @@ class KronProduct:
         return t.mT.reshape(-1, self.s * self.v)
 
 
-class DenseProduct:
-    """x W in one GEMM, with W reconstructed."""
+def weight_gradients(
+    x: Tensor, dy: Tensor, a: Tensor, c: Tensor, need_a: bool = True
+) -> tuple[Tensor | None, Tensor]:
+    """The gradients of A and C for rows x [n, p q] and dy [n, u v], by GEMMs over all rows.
 
-    def __init__(self, a: Tensor, c: Tensor) -> None:
-        (_, p, u), (_, q, v) = a.shape, c.shape
-        self.weight = torch.einsum("spu,sqv->pquv", a, c).reshape(p * q, u * v)
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """x W."""
-        return mm(x, self.weight)
-
-    def multiply_transposed(self, dy: Tensor) -> Tensor:
-        """dy W^T."""
-        return mm(dy, self.weight.T)
-
-
-def cheaper_product(a: Tensor, c: Tensor, uses: int) -> KronProduct | DenseProduct:
-    """The product with W of `uses` rows in all: one GEMM where two smaller ones save less than half of the work."""
-    (_, p, u), (_, q, v) = a.shape, c.shape
-    dense = p * q * u * v
-    right = right_first(a, c)
-    reconstruction = a.shape[0] * dense / max(1, uses)
-    if dense + reconstruction <= 2 * multiply_adds(a, c, right):
-        return DenseProduct(a, c)
-    return KronProduct(a, c, right)
-
-
-def weight_gradients(x: Tensor, dy: Tensor, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of A and C for rows x [n, p q] and dy [n, u v], by GEMMs over all rows."""
+    A dense W is C times the number A, whose gradient takes a pass over W: it is left out unless it is needed.
+    """
     if is_dense(a):
-        dw = gram(x, dy)
-        return (dw * c[0]).sum().view(1, 1, 1), (a * dw)
+        dw = gram(x, dy)[None]
+        return (dw * c).sum().view(1, 1, 1) if need_a else None, dw.mul_(a)
     product = KronProduct(a, c, right_first(a, c))
     d_first = product.gradient_of_first(x, product.gradient_of_t(dy))
     return product.gradients_of_factors(d_first, product.gradient_of_second(product.multiply_first(x), dy))

@@ -125,7 +125,7 @@ class _LSTMSequence(torch.autograd.Function):
         gates, hs, cs, a, c, lengths, keep_scale = ctx.saved_tensors
         h = drop_units(states_before(hs, ctx.reverse), keep_scale)
         dz, dh, dc = _bwd(dout, dh_n, dc_n, gates, hs, cs, a, c, lengths, keep_scale, ctx.reverse)
-        d_a, d_c = weight_gradients(h.flatten(0, 1), dz.flatten(0, 1), a, c)
+        d_a, d_c = weight_gradients(h.flatten(0, 1), dz.flatten(0, 1), a, c, ctx.needs_input_grad[1])
         return dz, d_a, d_c, dh.to(hs.dtype), dc.to(hs.dtype), None, None, None, None
 
 
