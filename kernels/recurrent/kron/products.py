@@ -8,10 +8,13 @@ other order is the same with the two sides exchanged, Y^T = sum_s C_s^T X^T A_s.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.gemm import gram, mm
-from dropfold.kernels.recurrent.kron.factors import is_dense, right_first
+from dropfold.kernels.recurrent.kron.factors import is_dense, multiply_adds, right_first
+
+COST_OF_SMALL_PRODUCTS = 2  # of a multiply-add in them and the copies between, in those of one large product
 
 
 class KronProduct:
@@ -86,11 +89,18 @@ def weight_gradients(
 ) -> tuple[Tensor | None, Tensor]:
     """The gradients of A and C for rows x [n, p q] and dy [n, u v], by GEMMs over all rows.
 
-    A dense W is C times the number A, whose gradient takes a pass over W: it is left out unless it is needed.
+    Through dW where that costs less: one product over the rows, then dA_s = <dW, C_s> and dC_s = <dW, A_s>. A dense W is C
+    times the number A, whose gradient takes a pass over W: it is left out unless it is needed.
     """
     if is_dense(a):
         dw = gram(x, dy)[None]
         return (dw * c).sum().view(1, 1, 1) if need_a else None, dw.mul_(a)
-    product = KronProduct(a, c, right_first(a, c))
+    (s, p, u), (_, q, v) = a.shape, c.shape
+    right = right_first(a, c)
+    through_dw = p * q * u * v * (1 + 2 * s / len(x))
+    if through_dw <= COST_OF_SMALL_PRODUCTS * 2 * multiply_adds(a, c, right):
+        dw = gram(x, dy).view(p, q, u, v)
+        return torch.einsum("pquv,sqv->spu", dw, c), torch.einsum("pquv,spu->sqv", dw, a)
+    product = KronProduct(a, c, right)
     d_first = product.gradient_of_first(x, product.gradient_of_t(dy))
     return product.gradients_of_factors(d_first, product.gradient_of_second(product.multiply_first(x), dy))
