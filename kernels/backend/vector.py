@@ -225,68 +225,84 @@ def elementwise(formula: Callable[..., tuple[Vector, ...]]) -> Any:
 @intrinsic(prefer_literal=True)
 def _tile(
     typing: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any, out_at: Any,
-    out_row: Any, inner: Any, add: Any, rows: Any, vectors: Any, lanes: Any,
+    out_row: Any, inner: Any, add: Any, rows: Any, most: Any, vectors: Any, lanes: Any,
 ) -> Any:  # fmt: skip
-    """A tile of `multiply` held in registers: `rows` by `vectors` times `lanes` (literals; lanes 0: a whole register's)."""
-    if not all(isinstance(kind, types.IntegerLiteral) for kind in (rows, vectors, lanes)):
+    """A tile of `multiply` held in registers: 1 to `most` rows of `vectors` vectors of `lanes` numbers (0: a register's).
+
+    The last three are literals.
+    """
+    if not all(isinstance(kind, types.IntegerLiteral) for kind in (most, vectors, lanes)):
         return None
-    rows_n, vectors_n, lanes_n = (kind.literal_value for kind in (rows, vectors, lanes))
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        scalar, index = _scalar(w), ir.IntType(64)
-        bits = 32 if isinstance(scalar, ir.FloatType) else 64
-        width = lanes_n or _lanes(scalar)
-        kind = _of_lanes(scalar, width)
-        p_x, x_at, x_row, x_inner, p_w, w_at, w_inner, p_out, out_at, out_row, inner, add = values[:12]
-        zero, one = ir.Constant(index, 0), ir.Constant(index, 1)
-
-        def places(at: Any, stride: Any, number: int) -> list[Any]:
-            return [builder.add(at, builder.mul(stride, ir.Constant(index, i))) for i in range(number)]
-
-        columns = [ir.Constant(index, v * width) for v in range(vectors_n)]
-        p_outs = [
-            _pointer(builder, p_out, builder.add(at, column), scalar, kind)
-            for at in places(out_at, out_row, rows_n)
-            for column in columns
-        ]
-        entry = builder.block
-        old, loop, done = (builder.append_basic_block(name) for name in ("old", "loop", "done"))
-        builder.cbranch(builder.icmp_signed("!=", add, zero), old, loop)
-        builder.position_at_end(old)
-        loaded = [_load(builder, p, bits) for p in p_outs]
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        k = builder.phi(index)
-        sums = [builder.phi(kind) for _ in p_outs]
-        k.add_incoming(zero, entry)
-        k.add_incoming(zero, old)
-        for total, number in zip(sums, loaded, strict=True):
-            total.add_incoming(ir.Constant(kind, None), entry)
-            total.add_incoming(number, old)
-        at = builder.add(w_at, builder.mul(w_inner, k))
-        ws = [
-            _load(builder, _pointer(builder, p_w, builder.add(at, column), scalar, kind), bits)
-            for column in columns
-        ]
-        after = []
-        for at in places(builder.add(x_at, builder.mul(x_inner, k)), x_row, rows_n):
-            factor = _load(builder, _pointer(builder, p_x, at, scalar, scalar), bits)
-            factor = _repeat(builder, factor, width)
-            after += [_multiply_add(builder, factor, part, sums[len(after) + v]) for v, part in enumerate(ws)]
-        following = builder.add(k, one)
-        for phi, value in zip([k, *sums], [following, *after], strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
-
+        scalar = _scalar(w)
+        width = lanes.literal_value or _lanes(scalar)
+        done = builder.append_basic_block("done")
+        choice = builder.switch(values[12], done)
+        for n in range(1, most.literal_value + 1):
+            block = builder.append_basic_block(f"rows{n}")
+            choice.add_case(ir.Constant(ir.IntType(64), n), block)
+            builder.position_at_end(block)
+            _write_tile(builder, values[:12], scalar, n, vectors.literal_value, width)
+            builder.branch(done)
         builder.position_at_end(done)
-        for pointer, value in zip(p_outs, after, strict=True):
-            builder.store(value, pointer, align=bits // 8)
         return context.get_dummy_value()
 
     integers = (types.int64,) * 3
-    arguments = x, *integers, w, *integers[:2], out, *integers[:2], types.int64, types.int64
-    return types.void(*arguments, rows, vectors, lanes), code
+    arguments = x, *integers, w, *integers[:2], out, *integers[:2], *integers
+    return types.void(*arguments, most, vectors, lanes), code
+
+
+def _write_tile(builder: Any, values: Any, scalar: Any, rows: int, vectors: int, width: int) -> None:
+    """The code of a tile, the arguments of `_tile` in `values`."""
+    p_x, x_at, x_row, x_inner, p_w, w_at, w_inner, p_out, out_at, out_row, inner, add = values
+    index, kind = ir.IntType(64), _of_lanes(scalar, width)
+    bits = 32 if isinstance(scalar, ir.FloatType) else 64
+    zero, one = ir.Constant(index, 0), ir.Constant(index, 1)
+
+    def places(at: Any, stride: Any) -> list[Any]:
+        return [builder.add(at, builder.mul(stride, ir.Constant(index, row))) for row in range(rows)]
+
+    columns = [ir.Constant(index, v * width) for v in range(vectors)]
+    p_outs = [
+        _pointer(builder, p_out, builder.add(at, column), scalar, kind)
+        for at in places(out_at, out_row)
+        for column in columns
+    ]
+    entry = builder.block
+    old, loop, done = (builder.append_basic_block(name) for name in ("old", "loop", "done"))
+    builder.cbranch(builder.icmp_signed("!=", add, zero), old, loop)
+    builder.position_at_end(old)
+    loaded = [_load(builder, p, bits) for p in p_outs]
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    k = builder.phi(index)
+    sums = [builder.phi(kind) for _ in p_outs]
+    k.add_incoming(zero, entry)
+    k.add_incoming(zero, old)
+    for total, number in zip(sums, loaded, strict=True):
+        total.add_incoming(ir.Constant(kind, None), entry)
+        total.add_incoming(number, old)
+    at = builder.add(w_at, builder.mul(w_inner, k))
+    parts = [
+        _load(builder, _pointer(builder, p_w, builder.add(at, column), scalar, kind), bits)
+        for column in columns
+    ]
+    after: list[Any] = []
+    for at in places(builder.add(x_at, builder.mul(x_inner, k)), x_row):
+        factor = _load(builder, _pointer(builder, p_x, at, scalar, scalar), bits)
+        factor = _repeat(builder, factor, width)
+        start = len(after)
+        after += [_multiply_add(builder, factor, part, sums[start + v]) for v, part in enumerate(parts)]
+    following = builder.add(k, one)
+    for phi, value in zip([k, *sums], [following, *after], strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+
+    builder.position_at_end(done)
+    for pointer, value in zip(p_outs, after, strict=True):
+        builder.store(value, pointer, align=bits // 8)
 
 
 def _repeat(builder: Any, number: Any, lanes: int) -> Any:
@@ -299,38 +315,28 @@ def _repeat(builder: Any, number: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
 
 
-def _multiply_columns(vectors: int, lanes: int) -> Any:
-    """Rows of `multiply` in the columns of one tile."""
+def _multiply_columns(most: int, vectors: int, lanes: int) -> Any:
+    """Rows of `multiply` in the columns of one tile, cut into tiles of nearly equal numbers of rows, `most` at most."""
 
     @numba.njit
     def run(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add):
-        while rows >= ROWS_PER_TILE:
+        while rows:
+            tiles = (rows + most - 1) // most
+            n = (rows + tiles - 1) // tiles
             _tile(
-                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, ROWS_PER_TILE, vectors, lanes
+                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, n, most, vectors, lanes
             )  # fmt: skip
-            rows, x_at, out_at = (
-                rows - ROWS_PER_TILE,
-                x_at + ROWS_PER_TILE * x_row,
-                out_at + ROWS_PER_TILE * out_row,
-            )
-        while rows >= 2:
-            _tile(
-                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 2, vectors, lanes
-            )
-            rows, x_at, out_at = rows - 2, x_at + 2 * x_row, out_at + 2 * out_row
-        if rows:
-            _tile(
-                x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, inner, add, 1, vectors, lanes
-            )
+            rows, x_at, out_at = rows - n, x_at + n * x_row, out_at + n * out_row
 
     return run
 
 
-_wide, _one, _four, _single = (
-    _multiply_columns(*tile) for tile in ((VECTORS_PER_TILE, 0), (1, 0), (1, 4), (1, 1))
-)
 VECTORS_OF_ONE_ROW = 8  # as many sums as a processor needs to add to one in every cycle
-
+_row = _multiply_columns(1, VECTORS_OF_ONE_ROW, 0)
+_wide = _multiply_columns(ROWS_PER_TILE, VECTORS_PER_TILE, 0)
+_vector = _multiply_columns(ROWS_PER_TILE, 1, 0)
+_four = _multiply_columns(4, 1, 4)
+_single = _multiply_columns(4, 1, 1)
 
 # The types of `multiply`'s arguments: arrays, and indices, strides and sizes.
 ARRAYS = (0, 4, 7)
@@ -381,36 +387,19 @@ def multiply(
 def _multiply(
     x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes
 ):
-    while rows == 1 and columns >= lanes * VECTORS_OF_ONE_ROW:
-        _tile(
-            x,
-            x_at,
-            x_row,
-            x_inner,
-            w,
-            w_at,
-            w_inner,
-            out,
-            out_at,
-            out_row,
-            inner,
-            add,
-            1,
-            VECTORS_OF_ONE_ROW,
-            0,
-        )
-        step = lanes * VECTORS_OF_ONE_ROW
-        columns, w_at, out_at = columns - step, w_at + step, out_at + step
-    while columns >= lanes * VECTORS_PER_TILE:
-        _wide(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
-        step = lanes * VECTORS_PER_TILE
-        columns, w_at, out_at = columns - step, w_at + step, out_at + step
-    while columns >= lanes:
-        _one(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
-        columns, w_at, out_at = columns - lanes, w_at + lanes, out_at + lanes
-    while columns >= 4:
-        _four(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
-        columns, w_at, out_at = columns - 4, w_at + 4, out_at + 4
-    while columns >= 1:
-        _single(x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, add)
-        columns, w_at, out_at = columns - 1, w_at + 1, out_at + 1
+    j = 0
+    while rows == 1 and columns - j >= lanes * VECTORS_OF_ONE_ROW:
+        _row(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
+        j += lanes * VECTORS_OF_ONE_ROW
+    while columns - j >= lanes * VECTORS_PER_TILE:
+        _wide(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
+        j += lanes * VECTORS_PER_TILE
+    while columns - j >= lanes:
+        _vector(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
+        j += lanes
+    while columns - j >= 4:
+        _four(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
+        j += 4
+    while columns > j:
+        _single(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
+        j += 1
