@@ -149,7 +149,7 @@ class TensorRNN(HasPlainForm):
             scale, shift: the first layer sees scale x + shift.
 
         Raises:
-            ValueError: sizes do not fit, a length below 1 or above T, or x has NaN (looked for on the CPU).
+            ValueError: sizes do not fit, or a length is below 1 or above T.
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
@@ -198,9 +198,6 @@ class TensorRNN(HasPlainForm):
         if not self.fused:
             return self._frames(k, x, states, lengths, scale, shift)
         gx, u = self._project(k, x, scale, shift)
-        looked_at = k < self.directions and gx.is_cpu and not torch.compiler.is_compiling()
-        if looked_at and not gx.detach().isfinite().all():
-            raise ValueError("x W is not finite: x has NaN or infinite frames, or the weights have diverged.")
         return self._sequence(
             k,
             gx.transpose(0, 1) if self.batch_first else gx,
