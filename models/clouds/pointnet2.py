@@ -197,6 +197,9 @@ class Interpolated(LinearNorm):
     The weight is applied to f before it is carried, and to g [B, C_g] once a cloud; g and skip may be None.
     """
 
+    def check_inputs(self, x: Any, *_: Any) -> None:
+        """The points of two levels; what becomes of them is checked."""
+
     def operation(self, points: Points, below: Points, *rest: Any, **options: Any) -> Tensor:
         g, norm = rest
         assert below.features is not None

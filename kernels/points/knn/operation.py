@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.clouds import dense_ptr, split_clouds, to_rows
 from dropfold.kernels.points.distances import nearest, squared_distances
@@ -72,6 +73,7 @@ def knn(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | Non
     Raises:
         ValueError: k is too large for a cloud, or below 1.
     """
+    check_floating(x=x)
     rows, ptr = to_rows(x, batch, batch_size)
     if k < 1 or (x.dim() == 3 and k > x.shape[1]) or (batch is None and k > x.shape[-2]):
         raise ValueError(
