@@ -150,7 +150,7 @@ class GroupMLPMax(_SharedPerceptron):
             raise ValueError(
                 f"pos must be [M, 3] and centres [G, 3]; got {describe(pos)} and {describe(centres)}."
             )
-        weight = self._layers()[0].norm.running_mean
+        weight = next(self._layers()[0].norm.parameters())
         if pos.dtype != weight.dtype or centres.dtype != weight.dtype:
             raise ValueError(
                 f"pos and centres must be of the type of the layer's weights, {describe(weight).split()[-1]}; got "
