@@ -355,6 +355,10 @@ def _check(
     check_floating(q=q, p=p, **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
     check_tensors(q=q, ptr=groups.ptr, idx=groups.idx, count=groups.count)
     check_has_numbers("q", q)
+    if groups.ptr.dtype != torch.int64 or groups.ptr.dim() != 1 or groups.idx.dim() != 1:
+        raise ValueError(
+            f"ptr [G + 1] and idx [E] must be int64; got ptr {describe(groups.ptr)}, idx {describe(groups.idx)}."
+        )
     if q.dim() != 2 or p.dim() != 2 or q.shape[1] != p.shape[1] or groups.ptr.shape[0] != p.shape[0] + 1:
         raise ValueError(
             "q must be [M, C] and p [G, C] for the G groups of ptr [G + 1]; got q "
@@ -375,18 +379,17 @@ def _check(
         elif i:
             raise ValueError("only the first of the norms may be None.")
     idx, count = groups.idx, groups.count
-    if groups.ptr.dtype != torch.int64 or groups.ptr.dim() != 1 or idx.dim() != 1:
-        raise ValueError(
-            f"ptr [G + 1] and idx [E] must be int64; got ptr {describe(groups.ptr)}, idx {describe(idx)}."
-        )
     for i, bias in enumerate(biases):
         width = q.shape[1] if i == 0 else weights[i - 1].shape[0]
         check_floating(q=q, **{f"biases[{i}]": bias})
         if bias is not None and bias.shape != (width,):
             raise ValueError(f"biases[{i}] must be [{width}]; got {describe(bias)}.")
-    if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
+    wrong_count = count is not None and (count.shape != idx.shape or count.dtype != torch.int64)
+    if idx.dtype != torch.int64 or wrong_count:
         counts = "" if count is None else f", count {describe(count)}"
-        raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{counts}.")
+        raise ValueError(
+            f"idx and count must be int64 [E], count may be None; got idx {describe(idx)}{counts}."
+        )
     if torch.compiler.is_compiling():  # how many entries there are is known when the code runs
         return
     if idx.shape[0] < 2 and any(

@@ -6,8 +6,8 @@ The point itself is its own first neighbour, at distance 0 exactly (unless a cop
 distances the smaller index wins, on every device. With at most 8 channels distances are sums of squared differences;
 with more they are |x_i|^2 + |x_j|^2 - 2 x_i x_j of the cloud's centred features, one blocked matrix product, and points
 whose distances differ by less than rounding may change places. NaN is nobody's neighbour; a point with too few has itself
-in their places. Memory grows with N k and not with N^2. There is no
-gradient: the choice of neighbours is discrete. Half precision is read as float32, and autocast is not applied.
+in their places. Memory grows with N k and not with N^2. There is no gradient: the choice of neighbours is discrete. Half
+precision is read as float32, and autocast is not applied.
 
 Cost: N^2 C multiply-adds a cloud; on the CPU clouds of more than 4,096 points in 3-D are searched in boxes of points, which
 finds the same neighbours in time that grows with N log N.
