@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.inputs import check_product
+
 IMAGES = 16  # of the convolution, which splits its sum over them; with fewer, torch may not use oneDNN
 MIN_MULTIPLY_ADDS = 1 << 21  # below this, a call of oneDNN costs more than it saves
 MIN_ROWS = 1024  # below this, ATen is as fast in a sum over rows
@@ -25,7 +27,7 @@ COORDINATES = 8  # inputs of at most this many channels count as coordinates, wh
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The type of matrix products with x: its own, or autocast's. float64 stays float64, as in torch's autocast."""
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+    if x.dtype != torch.float64 and not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
@@ -122,6 +124,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, x [..., m], weight [n, m], bias [n], through the faster library of this processor."""
+    check_product(x, weight, bias)
     if not _use_onednn(x, weight, x.numel() * weight.shape[0]) or torch.is_autocast_enabled("cpu"):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)

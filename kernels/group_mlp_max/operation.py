@@ -20,7 +20,7 @@ time, and made again where it is needed again:
 A copy of a member (count > 1) costs nothing: the max does not see it and the sums weigh it; of an entry with the max and
 its copies the first has the gradient. With noise, dropped rows (DropFeat: elements of the last layer) are left out of the
 max and kept ones are not scaled; statistics see all; a group whose entries are all dropped, or with no entry, is 0. NaN wins
-the max (the Triton kernel turns it into +inf). The Gram matrix is taken about the mean that a Gaussian u would give.
+the max. The Gram matrix is taken about the mean that a Gaussian u would give.
 
 Sources: PointNet++, Qi et al. 2017, section 3.2; EdgeConv, Wang et al. 2019; closed forms and factorisation derived here.
 """
@@ -36,6 +36,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import mm, product_dtype
+from dropfold.kernels.backend.inputs import check_floating, check_has_numbers, check_tensors
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.group_mlp_max.first_layer import (
     count_entries,
@@ -351,6 +352,13 @@ def _check(
     q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
     biases: Sequence[Tensor | None],
 ) -> None:  # fmt: skip
+    check_floating(q=q, p=p, **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
+    check_tensors(q=q, ptr=groups.ptr, idx=groups.idx, count=groups.count)
+    check_has_numbers("q", q)
+    if groups.ptr.dtype != torch.int64 or groups.ptr.dim() != 1 or groups.idx.dim() != 1:
+        raise ValueError(
+            f"ptr [G + 1] and idx [E] must be int64; got ptr {describe(groups.ptr)}, idx {describe(groups.idx)}."
+        )
     if q.dim() != 2 or p.dim() != 2 or q.shape[1] != p.shape[1] or groups.ptr.shape[0] != p.shape[0] + 1:
         raise ValueError(
             "q must be [M, C] and p [G, C] for the G groups of ptr [G + 1]; got q "
@@ -367,13 +375,21 @@ def _check(
                 raise ValueError(f"weights[{i - 1}] must be [C_out, {channels}]; got {describe(weight)}.")
             channels = weight.shape[0]
         if norm is not None:
-            check_channels(channels, norm)
+            check_channels(channels, norm, q)
         elif i:
             raise ValueError("only the first of the norms may be None.")
     idx, count = groups.idx, groups.count
-    if idx.dtype != torch.int64 or (count is not None and count.shape != idx.shape):
+    for i, bias in enumerate(biases):
+        width = q.shape[1] if i == 0 else weights[i - 1].shape[0]
+        check_floating(q=q, **{f"biases[{i}]": bias})
+        if bias is not None and bias.shape != (width,):
+            raise ValueError(f"biases[{i}] must be [{width}]; got {describe(bias)}.")
+    wrong_count = count is not None and (count.shape != idx.shape or count.dtype != torch.int64)
+    if idx.dtype != torch.int64 or wrong_count:
         counts = "" if count is None else f", count {describe(count)}"
-        raise ValueError(f"idx must be int64 [E] and count [E] or None; got idx {describe(idx)}{counts}.")
+        raise ValueError(
+            f"idx and count must be int64 [E], count may be None; got idx {describe(idx)}{counts}."
+        )
     if torch.compiler.is_compiling():  # how many entries there are is known when the code runs
         return
     if idx.shape[0] < 2 and any(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import norm_apply
@@ -51,6 +52,7 @@ def _multiply(x: Tensor, ptr: Tensor, noise: Noise) -> Tensor:
 
 def drop(x: Tensor, noise: Noise, *, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
     """x, dense [B, N, C] or rows [M, C] with `batch` [M], times the keep scale of `noise`."""
+    check_tensors(x=x)
     if not x.is_floating_point():
         raise ValueError(
             f"noise scales what it keeps, so x must be of a floating-point type; got {describe(x)}."

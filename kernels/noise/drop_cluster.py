@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.noise import drop
 from dropfold.kernels.noise.draw import Reading, Scaling, check, new_noise
 from dropfold.kernels.points.clouds import check_neighbours, global_idx
@@ -67,6 +68,7 @@ def drop_cluster(
         ValueError: p outside [0, 1), an unknown reading or scaling, neighbours that do not fit x.
     """
     check("cluster", p, scaling, reading)
+    check_tensors(x=x)
     check_neighbours(neighbours, x)
     if not training or (isinstance(p, float | int) and p == 0):
         return x

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.noise import drop
 from dropfold.kernels.noise.draw import Noise, Scaling, check, new_noise
 from dropfold.kernels.points.clouds import ptr_to_batch, to_rows
@@ -70,6 +71,7 @@ def drop_feat(
     torch's generator if it is not given. `scaling` is "unbiased" or "none". Raises ValueError for other values.
     """
     check("feat", p, scaling)
+    check_tensors(x=x)
     if not training or (isinstance(p, float | int) and p == 0):
         return x
     noise = new_noise("feat", p, x.device, seed=seed, scaling=scaling)

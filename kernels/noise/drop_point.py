@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.noise import drop
 from dropfold.kernels.noise.draw import Scaling, check, new_noise
 
@@ -53,6 +54,7 @@ def drop_point(
     torch's generator if it is not given. Raises ValueError for other values.
     """
     check("point", p, scaling)
+    check_tensors(x=x)
     if not training or (isinstance(p, float | int) and p == 0):
         return x
     noise = new_noise("point", p, x.device, seed=seed, scaling=scaling)

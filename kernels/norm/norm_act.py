@@ -101,7 +101,7 @@ def norm_act(
         ValueError: shapes do not fit, or training with a single row.
     """
     rows, ptr = to_rows(y, batch, batch_size)
-    check_channels(rows.shape[1], norm)
+    check_channels(rows.shape[1], norm, y)
     rows = rows.contiguous()
     out = _NormAct.apply(
         *(rows, norm.gamma, norm.beta, *statistics(rows, norm), ptr),

@@ -53,6 +53,9 @@ def masked_max(z: Tensor, keep: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def max_over_segments(z: Tensor, keep: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
     """`masked_max` [B, C] of the rows ptr[b] .. ptr[b + 1] - 1 of z [M, C] for each b, padded; the argmax is a row."""
+    if not len(z):
+        nothing = z.new_zeros((len(ptr) - 1, z.shape[1]))
+        return nothing, torch.full_like(nothing, -1, dtype=torch.int64)
     rows, inside = pad_segments(ptr)
     maximum, argmax = masked_max(z[rows], keep[rows] & inside[:, :, None], 1)
     return maximum, torch.where(argmax < 0, argmax, argmax + ptr[:-1, None])
@@ -60,6 +63,8 @@ def max_over_segments(z: Tensor, keep: Tensor, ptr: Tensor) -> tuple[Tensor, Ten
 
 def mean_over_segments(z: Tensor, keep: Tensor, ptr: Tensor) -> Tensor:
     """The mean [B, C] of what is kept of the rows ptr[b] .. ptr[b + 1] - 1 of z [M, C]; 0 where nothing is."""
+    if not len(z):
+        return z.new_zeros((len(ptr) - 1, z.shape[1]))
     rows, inside = pad_segments(ptr)
     keep_BNC = keep[rows] & inside[:, :, None]
     return torch.where(keep_BNC, z[rows], 0).sum(1) / keep_BNC.sum(1).clamp(min=1)

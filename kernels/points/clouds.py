@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_tensors
 
 
 def dense_ptr(clouds: int, points: int, device: torch.device) -> Tensor:
@@ -43,6 +44,7 @@ def ptr_to_batch(ptr: Tensor, rows: int) -> Tensor:
 
 def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
     """`(rows [M, C], ptr [B + 1])` of dense `x [B, N, C]`, or of `x [M, C]` with PyG's `batch [M]` (None: one cloud)."""
+    check_tensors(x=x, batch=batch)
     if x.dim() == 3:
         if batch is not None:
             raise ValueError(
@@ -81,8 +83,10 @@ def local_idx(idx: Tensor, ptr: Tensor, x: Tensor) -> Tensor:
 
 def check_neighbours(idx: Tensor, x: Tensor) -> None:
     """Refuse neighbour lists that do not fit x, dense or rows (see `to_rows`), and on the CPU numbers out of range."""
+    check_tensors(x=x, neighbours=idx)
     if (
-        idx.shape[:-1] != x.shape[:-1]
+        x.dim() not in (2, 3)
+        or idx.shape[:-1] != x.shape[:-1]
         or idx.dim() != x.dim()
         or idx.dtype != torch.int64
         or idx.shape[-1] < 1

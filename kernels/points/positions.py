@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.points.clouds import to_rows
 
 
@@ -16,6 +17,7 @@ def positions(
 
     Autocast never rounds them. On the CPU they must be finite; `name` is what an error message calls them.
     """
+    check_tensors(**{name: x})
     if x.dim() not in (2, 3) or x.shape[-1] != 3 or not x.is_floating_point():
         raise ValueError(
             f"{name} must be positions in space, [B, N, 3] or rows [M, 3], of a floating type; got {describe(x)}."
@@ -50,6 +52,7 @@ def positions_of_both(
 
     On the CPU a cloud with others must have points. `names` is what error messages call the two.
     """
+    check_tensors(**dict(zip(names, (x, others), strict=True)))
     if x.dim() != others.dim() or (x.dim() == 3 and x.shape[0] != others.shape[0]):
         raise ValueError(
             f"{names[0]} and {names[1]} must be of the same clouds, [B, N, 3] and [B, S, 3], or rows [M, 3] and [S, 3]; got "

@@ -30,7 +30,7 @@ def check_points(network: nn.Module, x: Tensor, in_channels: int, batch: Tensor 
         raise ValueError(
             f"x must be where the weights are, on {weight.device}; got x {describe(x)} on {x.device}."
         )
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
         raise ValueError(
             f"x must be of the type of {name}'s weights, {describe(weight).split()[-1]}; got x {describe(x)}. Give "
             "x.to(weight.dtype), or run it under torch.autocast."

@@ -87,11 +87,30 @@ class Points(NamedTuple):
         return cls(pos, features if features is None else features.flatten(0, -2), batch, clouds)
 
 
+def finite_positions(points: Points, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`(pos, factor)`: the positions with 0 for those that are not finite, and for each cloud [B] the factor that makes its
+    results NaN if it had such a position, or such rows of `features`; otherwise 1.
+
+    There is no farthest point and no nearest one of NaN: searches are given `pos`, and what follows from them is multiplied.
+    """
+    zeros = (points.pos.detach() * 0).sum(-1)  # or NaN
+    if features is not None:
+        zeros = zeros + (features.detach() * 0).sum(-1).to(zeros.dtype).view_as(zeros)
+    if points.batch is None:
+        factor = 1 + (zeros.sum(-1) if zeros.dim() == 2 else zeros.sum(-1, keepdim=True))
+    else:
+        assert points.clouds is not None
+        factor = 1 + zeros.new_zeros(points.clouds).index_add_(0, points.batch, zeros)
+    return torch.where(points.pos.isfinite(), points.pos, 0), factor
+
+
 class SetAbstraction(nn.Module):
     """One level: centres by farthest point sampling, and for each radius the perceptron's max over each ball, side by side.
 
     With `random_start` the first centre is drawn in training; otherwise it is the first point. One draw of noise serves all
-    scales. With `coordinates` the features are coordinates too, which autocast must not round.
+    scales. With `coordinates` the features are coordinates too, which autocast must not round. In a cloud with a position
+    that is not finite all features of the level are NaN; with `coordinates` also where a feature of a point is NaN, whether
+    or not a ball holds the point.
     """
 
     def __init__(
@@ -103,7 +122,7 @@ class SetAbstraction(nn.Module):
         coordinates: bool = False,
     ) -> None:
         super().__init__()
-        self.level, self.random_start = level, random_start
+        self.level, self.random_start, self.coordinates = level, random_start, coordinates
         options: dict[str, Any] = {"bias": True, "sync": sync, "coordinates": coordinates}
         self.scales = nn.ModuleList(
             GroupMLPMax(in_channels, scale.widths, **options) for scale in level.scales
@@ -111,7 +130,8 @@ class SetAbstraction(nn.Module):
         self.out_channels = sum(scale.widths[-1] for scale in level.scales)
 
     def forward(self, points: Points, noise: Noise | None = None) -> Points:
-        pos, batch = points.pos, points.batch
+        batch = points.batch
+        pos, factor = finite_positions(points, points.features if self.coordinates else None)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
         m, start = self.level.centres, self._start(points)
         if batch is None:  # clouds in rows keep their m: a small one must not change what the others give
@@ -124,13 +144,14 @@ class SetAbstraction(nn.Module):
             centres = pos[chosen]
             if batch is not None:
                 centres_batch = torch.arange(chosen.shape[0] // m, device=pos.device).repeat_interleave(m)
+        assert points.clouds is not None
+        about = (centres.view(points.clouds, -1, 3) * factor[:, None, None]).view(-1, 3)
         for mlp, scale in zip(self.scales, self.level.scales, strict=True):
             groups = kernels.ball_query(
                 *(pos, centres, scale.radius, scale.k), centres_batch=centres_batch, **clouds
             )
-            rows = points.features, pos.reshape(-1, 3), centres.reshape(-1, 3)
+            rows = points.features, pos.reshape(-1, 3), about
             found.append(mlp(*rows, groups, noise=noise, **clouds))
-        assert points.clouds is not None
         # Every cloud has as many centres: from here on clouds are dense.
         return Points(centres.view(points.clouds, m, 3), torch.cat(found, -1), None, points.clouds)
 
@@ -176,6 +197,9 @@ class Interpolated(LinearNorm):
     The weight is applied to f before it is carried, and to g [B, C_g] once a cloud; g and skip may be None.
     """
 
+    def check_inputs(self, x: Any, *_: Any) -> None:
+        """The points of two levels; what becomes of them is checked."""
+
     def operation(self, points: Points, below: Points, *rest: Any, **options: Any) -> Tensor:
         g, norm = rest
         assert below.features is not None
@@ -202,14 +226,19 @@ class Interpolated(LinearNorm):
 
 
 def _carry(f: Tensor, points: Points, below: Points, interpolate: Callable[..., Tensor]) -> Tensor:
-    """Rows f [S, C] of the points `below`, which are dense, at `points`, dense [B, N, C] or rows [M, C] as these are."""
-    if points.pos.dim() == 3:
-        return interpolate(f.view(*below.pos.shape[:-1], f.shape[-1]), below.pos, points.pos)
+    """Rows f [S, C] of the points `below`, which are dense, at `points`, dense [B, N, C] or rows [M, C] as these are.
+
+    NaN in a cloud with a position that is not finite.
+    """
+    (pos, factor), (pos_below, factor_below) = finite_positions(points), finite_positions(below)
+    f = f.view(*below.pos.shape[:-1], f.shape[-1]) * (factor * factor_below).to(f.dtype)[:, None, None]
+    if pos.dim() == 3:
+        return interpolate(f, pos_below, pos)
     clouds: dict[str, Any] = {}
     if points.batch is not None:
         of = torch.arange(below.pos.shape[0], device=f.device).repeat_interleave(below.pos.shape[1])
         clouds = {"batch": of, "query_batch": points.batch, "batch_size": points.clouds}
-    return interpolate(f, below.pos.reshape(-1, 3), points.pos, **clouds)
+    return interpolate(f.flatten(0, 1), pos_below.reshape(-1, 3), pos, **clouds)
 
 
 class FeaturePropagation(nn.Module):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import BatchNorm, Groups, Noise
+from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.norm.plain import pad_segments
 from dropfold.kernels.points.clouds import check_neighbours, dense_ptr, global_idx, to_rows
@@ -143,6 +145,17 @@ class GroupMLPMax(_SharedPerceptron):
         Noise is drawn for the points: dropped ones are left out of the max. Its clouds are those of `batch` [M], or without
         one `batch_size` clouds of equal size (None: a single cloud).
         """
+        check_floating(pos=pos, centres=centres, features=features)
+        if pos.dim() != 2 or centres.dim() != 2 or pos.shape[1] != 3 or centres.shape[1] != 3:
+            raise ValueError(
+                f"pos must be [M, 3] and centres [G, 3]; got {describe(pos)} and {describe(centres)}."
+            )
+        weight = next(self._layers()[0].norm.parameters())
+        if pos.dtype != weight.dtype or centres.dtype != weight.dtype:
+            raise ValueError(
+                f"pos and centres must be of the type of the layer's weights, {describe(weight).split()[-1]}; got "
+                f"{describe(pos)} and {describe(centres)}."
+            )
         in_channels = self._layers()[0].in_channels - 3
         given = 0 if features is None else features.shape[-1]
         if given != in_channels:

@@ -16,6 +16,7 @@ from dropfold import kernels
 from dropfold.kernels import BatchNorm, Noise
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import COORDINATES
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 from dropfold.models.layers.matrix import Affine, is_nn_linear, matrix_of, product_is_cheaper
@@ -77,10 +78,15 @@ class LinearNorm(HasPlainForm):
         noise: Noise | None = None,
         **more: Any,
     ) -> Any:
+        self.check_inputs(*inputs)
         options = {"batch": batch, "batch_size": batch_size, "noise": noise, **more}
         if not self.fused:
             return self.plain(*inputs, **options)
         return self.operation(*inputs, self.batch_norm(), negative_slope=self.negative_slope, **options)
+
+    def check_inputs(self, x: Any, *_: Any) -> None:
+        """Refuse what is no tensor; the fused and the plain form see to shapes, types and devices."""
+        check_tensors(x=x)
 
     def operation(self, *inputs: Any, **options: Any) -> Any:
         """The fused form."""

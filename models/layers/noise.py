@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.noise.draw.operation import Level, Reading, Scaling, check
 from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.kernels.points.clouds import global_idx
@@ -88,6 +89,7 @@ class Drop(HasPlainForm):
         self, x: Tensor, pos: Tensor | None = None, batch: Tensor | None = None, graph: Tensor | None = None
     ) -> Tensor:
         """The noise on its own, on x [B, N, C] or [M, C] with `batch`; clusters are found in `pos` (default: x)."""
+        check_floating(x=x, pos=pos)
         noise = self.draw(x if pos is None else pos, x, batch, graph)
         if noise is None:
             return x

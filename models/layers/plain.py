@@ -24,7 +24,7 @@ from dropfold.kernels.points.clouds import to_rows
 
 def rounding_unless(coordinates: bool, x: Tensor) -> AbstractContextManager[Any]:
     """Autocast as it is for features x, and off for `coordinates`, which it must not round."""
-    if coordinates and torch.is_autocast_enabled(x.device.type):
+    if coordinates and not x.is_meta and torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return nullcontext()
 

@@ -27,13 +27,15 @@ class MaxMeanPool(nn.Module):
     def forward(self, z: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         top = masked_max(z, mask)[0]
         if mask is None:
-            return top, z.mean(1)
+            return top, z.sum(1) if not z.shape[1] else z.mean(1)
         mask = mask.expand_as(z)
         return top, torch.where(mask, z, 0).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def masked_max(z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """`(max, argmax)` [B, C] over dimension 1; of equal entries the first. With an empty mask they are 0 and -1."""
+    if not z.shape[1]:  # no points
+        return z.sum(1), torch.full_like(z.sum(1), -1, dtype=torch.int64)
     if mask is None:
         top, argmax = z.max(1)
         return top, argmax
@@ -56,7 +58,7 @@ class Clouds:
 
     def stack(self, values: Tensor) -> Tensor:
         """Of values [M, C] of the points: [B, N, C]."""
-        return values.view(*self.shape, -1) if self.idx is None else values[self.idx]
+        return values.view(*self.shape, values.shape[1]) if self.idx is None else values[self.idx]
 
     def mask(self, noise: Noise | None, channels: int) -> Tensor | None:
         """Which of the stacked values exist and are kept: bool [B, N, C or 1]; None where all are."""

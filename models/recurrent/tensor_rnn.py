@@ -27,7 +27,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.recurrent.kron.factors import needs_scaling
+from dropfold.kernels.backend.inputs import check_floating, check_tensors
+from dropfold.kernels.recurrent.kron.factors import check_input, needs_scaling
 from dropfold.kernels.recurrent.sequence.dropout import draw_keep_scale, drop_units
 from dropfold.kernels.recurrent.sequence.inputs import check_lengths
 from dropfold.models.formats import Kron
@@ -155,6 +156,7 @@ class TensorRNN(HasPlainForm):
             if lengths is not None:
                 raise ValueError("a packed x has its lengths with it; leave `lengths` out.")
             return self._packed(x, state, scale, shift)
+        check_tensors(x=x)
         batched = x.dim() == 3
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape:
             order = "[B, T" if self.batch_first else "[T, B"
@@ -162,6 +164,7 @@ class TensorRNN(HasPlainForm):
                 f"x must be {order}, {self.input_size}] or [T, {self.input_size}], with a frame at least; got "
                 f"{list(x.shape)}."
             )
+        check_input(x, self.input_size)
         if not batched:
             x = x.unsqueeze(0 if self.batch_first else 1)
         batch, frames = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
@@ -294,6 +297,8 @@ class TensorRNN(HasPlainForm):
         if state is None:
             return [[None] * number] * wanted
         found = list(state) if isinstance(state, tuple | list) else [state]
+        for name, s in zip(("h_0", "c_0"), found):
+            check_floating(**{name: s})
         shape = (number, *batch, self.hidden_size)
         if len(found) != wanted or any(s.shape != shape for s in found):
             what = "(h_0, c_0), each" if wanted == 2 else "h_0,"

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropfold.kernels.backend.inputs import check_tensors
+
 
 class VideoClassifier(nn.Module):
     """Logits of clips from the last hidden state of an RNN over their frames.
@@ -31,6 +33,7 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits [B, classes] of frames [B, T, ..], uint8 or floating point in [0, 1]; `lengths` int64 [B]."""
+        check_tensors(frames=frames)
         if frames.dim() < 3:
             raise ValueError(f"frames must be [B, T, ..], as [B, T, H, W, C]; got {list(frames.shape)}.")
         unit = 255.0 if frames.dtype == torch.uint8 else 1.0

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating, check_has_numbers
 from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
 
@@ -128,14 +129,21 @@ def fold_sign(norm: BatchNorm) -> tuple[Tensor, BatchNorm]:
     return sign, norm._replace(gamma=sign * norm.gamma, mean=sign.to(norm.mean.dtype) * norm.mean)
 
 
-def check_weight(weight: Tensor, channels: int, x: Tensor) -> None:
-    """Refuse a weight that does not take `channels` channels, those that x has or that are made of x."""
+def check_weight(weight: Tensor, channels: int, x: Tensor, bias: Tensor | None = None) -> None:
+    """Refuse a weight that does not take `channels` channels, those that x has or that are made of x, and its bias."""
+    check_floating(x=x, weight=weight, bias=bias)
+    check_has_numbers("x", x)
     if weight.dim() != 2 or weight.shape[1] != channels:
         raise ValueError(f"weight must be [C_out, {channels}] for x {describe(x)}; got {describe(weight)}.")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias must be [{weight.shape[0]}] for weight {describe(weight)}; got {describe(bias)}."
+        )
 
 
-def check_channels(channels: int, norm: BatchNorm) -> None:
-    """Refuse BatchNorm parameters of another width than the values."""
+def check_channels(channels: int, norm: BatchNorm, x: Tensor) -> None:
+    """Refuse BatchNorm parameters of another width or on another device than the values, which are made of x."""
+    check_floating(x=x, **dict(zip(norm._fields[:4], norm[:4], strict=True)))
     for name, t in zip(norm._fields[:4], norm[:4], strict=True):
         if t.shape != (channels,):
             raise ValueError(

@@ -195,9 +195,9 @@ def edge_conv(
     rows, ptr = to_rows(x, batch, batch_size)
     check_neighbours(idx, x)
     channels = rows.shape[1]
-    check_weight(weight, 2 * channels, x)
+    check_weight(weight, 2 * channels, x, bias)
     check_increasing(negative_slope)
-    check_channels(weight.shape[0], norm)
+    check_channels(weight.shape[0], norm, x)
     sign, increasing = fold_sign(norm)
     nearby, central = weight[:, :channels], weight[:, channels:]
     sign_of_row = sign.to(weight.dtype)[:, None]

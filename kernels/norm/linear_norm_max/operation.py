@@ -16,7 +16,7 @@ by tile. Backward:
 so that neither direction makes anything of size [M, C_out]. Of equal maxima the first point has the gradient; at
 gamma = 0 gamma's gradient is the one from above. With noise, dropped points (DropFeat: elements) are left out of the
 max and kept ones are not scaled; the statistics see all points; a cloud whose points are all dropped is 0 and has no
-gradient. NaN wins the max (the Triton kernel turns it into +inf).
+gradient. NaN wins the max.
 
 The variance has the rounding of G: eps |w|^2 times G's largest eigenvalue. Where w nearly cancels correlated channels
 (var far below that), it is less exact than the variance of a stored y.
@@ -209,11 +209,11 @@ def linear_norm_max(
         ValueError: shapes do not fit, a decreasing activation, or training with a single row.
     """
     rows, ptr = to_rows(x, batch, batch_size)
-    check_weight(weight, rows.shape[1], x)
+    check_weight(weight, rows.shape[1], x, bias)
     check_increasing(negative_slope)
     if norm.training and not several_processes(norm.sync):
         check_rows(rows.shape[0])
-    check_channels(weight.shape[0], norm)
+    check_channels(weight.shape[0], norm, x)
     dtype = input_dtype(rows)
     sign, increasing = fold_sign(norm)
     rows, folded = rows.to(dtype).contiguous(), (sign.to(weight.dtype)[:, None] * weight).to(dtype)

@@ -7,7 +7,7 @@ r"""BatchNorm, activation, noise, then max and mean over each cloud's points; th
 Statistics are those of all points. Noise excludes points (or, DropFeat, elements) from both pools: a zero would win
 the max over LeakyReLU's negative values. Kept ones are not scaled: neither pool's size depends on how many are kept. Where
 nothing is kept both pools are 0 and so is their gradient. Of equal maxima the first point has the gradient.
-NaN wins the max (the Triton kernel turns it into +inf).
+NaN wins the max.
 
 Forward reads y twice, backward reads it once: the sums that BatchNorm's gradient needs follow, for each cloud, from
 sum a'(z) and sum a'(z) y_hat over the kept points, which forward takes in its own pass.
@@ -174,7 +174,7 @@ def norm_pool(
     -1 where all points were dropped.
     """
     rows, ptr = to_rows(y, batch, batch_size)
-    check_channels(rows.shape[1], norm)
+    check_channels(rows.shape[1], norm, y)
     rows = rows.contiguous()
     *pools, argmax = _NormPool.apply(
         *(rows, None, None, norm.gamma, norm.beta, *statistics(rows, norm), ptr),
@@ -222,8 +222,8 @@ def linear_norm_pool(
         ValueError: shapes do not fit, or training with a single row.
     """
     rows, ptr = to_rows(x, batch, batch_size)
-    check_weight(weight, rows.shape[1], x)
-    check_channels(weight.shape[0], norm)
+    check_weight(weight, rows.shape[1], x, bias)
+    check_channels(weight.shape[0], norm, x)
     device = x.device.type
     dtype = input_dtype(rows)
     rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dropfold.kernels.backend.inputs import check_has_numbers
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.distances import squared_distances
 from dropfold.kernels.points.groups import Groups
@@ -102,4 +103,5 @@ def ball_query(
     if not 0 < radius < float("inf") or k < 1:
         raise ValueError(f"radius must be positive and k at least 1; got radius = {radius} and k = {k}.")
     both = positions_of_both(("x", "centres"), x, centres, batch, centres_batch, batch_size)
+    check_has_numbers("x", both[0])
     return Groups(*_query(*both, float(radius), k))

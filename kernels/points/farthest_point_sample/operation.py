@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.clouds import split_clouds
 from dropfold.kernels.points.distances import squared_distances
@@ -84,6 +85,7 @@ def farthest_point_sample(
         )
     if start is None:
         start = torch.zeros(clouds, dtype=torch.int64, device=x.device)
+    check_tensors(x=x, start=start)
     if start.shape != (clouds,) or start.dtype != torch.int64:
         raise ValueError(
             f"start must be int64 [{clouds}], the first point of each cloud; got {describe(start)}."

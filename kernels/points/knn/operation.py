@@ -5,8 +5,9 @@ r"""k nearest neighbours within each cloud, in coordinates or in feature space.
 The point itself is its own first neighbour, at distance 0 exactly (unless a copy of it has a smaller index). At equal
 distances the smaller index wins, on every device. With at most 8 channels distances are sums of squared differences;
 with more they are |x_i|^2 + |x_j|^2 - 2 x_i x_j of the cloud's centred features, one blocked matrix product, and points
-whose distances differ by less than rounding may change places. Memory grows with N k and not with N^2. There is no
-gradient: the choice of neighbours is discrete. Half precision is read as float32, and autocast is not applied.
+whose distances differ by less than rounding may change places. NaN is nobody's neighbour; a point with too few has itself
+in their places. Memory grows with N k and not with N^2. There is no gradient: the choice of neighbours is discrete. Half
+precision is read as float32, and autocast is not applied.
 
 Cost: N^2 C multiply-adds a cloud; on the CPU clouds of more than 4,096 points in 3-D are searched in boxes of points, which
 finds the same neighbours in time that grows with N log N.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.clouds import dense_ptr, split_clouds, to_rows
 from dropfold.kernels.points.distances import nearest, squared_distances
@@ -39,8 +41,11 @@ def reference(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int
         lists = [reference(cloud[None], k)[0] for cloud in split_clouds(rows, ptr)]
         return torch.cat([idx + start for idx, start in zip(lists, ptr)])
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    itself = torch.arange(x.shape[1], device=x.device)[:, None]
     if x.shape[2] <= MAX_SUMMED_CHANNELS:
-        return nearest(squared_distances(x, x), k)
+        d = squared_distances(x, x)
+        idx = nearest(d, k)
+        return torch.where(d.gather(2, idx).isnan(), itself, idx)
     x = x - x.mean(1, keepdim=True)
     squares = x.square().sum(2)
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -48,7 +53,9 @@ def reference(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int
         products = x @ x.mT
     d = squares[:, :, None] + squares[:, None, :] - 2 * products
     own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-    return nearest(d.clamp(min=0).masked_fill(own, 0), k)
+    d = d.clamp(min=0).masked_fill(own, 0)
+    idx = nearest(d, k)
+    return torch.where(d.gather(2, idx).isnan(), itself, idx)
 
 
 _knn = operator(
@@ -72,6 +79,7 @@ def knn(x: Tensor, k: int, *, batch: Tensor | None = None, batch_size: int | Non
     Raises:
         ValueError: k is too large for a cloud, or below 1.
     """
+    check_floating(x=x)
     rows, ptr = to_rows(x, batch, batch_size)
     if k < 1 or (x.dim() == 3 and k > x.shape[1]) or (batch is None and k > x.shape[-2]):
         raise ValueError(

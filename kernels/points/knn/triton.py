@@ -53,16 +53,18 @@ def _knn_fwd_kernel(
                 d = tl.dot(q, n, d, input_precision="ieee")
             squares_q = tl.load(p_squares + o_q, mask=mask_q, other=0.0)
             squares_n = tl.load(p_squares + o_j, mask=mask_j, other=0.0)
-            d = tl.maximum(squares_q[:, None] + squares_n[None, :] - 2 * d, 0.0)
+            d = squares_q[:, None] + squares_n[None, :] - 2 * d
+            d = tl.where(d < 0, 0.0, d)  # NaN stays NaN
             d = tl.where(o_q[:, None] == o_j[None, :], 0.0, d)
         # Non-negative floats are ordered as their bits: one key has the distance above and the row number below.
+        # NaN is never near.
         key = (d.to(tl.int32, bitcast=True).to(tl.int64) << 32) | o_j[None, :]
         own_cloud = (o_j[None, :] >= start_q[:, None]) & (o_j[None, :] < stop_q[:, None])
-        key = tl.where(own_cloud, key, none)
+        key = tl.where(own_cloud & (d == d), key, none)
         if tl.min(tl.min(key, axis=1) - tl.max(best, axis=1), axis=0) < 0:
             # An ascending and a descending list: the smaller ones of each pair are the BLOCK_N smallest of both.
             best = tl.sort(tl.minimum(best, tl.sort(key, dim=1, descending=True)), dim=1)
-    # In a cloud of fewer than k points the point itself fills its list.
+    # In a cloud of fewer than k points, or fewer near ones, the point itself fills its list.
     best = tl.where(best == none, o_q[:, None], best)
     o = o_q[:, None] * k + o_n[None, :]
     tl.store(p_out + o, best & 0xFFFFFFFF, mask=mask_q[:, None] & (o_n[None, :] < k))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.points.clouds import split_clouds
@@ -122,6 +123,7 @@ def three_nn_interpolate(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; got k = {k}.")
+    check_floating(features=features, pos=pos, query=query)
     if features.shape[:-1] != pos.shape[:-1] or features.dim() != pos.dim():
         raise ValueError(
             f"features must be [B, S, C] for pos [B, S, 3], or [M, C] for rows [M, 3]; got features {describe(features)} "

@@ -185,7 +185,7 @@ def gru_sequence(
     Raises:
         ValueError: shapes do not fit, u splits the gates, a length below 1 or above T, or a drop probability outside [0, 1).
     """
-    hidden = check_sequence(gx, a, c, 3, h0, lengths)
+    hidden = check_sequence(gx, a, c, 3, h0, lengths, b_n=b_n)
     if b_n is None and a.shape[2] > 1 and a.shape[2] % 3:
         raise ValueError(
             "without b_n the columns of n stand apart, so u must be 1 or a multiple of 3, the gates its slowest part; got a "

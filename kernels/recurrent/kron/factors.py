@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating, check_tensors
 
 
 def check_kron(a: Tensor, c: Tensor) -> tuple[int, int]:
     """Refuse factors that do not fit; returns the shape of W."""
+    check_floating(a=a, c=c)
     if a.dim() != 3 or c.dim() != 3 or a.shape[0] != c.shape[0]:
         raise ValueError(
             "a must be [S, p, u] and c [S, q, v] with one S, the terms of sum_s a_s (x) c_s; got a "
@@ -20,7 +22,8 @@ def check_kron(a: Tensor, c: Tensor) -> tuple[int, int]:
 
 def check_input(x: Tensor, columns: int) -> None:
     """Refuse what cannot be multiplied by a matrix of so many rows."""
-    if x.shape[-1] != columns or 0 in x.shape:
+    check_tensors(x=x)
+    if x.dim() < 1 or x.shape[-1] != columns or 0 in x.shape:
         raise ValueError(f"x must be [..., {columns}], with a row at least; got {describe(x)}.")
     if not x.is_floating_point() and x.dtype != torch.uint8:
         raise TypeError(f"x must be floating point or uint8; got {describe(x)}.")

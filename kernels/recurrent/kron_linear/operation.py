@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import linear, product_dtype
+from dropfold.kernels.backend.inputs import check_floating, check_tensors
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.kron.factors import (
     check_input,
@@ -116,6 +117,8 @@ def kron_linear(
     """
     rows, columns = check_kron(a, c)
     check_input(x, rows)
+    check_tensors(x=x, a=a)
+    check_floating(a=a, bias=bias)
     if bias is not None and bias.shape != (columns,):
         raise ValueError(f"bias must be [{columns}]; got {describe(bias)}.")
     dtype = product_dtype(a)

@@ -158,7 +158,7 @@ def lstm_sequence(
     Raises:
         ValueError: shapes do not fit, a length below 1 or above T, or a drop probability outside [0, 1).
     """
-    hidden = check_sequence(gx, a, c, 4, h0, lengths)
+    hidden = check_sequence(gx, a, c, 4, h0, lengths, c0=c0)
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)
     c0 = torch.zeros_like(h0) if c0 is None else c0.to(gx.dtype)
     if c0.shape != h0.shape:

@@ -6,13 +6,21 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.recurrent.kron.factors import check_kron
 
 
 def check_sequence(
-    gx: Tensor, a: Tensor, c: Tensor, gates: int, h0: Tensor | None, lengths: Tensor | None
+    gx: Tensor,
+    a: Tensor,
+    c: Tensor,
+    gates: int,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    **more: Tensor | None,
 ) -> int:
-    """Refuse what does not fit together; returns H."""
+    """Refuse what does not fit together, `more` by type and device alone; returns H."""
+    check_floating(gx=gx, a=a, c=c, h0=h0, **more)
     rows, columns = check_kron(a, c)
     if columns != gates * rows:
         raise ValueError(

@@ -138,3 +138,46 @@ def test_layers(level, channels, training, device):
         lambda y, n: norm_act_file.reference(y, n, noise=found, negative_slope=0.2),
         y,
     )
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("level", [None, "point"])
+def test_nan_wins_every_max_and_is_nobodys_neighbour(level, device):
+    """Also against infinity before and after it, and in a later tile of a cloud; the other cloud is that of clean rows."""
+    B, N, C, k = 2, 70, 12, 4
+    x = torch.randn(B, N, C)
+    neighbours = knn(x[..., :3].contiguous(), k)
+    found = noise(level, x, k=k)
+    moved = found and Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
+    norm = batch_norm(C, False, torch.float32, device)
+    norm = norm._replace(gamma=norm.gamma.abs() + 0.1)
+    weight = torch.eye(C, device=device)
+    kept = None if found is None else noise_mask(found, B, N)[1]
+    row = 67 if kept is None else int(kept[:-1].nonzero()[-1])
+    spoilt = x.clone()
+    spoilt[1, 0], spoilt[1, row], spoilt[1, -1] = torch.inf, torch.nan, torch.inf
+    for pool in (
+        lambda x: linear_norm_max(x, weight, None, norm, noise=moved, return_argmax=True),
+        lambda x: norm_pool(x, norm, noise=moved, return_argmax=True),
+    ):
+        (top, *_, argmax), (wanted, *_, right) = pool(spoilt.to(device)), pool(x.to(device))
+        assert top[1].isnan().all()
+        assert torch.equal(top[0], wanted[0])
+        assert torch.equal(argmax[0], right[0])
+    assert (argmax[1] == row).all()  # norm_pool's; an identity makes NaN of infinity in the other
+    near = edge_conv(
+        spoilt.to(device), neighbours.to(device), torch.eye(C, 2 * C, device=device), None, norm, noise=moved
+    )
+    assert near[1, row].isnan().all()
+    rows, ptr = spoilt.flatten(0, 1), torch.tensor([0, N, 2 * N])
+    for channels in (3, C):
+        own = knn_triton.knn(rows[:, :channels].contiguous().to(device), ptr.to(device), k).cpu()
+        right = knn_cpu.knn(rows[:, :channels].contiguous(), ptr, k)
+        assert (own[N + row] == N + row).all()
+        assert torch.equal(own[N:], right[N:])
+
+
+def noise_mask(found, clouds, points):
+    """Which points a noise keeps, [B, N]."""
+    ptr = torch.arange(clouds + 1) * points
+    return (draw_operation.row_keep_scale(found, ptr, clouds * points) > 0).view(clouds, points)

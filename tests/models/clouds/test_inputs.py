@@ -17,6 +17,7 @@ from dropfold.models import (
     PointNetSegmentation,
 )
 from dropfold.models.clouds import dgcnn, dgcnn_segmentation
+from dropfold.models.clouds.pointnet2 import FeaturePropagation, Level, Points, Scale, SetAbstraction
 from dropfold.models.convert import load_antao97
 from dropfold.models.convert.names import ANTAO97_SCENES
 from dropfold.models.layers.unfused import unfused
@@ -95,26 +96,70 @@ def test_more_neighbours_than_points_are_refused(name):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nan_stays_in_its_cloud_and_stays_nan(name, fused):
-    """One NaN coordinate makes its cloud's logits NaN and leaves the other cloud as it is; or it is refused."""
+def test_a_cloud_that_is_not_finite_has_nan_logits_and_changes_no_other(name, fused):
+    """One number of one point, a coordinate or the last feature; the other clouds are equal to the bit."""
+    model, channels = network(name)
+    x = torch.randn(3, 40, channels)
+    with torch.no_grad(), nullcontext() if fused else unfused(model):
+        wanted = run(model, x)
+        for value, channel in ((torch.nan, 1), (torch.nan, channels - 1), (torch.inf, 0), (-torch.inf, 2)):
+            spoilt = x.clone()
+            spoilt[1, 7, channel] = value
+            found = run(model, spoilt)
+            assert found[1].isnan().all()
+            assert torch.equal(found[[0, 2]], wanted[[0, 2]])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_nan_cloud_in_rows_is_as_a_dense_one(name):
+    model, channels = network(name)
+    sizes = (1100, 1030, 1060) if name.startswith("pointnet2") else (40, 25, 31)
+    batch = torch.arange(3).repeat_interleave(torch.tensor(sizes))
+    x = torch.randn(len(batch), channels)
+    spoilt = x.clone()
+    spoilt[sizes[0] + 3, 0] = torch.nan
+    category = (torch.zeros(3, dtype=torch.int64),) if getattr(model, "categories", None) else ()
+    with torch.no_grad():
+        wanted, found = (model(rows, *category, batch=batch) for rows in (x, spoilt))
+    own = batch == 1 if len(found) == len(x) else torch.arange(3) == 1
+    assert found[own].isnan().all()
+    torch.testing.assert_close(found[~own], wanted[~own])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_nan_cloud_in_training_gives_nan_gradients(name):
+    """Neither a hang nor a finite step: the loss shows it, and every gradient of the last layer is NaN."""
     model, channels = network(name)
     x = torch.randn(2, 40, channels)
-    spoilt = x.clone()
-    spoilt[0, 7, 1] = torch.nan
+    x[0, 7, 1] = torch.nan
+    loss = run(model.train(), x).square().sum()
+    assert loss.isnan()
+    loss.backward()
+    assert list(model.parameters())[-1].grad.isnan().all()
 
-    def outcome(x):
-        if fused:
-            return run(model, x)
-        with unfused(model):
-            return run(model, x)
 
-    if name.startswith("pointnet2"):  # no farthest point of NaN
-        with pytest.raises(ValueError, match="1 of 80 rows hold NaN or infinity, the first is row 7"):
-            outcome(spoilt)
-        return
-    found = outcome(spoilt)
-    assert found[0, 7 if found.dim() == 3 else ...].isnan().all()
-    torch.testing.assert_close(found[1], outcome(x)[1])
+@pytest.mark.parametrize("fused", [True, False])
+def test_points_of_nan_far_from_any_ball_are_seen(fused):
+    """A level of its own: NaN features come from NaN positions of its points or of the level below, in that cloud alone."""
+    level = Level(4, (Scale(0.1, 4, (8, 8)), Scale(0.2, 4, (8,))))
+    down, up = SetAbstraction(0, level).eval(), FeaturePropagation(5 + 16, (8,)).eval()
+    pos, features = torch.rand(2, 30, 3), torch.randn(60, 5)
+    for value in (torch.nan, torch.inf):
+        spoilt = pos.clone()
+        spoilt[1, 29, 2] = value
+        with (
+            torch.no_grad(),
+            nullcontext() if fused else unfused(down),
+            nullcontext() if fused else unfused(up),
+        ):
+            wanted, found = (down(Points.of(p, None, None, None)) for p in (pos, spoilt))
+            above = [up(Points.of(p, features, None, None), wanted).features for p in (pos, spoilt)]
+            centres = wanted._replace(pos=wanted.pos * torch.tensor([1, value]).view(2, 1, 1))
+            below = up(Points.of(pos, features, None, None), centres).features
+        for right, of_nan in ((wanted.features, found.features), (above[0], above[1]), (above[0], below)):
+            right, of_nan = right.unflatten(0, (2, -1)), of_nan.unflatten(0, (2, -1))
+            assert of_nan[1].isnan().all()
+            assert torch.equal(of_nan[0], right[0])
 
 
 class RecordRoundedValues(TorchDispatchMode):

@@ -1,5 +1,6 @@
 """Bad input to the tensor RNNs and the video classifier: each a sentence that says what was given and what to do."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -7,17 +8,12 @@ import torch
 
 from dropfold.models import TensorGRU, TensorLSTM, VideoClassifier
 from dropfold.models.formats import FormatSpec
+from dropfold.models.layers.unfused import unfused
 from tests.models.recurrent.test_tensor_rnn import LENGTHS, SPECS, B, H, T, pack
 
 
 def lstm(**options):
     return TensorLSTM(12, H, **options)
-
-
-def frames_with_nan():
-    x = torch.zeros(T, B, 12)
-    x[1, 1, 1] = torch.nan
-    return x
 
 
 MEGA = replace(SPECS["tt"], in_modes=(4, 3, 2))
@@ -58,11 +54,6 @@ BAD = {
     ),
     "no frames": (lambda: lstm()(torch.zeros(0, B, 12)), r"with a frame at least; got \[0, 3, 12\]"),
     "no rows": (lambda: lstm()(torch.zeros(T, 0, 12)), r"with a frame at least; got \[4, 0, 12\]"),
-    "nan": (lambda: lstm()(frames_with_nan()), "x has NaN or infinite frames"),
-    "nan clip": (
-        lambda: VideoClassifier(lstm(batch_first=True), 3)(frames_with_nan().view(T, B, 2, 2, 3)),
-        "x has NaN or infinite frames",
-    ),
     "input size": (lambda: lstm()(torch.zeros(T, B, 13)), r"x must be \[T, B, 12\] or \[T, 12\], .* got \[4, 3, 13\]"),
     "input order": (
         lambda: lstm(batch_first=True)(torch.zeros(1, T, B, 12)),
@@ -100,3 +91,32 @@ def test_bad_input_is_named(what):
     call, message = BAD[what]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", [TensorLSTM, TensorGRU])
+def test_a_nan_frame_makes_its_row_nan_from_there_on_and_no_other_row(kind, bidirectional, fused):
+    rnn = kind(12, H, 2, ih=SPECS["tt"], bidirectional=bidirectional).eval()
+    x = torch.randn(T, B, 12)
+    spoilt = x.clone()
+    spoilt[2, 1, 4] = torch.nan
+    with torch.no_grad(), nullcontext() if fused else unfused(rnn):
+        wanted, found = rnn(x)[0], rnn(spoilt)[0]
+        cut = [rnn(frames, lengths=torch.tensor([4, 2, 4]))[0] for frames in (x, spoilt)]
+    assert found[2:, 1].isnan().all()
+    assert bidirectional or torch.equal(found[:2], wanted[:2])
+    assert torch.equal(found[:, [0, 2]], wanted[:, [0, 2]])
+    assert torch.equal(*cut)  # a frame after a row's length is not read
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_nan_clip_has_nan_logits(fused):
+    model = VideoClassifier(lstm(batch_first=True), 3).eval()
+    clips = torch.randn(B, T, 2, 2, 3)
+    spoilt = clips.clone()
+    spoilt[1, 2, 0, 1, 1] = torch.nan
+    with torch.no_grad(), nullcontext() if fused else unfused(model):
+        wanted, found = model(clips), model(spoilt)
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
