@@ -97,11 +97,12 @@ def test_clusters_are_of_the_space_that_was_asked_for(reading):
         DropCluster(0.3, space="graph").train().draw(pos, features)
 
 
-def test_a_ball_holds_the_points_within_its_radius_and_repeats_the_point_itself():
-    """Points 0.5 apart on a line, a radius of 0.6: each has its one or two neighbours."""
+@pytest.mark.parametrize(("radius", "reach"), [(0.4, 0), (0.6, 1), (1.6, 3)])
+def test_a_ball_holds_the_points_within_its_radius_and_repeats_the_point_itself(radius, reach):
+    """Points 0.5 apart on a line: each has as many on either side as the radius reaches."""
     pos = torch.stack([0.5 * torch.arange(10.0), torch.zeros(10), torch.zeros(10)], 1)[None]
-    noise = DropCluster(0.3, k=5, radius=0.6).train()
+    noise = DropCluster(0.3, k=9, radius=radius).train()
     lists = draw(noise, pos).neighbours
     assert (lists[:, 0] == torch.arange(10)).all()
     for i, row in enumerate(lists.tolist()):
-        assert set(row) == {j for j in (i - 1, i, i + 1) if 0 <= j < 10}
+        assert set(row) == {j for j in range(10) if abs(i - j) <= reach}
