@@ -369,6 +369,7 @@ def test_areas_are_the_folds_of_rooms_and_their_confusions_add_up(folder, finish
         np.savez(tmp_path / str(fold) / "predictions.npz", confusion=matrix)
         runs["DropPoint", 0, fold] = tmp_path / str(fold)
         total += matrix
+    runs["DropPoint", 1, 1] = tmp_path / "1"  # a seed without all folds is left out
     expected = metrics.scene_scores(total).figures
     text = summed.table_of(runs)
     cells = [cell.strip() for cell in text.splitlines()[2].split("|")]
