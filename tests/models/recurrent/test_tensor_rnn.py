@@ -236,6 +236,15 @@ def test_bytes_are_read_as_their_scaled_numbers(case):
         torch.testing.assert_close(a, b, **EXACT)
 
 
+def test_upper_layers_take_the_output_modes_below():
+    """With both directions, and in a mega matrix h beside them, folded into the first mode."""
+    spec = FormatSpec("tt", (3, 4), (4, 2), (2,))
+    assert TensorLSTM(12, 8, 2, ih=spec).ih[1].weight.in_modes == (4, 2)
+    assert TensorLSTM(12, 8, 2, ih=spec, bidirectional=True).ih[2].weight.in_modes == (2 * 4, 2)
+    mega = replace(spec, in_modes=(6, 4))
+    assert TensorLSTM(12, 8, 2, mega=mega, bidirectional=True).mega[2].weight.in_modes == (3 * 4, 2)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_recurrent_dropout_is_unbiased_seeded_and_off_in_eval(cell):
     m = rnn("tt", "both", cell, recurrent_dropout=0.4)
