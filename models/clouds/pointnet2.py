@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from dropfold import kernels
 from dropfold.kernels import Noise
+from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.noise.drop import reference as apply_noise
 from dropfold.kernels.points import three_nn_interpolate
 from dropfold.models.clouds.inputs import check_points
@@ -77,7 +79,23 @@ class Points(NamedTuple):
 
     @classmethod
     def of(cls, pos: Tensor, features: Tensor | None, batch: Tensor | None, clouds: int | None) -> Points:
-        """Of the input of a network; `clouds` is counted where it is not given."""
+        """Of the input of a network; `clouds` is counted where it is not given.
+
+        Raises:
+            TypeError: pos or features are no tensors of floating point numbers.
+            ValueError: pos is not [B, N, 3] or [M, 3], features are not of the same points, or on another device.
+        """
+        check_floating(pos=pos, features=features)
+        if (
+            pos.dim() not in (2, 3)
+            or pos.shape[-1] != 3
+            or (features is not None and features.shape[:-1] != pos.shape[:-1])
+        ):
+            given = "" if features is None else f" and features {describe(features)}"
+            raise ValueError(
+                f"pos must be [B, N, 3] or rows [M, 3], and features [.., C] of the same points; got pos {describe(pos)}"
+                f"{given}."
+            )
         if pos.dim() == 3:
             clouds = pos.shape[0]
         elif batch is None:
@@ -131,6 +149,7 @@ class SetAbstraction(nn.Module):
 
     def forward(self, points: Points, noise: Noise | None = None) -> Points:
         batch = points.batch
+        check_floating(weight=next(self.parameters()), pos=points.pos)
         pos, factor = finite_positions(points, points.features if self.coordinates else None)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": points.clouds}
         m, start = self.level.centres, self._start(points)
@@ -145,7 +164,7 @@ class SetAbstraction(nn.Module):
             if batch is not None:
                 centres_batch = torch.arange(chosen.shape[0] // m, device=pos.device).repeat_interleave(m)
         assert points.clouds is not None
-        about = (centres.view(points.clouds, -1, 3) * factor[:, None, None]).view(-1, 3)
+        about = (centres.view(points.clouds, m, 3) * factor[:, None, None]).view(-1, 3)
         for mlp, scale in zip(self.scales, self.level.scales, strict=True):
             groups = kernels.ball_query(
                 *(pos, centres, scale.radius, scale.k), centres_batch=centres_batch, **clouds
@@ -269,6 +288,7 @@ class FeaturePropagation(nn.Module):
         self.out_channels = sizes[-1]
 
     def forward(self, points: Points, below: Points | None, g: Tensor | None = None) -> Points:
+        self._check(points, below, g)
         first, *others = self.layers
         if below is None:
             assert points.features is not None
@@ -279,6 +299,22 @@ class FeaturePropagation(nn.Module):
         for layer in others:
             x = layer(x)
         return points._replace(features=x)
+
+    def _check(self, points: Points, below: Points | None, g: Tensor | None) -> None:
+        """Refuse levels of other clouds, or of other widths than the layer was made for."""
+        weight, level = next(self.parameters()), below or Points(points.pos, None)
+        check_floating(weight=weight, g=g, features=points.features, pos=level.pos, below=level.features)
+        widths = [0 if x is None else x.shape[-1] for x in (g, points.features, level.features)]
+        first: Any = self.layers[0]
+        if sum(widths) != first.in_channels:
+            raise ValueError(
+                f"g, the level's features and those from below must have {first.in_channels} channels together; got "
+                f"{' + '.join(map(str, widths))}."
+            )
+        if below is not None and (below.pos.dim() != 3 or below.pos.shape[0] != points.clouds):
+            raise ValueError(
+                f"the level below must be dense and of the same {points.clouds} clouds; got {describe(below.pos)}."
+            )
 
 
 class PointNet2(nn.Module):

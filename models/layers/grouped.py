@@ -237,6 +237,8 @@ class EdgeConv2(_SharedPerceptron):
         """x [B, N, C] and idx [B, N, k] counted within the cloud, or rows [M, C] and row numbers [M, k], to
         [.., widths[-1]]."""
         check_neighbours(idx, x)
+        if 2 * x.shape[-1] != self._layers()[0].in_channels:
+            raise ValueError(f"x must have {self._layers()[0].in_channels // 2} channels; got {describe(x)}.")
         if not self.fused:
             return self._plain(x, idx, noise, batch, batch_size)
         rows, groups = x.reshape(-1, x.shape[-1]), neighbourhoods(global_idx(idx))

@@ -120,6 +120,7 @@ def fault(call, what, tensors):
     types = {
         x.dtype for x in [*found, *tensors.values()] if isinstance(x, torch.Tensor) and x.is_floating_point()
     }
+    types |= {torch.float32} if call.weights else set()
     eps = max((torch.finfo(dtype).eps for dtype in types), default=0.0)
     if len(found) != len(right):
         return f"{len(found)} tensors instead of {len(right)}"

@@ -40,6 +40,8 @@ class Call(NamedTuple):
     """Of how many clouds (rows, clips) and points (frames)."""
     exact: bool = False
     """Whether the plain form has the result to the bit, as indices are."""
+    weights: bool = False
+    """Whether it is a module, whose weights are float32."""
 
 
 def random(*shape: int) -> Tensor:
@@ -93,7 +95,7 @@ def module(make: Callable[[], Any], tensors: Callable[..., Tensors], call: Any =
         finally:
             layer.float()
 
-    return Call(lambda **t: call(layer, **t), plain, tensors)
+    return Call(lambda **t: call(layer, **t), plain, tensors, weights=True)
 
 
 def x_of(clouds: int = CLOUDS, points: int = POINTS) -> Tensors:
