@@ -88,6 +88,7 @@ class Format(nn.Module):
             torch.empty([self.sizes[index] for index in indices]) for indices in self.layout
         )
         self.error: float | None = None
+        self._lowered: tuple[list[Tensor], Kron, bool] | None = None
         self._order: list[int] | None = None
         self._paths = self._found_paths()
         self.reset_parameters()
@@ -130,6 +131,20 @@ class Format(nn.Module):
             else:  # all stands on the other side
                 found.append(self.cores[0].new_ones(1, 1, 1))
         return Kron(*found)
+
+    def lower_once(self) -> Kron:
+        """`lower`, but without autograd its result is kept until a core differs from a copy made then."""
+        keeps = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not keeps or len(self.cores) == 1 or not all(core.is_cpu for core in self.cores):
+            return self.lower()
+        inference = torch.is_inference_mode_enabled()  # whose tensors no autograd may meet later
+        if self._lowered is not None:
+            copies, kron, made_in = self._lowered
+            if made_in == inference and all(map(_is_same, self.cores, copies)):
+                return kron
+        kron = self.lower()
+        self._lowered = [core.detach().clone() for core in self.cores], kron, inference
+        return kron
 
     def kron_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """[S, p, u] and [S, q, v], the shapes of what `lower` gives, without contracting."""
@@ -299,6 +314,10 @@ class Format(nn.Module):
         done = set(done)
         ahead = {i for k, indices in enumerate(self.layout) if k not in done for i in indices}
         return {i for i in touched if i in ahead or i[0] == "j"}
+
+
+def _is_same(x: Tensor, y: Tensor) -> bool:
+    return x.dtype == y.dtype and x.is_cpu and torch.equal(x, y)
 
 
 def contract(

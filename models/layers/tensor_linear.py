@@ -53,7 +53,7 @@ class TensorLinear(HasPlainForm):
         rows = x.numel() // self.in_features
         execution = self.execution or next(way for start, way in self._switches if rows >= start)
         if execution == "lowered":
-            return kron_linear(x, *self.weight.lower(), self.bias, scale=scale, shift=shift)
+            return kron_linear(x, *self.weight.lower_once(), self.bias, scale=scale, shift=shift)
         x = scaled_input(x, scale, shift, self.weight.cores[0].dtype)
         if execution == "reconstructed":
             return linear(x, self.weight.to_dense().T, self.bias)
@@ -111,7 +111,7 @@ class Mega(nn.Module):
 
     def parts(self) -> tuple[Kron, Kron]:
         """W of x [x_rows q, G H], of which the first `input_size` rows count, and U of h [H, G H]."""
-        a, c = self.weight.lower()
+        a, c = self.weight.lower_once()
         h = Kron(a[:, self.x_rows : self.x_rows + self.h_rows], c[:, : self.h_places])
         return Kron(a[:, : self.x_rows], c), h
 

@@ -274,7 +274,7 @@ class TensorRNN(HasPlainForm):
         """The input's part of the gates, and the hidden matrix."""
         if not self.mega:
             hidden: Any = self.hh[k]
-            return Direction(self.ih[k](x, scale=scale, shift=shift), hidden.weight.lower())
+            return Direction(self.ih[k](x, scale=scale, shift=shift), hidden.weight.lower_once())
         mega: Any = self.mega[k]
         w, u = mega.parts()
         missing = w.a.shape[1] * w.c.shape[1] - mega.input_size

@@ -199,4 +199,7 @@ def gru_sequence(
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     b_n = None if b_n is None else b_n.to(gx.dtype).contiguous()
     save = needs_grad(gx, a, c, b_n, h0)
+    if not save:
+        hs, _ = _fwd(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save)
+        return output_states(hs, lengths, reverse), final_state(hs, reverse)
     return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save)

@@ -107,6 +107,12 @@ _bwd = operator(
 )
 
 
+def _results(hs: Tensor, cs: Tensor, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """out, h_n and c_n of the histories."""
+    out, h_n = output_states(hs, lengths, reverse), final_state(hs, reverse)
+    return out, h_n, final_state(cs, reverse).to(hs.dtype)
+
+
 class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -116,8 +122,7 @@ class _LSTMSequence(torch.autograd.Function):
         hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
         ctx.save_for_backward(gates, hs, cs, a, c, lengths, keep_scale)
         ctx.reverse = reverse
-        out, h_n = output_states(hs, lengths, reverse), final_state(hs, reverse)
-        return out, h_n, final_state(cs, reverse).to(gx.dtype)
+        return _results(hs, cs, lengths, reverse)
 
     @staticmethod
     @once_differentiable
@@ -167,4 +172,7 @@ def lstm_sequence(
     lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     save = needs_grad(gx, a, c, h0, c0)
+    if not save:
+        hs, cs, _ = _fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
+        return _results(hs, cs, lengths, reverse)
     return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)

@@ -357,3 +357,29 @@ def test_alternating_least_squares_are_as_good_as_tensorlys(tensorly, rank):
     theirs = tensorly.cp_to_tensor(theirs).reshape(12, 12)
     ours = CP.from_dense(weight, SMALL_IN, (4, 3), ranks=rank).error
     assert ours <= 1.1 * ((weight - theirs).norm() / weight.norm()).item()
+
+
+CHANGES = {
+    "in place": lambda f: f.cores[1].mul_(2),
+    "through .data": lambda f: f.cores[0].data.add_(1),
+    "load_state_dict": lambda f: f.load_state_dict({k: v + 1 for k, v in f.state_dict().items()}),
+    "reset": lambda f: f.reset_parameters(),
+    "double": lambda f: f.double(),
+    "another parameter": lambda f: f.cores.__setitem__(0, torch.nn.Parameter(f.cores[0] * 3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_kept_of_a_lowering_is_made_anew_when_a_core_changes(change):
+    f = TT((2, 3, 2), (3, 2, 2), 2)
+    with torch.no_grad():
+        kept = f.lower_once()
+        assert f.lower_once() is kept
+        CHANGES[change](f)
+        torch.testing.assert_close(f.lower_once(), f.lower(), rtol=0, atol=0)
+        assert f.lower_once() is not kept
+    assert f.lower_once().a.requires_grad
+    with torch.inference_mode():
+        inside = f.lower_once()
+    with torch.no_grad():
+        assert f.lower_once() is not inside  # whose tensors autograd could not save
