@@ -119,7 +119,7 @@ class DGCNNSegmentation(HasPlainForm):
         batch_size: int | None = None,
     ) -> Tensor:
         check_points(self, x, self.in_channels, batch)
-        pos, of_category = x[..., :3], one_hot(category, self.categories, x)
+        pos, of_category = x[..., :3], one_hot(category, self.categories, x, batch, batch_size)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
         if of_category is not None:
             matrices = self.input_transform(x, self._graph(self._place(x), clouds), **clouds)

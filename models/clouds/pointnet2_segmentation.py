@@ -131,7 +131,7 @@ class PointNet2Segmentation(nn.Module):
         batch_size: int | None = None,
     ) -> Tensor:
         check_points(self, x, self.in_channels, batch)
-        of_category = one_hot(category, self.categories, x)
+        of_category = one_hot(category, self.categories, x, batch, batch_size)
         p0 = Points.of(x[..., :3].contiguous(), x, batch, batch_size)
         p1 = self.sa1(p0, draw_noise(self.noise, "sa1", p0))
         p2 = self.sa2(p1, draw_noise(self.noise, "sa2", p1))

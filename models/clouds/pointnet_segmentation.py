@@ -91,7 +91,7 @@ class PointNetSegmentation(Regularized):
         batch_size: int | None = None,
     ) -> Tensor:
         check_points(self, x, self.in_channels, batch)
-        pos, of_category = x[..., :3], one_hot(category, self.categories, x)
+        pos, of_category = x[..., :3], one_hot(category, self.categories, x, batch, batch_size)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
 
         def layer(name: str, x: Tensor) -> Tensor:

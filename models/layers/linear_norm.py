@@ -305,11 +305,18 @@ def spread(g: Tensor, x: Tensor, batch: Tensor | None) -> Tensor:
     return g[:, None].expand(-1, x.shape[1], -1) if x.dim() == 3 else g.expand(len(x), -1)
 
 
-def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Tensor | None:
-    """The category of each cloud [B] as a feature [B, categories]; None where a network takes no categories.
+def one_hot(
+    category: Tensor | None,
+    categories: int | None,
+    x: Tensor,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+) -> Tensor | None:
+    """The category of each cloud [B] of x as a feature [B, categories]; None where a network takes no categories.
 
     Raises:
-        ValueError: a category is missing, not asked for, or out of range.
+        TypeError: category is no tensor.
+        ValueError: a category is missing, not asked for, or out of range; there is not one a cloud, or on another device.
     """
     if (category is None) != (categories is None):
         expected = (
@@ -319,8 +326,14 @@ def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Te
         raise ValueError(f"this network {expected}; got {given}.")
     if category is None or categories is None:
         return None
+    check_tensors(x=x, category=category)
     if category.dim() != 1 or category.dtype != torch.int64:
         raise ValueError(f"category must be int64 [B], one number a cloud; got {describe(category)}.")
+    clouds = x.shape[0] if x.dim() == 3 else 1 if batch is None else batch_size
+    if clouds is None and batch is not None and batch.is_cpu and not torch.compiler.is_compiling():
+        clouds = int(batch[-1]) + 1 if batch.numel() else 0
+    if clouds is not None and category.shape[0] != clouds:
+        raise ValueError(f"category must be int64 [{clouds}], one number a cloud; got {describe(category)}.")
     if (
         category.is_cpu
         and not torch.compiler.is_compiling()
@@ -330,4 +343,4 @@ def one_hot(category: Tensor | None, categories: int | None, like: Tensor) -> Te
         raise ValueError(
             f"category must be from 0 to {categories - 1}; got {int(category.min())} to {int(category.max())}."
         )
-    return nn.functional.one_hot(category, categories).to(like.dtype)
+    return nn.functional.one_hot(category, categories).to(x.dtype)
