@@ -67,6 +67,18 @@ def test_exactly_the_members_count(reading, kind):
 
 
 @pytest.mark.parametrize("reading", ["gather", "scatter"])
+def test_each_cloud_is_dropped_by_its_own_lists(reading):
+    """A cloud of pairs, a point and the next one, beside a cloud of points alone: in both a point is dropped with P."""
+    own = torch.arange(N)[:, None]
+    lists_of_both = torch.stack([torch.cat([own.repeat(1, K - 1), (own + 1) % N], 1), own.repeat(1, K)])
+    out = drop_cluster(torch.ones(2, N, 1), P, lists_of_both, seed=torch.tensor(5), reading=reading)
+    u = uniform(torch.tensor(5), 2 * N).double()
+    below = u[:N] < 1 - (1 - P) ** 0.5
+    expected = torch.stack([below | below.roll(-1 if reading == "gather" else 1), u[N:] < P])
+    assert ((out[..., 0] == 0) != expected).sum() <= K  # within float32's rounding of the threshold, as above
+
+
+@pytest.mark.parametrize("reading", ["gather", "scatter"])
 def test_repetitions_change_no_draw(reading):
     idx, _ = lists("uneven")
     longer = torch.cat([idx, idx[:, :1].repeat(1, 7)], 1)

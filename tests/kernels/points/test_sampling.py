@@ -52,6 +52,8 @@ def test_the_references_give_numbers_made_by_hand():
     assert groups.ptr.tolist() == [0, 2, 3, 4]
     assert groups.idx.tolist() == [0, 1, 4, 0]  # the first two of three; none, so the nearest, twice
     assert groups.count.tolist() == [1, 1, 2, 2]
+    # 0 and 1 lie within 1 of 0.5; of two the first is repeated.
+    assert ball.reference(x, on_axis(0.5), 1.0, 4).padded(4).tolist() == [[0, 1, 0, 0]]
     features = torch.tensor([[1.0], [2], [4], [8], [16]])
     out = interpolation.reference(features, x, on_axis(4.0, 1.0), k=2)
     # 4 lies 2 from the third and the last point, equally; 1 is the second point.

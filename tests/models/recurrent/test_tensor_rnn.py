@@ -228,11 +228,21 @@ def test_gradcheck_through_the_cores(case):
     ids="-".join,
 )
 def test_bytes_are_read_as_their_scaled_numbers(case):
-    m = rnn(*case, bidirectional=True)
+    """By the first layer: the second one takes the first's outputs as they are."""
+    m = rnn(*case, layers=2, bidirectional=True)
     x = torch.randint(0, 256, (T, B, m.input_size), dtype=torch.uint8)
     bytes_, floats = m(x, scale=1 / 64, shift=-2.0), m(x.to(D) / 64 - 2)
     for a, b in zip(flat(*bytes_), flat(*floats)):
         torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_upper_layers_take_the_output_modes_below():
+    """With both directions, and in a mega matrix h beside them, folded into the first mode."""
+    spec = FormatSpec("tt", (3, 4), (4, 2), (2,))
+    assert TensorLSTM(12, 8, 2, ih=spec).ih[1].weight.in_modes == (4, 2)
+    assert TensorLSTM(12, 8, 2, ih=spec, bidirectional=True).ih[2].weight.in_modes == (2 * 4, 2)
+    mega = replace(spec, in_modes=(6, 4))
+    assert TensorLSTM(12, 8, 2, mega=mega, bidirectional=True).mega[2].weight.in_modes == (3 * 4, 2)
 
 
 @pytest.mark.parametrize("cell", CELLS)

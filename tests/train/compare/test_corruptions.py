@@ -58,6 +58,12 @@ def test_chance_is_a_function_of_seed_level_and_place(points, places, name):
     )
 
 
+def test_each_level_draws_anew(points, places):
+    noise = [(corrupt(points, places, "jitter", level) - points).ravel() for level in LEVELS]
+    between = np.corrcoef(noise)[np.triu_indices(len(noise), 1)]
+    assert np.abs(between).max() < 5 / np.sqrt(len(noise[0]))  # five standard errors of what is independent
+
+
 @pytest.mark.parametrize("name", ["drop_global", "drop_local", "missing_parts"])
 def test_what_is_left_are_points_of_the_cloud_in_their_order(points, places, name):
     for level in LEVELS:

@@ -101,9 +101,10 @@ def test_nothing_to_resample_gives_no_interval():
 
 
 def test_mce_is_the_mean_ratio_of_errors():
-    """Of 100 shapes the baseline errs on 40 at each level, b on 20 under jitter and on 40 under all else."""
+    """Of 100 shapes the baseline errs on 40 under jitter and on 80 under all else, b on 20 under jitter."""
     errors = np.zeros((len(ALL), 5, 100), bool)
-    errors[:, :, :40] = True
+    errors[:, :, :80] = True
+    errors[0, :, 40:] = False
     fewer = errors.copy()
     fewer[0, :, 20:] = False
     found = {
@@ -113,7 +114,7 @@ def test_mce_is_the_mean_ratio_of_errors():
     }
     figures = outcomes.of_corrupted(found, "a")
     assert figures["a", 0, -1] == pytest.approx(
-        {"corrupted_accuracy": 0.6, "missing_accuracy": 0.6, "mce": 1}
+        {"corrupted_accuracy": (0.6 + 6 * 0.2) / 7, "missing_accuracy": 0.2, "mce": 1}
     )
     assert figures["b", 0, -1]["mce"] == pytest.approx((0.5 + 6) / 7)
     assert ("b", 1, -1) not in figures

@@ -166,6 +166,8 @@ def test_frames_are_spread_over_each_clip():
     assert seen[0].ravel().tolist() == [1, 4, 7]
     assert seen[1].ravel()[:2].tolist() == [9, 10]
     assert length.tolist() == [3, 2]
+    more, _ = video.chosen_frames(frames, np.array([9, 2]), replace(config, frames=5), "file")
+    assert more[1].ravel()[:2].tolist() == [9, 10]  # no frame of a short clip is seen twice
     first, _ = video.chosen_frames(frames, np.array([9, 2]), replace(config, choose="first"), "file")
     assert first[0].ravel().tolist() == [0, 1, 2]
 
