@@ -127,6 +127,7 @@ class _GRUSequence(torch.autograd.Function):
         h = drop_units(states_before(hs, ctx.reverse), keep_scale)
         dgates, dh = _bwd(dout, dh_n, gates, hs, a, c, b_n, lengths, keep_scale, ctx.reverse)
         dgates, hidden = dgates.to(hs.dtype), h.shape[2]
+        da: Tensor | None
         if b_n is None:
             da, dc, db = *_gradients_with_reset_before(h, gates, dgates, a, c, lengths), None
         else:
@@ -151,7 +152,8 @@ def _gradients_with_reset_before(
         dproduct = dgates[..., start * hidden : stop * hidden].flatten(0, 1).contiguous()
         gradients = weight_gradients(x.flatten(0, 1), dproduct, *gate_columns(a, c, start, stop))
         for target, gradient in zip(gate_columns(da, dc, start, stop), gradients):
-            target += gradient
+            if gradient is not None:
+                target += gradient
     return da, dc
 
 
