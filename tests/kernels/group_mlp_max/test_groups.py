@@ -293,7 +293,7 @@ def test_bad_arguments_are_named():
             plain(None, pos, centres, groups._replace(ptr=torch.tensor(ptr)))
     with pytest.raises(ValueError, match="12 rows and batch_size 5"):
         plain(None, pos, centres, groups, batch_size=5)
-    with pytest.raises(ValueError, match=r"count \[E\] or None"):
+    with pytest.raises(ValueError, match=r"int64 \[E\], count may be None"):
         plain(None, pos, centres, groups._replace(count=torch.ones(3)))
     with pytest.raises(ValueError, match="counts must be 1 or more; got 0"):
         plain(None, pos, centres, groups._replace(count=torch.arange(12)))

@@ -143,7 +143,7 @@ def test_points_of_nan_far_from_any_ball_are_seen(fused):
     """A level of its own: NaN features come from NaN positions of its points or of the level below, in that cloud alone."""
     level = Level(4, (Scale(0.1, 4, (8, 8)), Scale(0.2, 4, (8,))))
     down, up = SetAbstraction(0, level).eval(), FeaturePropagation(5 + 16, (8,)).eval()
-    pos, features = torch.rand(2, 30, 3), torch.randn(60, 5)
+    pos, features = torch.rand(2, 30, 3), torch.randn(2, 30, 5)
     for value in (torch.nan, torch.inf):
         spoilt = pos.clone()
         spoilt[1, 29, 2] = value
