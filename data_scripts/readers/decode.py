@@ -262,7 +262,7 @@ def _moving_pictures(path: Path, container: Any) -> Any:
 
 
 def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """The frames of a stream, and None for each packet that cannot be read or decoded and each frame whose checksum differs."""
+    """The frames of a stream, and None for each packet that cannot be decoded and each frame whose checksum differs."""
     av = pyav()
     codec = stream.codec_context
     codec.copy_opaque = True  # a frame carries the number of its packet

@@ -33,6 +33,7 @@ from dropfold.data_scripts.work.notes import tell
 TABLES = (".xyz", ".txt", ".csv", ".pts", ".asc")
 SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
 READ_SUFFIXES = (*SUFFIXES, ".pcd")
+WRITTEN = atomic.Own("file that says dropfold wrote it (PLY, LAS and LAZ do)", b"", atomic.WRITER.encode())
 LABEL_TYPES = {
     ".las": ("uint8",),
     ".laz": ("uint8",),
@@ -191,10 +192,11 @@ def _read_labels_beside(path: Path, beside: Path, points: int, label: np.ndarray
 
 def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
-    cannot be written to, labels `codes` that the format cannot hold."""
+    cannot be written to, labels `codes` that the format cannot hold; and to replace a file that is not known as ours."""
     one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(np.array(codes))}
     _check_suffix(path)
     _check_beside(path)
+    atomic.check_target(path, WRITTEN)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
     try:
