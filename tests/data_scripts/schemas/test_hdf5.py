@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import struct
 from pathlib import Path
 
@@ -219,6 +220,22 @@ def test_a_file_of_the_schema_before_is_read(furniture, tmp_path):
         del file.attrs["attributes_checksum"]
     with pytest.raises(SchemaError, match="attributes"):  # a new one has them
         shape_schema.read(path)
+
+
+def test_an_unprotected_part_of_an_older_file_is_said(furniture, tmp_path, caplog):
+    """The files that ship are known; of another, or of them with other names of classes, the line says what nothing guards."""
+    path = tmp_path / "a.h5"
+    shutil.copy(ROOT / "data/furniture.h5", path)
+    assert shape_schema.read(path).class_names == furniture.class_names
+    assert not caplog.text
+    with h5py.File(path, "r+") as file:
+        names = list(file.attrs["class_names"])
+        file.attrs["class_names"] = np.array([names[1], names[0], *names[2:]], dtype=h5py.string_dtype())
+    shape_schema.read(path)
+    assert (
+        "a.h5 is of the schema dropfold/1: its checksum covers the numbers, not the names of its classes"
+        in caplog.text
+    )
 
 
 def test_no_other_place_opens_hdf5_files():

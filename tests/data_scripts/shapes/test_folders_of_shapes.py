@@ -218,7 +218,7 @@ def test_more_files_in_a_distribution_are_named(tmp_path, capsys):
     (root / "tram").symlink_to(tmp_path / "elsewhere/tram")
     options = modelnet40.Options(form="off", source=root, out=tmp_path / "a.h5", points=16, validation=0)
     modelnet40.main(options)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert (
         "3 files were not read, no .off in CLASS/train or CLASS/test: README.txt, bus/test/4.obj, car/5.off"
         in said
@@ -226,3 +226,34 @@ def test_more_files_in_a_distribution_are_named(tmp_path, capsys):
     assert "bus/test/gone.off -> nowhere" in said
     assert "9 files in all: 4 read, 5 not read" in said
     assert modelnet40.convert(root, "off", 16).class_names == ["bus", "car", "tram"]
+
+
+# The rows of the case folders.sh, by its letters: the folder, the classes that it has, and what else is said.
+SIX = range(6)
+CASE = {
+    "a": ([f"{c}/{i}.xyz" for c in ("car", "bus", "train") for i in SIX], ["bus", "car", "train"], "train is taken as a class"),
+    "b": ([f"{c}/{i}.xyz" for c in ("car", "bus") for i in SIX] + [f"mug/{i}.glb" for i in range(4)], ["bus", "car"], "mug/0.glb"),
+    "c": ([f"{s}/{i}a/models/model_normalized.xyz" for s in ("02691156", "03001627") for i in SIX], ["airplane", "chair"], ""),
+    "d": ([f"{s}/{i}a/model.xyz" for s in ("02691156", "03001627") for i in SIX], ["airplane", "chair"], ""),
+    "e": ([f"ball/{i}.xyz" for i in SIX] + [f"../elsewhere/box/{i}.xyz" for i in SIX], ["ball", "box"], ""),
+    "f": ([f"{s}/{c}/{i}.xyz" for s in ("training", "testing") for c in ("ball", "box") for i in range(3)], ["ball", "box"], ""),
+    "g": ([f"ball/{i}.xyz" for i in SIX] + ["box1.xyz"], ["ball"], "box1.xyz"),
+    "h": ([f"{c}/{i}.xyz" for c in ("ball", "box") for i in SIX] + ["ball/caf\udce9.xyz"], ["ball", "box"], ""),
+    "my shapes": ([f"{c}/{i}.xyz" for c in ("ball", "box") for i in SIX], ["ball", "box"], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASE)
+def test_a_row_of_the_case_of_folders(name, tmp_path):
+    files, expected, words = CASE[name]
+    root = tmp_path / name
+    put(root, *files)
+    if name == "e":
+        (root / "box").symlink_to(tmp_path / "elsewhere/box")
+    clouds, notes = made(root)
+    assert clouds.class_names == expected
+    read = [file for file in files if not file.endswith(".glb") and file != "box1.xyz"]
+    assert len(clouds.name) == len(read)
+    assert words in "\n".join(notes)
+    if name == "f":
+        assert sorted(clouds.split.tolist()).count(TEST) == 6

@@ -490,7 +490,9 @@ def test_a_changed_file_is_never_passed_over(command, whole, other, folder, tmp_
     """One bit, or the same file of another run: each command names the file, in an error or in a note, or heals it."""
     names = [name for name in checkpoint.FILES if name != checkpoint.REPORT]
     swapped = names if command in ("evaluate", "--resume") else []
-    for i, (name, swap) in enumerate([*((name, False) for name in names), *((name, True) for name in swapped)]):
+    for i, (name, swap) in enumerate(
+        [*((name, False) for name in names), *((name, True) for name in swapped)]
+    ):
         run, out = Path(shutil.copytree(whole, tmp_path / f"run{i}")), tmp_path / f"out{i}"
         out.mkdir()
         np.save(out / "chair.npy", np.random.default_rng(0).normal(size=(64, 3)))
