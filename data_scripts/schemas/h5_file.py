@@ -220,7 +220,7 @@ def _check_attributes(file: H5File, attributes: dict[str, str | None], class_nam
     if recorded is None and attributes["schema"] != SCHEMA:  # an earlier one, which had none
         say(
             f"{file.path} is of the schema {attributes['schema']}: its checksum covers the numbers, not the names of its classes, "
-            f"its source, credits and rebuild, whose changes would not be seen. {file.advice}"
+            f"its source, credits and rebuild, so that changes there are not seen. {file.advice}"
         )
         return
     found = checksum_attributes(attributes, class_names)

@@ -220,7 +220,7 @@ def _escaped(letter: str) -> str:
 
 
 def print_line(line: str) -> None:
-    """Print a line whatever it holds: names that are no text, control characters, letters that the terminal has not. Notes go
+    """Print a line whatever it holds: names that are no text, control characters, letters that the terminal lacks. Notes go
     to standard error, so that a pipe gets results alone."""
     text = "".join(_escaped(a) if _is_control(a) and a != "\n" else a for a in line)
     stream = sys.stderr if line.startswith("note: ") else sys.stdout

@@ -96,6 +96,6 @@ def note_faults(run: Path, config: Config, signature: Signature, needed: tuple[s
 
 
 def refuse_lost_best(run: Path, best_epoch: int, epochs: int) -> None:
-    """Refuse to go on with damaged weights of the best epoch, which no other file holds, unless they are the last epoch's."""
+    """Refuse to go on with damaged weights of the best epoch, which no other file holds unless they are the last's."""
     if best_epoch + 1 < epochs and (run / BEST).exists():
         check_file(run, BEST)

@@ -166,11 +166,14 @@ def made_anew(path: Path) -> str:
     """What to do about a lost or damaged file."""
     run, name, delete = path.parent, path.name, "Delete it, and " * path.exists()
     if name == BEST and (run / SUMMARY).exists():
-        return f"Put a copy of the file back; or delete it: the run has ended, and {SUMMARY} keeps the figures of its best epoch."
+        return (
+            f"Put a copy of the file back; or delete it: the run has ended, and {SUMMARY} keeps the figures of its best "
+            "epoch."
+        )
     if name == BEST:
         return (
-            f"Put a copy of the file back; or delete it, and --resume {run} ends without the figures of the best epoch, unless "
-            "a later one is better."
+            f"Put a copy of the file back; or delete it, and --resume {run} ends without the figures of the best epoch, "
+            "unless a later one is better."
         )
     if name in FILES and (run / CHECKPOINT).exists():
         return f"{delete}--resume {run} writes it anew."

@@ -223,7 +223,7 @@ def test_a_file_of_the_schema_before_is_read(furniture, tmp_path):
 
 
 def test_an_unprotected_part_of_an_older_file_is_said(furniture, tmp_path, caplog):
-    """The files that ship are known; of another, or of them with other names of classes, the line says what nothing guards."""
+    """The files that ship are known; of others the line says what nothing guards."""
     path = tmp_path / "a.h5"
     shutil.copy(ROOT / "data/furniture.h5", path)
     assert shape_schema.read(path).class_names == furniture.class_names

@@ -110,7 +110,7 @@ def test_planted_codes_come_back_through_every_format(name, tmp_path):
 
 
 def test_the_row_of_the_case_of_label_codes(tmp_path):
-    """label_codes.sh: rooms in area_1 .. area_3 as text without a header, labels 4, 12, 14; labelled, they are that again."""
+    """label_codes.sh: rooms as text without a header, with labels 4, 12, 14; labelled, they are that again."""
     for i in (1, 2, 3, 9):
         x, colour, label = planted((4, 12, 14), i)
         folder = tmp_path / (f"s/area_{i}" if i < 9 else "new")
