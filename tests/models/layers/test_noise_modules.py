@@ -1,10 +1,12 @@
 """Noise as modules: the schedule, evaluation, and which neighbours fall together."""
 
+import contextlib
+
 import pytest
 import torch
 
 from dropfold.kernels import knn
-from dropfold.models import DropCluster, DropFeat, DropPoint
+from dropfold.models import DropCluster, DropFeat, DropPoint, unfused
 
 KINDS = {"feat": DropFeat, "point": DropPoint, "cluster": lambda p, **o: DropCluster(p, k=4, **o)}
 
@@ -48,6 +50,33 @@ def test_a_module_drops_its_share_and_scales_the_rest(kind):
     # Points of a cluster fall together: about 12,800 / 4 draws. Five standard deviations.
     assert abs(share - 0.4) < 5 * (0.24 / 3200) ** 0.5
     torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / 0.6))
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["fused", "plain"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_scales_as_it_was_asked_to(kind, plain):
+    x = torch.ones(4, 50, 3)
+    scales = {"none": 1.0, "unbiased": 2.0} | ({} if kind == "feat" else {"count": None})
+    for scaling, scale in scales.items():
+        noise = KINDS[kind](0.5, scaling=scaling).train()
+        with unfused(noise) if plain else contextlib.nullcontext():
+            out = noise(x, torch.rand(4, 50, 3))
+        kept = out != 0
+        per_cloud = 50 / kept[..., 0].sum(1)
+        wanted = per_cloud[:, None, None] if scale is None else torch.tensor(scale)
+        torch.testing.assert_close(out, torch.where(kept, wanted, 0))
+
+
+@pytest.mark.parametrize(("scaling", "scale"), [("none", 1.0), ("unbiased", 2.0)])
+def test_a_dropped_channel_is_one_of_a_whole_cloud(scaling, scale):
+    noise, x = DropFeat(0.5, per="channel", scaling=scaling).train(), torch.ones(3, 20, 40)
+    out = noise(x)
+    assert (out == out[:, :1]).all()  # all points of a cloud alike
+    assert set(out.unique().tolist()) == {0.0, scale}
+    assert not (out[0] == out[1]).all()  # each cloud its own
+    rows = noise(x.flatten(0, 1), batch=torch.arange(3).repeat_interleave(20)).view(3, 20, 40)
+    assert (rows == rows[:, :1]).all()
+    assert not (rows[0] == rows[1]).all()
 
 
 @pytest.mark.parametrize("reading", ["gather", "scatter"])

@@ -2,11 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
+from dropfold.data_scripts.readers.columns import AS_FOUND
 from dropfold.data_scripts.work.errors import ShapeError
-from dropfold.train.predict.predict import Options, main, predict_all, refuse_idle
+from dropfold.train.config.configs import CloudConfig, Signature
+from dropfold.train.predict.predict import Options, classify_each, main, predict_all, refuse_idle
+from dropfold.train.tasks import clouds
 
 FILES = tuple(Path(f"{name}.ply") for name in "abcd")
 
@@ -62,6 +68,36 @@ def test_an_interrupted_list_is_whole(at, done, capsys):
         predict_all(Options(Path("run"), FILES, json=True), predict_one)
     assert [row["i"] for row in json.loads(capsys.readouterr().out)] == list(range(done))
     assert stopped.value.__notes__ == [f"{done} of 4 files are done, and nothing of {at}.ply was written"]
+
+
+@pytest.mark.parametrize(("votes", "asked"), [(None, 8), (4, 4)])
+def test_the_probabilities_of_all_samplings_are_averaged(votes, asked, monkeypatch):
+    """The first sampling says a, the last c, the mean of the logits a, and that of the probabilities b."""
+    logits = torch.tensor([[20.0, 0, 0], [0, 1.5, 0], [0, 1.5, 0], [0, 0, 0.2]])
+    asked_for = []
+
+    def read(file, config, signature, votes, layout):
+        asked_for.append((file, votes))
+        return (logits,)
+
+    monkeypatch.setattr(clouds, "read", read)
+    network = torch.nn.Linear(3, 3, bias=False)
+    torch.nn.init.eye_(network.weight)
+    trained = SimpleNamespace(
+        config=CloudConfig(data=Path("a.h5")), signature=Signature(["a", "b", "c"], (32, 3)), network=network
+    )
+    classify = classify_each(Options(Path("run"), FILES, votes=votes, top=2), trained, AS_FOUND)
+    row, words = classify(1)
+    powers = np.exp(logits.numpy())
+    share = (powers / powers.sum(1, keepdims=True)).mean(0).tolist()
+    assert asked_for == [(FILES[1], asked)]
+    assert row == {
+        "file": "b.ply",
+        "class": "b",
+        "probabilities": {name: pytest.approx(share["abc".index(name)], abs=1e-4) for name in "bac"},
+    }
+    assert [*row["probabilities"]] == ["b", "a", "c"]  # the most likely first
+    assert words == f"b.ply: b {100 * share[1]:.1f} %, a {100 * share[0]:.1f} %"
 
 
 def test_a_folder_is_told_from_a_file(tmp_path, capsys):

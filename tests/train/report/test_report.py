@@ -149,6 +149,14 @@ def test_the_shown_seed_is_the_first_typical_one(p, folder):
     assert nothing == sum(mean == 0 for mean in means)
 
 
+def test_the_head_is_that_of_the_summary_and_epochs_count_from_one(finished):
+    reached = json.loads((finished / "summary.json").read_text())["test/overall_accuracy"]
+    page = content_of(finished)
+    assert page["title"] == f"furniture: overall accuracy {100 * reached:.1f} % on 12 test shapes"
+    assert "; 1 epoch on 30 shapes, 3 classes. " in page["lead"]
+    assert page["epochs"] == [1]
+
+
 def test_the_leading_accuracy_has_an_interval(finished):
     predictions = Trained.of(finished).predictions
     right = int((predictions["logits"].argmax(1) == predictions["label"]).sum())

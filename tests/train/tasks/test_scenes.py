@@ -114,6 +114,28 @@ def test_a_step_is_a_function_of_seed_epoch_and_step(still):
     assert not torch.equal(first, second)
 
 
+def test_of_one_room_the_blocks_are_others_for_each_seed_epoch_and_slot(still):
+    """Of one room: here the order of the rooms changes nothing."""
+    data = scenes.load(still).train
+    one, drawn = scenes.Rooms(data.scenes, data.index[:1]), []
+    for changed, epoch in (({}, 0), ({}, 1), ({"seed": 1}, 0)):
+        for (x,), _ in scenes.batches(one, replace(still, **changed), epoch):
+            drawn += x.sum((1, 2)).tolist()
+    assert len(drawn) == 3 * still.blocks == len(set(drawn))
+
+
+def test_the_blocks_that_are_scored_are_the_same_for_all_seeds_and_not_augmented(still):
+    split = scenes.load(still).test
+    (x,), label = scenes.fixed(split, still)
+    assert x.shape[:2] == (still.validation_blocks, still.points)
+    augment = AugmentConfig(scale=(0.5, 2.0), shift=0.5, rotate=True, up="z", jitter=0.1, point_dropout=0.5)
+    for changed in ({"seed": 5}, {"augment": augment}, {"blocks": 3, "batch_size": 2}):
+        split.kept.clear()
+        (again,), labels = scenes.fixed(split, replace(still, **changed))
+        assert torch.equal(again, x), changed
+        assert torch.equal(labels, label)
+
+
 @pytest.mark.parametrize("pool", [1, 4000, 1 << 25], ids=["room-by-room", "pools", "one-pool"])
 def test_a_room_is_read_once_in_an_epoch_and_few_are_open(pool, still, monkeypatch):
     config = replace(still, pool_points=pool, blocks=60)

@@ -229,6 +229,34 @@ def test_every_point_of_a_shape_in_a_file_is_labelled(finished, tmp_path):
         label_file(trained, tmp_path / "pole.xyz", tmp_path / "out.ply")
 
 
+@pytest.mark.parametrize("all_parts", [False, True])
+def test_each_vote_cuts_a_shape_anew_and_probabilities_are_added(all_parts, folder):
+    """With a network that answers at random, and more or less certainly: its answers are counted point by point."""
+    random, calls = np.random.default_rng(0), []
+
+    class Spy(torch.nn.Linear):
+        def forward(self, x, category):
+            assert category.tolist() == [1]
+            logits = random.normal(0, random.uniform(0.5, 8), (1, 32, 4)).astype(np.float32)
+            calls.append((x[0, :, 0].long().tolist(), logits[0]))
+            return torch.from_numpy(logits)
+
+    cloud = np.repeat(np.arange(75, dtype=np.float32)[:, None], 3, 1)  # a point's coordinate is its number
+    config = small_parts(folder, own_parts=False, all_parts=all_parts)
+    signature = parts.load(config).signature
+    found = parts.label_cloud(Spy(1, 1), cloud, 1, config, signature, 3)
+    groups = [members for members, _ in calls]
+    assert len(groups) == 9  # 75 points fill 3 groups of 32
+    for vote in range(3):
+        assert {*groups[3 * vote], *groups[3 * vote + 1], *groups[3 * vote + 2]} == set(range(75))
+    assert len({tuple(members) for members in groups}) == 9
+    total, allowed = np.zeros((75, 4)), [0, 1, 2, 3] if all_parts else [2, 3]
+    for members, logits in calls:
+        for point, row in zip(members, logits):
+            total[point, allowed] += np.exp(row[allowed]) / np.exp(row[allowed]).sum()
+    assert found.tolist() == total.argmax(1).tolist()
+
+
 def test_a_shape_chooses_among_its_own_parts(folder, tmp_path, monkeypatch):
     """The loss is that over these logits alone, and so is its gradient; without own_parts it is over all."""
     seen = []
