@@ -112,9 +112,14 @@ def test_many_labels_are_judged_by_average_precision(video_folder, tmp_path, mon
     # In float64, as the figure is: a mean in float32 may print another last digit (58.125 % as 58.12 or 58.13).
     expected = np.mean([average_precision(s, y) for s, y in zip(logits, label)])
     assert summary["test/mean_average_precision"] == pytest.approx(expected, rel=1e-12)
+    by_class = [average_precision(s, y) for s, y in zip(logits, label)]
+    others = [average_precision(logits.ravel(), label.ravel())]  # over all pairs, and with one class left out
+    others += [np.mean(np.delete(by_class, i)) for i in range(len(by_class))]
+    assert min(abs(100 * (np.array(others) - expected))) > 0.02
     monkeypatch.setattr(sys, "argv", ["dropfold", "evaluate", str(out)])
     main()
-    # Printed to two digits: of a figure that lies halfway either neighbour is right.
+    # Half of the last digit that is printed: of a figure that lies halfway either neighbour is right. What a wrong mean
+    # would print lies further away, see above.
     printed = re.search(r"mean average precision (\d+\.\d\d) %", capsys.readouterr().out)
     assert float(printed[1]) == pytest.approx(100 * expected, abs=0.005 + 1e-9)
     assert "average precision" in (out / "report.html").read_text()
