@@ -45,21 +45,28 @@ class Own(NamedTuple):
 
 
 WRITER = "written by dropfold"  # in files that say who wrote them
+OURS = Own("file that says dropfold wrote it", b"", WRITER.encode())
 DATA_SET = Own("data set (HDF5) of dropfold", b"\x89HDF\r\n\x1a\n", b"dropfold/")
 
 
-def check_target(path: Path, own: Own = DATA_SET) -> None:
+def check_target(
+    path: Path, own: Own = DATA_SET, *, option: str = "--out", overwrite: bool | None = None
+) -> None:
     """Refuse to put a command's output in the place of anything but what it would write itself: a folder, a device, or
-    somebody's file, which would be lost. An empty file is nobody's."""
+    somebody's file, which would be lost. An empty file is nobody's.
+
+    overwrite: whether the user allows to replace any file, by the command's option --overwrite; None: it has none.
+    """
     if path.is_dir():
-        raise SchemaError(f"{path} is a folder; give --out the name of a file.")
+        raise SchemaError(f"{path} is a folder; give {option} the name of a file.")
     if not path.exists():
         return
     if not path.is_file():
-        raise SchemaError(f"{path} is a device or a pipe; give --out the name of a file.")
-    if path.stat().st_size and not _is(path, own):
+        raise SchemaError(f"{path} is a device or a pipe; give {option} the name of a file.")
+    if path.stat().st_size and not overwrite and not _is(path, own):
+        allow = "" if overwrite is None else ", or replace it with --overwrite"
         raise SchemaError(
-            f"{path} is there and is no {own.kind}, and would be lost; give another --out, or move it away."
+            f"{path} is there and is no {own.kind}, and would be lost; give another {option}, or move it away{allow}."
         )
 
 

@@ -27,6 +27,8 @@ class Options:
     """The .t7 or .pth file."""
     out: Path
     """The file of weights to write, .safetensors."""
+    overwrite: bool = False
+    """Also replace a file that this command did not write."""
 
 
 def main(options: Options) -> None:
@@ -37,7 +39,7 @@ def main(options: Options) -> None:
     out = options.out
     if out.exists() and options.source.exists() and out.samefile(options.source):
         raise ValueError(f"--out {out} is the checkpoint itself, which would be lost; give another.")
-    atomic.check_target(out, CONVERTED)
+    atomic.check_target(out, CONVERTED, overwrite=options.overwrite)
     try:
         model = load(options.source)
     except (OSError, ValueError):
@@ -45,6 +47,6 @@ def main(options: Options) -> None:
     except RuntimeError as error:  # weights of other shapes
         raise ValueError(str(error)) from None
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    atomic.write_bytes(out, save(state, {"written by": WRITER}))
+    atomic.write_bytes(out, save(state, {"format": "pt", "written by": WRITER}))
     numbers = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {type(model).__name__}, {numbers:,} parameters.")

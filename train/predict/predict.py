@@ -44,6 +44,8 @@ class Options:
     the points are cut into groups, default 1, or as the run's config says."""
     out: Path | None = None
     """Parts and scenes: where the labelled points of one file go; default: NAME-labelled.ply beside it."""
+    overwrite: bool = False
+    """Also replace a file at --out that does not say that dropfold wrote it, as text and .npy cannot."""
     category: str = ""
     """Parts: the kind of shape in the files."""
     unit: Unit | None = None
@@ -217,6 +219,7 @@ def label_each(
             category=options.category,
             unit=options.unit,
             layout=layout,
+            overwrite=options.overwrite,
         )
         return row, in_words(row)
 
