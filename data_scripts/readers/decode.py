@@ -32,6 +32,7 @@ BYTES_TO_DECODE = 4 << 30
 DEFAULT_PIXELS = 5_000_000  # what being the default stream counts for in ffmpeg's choice
 MOST_FAULTS = 1000  # packets in a row that cannot be read before a file is given up
 # Decoders that compare checksums inside a file. What they find differs is shown all the same, and said in the log alone.
+# So do pages of Ogg, of which FFmpeg drops those that differ.
 COMPARING = ("apng", "ffv1", "flashsv", "flashsv2", "hevc", "png", "vvc")
 DIFFERS = re.compile("CRC mismatch|mismatching (checksum|crc|md5)|Zlib resync", re.IGNORECASE)
 
@@ -266,11 +267,13 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
     av = pyav()
     codec = stream.codec_context
     codec.copy_opaque = True  # a frame carries the number of its packet
-    with _listening(codec.name) as differs:
+    pages = container.format.name == "ogg"
+    with _listening(pages or codec.name in COMPARING) as differs:
         packets, faults = enumerate(container.demux(stream)), 0
         damaged: set[int] = set()  # packets
         # Lossless decoders conceal nothing: what is predicted from a damaged picture is damaged, up to the next key frame.
-        predicts = not codec.codec.lossy or codec.name.startswith("flashsv")
+        # What follows a lost page of Ogg is, too.
+        predicts = pages or not codec.codec.lossy or codec.name.startswith("flashsv")
         spoilt = False
         while faults < MOST_FAULTS:
             try:
@@ -281,11 +284,13 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                     for frame in codec.decode(None):
                         yield None if frame.opaque in damaged else frame
                 break
+            if differs() and pages:  # else it is said of the packet before
+                spoilt = True
+                yield None
             if packet is None:
                 break
             packet.opaque = number
             spoilt = spoilt and not packet.is_keyframe
-            differs()  # said of the packet before
             try:
                 frames = packet.decode()
             except (
@@ -308,10 +313,11 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _listening(codec: str) -> Iterator[Callable[[], bool]]:
-    """Hear what a decoder says of checksums; the function tells whether one differed since it was last asked."""
+def _listening(compared: bool) -> Iterator[Callable[[], bool]]:
+    """Hear what is said of checksums where any are compared; the function tells whether one differed since it was last
+    asked."""
     av = pyav()
-    if codec not in COMPARING:
+    if not compared:
         yield lambda: False
         return
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()

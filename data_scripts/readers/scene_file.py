@@ -33,7 +33,7 @@ from dropfold.data_scripts.work.notes import tell
 TABLES = (".xyz", ".txt", ".csv", ".pts", ".asc")
 SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
 READ_SUFFIXES = (*SUFFIXES, ".pcd")
-WRITTEN = atomic.Own("file that says dropfold wrote it (PLY, LAS and LAZ do)", b"", atomic.WRITER.encode())
+WRITTEN = atomic.OURS._replace(kind=f"{atomic.OURS.kind} (PLY, LAS and LAZ do)")
 LABEL_TYPES = {
     ".las": ("uint8",),
     ".laz": ("uint8",),

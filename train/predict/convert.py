@@ -47,6 +47,7 @@ def main(options: Options) -> None:
     except RuntimeError as error:  # weights of other shapes
         raise ValueError(str(error)) from None
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(out, save(state, {"format": "pt", "written by": WRITER}))
     numbers = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {type(model).__name__}, {numbers:,} parameters.")

@@ -86,6 +86,7 @@ def refuse_idle(options: Options, task: str) -> None:
     for name, given, used_by in (
         ("--unit", options.unit is not None, ("scenes", "blocks")),
         ("--category", bool(options.category), ("parts",)),
+        ("--overwrite", options.overwrite, ("parts", "scenes", "blocks")),
     ):
         if given and task not in used_by:
             raise ValueError(

@@ -301,6 +301,24 @@ def test_a_frame_whose_checksum_differs_is_left_out(name, codec, pixels, options
     capfd.readouterr()
 
 
+def test_a_page_of_ogg_whose_checksum_differs_is_left_out(tmp_path):
+    """And what is predicted from it, up to the next key frame; where a page has several pictures, each of them."""
+    path = encode(tmp_path / "a.ogv", pictures(20), "libvpx", "yuv420p", options={"g": "5"})
+    notes, whole = [], path.read_bytes()
+    true = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+    assert (len(true), notes) == (20, [])
+    random, (start, _) = np.random.default_rng(0), packet_places(path)[0]
+    for at in random.integers(start + 100, len(whole), 6):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        notes = []
+        found = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+        assert set(found) <= set(true)
+        assert 10 <= len(found) < 20
+        assert f"damaged and left out, {len(found)} frames are kept" in notes[0]
+
+
 def test_a_picture_of_enormous_size_is_refused(tmp_path):
     """A few bytes that ask for gigabytes: an AVI's header tells the decoder the size."""
     path = encode(tmp_path / "a.avi", pictures(3), "rawvideo", "bgr24")

@@ -255,3 +255,19 @@ def test_a_labelled_file_may_be_replaced_where_it_says_who_wrote_it(suffix, tmp_
     with pytest.raises(SchemaError, match="would be lost; give another --out"):
         check_target(path)
     assert path.read_text() == "x y z\n1 2 3\n"
+    with pytest.raises(SchemaError, match="move it away, or replace it with --overwrite"):
+        check_target(path, overwrite=False)
+    check_target(path, overwrite=True)
+
+
+def test_overwrite_replaces_points_and_the_labels_beside(tmp_path):
+    """And nothing else: labels beside another kind of file are somebody's."""
+    path, points = tmp_path / "a.pts", np.random.default_rng(0).uniform(0, 3, (9, 3))
+    for label in (np.arange(9) % 2, np.arange(9) % 3):
+        check_target(path, overwrite=True)
+        write_scene(path, points, None, label, overwrite=True)
+        assert np.loadtxt(tmp_path / "a.labels").tolist() == label.tolist()
+    with pytest.raises(ValueError, match=r"a\.labels would be read as the labels of a\.txt"):
+        check_target(tmp_path / "a.txt", overwrite=True)
+    with pytest.raises(SchemaError, match="is a device"):
+        atomic.check_target(Path("/dev/null"), overwrite=True)
