@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import block_schema, h5_file, hdf5, scene_schema, shape_schema
+from dropfold.data_scripts.schemas import block_schema, h5_file, hdf5, part_schema, scene_schema, shape_schema
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.work.errors import SchemaError
 
