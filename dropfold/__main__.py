@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
     "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
     "data": ("", "make a data set: `dropfold data --help` lists them"),
-    "convert": ("dropfold.models.convert.clouds", "weights of other projects' networks, as safetensors"),
+    "convert": ("dropfold.train.predict.convert", "weights of other projects' networks, as safetensors"),
 }
 SHAPES, SCENES, VIDEOS = (f"dropfold.data_scripts.{room}" for room in ("shapes", "scenes", "videos"))
 DATA = {

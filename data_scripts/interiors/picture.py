@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 
 from dropfold.data_scripts.scenes.s3dis import CLASSES
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 
 # By class, in the order of CLASSES; those of S3DIS's own figures are near these.
@@ -98,7 +100,7 @@ def draw_sheet(folder: Path, out: Path, area: int = 5) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     names = sorted(p.name for p in (folder / f"Area_{area}").glob("[!.]*"))
     if not names:
@@ -146,8 +148,11 @@ def draw_sheet(folder: Path, out: Path, area: int = 5) -> None:
     figure.legend(
         handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11, handletextpad=0.1
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=80)
     plt.close(figure)
-    with Image.open(out) as picture:
-        picture.convert("RGB").quantize(255).save(out, optimize=True)  # a third of the size
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", atomic.WRITER)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(drawn) as picture, atomic.replacing(out, ".png") as temporary:  # a third of the size
+        picture.convert("RGB").quantize(255).save(temporary, optimize=True, pnginfo=text)

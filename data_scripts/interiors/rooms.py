@@ -204,6 +204,8 @@ def convert(options: Options) -> None:
 
 
 def main(options: Options) -> None:
+    if options.sheet:
+        atomic.check_target(options.sheet, atomic.OURS, option="--sheet")
     with advise_restart("goes on with what is missing"):
         convert(options)
         if options.sheet:

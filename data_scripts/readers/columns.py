@@ -9,9 +9,9 @@
 | 8 | x y z i r g b label, where the intensity i is no colour |
 | 9 | x y z r g b nx ny nz, or x y z nx ny nz r g b |
 
-Of 7 columns the fourth is the intensity (as Semantic3D and .pts have it) where labels lie beside, where it is no colour, or
-where the last column takes more values than labels do. Any other number is asked for. `--columns "x y z i r g b label"`
-names them; `-` leaves one out.
+Of 7 columns the fourth is the intensity (as Semantic3D and .pts have it) where labels lie beside, or where it is no colour.
+Where all four could be colours and the last takes more values than labels do, either end may be the intensity, which is
+asked for like any other number of columns. `--columns "x y z i r g b label"` names them; `-` leaves one out.
 """
 
 from __future__ import annotations
@@ -221,16 +221,14 @@ def guess_columns(path: Path, table: np.ndarray, beside: bool, loose: bool) -> t
 
 
 def _guess_seven(table: np.ndarray, beside: bool, pts: bool) -> list[str] | None:
-    """What follows x y z in a table of 7 columns."""
-    first, last = table[:, 3:6], table[:, 4:7]
-    intensity = ["intensity", *COLOURS[0]] if _is_byte(last) else None
-    if _is_whole(table[:, 6]) and not _is_byte(first) and _is_unit(first):
+    """What follows x y z in a table of 7 columns; None where it may be one thing as well as another."""
+    first, last, has_label = table[:, 3:6], table[:, 4:7], _is_label(table[:, 6])
+    if has_label and not _is_byte(first) and _is_unit(first):
         return [*NORMALS, "label"]
-    if intensity and (beside or pts or not (_is_byte(first) or _is_fraction(first))):
-        return intensity
-    if not _is_whole(table[:, 6]) or not (_is_byte(first) or _is_fraction(first)):
-        return None
-    return intensity if intensity and not _is_label(table[:, 6]) else [*COLOURS[0], "label"]
+    is_colour = _is_byte(first) or _is_fraction(first)
+    if _is_byte(last) and (beside or pts or not is_colour):
+        return ["intensity", *COLOURS[0]]
+    return [*COLOURS[0], "label"] if is_colour and has_label else None
 
 
 def note_part_of_a_colour(columns: dict[str, np.ndarray]) -> list[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,10 @@ SECONDS, SECONDS_PER_MEGABYTE = 6.0, 60.0  # of decoding a file
 BYTES_TO_DECODE = 4 << 30
 DEFAULT_PIXELS = 5_000_000  # what being the default stream counts for in ffmpeg's choice
 MOST_FAULTS = 1000  # packets in a row that cannot be read before a file is given up
+# Decoders that compare checksums inside a file. What they find differs is shown all the same, and said in the log alone.
+# So do pages of Ogg, of which FFmpeg drops those that differ.
+COMPARING = ("apng", "ffv1", "flashsv", "flashsv2", "hevc", "png", "vvc")
+DIFFERS = re.compile("CRC mismatch|mismatching (checksum|crc|md5)|Zlib resync", re.IGNORECASE)
 
 
 @dataclass(kw_only=True)
@@ -205,7 +210,7 @@ def _decoded(path: Path, every: int, notes: list[str]) -> Generator[Any]:
             if frames_in_header and stream.duration and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)
             step = 1 / float(stream.average_rate) if stream.average_rate else 0.0
-            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "crccheck"}
             for frame in _frames_of(container, stream):
                 if frame is None or frame.is_corrupt:
                     lost += 1
@@ -230,7 +235,8 @@ def _decoded(path: Path, every: int, notes: list[str]) -> Generator[Any]:
                 f"{path}: {lost} packets or frames are damaged and left out, {count} frames are kept"
             )
     # Frames missing, and time too: a clip cut without encoding states frames before its start, an AVI repeated ones.
-    if frames_in_header and count < 0.9 * frames_in_header and (shown < 0.9 * seconds or not seconds):
+    present = count + min(lost, count)  # what is damaged is no cut, unless most is
+    if frames_in_header and present < 0.9 * frames_in_header and (shown < 0.9 * seconds or not seconds):
         raise VideoError(f"{path} stops after {count} of {frames_in_header} frames (truncated?).")
     # Sound may outlast the pictures a little: only half of the stated time missing is a fault.
     if not frames_in_header and count and shown < 0.5 * seconds - 1:
@@ -257,29 +263,75 @@ def _moving_pictures(path: Path, container: Any) -> Any:
 
 
 def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """The frames of a stream, and None for each packet that cannot be read or decoded."""
+    """The frames of a stream, and None for each packet that cannot be decoded and each frame whose checksum differs."""
     av = pyav()
-    packets, faults = container.demux(stream), 0
-    while faults < MOST_FAULTS:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:  # nothing can be read behind it; the decoder may still hold frames
-            yield None
-            with contextlib.suppress(av.error.FFmpegError):
-                yield from stream.codec_context.decode(None)
-            break
-        if packet is None:
-            break
-        try:
-            frames = packet.decode()
-        except (
-            av.error.InvalidDataError,
-            av.error.UnknownError,
-            av.error.PatchWelcomeError,
-            av.error.BugError,
-        ):
-            faults += 1
-            yield None
-            continue
-        faults = 0 if frames else faults
-        yield from frames
+    codec = stream.codec_context
+    codec.copy_opaque = True  # a frame carries the number of its packet
+    pages = container.format.name == "ogg"
+    with _listening(pages or codec.name in COMPARING) as differs:
+        packets, faults = enumerate(container.demux(stream)), 0
+        damaged: set[int] = set()  # packets
+        # Lossless decoders conceal nothing: what is predicted from a damaged picture is damaged, up to the next key frame.
+        # What follows a lost page of Ogg is, too.
+        predicts = pages or not codec.codec.lossy or codec.name.startswith("flashsv")
+        spoilt = False
+        while faults < MOST_FAULTS:
+            try:
+                number, packet = next(packets, (0, None))
+            except av.error.FFmpegError:  # nothing can be read behind it; the decoder may still hold frames
+                yield None
+                with contextlib.suppress(av.error.FFmpegError):
+                    for frame in codec.decode(None):
+                        yield None if frame.opaque in damaged else frame
+                break
+            if differs() and pages:  # else it is said of the packet before
+                spoilt = True
+                yield None
+            if packet is None:
+                break
+            packet.opaque = number
+            spoilt = spoilt and not packet.is_keyframe
+            try:
+                frames = packet.decode()
+            except (
+                av.error.InvalidDataError,
+                av.error.UnknownError,
+                av.error.PatchWelcomeError,
+                av.error.BugError,
+                av.error.ExternalError,
+            ):
+                faults += 1
+                spoilt = spoilt or predicts
+                yield None
+                continue
+            if differs() or spoilt:
+                damaged.add(number)
+                spoilt = predicts
+            faults = 0 if frames else faults
+            for frame in frames:
+                yield None if frame.opaque in damaged else frame
+
+
+@contextlib.contextmanager
+def _listening(compared: bool) -> Iterator[Callable[[], bool]]:
+    """Hear what is said of checksums where any are compared; the function tells whether one differed since it was last
+    asked."""
+    av = pyav()
+    if not compared:
+        yield lambda: False
+        return
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(local=False) as said:
+
+            def differs() -> bool:
+                words = " ".join(text for _, _, text in said)
+                said.clear()
+                return DIFFERS.search(words) is not None
+
+            yield differs
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)

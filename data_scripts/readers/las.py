@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dropfold.data_scripts.work import isolate
+from dropfold.data_scripts.work import atomic, isolate
 from dropfold.data_scripts.work.errors import ShapeError
 
 COLOUR = ("red", "green", "blue")
@@ -122,6 +122,7 @@ def write_columns(
         raise ShapeError(f"{path}: labels go beyond 0 .. 255, which LAS cannot hold; write a .ply.")
     try:
         las = _make_new(library, columns) if like is None else _relabel(library, like, columns["label"])
+        las.header.generating_software = atomic.WRITER
         las.write(temporary)
     except (ShapeError, OSError):
         raise

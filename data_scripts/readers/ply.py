@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numba import njit
 
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import ShapeError
 from dropfold.data_scripts.work.notes import say
 
@@ -94,6 +95,7 @@ def write_vertices(path: Path, columns: dict[str, np.ndarray]) -> None:
     header = [
         "ply",
         "format binary_little_endian 1.0",
+        f"comment {atomic.WRITER}",
         f"element vertex {len(table)}",
         *properties,
         "end_header",

@@ -33,6 +33,7 @@ from dropfold.data_scripts.work.notes import tell
 TABLES = (".xyz", ".txt", ".csv", ".pts", ".asc")
 SUFFIXES = (".ply", ".las", ".laz", *TABLES, ".npy")
 READ_SUFFIXES = (*SUFFIXES, ".pcd")
+WRITTEN = atomic.OURS._replace(kind=f"{atomic.OURS.kind} (PLY, LAS and LAZ do)")
 LABEL_TYPES = {
     ".las": ("uint8",),
     ".laz": ("uint8",),
@@ -189,12 +190,14 @@ def _read_labels_beside(path: Path, beside: Path, points: int, label: np.ndarray
     return found
 
 
-def check_target(path: Path, codes: Sequence[int] = (0,)) -> None:
+def check_target(path: Path, codes: Sequence[int] = (0,), overwrite: bool | None = None) -> None:
     """Refuse before long work what `write_scene` would refuse after it: a suffix, a library that is missing, a folder that
-    cannot be written to, labels `codes` that the format cannot hold."""
+    cannot be written to, labels `codes` that the format cannot hold; and to replace a file that is not known as ours,
+    but where `overwrite` allows it (None: the command has no such option)."""
     one = {name: np.zeros(len(codes)) for name in "xyz"} | {"label": _smallest(np.array(codes))}
     _check_suffix(path)
-    _check_beside(path)
+    _check_beside(path, bool(overwrite))
+    atomic.check_target(path, WRITTEN, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
     try:
@@ -209,13 +212,14 @@ def write_scene(
     colour: np.ndarray | None,
     label: np.ndarray | None,
     like: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a scene, whole or not at all, in the form of the suffix; `read_scene` gives it back.
 
     LAS and LAZ round coordinates to 0.1 mm (of more than 200 km, to what their 32 bits can tell) and take labels 0 .. 255,
     text rounds them to 0.001 mm. PLY takes labels of 32 bits. A .pts file has its labels in a .labels file beside it.
     like: the file that the scene was read from. Where both are LAS or LAZ, its coordinate system, records and all other
-    fields are kept, and the labels alone are written.
+    fields are kept, and the labels alone are written. overwrite: replace the .labels file of a .pts file, too.
     """
     path = Path(path)
     columns = {name: points[:, i] for i, name in enumerate("xyz")}
@@ -224,7 +228,7 @@ def write_scene(
     if label is not None:
         columns["label"] = _smallest(label)
     _check_suffix(path)
-    _check_beside(path)
+    _check_beside(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:  # which moves the points into place first, and then their labels
         if path.suffix.lower() == ".pts" and "label" in columns:
@@ -246,10 +250,10 @@ def _check_suffix(path: Path, expected: tuple[str, ...] = SUFFIXES) -> None:
         raise ShapeError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(expected)}.")
 
 
-def _check_beside(path: Path) -> None:
-    """Refuse a target beside which labels lie: they would be read as its own, or be replaced."""
+def _check_beside(path: Path, overwrite: bool) -> None:
+    """Refuse a target beside which labels lie: they would be read as its own, or be replaced, which `overwrite` allows."""
     beside = path.with_suffix(".labels")
-    if beside.exists():
+    if beside.exists() and not (overwrite and path.suffix.lower() == ".pts"):
         raise ShapeError(
             f"{beside} would be read as the labels of {path.name}; write to another name, or move it away."
         )

@@ -22,6 +22,7 @@ from rich.progress import track
 from dropfold.data_scripts.schemas import shape_schema, video_schema
 from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds
 from dropfold.data_scripts.schemas.video_schema import Videos, group_folds, random_folds
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.shipped import find_data
 
@@ -221,11 +222,14 @@ def draw_sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> Non
     left = 1.3 / (len(columns) * 1.5 + 1.3)
     figure.subplots_adjust(left=left, right=0.995, bottom=0.005, top=0.995, wspace=0.03, hspace=0.03)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
+    with atomic.replacing(out, ".png") as temporary:
+        figure.savefig(temporary, dpi=80, metadata={"Software": atomic.WRITER})
     plt.close(figure)
 
 
 def main(options: Options) -> None:
+    if options.sheet:
+        atomic.check_target(options.sheet, atomic.OURS, option="--sheet")
     size = video_schema.frame_size(options.size)
     furniture = shape_schema.read(find_data(options.source))
     videos = convert(furniture, options.frames, size, options.train, options.seed, options.loop)

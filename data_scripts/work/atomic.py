@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.processes import has_ended, identify
@@ -29,20 +31,48 @@ NAME_BYTES = (
 DAYS_OF_A_STRANGER = (
     7  # whether another machine's process lives cannot be seen; a file untouched for so long is left over
 )
-HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 _tidied: set[tuple[int, Path]] = set()  # by process (a fork inherits this) and folder
 
 
-def check_target(path: Path) -> None:
-    """Refuse to put a data set in the place of what is none: a folder, or somebody's file, which would be lost."""
+class Own(NamedTuple):
+    """How a file that a command wrote is known from one that the user has from elsewhere."""
+
+    kind: str
+    """In words."""
+    begins: bytes
+    holds: bytes
+    """Somewhere in the file, what this program alone writes."""
+
+
+WRITER = "written by dropfold"  # in files that say who wrote them
+OURS = Own("file that says dropfold wrote it", b"", WRITER.encode())
+DATA_SET = Own("data set (HDF5) of dropfold", b"\x89HDF\r\n\x1a\n", b"dropfold/")
+
+
+def check_target(
+    path: Path, own: Own = DATA_SET, *, option: str = "--out", overwrite: bool | None = None
+) -> None:
+    """Refuse to put a command's output in the place of anything but what it would write itself: a folder, a device, or
+    somebody's file, which would be lost. An empty file is nobody's.
+
+    overwrite: whether the user allows to replace any file, by the command's option --overwrite; None: it has none.
+    """
     if path.is_dir():
-        raise SchemaError(f"{path} is a folder; give --out the name of a file.")
-    if path.exists() and path.stat().st_size:
-        with path.open("rb") as file:
-            if file.read(len(HDF5)) != HDF5:
-                raise SchemaError(
-                    f"{path} is there and is no data set (HDF5), and would be lost; give another --out, or move it away."
-                )
+        raise SchemaError(f"{path} is a folder; give {option} the name of a file.")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise SchemaError(f"{path} is a device or a pipe; give {option} the name of a file.")
+    if path.stat().st_size and not overwrite and not _is(path, own):
+        allow = "" if overwrite is None else ", or replace it with --overwrite"
+        raise SchemaError(
+            f"{path} is there and is no {own.kind}, and would be lost; give another {option}, or move it away{allow}."
+        )
+
+
+def _is(path: Path, own: Own) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content[: len(own.begins)] == own.begins and content.find(own.holds) >= 0
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

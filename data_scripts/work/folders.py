@@ -220,10 +220,12 @@ def _escaped(letter: str) -> str:
 
 
 def print_line(line: str) -> None:
-    """Print a line whatever it holds: names that are no text, control characters, letters that the terminal has not."""
+    """Print a line whatever it holds: names that are no text, control characters, letters that the terminal lacks. Notes go
+    to standard error, so that a pipe gets results alone."""
     text = "".join(_escaped(a) if _is_control(a) and a != "\n" else a for a in line)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream = sys.stderr if line.startswith("note: ") else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def shorten(name: str) -> str:

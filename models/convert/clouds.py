@@ -11,13 +11,11 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 
 from dropfold.models.clouds.dgcnn import DGCNN
@@ -305,29 +303,3 @@ def _renamed(
     if missing:
         raise ValueError(f"the checkpoint lacks {', '.join(missing)} of {network}.")
     return ours
-
-
-@dataclass
-class Options:
-    """Convert a checkpoint of antao97/dgcnn.pytorch or yanx27/Pointnet_Pointnet2_pytorch to our network's weights."""
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """The .t7 or .pth file."""
-    out: Path
-    """The file of weights to write, .safetensors."""
-
-
-def main(options: Options) -> None:
-    from safetensors.torch import save_file
-
-    if options.out.exists() and options.source.exists() and options.out.samefile(options.source):
-        raise SystemExit(
-            f"error: --out {options.out} is the checkpoint itself, which would be lost; give another."
-        )
-    try:
-        model = load(options.source)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
-        raise SystemExit(f"error: {error}") from None
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out)
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{options.out}: {type(model).__name__}, {numbers:,} parameters.")

@@ -34,7 +34,7 @@ from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, Scen
 from dropfold.train.config.ranges import check_options
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.data.splits import located
-from dropfold.train.storage import checkpoint
+from dropfold.train.storage import belonging, checkpoint
 
 
 @dataclass
@@ -100,7 +100,7 @@ def read_finished(config: Config) -> dict[str, Any] | None:
     assert config.out is not None
     if not checkpoint.holds_run(config.out):
         return None
-    saved, _ = checkpoint.load_config(config.out)
+    saved, signature = checkpoint.load_config(config.out)
     names = {field.name for field in fields(saved)} - {"out"}  # the folder may have been moved
     other = [name for name in sorted(names) if getattr(saved, name) != getattr(config, name, None)]
     if other or type(saved) is not type(config):
@@ -111,6 +111,10 @@ def read_finished(config: Config) -> dict[str, Any] | None:
         return None
     if checksum := stated_checksum(located(config)):
         checkpoint.same_data(config.out, config, checksum)
+    if faults := belonging.find_faults(config.out, saved, signature):
+        for fault in faults:  # the run's own log is no place to look for it
+            print(f"note: {fault} The run is looked at anew.", file=sys.__stderr__)
+        return None
     return checkpoint.load_summary(config.out)
 
 

@@ -39,7 +39,7 @@ from dropfold.train.engine.step import Learner, Step
 from dropfold.train.report.report import write_report
 from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.scoring.objective import accuracy
-from dropfold.train.storage import checkpoint
+from dropfold.train.storage import belonging, checkpoint
 from dropfold.train.storage.provenance import commit, machine
 from dropfold.train.tasks.registry import AnyTask, task_of
 from dropfold.train.tasks.trained import Trained
@@ -120,7 +120,7 @@ class Run:
         network = self.task.build(config, self.data.signature, self.steps)
         if config.start is not None and state is None:
             for note in load_start(network, config.start, config, self.data.signature):
-                self.console.print(f"note: {note}", markup=False)
+                self.console.print(f"note: {note}", markup=False, soft_wrap=True)
         for method in self.methods:
             network = method.prepare(network)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -133,6 +133,7 @@ class Run:
                 network.load_state_dict(state["model"])
                 self.epoch, self.seconds = state["epoch"], state["seconds"]
                 self.best = (state["best"], state["best_epoch"])
+            belonging.refuse_lost_best(self.folder, self.best[1], config.epochs)
         wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
             with self._naming_version(state):
@@ -240,7 +241,8 @@ class Run:
         splits = [len(split) for split in (data.train, data.validation, data.test)]
         self.console.print(
             f"[bold]{config.recipe}[/bold]: {self.task.describe(config)}, {self.parameters:,} parameters; {splits} "
-            f"{self.task.NOUN} to train, validate and test; {escape(str(self.folder))}"
+            f"{self.task.NOUN} to train, validate and test; {escape(str(self.folder))}",
+            soft_wrap=True,
         )
         if note := note_grid(self.network, config, data.signature.shape):
             self.console.print(note, markup=False, soft_wrap=True)
@@ -398,10 +400,12 @@ class Run:
         try:
             checkpoint.load_summary(self.folder)
             checkpoint.load_metrics(self.folder)
-            checkpoint.load_weights(self.folder / checkpoint.WEIGHTS)
-            checkpoint.load_arrays(self.folder / checkpoint.PREDICTIONS)
+            for name in (checkpoint.WEIGHTS, checkpoint.PREDICTIONS):
+                belonging.check_file(self.folder, name)
+            if (self.folder / checkpoint.BEST).exists():
+                belonging.check_file(self.folder, checkpoint.BEST)
         except (FileNotFoundError, checkpoint.DamagedError) as error:
-            self.console.print(f"note: {error} This is done now.", markup=False)
+            self.console.print(f"note: {error} This is done now.", markup=False, soft_wrap=True)
             return False
         return True
 
@@ -418,6 +422,8 @@ class Run:
         predictions = self.task.predict_split(network, test, config, final=True)
         checkpoint.save_weights(self.folder / checkpoint.WEIGHTS, network.state_dict())
         checkpoint.save_arrays(self.folder / checkpoint.PREDICTIONS, predictions)
+        if self.best[1] + 1 == config.epochs:
+            checkpoint.save_weights(self.folder / checkpoint.BEST, network.state_dict())
         figures = self.task.scores(predictions, signature).figures
         summary: dict[str, Any] = {f"test/{name}": value for name, value in figures.items()}
         if len(self.data.validation):
@@ -437,6 +443,7 @@ class Run:
             "processes": self.processes,
             "data": self.data.checksum,
             "metrics": checkpoint.metrics_checksum(self.folder),
+            belonging.FILES: belonging.file_checksums(self.folder),
             "torch": torch.__version__,
         }
         checkpoint.save_json(self.folder / checkpoint.SUMMARY, summary)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dropfold.train.config.configs import Config, Signature
-from dropfold.train.storage import checkpoint
+from dropfold.train.storage import belonging, checkpoint
 from dropfold.train.tasks.registry import task_of
 from dropfold.train.tasks.trained import find_weights
 
@@ -21,7 +21,9 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
         ValueError: a run on another task, with other classes, channels or another network.
     """
     other, theirs = checkpoint.load_config(run)
-    weights = _without_noise(checkpoint.load_weights(find_weights(run)))
+    path = find_weights(run)
+    belonging.note_faults(run, other, theirs, (checkpoint.WEIGHTS,))
+    weights = _without_noise(checkpoint.load_weights(path))
     ours, their_words = (task_of(c).describe(c) for c in (config, other))
     if config.task != other.task:
         raise ValueError(f"--start {run} learnt {other.task}, and this run learns {config.task}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,7 +42,8 @@ def main(options: Options) -> None:
     if theirs.codes != signature.codes:
         print(
             f"note: the classes of {config.data} have the codes {theirs.codes}, those of the run {signature.codes}; they "
-            "are compared by their names"
+            "are compared by their names",
+            file=sys.stderr,
         )
     if theirs.shape[1:] != signature.shape[1:]:
         raise ValueError(

@@ -31,9 +31,11 @@ def label_file(
     category: str = "",
     unit: Unit | None = None,
     layout: Layout = AS_FOUND,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Label every point of a file, write the labelled points to `out` (whole, at the end, or not at all), each with the code
     of its class, and return the number of points of each class; of scenes also the scores against the labels in the file.
+    overwrite: also in the place of a file that does not say that dropfold wrote it.
 
     Raises:
         ValueError: what is wrong with the file, or missing.
@@ -43,7 +45,7 @@ def label_file(
         raise ValueError(
             f"--out {out} is the file to be labelled, and what else it holds would be lost; give another."
         )
-    check_target(out, signature.codes)
+    check_target(out, signature.codes, overwrite)
     notes: list[str] = []
     if isinstance(config, PartConfig):
         kind = category_of(category, signature)
@@ -63,7 +65,7 @@ def label_file(
         with progress(f"labelling {file.name}", len(points)) as advance:
             label = label_points(network, metres, colour, config, len(signature.class_names), advance)
     codes = np.array(signature.codes)
-    write_scene(out, points, colour, codes[label], like=file)
+    write_scene(out, points, colour, codes[label], like=file, overwrite=overwrite)
     counts = np.bincount(label, minlength=len(signature.class_names)).tolist()
     row: dict[str, Any] = {
         "file": str(file),

@@ -44,6 +44,8 @@ class Options:
     the points are cut into groups, default 1, or as the run's config says."""
     out: Path | None = None
     """Parts and scenes: where the labelled points of one file go; default: NAME-labelled.ply beside it."""
+    overwrite: bool = False
+    """Also replace a file at --out that does not say that dropfold wrote it, as text and .npy cannot."""
     category: str = ""
     """Parts: the kind of shape in the files."""
     unit: Unit | None = None
@@ -84,6 +86,7 @@ def refuse_idle(options: Options, task: str) -> None:
     for name, given, used_by in (
         ("--unit", options.unit is not None, ("scenes", "blocks")),
         ("--category", bool(options.category), ("parts",)),
+        ("--overwrite", options.overwrite, ("parts", "scenes", "blocks")),
     ):
         if given and task not in used_by:
             raise ValueError(
@@ -217,6 +220,7 @@ def label_each(
             category=options.category,
             unit=options.unit,
             layout=layout,
+            overwrite=options.overwrite,
         )
         return row, in_words(row)
 

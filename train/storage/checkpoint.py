@@ -152,21 +152,29 @@ def _advising(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is not there. {_made_anew(path)}") from None
+        raise FileNotFoundError(f"{path} is not there. {made_anew(path)}") from None
     except MemoryError:
         raise
     except Exception as error:  # the libraries raise what they like on broken data
         if not is_of_broken_data(error):
             raise
         reason = error if isinstance(error, DamagedError) else f"{path} is damaged ({error})."
-        raise DamagedError(f"{reason} {_made_anew(path)}") from None
+        raise DamagedError(f"{reason} {made_anew(path)}") from None
 
 
-def _made_anew(path: Path) -> str:
+def made_anew(path: Path) -> str:
     """What to do about a lost or damaged file."""
     run, name, delete = path.parent, path.name, "Delete it, and " * path.exists()
+    if name == BEST and (run / SUMMARY).exists():
+        return (
+            f"Put a copy of the file back; or delete it: the run has ended, and {SUMMARY} keeps the figures of its best "
+            "epoch."
+        )
     if name == BEST:
-        return f"{delete}--resume {run} ends without the figures of the best epoch."
+        return (
+            f"Put a copy of the file back; or delete it, and --resume {run} ends without the figures of the best epoch, "
+            "unless a later one is better."
+        )
     if name in FILES and (run / CHECKPOINT).exists():
         return f"{delete}--resume {run} writes it anew."
     if name in FILES:
@@ -359,5 +367,5 @@ def load_metrics(run: Path) -> list[dict[str, Any]]:
     path, expected = run / METRICS, load_summary(run).get("metrics")
     with _advising(path):
         if metrics_checksum(run) != expected and expected is not None:
-            raise DamagedError(f"{path} was changed after it was written.")
+            raise DamagedError(f"{path} was changed after it was written, or {SUMMARY} is another run's.")
         return _rows_before_a_cut(path)

@@ -12,7 +12,7 @@ from torch import nn
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.data.splits import Data, Samples
 from dropfold.train.scoring.metrics import Predictions
-from dropfold.train.storage import checkpoint
+from dropfold.train.storage import belonging, checkpoint
 from dropfold.train.tasks.registry import AnyTask, task_of
 
 
@@ -43,9 +43,11 @@ class Trained:
 
         Raises:
             FileNotFoundError: no run there, or one that has not ended.
+            DamagedError: weights or a config that are not as the run wrote them; other files are noted.
         """
         config, signature = checkpoint.load_config(run)
         find_weights(run)
+        belonging.note_faults(run, config, signature, (checkpoint.WEIGHTS,))
         trained = cls(run, replace(config, **changes), signature)
         trained._changed = [
             name for name, value in changes.items() if name == "data" or value != getattr(config, name)

@@ -265,6 +265,60 @@ def test_broken_packets_cost_their_frames_alone(name, codec, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "options", "key"),
+    [
+        ("a.mkv", "ffv1", "yuv444p", {"level": "3", "slicecrc": "1"}, 1),
+        ("b.mkv", "ffv1", "yuv444p", {"level": "3", "slicecrc": "1"}, 5),
+        ("a.avi", "ffv1", "yuv420p", {}, 5),
+        ("a.nut", "ffv1", "yuv420p", {"slices": "4"}, 5),
+        ("a.mov", "png", "rgb24", {}, 1),
+        ("a.apng", "apng", "rgb24", {}, 20),
+        ("h.mkv", "libx265", "yuv420p", {"x265-params": "hash=1:log-level=none"}, 5),
+    ],
+)
+def test_a_frame_whose_checksum_differs_is_left_out(name, codec, pixels, options, key, tmp_path, capfd):
+    """One bit, anywhere in the pictures: every frame that is kept is one that was written."""
+    path = encode(tmp_path / name, pictures(20), codec, pixels, options={"g": str(key), **options})
+    notes, whole = [], path.read_bytes()
+    true = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+    assert len(true) == 20
+    assert not notes
+    random, places = np.random.default_rng(0), packet_places(path)
+    for packet in (7, 12, 18):
+        start, size = places[packet]
+        damaged = bytearray(whole)
+        damaged[start + size // 2 + int(random.integers(size // 4))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        notes = []
+        found = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+        lost = 20 - len(found)
+        assert set(found) <= set(true)
+        assert 1 <= lost <= key
+        assert notes == [
+            f"{path}: {lost} packets or frames are damaged and left out, {20 - lost} frames are kept"
+        ]
+    capfd.readouterr()
+
+
+def test_a_page_of_ogg_whose_checksum_differs_is_left_out(tmp_path):
+    """And what is predicted from it, up to the next key frame; where a page has several pictures, each of them."""
+    path = encode(tmp_path / "a.ogv", pictures(20), "libvpx", "yuv420p", options={"g": "5"})
+    notes, whole = [], path.read_bytes()
+    true = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+    assert (len(true), notes) == (20, [])
+    random, (start, _) = np.random.default_rng(0), packet_places(path)[0]
+    for at in random.integers(start + 100, len(whole), 6):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        notes = []
+        found = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+        assert set(found) <= set(true)
+        assert 10 <= len(found) < 20
+        assert f"damaged and left out, {len(found)} frames are kept" in notes[0]
+
+
 def test_a_picture_of_enormous_size_is_refused(tmp_path):
     """A few bytes that ask for gigabytes: an AVI's header tells the decoder the size."""
     path = encode(tmp_path / "a.avi", pictures(3), "rawvideo", "bgr24")

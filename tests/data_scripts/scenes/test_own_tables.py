@@ -94,9 +94,9 @@ def test_what_is_lost_of_a_file_is_said_of_each(caplog, tmp_path):
 
 
 def test_a_scene_without_labels_says_what_its_columns_were_taken_for(table, tmp_path):
-    points, colour, label, _ = table
+    points, colour, _, intensity = table
     (tmp_path / "own").mkdir()
-    np.savetxt(tmp_path / "own/a.txt", np.column_stack([points, label, colour]))
+    np.savetxt(tmp_path / "own/a.txt", np.column_stack([points, intensity - 900, colour]))
     with pytest.raises(
         SchemaError, match=r"no labels \(7 columns without names, read as x y z intensity r g b"
     ):

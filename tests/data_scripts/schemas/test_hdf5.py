@@ -3,14 +3,16 @@
 import os
 import re
 import resource
+import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import block_schema, h5_file, hdf5, scene_schema, shape_schema
+from dropfold.data_scripts.schemas import block_schema, h5_file, hdf5, part_schema, scene_schema, shape_schema
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.work.errors import SchemaError
 
@@ -219,6 +221,36 @@ def test_a_file_of_the_schema_before_is_read(furniture, tmp_path):
         del file.attrs["attributes_checksum"]
     with pytest.raises(SchemaError, match="attributes"):  # a new one has them
         shape_schema.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("furniture.h5", shape_schema.read), ("components.h5", part_schema.read)]
+)
+def test_class_names_of_the_files_that_ship_are_under_a_checksum(name, read, tmp_path, caplog):
+    """They are of the schema before, which left them out."""
+    path = tmp_path / name
+    shutil.copy(ROOT / "data" / name, path)
+    read(path)
+    assert not caplog.text
+    with h5py.File(path, "r+") as file:
+        names = list(file.attrs["class_names"])
+        file.attrs["class_names"] = np.array([names[1], names[0], *names[2:]], dtype=h5py.string_dtype())
+    with pytest.raises(SchemaError, match=r"checksum of its attributes \(class_names"):
+        read(path)
+
+
+def test_an_unprotected_part_of_an_older_file_is_said(furniture, tmp_path, caplog):
+    """Of the schema before: the line says what nothing guards."""
+    path = tmp_path / "a.h5"
+    shape_schema.write(path, replace(furniture, points=furniture.points * np.float32(0.5)))
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = "dropfold/1"
+        del file.attrs["attributes_checksum"]
+    shape_schema.read(path)
+    assert (
+        "a.h5 is of the schema dropfold/1: its checksum covers the numbers, not the names of its classes"
+        in caplog.text
+    )
 
 
 def test_no_other_place_opens_hdf5_files():

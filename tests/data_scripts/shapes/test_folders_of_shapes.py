@@ -218,7 +218,7 @@ def test_more_files_in_a_distribution_are_named(tmp_path, capsys):
     (root / "tram").symlink_to(tmp_path / "elsewhere/tram")
     options = modelnet40.Options(form="off", source=root, out=tmp_path / "a.h5", points=16, validation=0)
     modelnet40.main(options)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert (
         "3 files were not read, no .off in CLASS/train or CLASS/test: README.txt, bus/test/4.obj, car/5.off"
         in said
@@ -226,3 +226,42 @@ def test_more_files_in_a_distribution_are_named(tmp_path, capsys):
     assert "bus/test/gone.off -> nowhere" in said
     assert "9 files in all: 4 read, 5 not read" in said
     assert modelnet40.convert(root, "off", 16).class_names == ["bus", "car", "tram"]
+
+
+# The rows of the case folders.sh, by its letters: the folder, the classes that it has, and what else is said.
+CASE = {
+    "a": (["car/{}.xyz", "bus/{}.xyz", "train/{}.xyz"], ["bus", "car", "train"], "train is taken as a class"),
+    "b": (["car/{}.xyz", "bus/{}.xyz", "mug/{}.glb"], ["bus", "car"], "mug/0.glb"),
+    "c": (
+        ["02691156/{}a/models/model_normalized.xyz", "03001627/{}b/models/model_normalized.xyz"],
+        ["airplane", "chair"],
+        "",
+    ),
+    "d": (["02691156/{}a/model.xyz", "03001627/{}b/model.xyz"], ["airplane", "chair"], ""),
+    "e": (["ball/{}.xyz", "../elsewhere/box/{}.xyz"], ["ball", "box"], ""),
+    "f": (
+        [f"{s}/{c}/{{}}.xyz" for s in ("training", "testing") for c in ("ball", "box")],
+        ["ball", "box"],
+        "",
+    ),
+    "g": (["ball/{}.xyz", "box1.xyz"], ["ball"], "box1.xyz"),
+    "h": (["ball/{}.xyz", "box/{}.xyz", "ball/caf\udce9.xyz"], ["ball", "box"], ""),
+    "my shapes": (["ball/{}.xyz", "box/{}.xyz"], ["ball", "box"], ""),
+}
+
+
+@pytest.mark.parametrize("name", CASE)
+def test_a_row_of_the_case_of_folders(name, tmp_path):
+    forms, expected, words = CASE[name]
+    files = sorted({form.format(i) for form in forms for i in range(6)})
+    root = tmp_path / name
+    put(root, *files)
+    if name == "e":
+        (root / "box").symlink_to(tmp_path / "elsewhere/box")
+    clouds, notes = made(root)
+    assert clouds.class_names == expected
+    read = [file for file in files if not file.endswith(".glb") and file != "box1.xyz"]
+    assert len(clouds.name) == len(read)
+    assert words in "\n".join(notes)
+    if name == "f":
+        assert sorted(clouds.split.tolist()).count(TEST) == 12

@@ -119,7 +119,9 @@ def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
     found = video_schema.read(tmp_path / "out.h5")
     assert found.name == ["test/wave/3.avi", "train/wave/2.avi", "wave/1.avi", r"wave/\xe9t\xe9.avi"]
     assert found.class_names == ["wave"]
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1  # the result alone
+    assert [line for line in said.err.splitlines() if line.startswith("note: ")] == [
         "note: 2 files lie in no split folder: they train",
         "note: 2 files were not read, in no class folder: root.avi, train/1.avi",
         "note: 6 files in all: 4 read, 2 not read",
@@ -168,7 +170,7 @@ def test_a_video_damaged_in_places_keeps_its_good_frames(tmp_path, capsys):
     clips.run(given, own_videos.convert)
     assert (
         f"note: {path}: 1 packets or frames are damaged and left out, 19 frames are kept"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     assert sorted(video_schema.read(given.out).length.tolist()) == [19, 20]
     assert not given.out.with_name(given.out.name + ".part").exists()  # nor what was noted

@@ -1,5 +1,6 @@
 """A file is whole or not there: what is synchronised when, and what an error or a kill leaves."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -8,10 +9,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
+from dropfold.data_scripts.readers.scene_file import check_target, write_scene
 from dropfold.data_scripts.work import atomic
-from dropfold.data_scripts.work.errors import in_a_sentence
+from dropfold.data_scripts.work.errors import SchemaError, in_a_sentence
 from dropfold.data_scripts.work.processes import has_ended, identify
 
 
@@ -208,3 +212,62 @@ def test_a_kill_leaves_the_old_file(moment, tmp_path, run_python):
     assert path.read_bytes() == b"old"
     atomic.write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_an_output_replaces_nothing_but_what_this_program_wrote(tmp_path):
+    """By its content: a name or a suffix say nothing."""
+    ours = tmp_path / "ours.h5"
+    with h5py.File(ours, "w") as file:
+        file.attrs["schema"] = "dropfold/2"
+    atomic.check_target(ours)
+    atomic.check_target(tmp_path / "new.h5")
+    (tmp_path / "empty.h5").touch()
+    atomic.check_target(tmp_path / "empty.h5")
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["a"] = [1, 2]
+    (tmp_path / "text.h5").write_text("my notes on dropfold/2")
+    for name in ("theirs.h5", "text.h5"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(
+            SchemaError, match=rf"{name} is there and is no data set.*give another --out, or move it"
+        ):
+            atomic.check_target(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(SchemaError, match="is a folder"):
+        atomic.check_target(tmp_path)
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(SchemaError, match="is a device or a pipe"):
+        atomic.check_target(tmp_path / "pipe.h5")
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".las", ".txt", ".npy"])
+def test_a_labelled_file_may_be_replaced_where_it_says_who_wrote_it(suffix, tmp_path):
+    path, points = tmp_path / f"a{suffix}", np.random.default_rng(0).uniform(0, 3, (9, 3))
+    write_scene(path, points, None, np.arange(9) % 2)
+    says = suffix in (".ply", ".las")
+    with (
+        contextlib.nullcontext()
+        if says
+        else pytest.raises(SchemaError, match="would be lost; give another --out")
+    ):
+        check_target(path)
+    path.write_text("x y z\n1 2 3\n")
+    with pytest.raises(SchemaError, match="would be lost; give another --out"):
+        check_target(path)
+    assert path.read_text() == "x y z\n1 2 3\n"
+    with pytest.raises(SchemaError, match="move it away, or replace it with --overwrite"):
+        check_target(path, overwrite=False)
+    check_target(path, overwrite=True)
+
+
+def test_overwrite_replaces_points_and_the_labels_beside(tmp_path):
+    """And nothing else: labels beside another kind of file are somebody's."""
+    path, points = tmp_path / "a.pts", np.random.default_rng(0).uniform(0, 3, (9, 3))
+    for label in (np.arange(9) % 2, np.arange(9) % 3):
+        check_target(path, overwrite=True)
+        write_scene(path, points, None, label, overwrite=True)
+        assert np.loadtxt(tmp_path / "a.labels").tolist() == label.tolist()
+    with pytest.raises(ValueError, match=r"a\.labels would be read as the labels of a\.txt"):
+        check_target(tmp_path / "a.txt", overwrite=True)
+    with pytest.raises(SchemaError, match="is a device"):
+        atomic.check_target(Path("/dev/null"), overwrite=True)

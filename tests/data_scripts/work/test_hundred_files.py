@@ -125,7 +125,7 @@ def run(command, source, out, capsys, **options):
     read = {"meshes": shape_schema.read, "videos": video_schema.read}.get(command, scene_schema.read)
     more = {"meshes": {"points": 16}, "videos": {"frames": 2, "size": "16x12", "workers": 2}}.get(command, {})
     kind.main(kind.Options(source=source, out=out, **more, **options))
-    return read(out), capsys.readouterr().out
+    return read(out), "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("command", ["meshes", "scenes", "videos"])

@@ -11,14 +11,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dropfold.data_scripts.work.processes import LOCK, FolderLock
+from dropfold.train.compare import compare
 from dropfold.train.config.configs import Signature
 from dropfold.train.engine.method import Method
 from dropfold.train.engine.run import Run
+from dropfold.train.predict import convert, evaluate, predict
 from dropfold.train.storage import checkpoint, sealed
 from dropfold.train.storage.sealed import DamagedError
 from dropfold.train.tasks.trained import Trained
@@ -46,6 +49,14 @@ def finished(folder, tmp_path_factory):
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     Run(small(folder, out=out), [Interrupt(None)]).train()
+    return out
+
+
+@pytest.fixture(scope="module")
+def other(folder, tmp_path_factory):
+    """A run of the same network with another seed."""
+    out = tmp_path_factory.mktemp("runs") / "other"
+    Run(small(folder, out=out, seed=1), [Interrupt(None)]).train()
     return out
 
 
@@ -447,3 +458,74 @@ def test_a_checksum_costs_little():
 def test_a_signature_with_no_class_is_a_spec(folder, tmp_path):
     checkpoint.save_config(tmp_path / "config.json", small(folder), Signature([]))
     assert checkpoint.load_config(tmp_path)[1].class_names == []
+
+
+# --- every file, every command ------------------------------------------------------------------------------------
+
+
+COMMANDS = ("--resume", "evaluate", "predict", "--start", "compare", "convert")
+
+
+def run_command(command, run, folder, out):
+    """In this process, as the command line does."""
+    if command == "--resume":
+        resume(run, folder).train()
+    elif command == "evaluate":
+        evaluate.main(evaluate.Options(run))
+    elif command == "predict":
+        predict.main(predict.Options(run, (out / "chair.npy",)))
+    elif command == "--start":
+        Run(small(folder, out=out / "next", start=run))
+    elif command == "compare":
+        config = checkpoint.load_config(run)[0]
+        found = compare.run_one(replace(config, out=run))
+        if isinstance(found, str):
+            raise ValueError(found)
+    else:
+        convert.main(convert.Options(run / "best.safetensors", out / "converted.safetensors"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_changed_file_is_never_passed_over(command, whole, other, folder, tmp_path, capfd):
+    """One bit, or the same file of another run: each command names the file, in an error or in a note, or heals it."""
+    names = [name for name in checkpoint.FILES if name != checkpoint.REPORT]
+    swapped = names if command in ("evaluate", "--resume") else []
+    for i, (name, swap) in enumerate(
+        [*((name, False) for name in names), *((name, True) for name in swapped)]
+    ):
+        run, out = Path(shutil.copytree(whole, tmp_path / f"run{i}")), tmp_path / f"out{i}"
+        out.mkdir()
+        np.save(out / "chair.npy", np.random.default_rng(0).normal(size=(64, 3)))
+        if swap:
+            assert (other / name).read_bytes() != (run / name).read_bytes()
+            shutil.copy(other / name, run / name)
+        else:
+            flip(run / name)
+        capfd.readouterr()
+        try:
+            run_command(command, run, folder, out)
+            said = capfd.readouterr().err
+        except (ValueError, OSError, SystemExit) as error:
+            said = str(error) + capfd.readouterr().err
+        # To convert reads the one file that it is given.
+        assert name in said or (command == "convert" and name != "best.safetensors"), (name, swap, said)
+
+
+@pytest.mark.parametrize("best_epoch", [1, 2])
+def test_weights_of_the_best_epoch_are_made_anew_or_missed(best_epoch, whole, folder):
+    """They are the last epoch's, which the checkpoint holds, or nobody's."""
+    state = checkpoint.load_state(whole / "checkpoint.pt")
+    before = (whole / "best.safetensors").read_bytes()
+    last = state["best_epoch"] == 2
+    flip(whole / "best.safetensors")
+    state["best_epoch"] = best_epoch
+    checkpoint.save_state(whole / "checkpoint.pt", state)
+    if best_epoch == 2:
+        resume(whole, folder).train()
+        assert not last or (whole / "best.safetensors").read_bytes() == before
+        assert checkpoint.load_weights(whole / "best.safetensors")
+        return
+    with pytest.raises(DamagedError, match=r"best\.safetensors is damaged.*or delete it: the run has ended"):
+        resume(whole, folder)
+    (whole / "best.safetensors").unlink()
+    assert resume(whole, folder).train()["epochs"] == 3

@@ -118,6 +118,7 @@ def test_no_file_is_a_usage_error(capsys):
     [
         ("clouds", {"unit": "mm"}, "--unit is for runs on scenes or blocks, and run is one on clouds"),
         ("parts", {"unit": "mm"}, "--unit is for runs on scenes or blocks, and run is one on parts"),
+        ("clouds", {"overwrite": True}, "--overwrite is for runs on parts or scenes or blocks"),
         ("scenes", {"category": "mug"}, "--category is for runs on parts, and run is one on scenes"),
     ],
 )

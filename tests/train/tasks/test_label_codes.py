@@ -109,6 +109,23 @@ def test_planted_codes_come_back_through_every_format(name, tmp_path):
             assert by_code == {code: int((expected == code).sum()) for code in codes}
 
 
+def test_the_row_of_the_case_of_label_codes(tmp_path):
+    """label_codes.sh: rooms as text without a header, with labels 4, 12, 14; labelled, they are that again."""
+    for i in (1, 2, 3, 9):
+        x, colour, label = planted((4, 12, 14), i)
+        folder = tmp_path / (f"s/area_{i}" if i < 9 else "new")
+        folder.mkdir(parents=True)
+        np.savetxt(folder / "room.txt", np.column_stack([x, colour, label]), fmt="%.4f %.4f %.4f %d %d %d %d")
+    found, _ = own_scenes.convert(
+        own_scenes.Options(source=tmp_path / "s", out=tmp_path / "set.h5", workers=1)
+    )
+    assert found.codes == [4, 12, 14]
+    row = label_file(seer_of(tmp_path), tmp_path / "new/room.txt", tmp_path / "new/labelled.txt")
+    written = np.loadtxt(tmp_path / "new/labelled.txt", comments="//")[:, 6]
+    np.testing.assert_array_equal(written, planted((4, 12, 14), 9)[2])
+    assert row["against its labels"]["overall_accuracy"] == 1
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz", ".ply"])
 def test_codes_that_a_format_cannot_hold_are_refused_before_the_work(suffix, tmp_path, monkeypatch):
     codes = (-1, 7, 2**32 - 1)

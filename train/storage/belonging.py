@@ -1,0 +1,101 @@
+"""Whether the files of a run's folder are whole, and belong together: a command needs some of them, and speaks of all.
+
+Each file carries a checksum (`sealed`), and the summary those of the weights and predictions that the run wrote, so that
+another run's file in their place is seen, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from dropfold.train.config.configs import Config, Signature
+from dropfold.train.storage import checkpoint
+from dropfold.train.storage.checkpoint import BEST, CHECKPOINT, PREDICTIONS, SUMMARY, WEIGHTS
+from dropfold.train.storage.sealed import DamagedError
+
+FILES = "files"  # of a summary: name -> SHA-256
+_said: set[str] = set()
+
+
+def file_checksums(run: Path) -> dict[str, str]:
+    """Of the weights and predictions in a folder, as the summary keeps them."""
+    paths = [run / name for name in (WEIGHTS, PREDICTIONS, BEST)]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
+
+
+def check_file(run: Path, name: str) -> None:
+    """Compare a file of a finished run with its own checksum, and with the one in the run's summary.
+
+    Raises:
+        DamagedError: it was changed, or is another run's; the message says what to do.
+        FileNotFoundError: it is not there.
+    """
+    path = run / name
+    if name == PREDICTIONS:
+        checkpoint.load_arrays(path)
+    else:
+        checkpoint.load_weights(path)
+    stated = _stated(run).get(name)
+    if stated is not None and hashlib.sha256(path.read_bytes()).hexdigest() != stated:
+        raise DamagedError(
+            f"{path} is whole, and not the file that this run wrote (its checksum is not the one in {SUMMARY}); is it "
+            f"another run's? {checkpoint.made_anew(path)}"
+        )
+
+
+def _stated(run: Path) -> dict[str, Any]:
+    """The checksums in a summary; nothing of an older version's, or where there is none."""
+    if not (run / SUMMARY).exists():
+        return {}
+    files = checkpoint.load_summary(run).get(FILES, {})
+    return files if isinstance(files, dict) else {}
+
+
+def find_faults(run: Path, config: Config, signature: Signature) -> list[str]:
+    """A sentence for each file of a run's folder that was changed, or belongs to another run."""
+    faults = []
+
+    def try_to(read: Any, *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+            return None
+
+    state = try_to(checkpoint.load_state, run / CHECKPOINT)
+    if state is not None:
+        try_to(checkpoint.check_config, run, state, config, signature)
+    if (run / SUMMARY).exists() and try_to(checkpoint.load_summary, run) is not None:
+        try_to(checkpoint.load_metrics, run)
+        for name in (WEIGHTS, PREDICTIONS, BEST):
+            try_to(check_file, run, name)
+    else:
+        for name in (WEIGHTS, BEST):
+            try_to(checkpoint.load_weights, run / name)
+        try_to(checkpoint.load_arrays, run / PREDICTIONS)
+    return faults
+
+
+def note_faults(run: Path, config: Config, signature: Signature, needed: tuple[str, ...]) -> None:
+    """Say what is wrong with the files of a run that a command does not need; a fault of a needed one is an error.
+
+    Raises:
+        DamagedError: a file of `needed`, or a config that is not the checkpoint's.
+    """
+    for fault in find_faults(run, config, signature):
+        if any(fault.startswith(str(run / name)) for name in (*needed, checkpoint.CONFIG)):
+            raise DamagedError(fault)
+        if fault not in _said:
+            _said.add(fault)
+            print(f"note: {fault} It is not needed here.", file=sys.stderr)
+
+
+def refuse_lost_best(run: Path, best_epoch: int, epochs: int) -> None:
+    """Refuse to go on with damaged weights of the best epoch, which no other file holds unless they are the last's."""
+    if best_epoch + 1 < epochs and (run / BEST).exists():
+        check_file(run, BEST)
