@@ -14,7 +14,7 @@ from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.triton import noise_tile
-from dropfold.kernels.norm.triton_max import take_rows
+from dropfold.kernels.norm.triton_max import finish_maximum, take_rows
 from dropfold.kernels.points.clouds import transpose_lists
 
 GROUPS_PER_CHUNK = 256  # of which one program collects the maxima
@@ -92,7 +92,7 @@ def _group_max_fwd_kernel(
             )
             keep = keep & (f > 0)
         maximum, argmax = take_rows(maximum, argmax, y, keep, o_m, hi)
-    tl.store(p_maximum + g * channels + o_c, maximum, mask=mask_c)
+    tl.store(p_maximum + g * channels + o_c, finish_maximum(maximum), mask=mask_c)
     tl.store(p_argmax + g * channels + o_c, argmax.to(tl.int32), mask=mask_c)
 
 

@@ -11,7 +11,7 @@ from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw import ELEMENTS
 from dropfold.kernels.noise.draw.triton import noise_tile
 from dropfold.kernels.norm.linear_norm_max.operation import empty_gradients, empty_maximum
-from dropfold.kernels.norm.triton_max import take_rows
+from dropfold.kernels.norm.triton_max import finish_maximum, take_rows
 from dropfold.kernels.points.clouds import transpose_lists
 
 
@@ -91,7 +91,7 @@ def _linear_norm_max_fwd_kernel(
             )
             keep = keep & (f > 0)
         maximum, argmax = take_rows(maximum, argmax, y, keep, o_m, rows)
-    tl.store(p_maximum + i_b * c_out + o_c, maximum, mask=mask_c)
+    tl.store(p_maximum + i_b * c_out + o_c, finish_maximum(maximum), mask=mask_c)
     tl.store(p_argmax + i_b * c_out + o_c, argmax, mask=mask_c)
 
 

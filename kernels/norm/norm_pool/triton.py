@@ -10,7 +10,7 @@ from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
 from dropfold.kernels.norm.norm_pool.operation import empty_pools
-from dropfold.kernels.norm.triton_max import take_rows
+from dropfold.kernels.norm.triton_max import finish_maximum, take_rows
 
 
 def norm_pool_fwd(
@@ -92,7 +92,7 @@ def _norm_pool_fwd_kernel(
         slopes += tl.sum(da, axis=0)
         y_hats += tl.sum(da * (y - mean) * rstd, axis=0)
     o = i_b * channels + o_c
-    tl.store(p_maximum + o, maximum, mask=mask_c)
+    tl.store(p_maximum + o, finish_maximum(maximum), mask=mask_c)
     tl.store(p_argmax + o, argmax, mask=mask_c)
     o = i_b * 4 * channels + o_c
     tl.store(p_sums + o, count, mask=mask_c)

@@ -145,6 +145,9 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
         else:
             copy(n, hs, old, hs, new)
             copy(n, cs, old, cs, new)
+            for gate in range(4 * save):
+                start = z_t + (b * 4 + gate) * hidden + unit
+                z[start : start + n] = 0
         if len(dropped):
             j = b * hidden + unit
             drop(n, (hs, new, steps.keep_scale, j, dropped, (step + 1) % 2 * batch * hidden + j))
