@@ -143,7 +143,7 @@ def test_layers(level, channels, training, device):
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("level", [None, "point"])
 def test_nan_wins_every_max_and_is_nobodys_neighbour(level, device):
-    """Also in a later tile of a cloud; the other cloud is that of clean rows."""
+    """Also against infinity before and after it, and in a later tile of a cloud; the other cloud is that of clean rows."""
     B, N, C, k = 2, 70, 12, 4
     x = torch.randn(B, N, C)
     neighbours = knn(x[..., :3].contiguous(), k)
@@ -155,7 +155,7 @@ def test_nan_wins_every_max_and_is_nobodys_neighbour(level, device):
     kept = None if found is None else noise_mask(found, B, N)[1]
     row = 67 if kept is None else int(kept[:-1].nonzero()[-1])
     spoilt = x.clone()
-    spoilt[1, row] = torch.nan
+    spoilt[1, 0], spoilt[1, row], spoilt[1, -1] = torch.inf, torch.nan, torch.inf
     for pool in (
         lambda x: linear_norm_max(x, weight, None, norm, noise=moved, return_argmax=True),
         lambda x: norm_pool(x, norm, noise=moved, return_argmax=True),
@@ -164,7 +164,7 @@ def test_nan_wins_every_max_and_is_nobodys_neighbour(level, device):
         assert top[1].isnan().all()
         assert torch.equal(top[0], wanted[0])
         assert torch.equal(argmax[0], right[0])
-        assert (argmax[1] == row).all()
+    assert (argmax[1] == row).all()  # norm_pool's; an identity makes NaN of infinity in the other
     near = edge_conv(
         spoilt.to(device), neighbours.to(device), torch.eye(C, 2 * C, device=device), None, norm, noise=moved
     )
