@@ -6,12 +6,17 @@ import triton.language as tl
 
 from dropfold.kernels.backend.triton import jit
 
+FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
+
 
 @jit
 def take_rows(maximum, argmax, values, keep, o_m, limit):
-    """Take the kept values [M, C] of rows o_m into the max [C] and its row. NaN counts as +inf until `finish_maximum`; of
-    equal values the first row has the max, as on the CPU; `limit` is above every row."""
-    values = tl.where(values == values, values, float("inf"))
+    """Take the kept values [M, C] of rows o_m into the max [C] and its row; of equal values the first row has the max, as on
+    the CPU; `limit` is above every row.
+
+    NaN wins: on the way it counts as infinity, and infinity as the largest finite number; `finish_maximum` undoes it.
+    """
+    values = tl.where(values == values, tl.minimum(values, FLOAT32_MAX), float("inf"))
     values = tl.where(keep, values, float("-inf"))
     tile_maximum = tl.max(values, axis=0)
     first = tl.min(tl.where(keep & (values == tile_maximum[None, :]), o_m[:, None], limit), axis=0)
@@ -21,5 +26,6 @@ def take_rows(maximum, argmax, values, keep, o_m, limit):
 
 @jit
 def finish_maximum(maximum):
-    """The max [C] of all rows, where NaN wins: what has overflowed to +inf is NaN, too."""
-    return tl.where(maximum == float("inf"), float("nan"), maximum)
+    """The max [C] of all rows that `take_rows` took."""
+    finite = tl.where(maximum == FLOAT32_MAX, float("inf"), maximum)
+    return tl.where(maximum == float("inf"), float("nan"), finite)
