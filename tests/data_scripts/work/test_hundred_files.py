@@ -213,6 +213,11 @@ def test_a_room_without_a_part_is_not_made(tmp_path, locked):
     check_sums("\n".join(notes), count_files(tmp_path / "in") + count_files(tmp_path / "out"))
 
 
+def lines_after_first(said):
+    """Without the lines of a progress bar, whose speed differs."""
+    return [line for line in said.splitlines()[1:] if "━" not in line]
+
+
 @pytest.mark.parametrize("command", ["meshes", "scenes", "s3dis"])
 def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys):
     """Hidden files, doubles, empty folders, names that are not UTF-8 (in a tar)."""
@@ -243,7 +248,7 @@ def test_an_archive_is_the_folder_that_it_was_made_of(command, tmp_path, capsys)
         file.add(root, ".")
     for archive in ("in.zip", "in.tar.gz", "windows.zip"):
         found, again = run(command, tmp_path / archive, tmp_path / "b.h5", capsys)
-        assert again.splitlines()[1:] == said.splitlines()[1:]
+        assert lines_after_first(again) == lines_after_first(said)
         assert (found.name, found.class_names) == (expected.name, expected.class_names)
     if command != "meshes":
         return

@@ -17,8 +17,8 @@ from torch.nn.functional import one_hot
 
 from dropfold.models import DGCNNSegmentation
 from dropfold.models.clouds import pointnet2, pointnet2_segmentation
-from dropfold.models.convert import clouds as convert
 from dropfold.models.convert.clouds import load_antao97, load_yanx27
+from dropfold.train.predict import convert
 from tests.oracle import peers
 from tests.oracle.peers import Weights
 

@@ -314,7 +314,8 @@ def test_evaluation_matches_classes_by_their_names(finished, tmp_path, capsys):
     def evaluated(**options):
         write_rooms_of(tmp_path / "other.h5", **options)
         evaluate.main(evaluate.Options(finished / "run", data=tmp_path / "other.h5"))
-        return capsys.readouterr().out
+        said = capsys.readouterr()
+        return said.err + said.out
 
     same = evaluated()
     assert "note" not in same
