@@ -140,3 +140,11 @@ def small_blocks(folder, **options) -> BlockConfig:
         augment=AugmentConfig(scale=(1.0, 1.0), shift=0.0, rotate=True, up="z"),
     )
     return replace(config, **options)
+
+
+def write_segmentation_sets(folder):
+    """parts.h5, blocks.h5 and rooms.h5; returns the folder."""
+    write_shapes(folder / "parts.h5")
+    write_blocks(folder / "blocks.h5")
+    write_rooms(folder / "rooms.h5")
+    return folder

@@ -13,6 +13,9 @@ from dropfold.kernels.recurrent.gru_sequence.columns import split_columns
 from dropfold.kernels.recurrent.gru_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.kron.compiled import Matrix, make_matrix, multiply_rows
 from dropfold.kernels.recurrent.sequence.compiled import (
+    add,
+    add_scaled,
+    add_state_gradient,
     as_float,
     begin_dropped,
     copy,
@@ -116,16 +119,6 @@ def _gradient_reset(r, h, dreset):
     return dreset * h * r * (1 - r), dreset * r
 
 
-@elementwise
-def _sum(x, y):
-    return (x + y,)
-
-
-@elementwise
-def _scaled_sum(x, keep_scale, y):
-    return (x.multiply_add(keep_scale, y),)
-
-
 @njit(parallel=True)
 def _forward_after(shares, gx, u, b_n, hs, gates, save, products, steps):
     between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
@@ -172,8 +165,10 @@ def _backward_after(shares, dout, u_transposed, gates, hs, dgates, dh, product, 
         for i in prange(len(shares.parts)):
             for step in range(start, min(start + shares.steps, steps.frames + 1)):
                 if step > 0:
-                    _step_states(
-                        step - 1, u_transposed, dproducts, dh, product, between[i], steps, shares.parts[i]
+                    t = step_indices(steps.frames - step, steps.frames, steps.reverse)[0]
+                    at = ((step - 1) % 2 * steps.batch + shares.parts[i, 0]) * 3 * steps.hidden
+                    add_state_gradient(
+                        t, u_transposed, dproducts, at, dh, product, between[i], steps, shares.parts[i]
                     )
                 if step < steps.frames:
                     _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, shares.parts[i])
@@ -200,23 +195,6 @@ def _step_gates_after(step, dout, gates, hs, dgates, dh, dproducts, steps, share
         copy(n, dgates, g, dproducts, p)
         copy(n, dgates, g + hidden, dproducts, p + hidden)
         copy(n, dgates, g + 3 * hidden, dproducts, p + 2 * hidden)
-
-
-@njit
-def _step_states(step, u_transposed, dproducts, dh, product, between, steps, share):
-    """dh before a step, to which the product is added; unchanged in inactive rows, whose gradients are 0."""
-    batch, hidden = steps.batch, steps.hidden
-    t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
-    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
-    at, to = (step % 2 * batch + first) * 3 * hidden, first * hidden
-    multiply_rows(u_transposed, dproducts, at, last - first, product, to, between, unit, n, 1)
-    for b in range(first, last):
-        if t < steps.lengths[b]:
-            j = b * hidden + unit
-            if len(steps.keep_scale):
-                _scaled_sum(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
-            else:
-                _sum(n, (product, j, dh, j, dh, j))
 
 
 @njit(parallel=True)
@@ -321,8 +299,8 @@ def _step_back_before(
     for b in range(first, last):
         if t < steps.lengths[b]:
             j = b * n
-            _sum(n, (product, j, dn, j, product, j))
+            add(n, (product, j, dn, j, product, j))
             if len(steps.keep_scale):
-                _scaled_sum(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
+                add_scaled(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
             else:
-                _sum(n, (product, j, dh, j, dh, j))
+                add(n, (product, j, dh, j, dh, j))

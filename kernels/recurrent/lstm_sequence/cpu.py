@@ -12,6 +12,7 @@ from dropfold.kernels.backend.vector import elementwise, sigmoid, tanh
 from dropfold.kernels.recurrent.kron.compiled import make_matrix, multiply_rows
 from dropfold.kernels.recurrent.lstm_sequence.operation import empty_bwd_outputs, empty_fwd_outputs
 from dropfold.kernels.recurrent.sequence.compiled import (
+    add_state_gradient,
     as_float,
     begin_dropped,
     copy,
@@ -107,41 +108,10 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
             x_i = t * gx.t + b * gx.b + unit
             x_f, x_g, x_o = x_i + hidden, x_i + 2 * hidden, x_i + 3 * hidden
             x = gx.data
-            _cell(
-                n,
-                (
-                    z,
-                    i,
-                    z,
-                    f,
-                    z,
-                    g,
-                    z,
-                    o,
-                    x,
-                    x_i,
-                    x,
-                    x_f,
-                    x,
-                    x_g,
-                    x,
-                    x_o,
-                    cs,
-                    old,
-                    z,
-                    i,
-                    z,
-                    f,
-                    z,
-                    g,
-                    z,
-                    o,
-                    cs,
-                    new,
-                    hs,
-                    new,
-                ),
-            )
+            _cell(n, (
+                z, i, z, f, z, g, z, o, x, x_i, x, x_f, x, x_g, x, x_o, cs, old,
+                z, i, z, f, z, g, z, o, cs, new, hs, new,
+            ))  # fmt: skip
         else:
             copy(n, hs, old, hs, new)
             copy(n, cs, old, cs, new)
@@ -161,14 +131,21 @@ def _backward(shares, dout, u_transposed, gates, cs, dz, dh, dc, product, steps)
         for i in prange(len(shares.parts)):
             for step in range(start, min(start + shares.steps, steps.frames + 1)):
                 if step > 0:
-                    _step_states(step - 1, u_transposed, dz, dh, product, between[i], steps, shares.parts[i])
+                    t = step_indices(steps.frames - step, steps.frames, steps.reverse)[0]
+                    at = (t * steps.batch + shares.parts[i, 0]) * 4 * steps.hidden
+                    add_state_gradient(
+                        t, u_transposed, dz, at, dh, product, between[i], steps, shares.parts[i]
+                    )
                 if step < steps.frames:
                     _step_gates(step, dout, gates, cs, dz, dh, dc, steps, shares.parts[i])
 
 
 @njit
 def _step_gates(step, dout, gates, cs, dz, dh, dc, steps, share):
-    """dz of a step, back in time, and dc before it; 0 and unchanged in inactive rows."""
+    """dz of a step, back in time, dc before it, and dh before it but for what comes through dz, which is 0.
+
+    In inactive rows dz is 0, dc and dh are as they were.
+    """
     batch, hidden = steps.batch, steps.hidden
     t, before, after = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)
     unit, n = share[2], share[3] - share[2]
@@ -182,23 +159,7 @@ def _step_gates(step, dout, gates, cs, dz, dh, dc, steps, share):
                 gates, i, gates, f, gates, g, gates, o, cs, c_before, cs, c_after, dout.data, x, dh, j, dc, j,
                 dz, i, dz, f, dz, g, dz, o, dc, j,
             ))  # fmt: skip
+            dh[j : j + n] = 0
         else:
             for start in (i, f, g, o):
                 dz[start : start + n] = 0
-
-
-@njit
-def _step_states(step, u_transposed, dz, dh, product, between, steps, share):
-    """dh before a step; unchanged in inactive rows."""
-    batch, hidden = steps.batch, steps.hidden
-    t = step_indices(steps.frames - 1 - step, steps.frames, steps.reverse)[0]
-    first, last, unit, n = share[0], share[1], share[2], share[3] - share[2]
-    at, to = (t * batch + first) * 4 * hidden, first * hidden
-    multiply_rows(u_transposed, dz, at, last - first, product, to, between, unit, n, 1)
-    for b in range(first, last):
-        if t < steps.lengths[b]:
-            j = b * hidden + unit
-            if len(steps.keep_scale):
-                drop(n, (product, j, steps.keep_scale, j, dh, j))
-            else:
-                copy(n, product, j, dh, j)

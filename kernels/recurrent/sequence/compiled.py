@@ -17,7 +17,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.numba import launch, njit, threads_for
 from dropfold.kernels.backend.vector import elementwise
-from dropfold.kernels.recurrent.kron.compiled import LEFT, RIGHT, Matrix, columns_per_panel
+from dropfold.kernels.recurrent.kron.compiled import LEFT, RIGHT, Matrix, columns_per_panel, multiply_rows
 
 MULTIPLY_ADDS_PER_NANOSECOND = 20  # of a core
 MIN_SHARED_NANOSECONDS = 5e4  # of a sequence: less work is left to one thread
@@ -113,6 +113,18 @@ def launch_shares(function: Any, shares: Shares, *arguments: Any) -> None:
 
 
 @elementwise
+def add(x, y):
+    """x + y."""
+    return (x + y,)
+
+
+@elementwise
+def add_scaled(x, scale, y):
+    """x scale + y."""
+    return (x.multiply_add(scale, y),)
+
+
+@elementwise
 def drop(h, keep_scale):
     """h times the keep scale."""
     return (h * keep_scale,)
@@ -139,3 +151,20 @@ def step_indices(step, frames, reverse):
     """t, and the indices in a history of the states before and after it (history.py)."""
     t = frames - 1 - step if reverse else step
     return (t, t + 1, t) if reverse else (t, t, t + 1)
+
+
+@njit
+def add_state_gradient(t, u_transposed, dz, dz_at, dh, product, between, steps, share):
+    """Add m (dz U^T), what h before step t is given back through the product with U, to dh of the active rows of a share.
+
+    m is the keep scale, dz the gradients of the share's rows from `dz_at` on.
+    """
+    hidden, first, last, unit, n = steps.hidden, share[0], share[1], share[2], share[3] - share[2]
+    multiply_rows(u_transposed, dz, dz_at, last - first, product, first * hidden, between, unit, n, 1)
+    for b in range(first, last):
+        if t < steps.lengths[b]:
+            j = b * hidden + unit
+            if len(steps.keep_scale):
+                add_scaled(n, (product, j, steps.keep_scale, j, dh, j, dh, j))
+            else:
+                add(n, (product, j, dh, j, dh, j))

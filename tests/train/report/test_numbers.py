@@ -12,9 +12,7 @@ from tests.train.small_segmentation import (
     small_blocks,
     small_parts,
     small_scenes,
-    write_blocks,
-    write_rooms,
-    write_shapes,
+    write_segmentation_sets,
 )
 
 NAN = float("nan")
@@ -56,11 +54,7 @@ def test_a_gallery_shows_the_most_certain_first(folder):
 
 @pytest.fixture(scope="module")
 def segmentation(tmp_path_factory):
-    path = tmp_path_factory.mktemp("segmentation")
-    write_shapes(path / "parts.h5")
-    write_blocks(path / "blocks.h5")
-    write_rooms(path / "rooms.h5")
-    return path
+    return write_segmentation_sets(tmp_path_factory.mktemp("segmentation"))
 
 
 def with_faults(label, shares, classes):

@@ -34,8 +34,7 @@ from tests.train.small_segmentation import (
     small_parts,
     small_scenes,
     write_blocks,
-    write_rooms,
-    write_shapes,
+    write_segmentation_sets,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -45,11 +44,7 @@ MODULES = {"parts": parts, "blocks": blocks, "scenes": scenes}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("segmentation")
-    write_shapes(path / "parts.h5")
-    write_blocks(path / "blocks.h5")
-    write_rooms(path / "rooms.h5")
-    return path
+    return write_segmentation_sets(tmp_path_factory.mktemp("segmentation"))
 
 
 @pytest.fixture(scope="module")
