@@ -77,15 +77,15 @@ def launch(function: Any, *arguments: Any) -> Any:
     views = [_to_numpy(argument) for argument in arguments]
     if not getattr(function, "targetoptions", {}).get("parallel"):
         return function(*views)
-    run_alone_after_fork()
-    # As many threads as torch uses now; numba keeps the number for each Python thread.
+    # As many threads as torch uses now; numba keeps the number for each Python thread. Its start, and its first launch, change
+    # OpenMP's number, which torch uses too.
     threads = torch.get_num_threads()
-    max_threads = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    numba.set_num_threads(max(1, max_threads))
     try:
+        run_alone_after_fork()
+        max_threads = min(threads, _limit.threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(max(1, max_threads))
         return function(*views)
     finally:
-        # numba's first launch changes OpenMP's number of threads, which torch uses too.
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

@@ -9,10 +9,14 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_numba_leaves_torch_its_threads(run_python):
+    """At numba's start and at each first launch, of one loop and of others."""
     code = (
         "import torch; torch.set_num_threads(1)\n"
+        "from dropfold.kernels import knn, lstm_sequence\n"
         "from dropfold.kernels.noise.philox import uniform\n"
-        "uniform(torch.tensor(1), 100)\n"
+        "lstm_sequence(torch.zeros(2, 2, 32), torch.ones(1, 1, 1), torch.zeros(1, 8, 32))\n"
+        "assert torch.get_num_threads() == 1\n"
+        "uniform(torch.tensor(1), 100), knn(torch.rand(1, 64, 3), 4)\n"
         "assert torch.get_num_threads() == 1\n"
     )
     done = run_python("-c", code, OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2")
