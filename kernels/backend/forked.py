@@ -41,6 +41,8 @@ def run_alone_after_fork() -> Any:
             )
             builder.call(own, function.args)
     builder.ret_void()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
     engine.finalize_object()
