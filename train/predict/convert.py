@@ -42,8 +42,6 @@ def main(options: Options) -> None:
     atomic.check_target(out, CONVERTED, overwrite=options.overwrite)
     try:
         model = load(options.source)
-    except (OSError, ValueError):
-        raise
     except RuntimeError as error:  # weights of other shapes
         raise ValueError(str(error)) from None
     state = {name: value.contiguous() for name, value in model.state_dict().items()}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import one_hot
 
+from dropfold.__main__ import main
 from dropfold.models import DGCNNSegmentation
 from dropfold.models.clouds import pointnet2, pointnet2_segmentation
 from dropfold.models.convert.clouds import load_antao97, load_yanx27
@@ -126,7 +127,7 @@ def test_a_checkpoint_is_converted_by_one_command(tmp_path, capsys):
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)  # float32, eight layers
     arguments[0] = str(tmp_path / "none.t7")
     with pytest.raises(SystemExit, match=r"error: .*No such file"):
-        convert.main(tyro.cli(convert.Options, args=arguments))
+        main(["convert", *arguments])
 
 
 CHECKPOINT = Path(os.environ.get("DROPFOLD_DGCNN_S3DIS", ""))
