@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.inputs import check_product
 
 IMAGES = 16  # of the convolution, which splits its sum over them; with fewer, torch may not use oneDNN
@@ -112,7 +112,7 @@ class _Linear(torch.autograd.Function):
         return y if bias is None else y.add_(bias)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad

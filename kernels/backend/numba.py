@@ -77,8 +77,8 @@ def launch(function: Any, *arguments: Any) -> Any:
     views = [_to_numpy(argument) for argument in arguments]
     if not getattr(function, "targetoptions", {}).get("parallel"):
         return function(*views)
-    # As many threads as torch uses now; numba keeps the number for each Python thread. Its start, and its first launch, change
-    # OpenMP's number, which torch uses too.
+    # As many threads as torch uses now; numba keeps the number for each Python thread. Its start and its first launch
+    # change OpenMP's number, which torch uses too.
     threads = torch.get_num_threads()
     try:
         run_alone_after_fork()

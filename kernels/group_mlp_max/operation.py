@@ -32,10 +32,10 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import mm, product_dtype
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.inputs import check_floating, check_has_numbers, check_tensors
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.group_mlp_max.first_layer import (
@@ -178,7 +178,7 @@ class _GroupMLPMax(torch.autograd.Function):
         return activate_maximum(maximum, argmax, scale, shift, last.slope), argmax, *statistics
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         layers, n = ctx.layers, len(ctx.layers) - 1
         entries, rest = ctx.saved_tensors[:6], ctx.saved_tensors[6:]

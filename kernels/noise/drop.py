@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -39,7 +39,7 @@ class _Drop(torch.autograd.Function):
         return _multiply(x, ptr, noise)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         (ptr,) = ctx.saved_tensors
         return _multiply(dout.contiguous(), ptr, ctx.noise), None, None

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import norm_apply, norm_grad, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
@@ -65,7 +65,7 @@ class _NormAct(torch.autograd.Function):
         return norm_apply(y, scale, shift, slope, *draw(noise, ptr, y.shape[0]))
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         y, gamma, scale, shift, mean, rstd, count, ptr = ctx.saved_tensors
         slope, training, sync, noise = ctx.options

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from dropfold import kernels
 from dropfold.kernels.backend.gemm import gram, mm
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.norm.batch_norm.operation import sum_over_processes
 from dropfold.models.clouds.inputs import check_points
 from dropfold.models.clouds.pointnet import Regularized, TransformNet, transform
@@ -184,7 +184,7 @@ class _Covariance(torch.autograd.Function):
         return mean, sum_over_processes(gram(centred, centred), sync) / sums[-1]
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dmean: Tensor, dcovariance: Tensor) -> tuple[Tensor, None]:
         x, mean, count = ctx.saved_tensors
         both = sum_over_processes(torch.cat([dmean[None], dcovariance + dcovariance.T]), ctx.sync) / count

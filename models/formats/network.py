@@ -20,7 +20,7 @@ import functools
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class Format(nn.Module):
     in_modes: tuple[int, ...]
     out_modes: tuple[int, ...]
     frames = False
+    _lowered: tuple[list[Tensor], Kron, bool] | None = None  # of `lower_once`
 
     def __init__(
         self,
@@ -88,7 +89,6 @@ class Format(nn.Module):
             torch.empty([self.sizes[index] for index in indices]) for indices in self.layout
         )
         self.error: float | None = None
-        self._lowered: tuple[list[Tensor], Kron, bool] | None = None
         self._order: list[int] | None = None
         self._paths = self._found_paths()
         self.reset_parameters()
@@ -133,9 +133,13 @@ class Format(nn.Module):
         return Kron(*found)
 
     def lower_once(self) -> Kron:
-        """`lower`, but without autograd its result is kept until a core differs from a copy made then."""
-        keeps = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if not keeps or len(self.cores) == 1 or not all(core.is_cpu for core in self.cores):
+        """`lower`, but without autograd its result is kept until a core differs from a copy made then.
+
+        Nothing is kept for a compiler, or inside torch.func, whose tensors end with the call.
+        """
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        plain = all(isinstance(core, nn.Parameter) and core.is_cpu for core in self.cores)
+        if traced or torch.is_grad_enabled() or len(self.cores) == 1 or not plain:
             return self.lower()
         inference = torch.is_inference_mode_enabled()  # whose tensors no autograd may meet later
         if self._lowered is not None:
@@ -145,6 +149,10 @@ class Format(nn.Module):
         kron = self.lower()
         self._lowered = [core.detach().clone() for core in self.cores], kron, inference
         return kron
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is saved and copied: without what `lower_once` keeps."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_lowered"}  # type: ignore[misc]
 
     def kron_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """[S, p, u] and [S, q, v], the shapes of what `lower` gives, without contracting."""

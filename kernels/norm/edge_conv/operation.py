@@ -30,9 +30,9 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import gram, input_dtype, mm
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.launch import accumulator, cdiv
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -131,7 +131,7 @@ class _EdgeConv(torch.autograd.Function):
         return norm_apply(maximum, scale, shift, slope, *none), mean, var, count, argmax
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, pq, gamma, idx, ptr, maximum, argmax, total, *rest = ctx.saved_tensors
         mean, scale, shift, rstd, count = rest

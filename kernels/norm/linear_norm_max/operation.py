@@ -30,9 +30,9 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import gram, input_dtype, mm
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
@@ -143,7 +143,7 @@ class _LinearNormMax(torch.autograd.Function):
         return activate_maximum(maximum, argmax, scale, shift, slope), mean, var, count, argmax
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, mean_x, outer, count = ctx.saved_tensors
         slope, training, sync = ctx.options

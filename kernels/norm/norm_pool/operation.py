@@ -21,9 +21,9 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.gemm import input_dtype, mm
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import NOISE
@@ -112,7 +112,7 @@ class _NormPool(torch.autograd.Function):
         return torch.where(argmax >= 0, maximum, 0).to(y.dtype), (sums[:, 1] / kept).to(y.dtype), argmax
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dmax: Tensor, dmean: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         y, x, weight, gamma, scale, shift, mean, rstd, count, ptr, argmax, sums = ctx.saved_tensors
         slope, training, sync, noise = ctx.options

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.inputs import check_floating
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
@@ -92,7 +92,7 @@ class _Interpolate(torch.autograd.Function):
         return _interpolate(features, idx, weight)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         return _backward(dout.contiguous(), *ctx.saved_tensors, ctx.rows), None, None
 

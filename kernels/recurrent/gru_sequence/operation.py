@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.gru_sequence.columns import gate_columns
@@ -121,7 +121,7 @@ class _GRUSequence(torch.autograd.Function):
         return output_states(hs, lengths, reverse), final_state(hs, reverse)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, a, c, b_n, lengths, keep_scale = ctx.saved_tensors
         h = drop_units(states_before(hs, ctx.reverse), keep_scale)
@@ -201,7 +201,4 @@ def gru_sequence(
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     b_n = None if b_n is None else b_n.to(gx.dtype).contiguous()
     save = needs_grad(gx, a, c, b_n, h0)
-    if not save:
-        hs, _ = _fwd(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save)
-        return output_states(hs, lengths, reverse), final_state(hs, reverse)
     return _GRUSequence.apply(gx, a, c, b_n, h0, lengths, keep_scale, reverse, save)

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import linear, product_dtype
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.inputs import check_floating, check_tensors
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.kron.factors import (
@@ -89,7 +89,7 @@ class _KronLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dy = dy.contiguous()
         dx, da, dc = _bwd(dy, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[0])

@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.kron.factors import reconstruct
@@ -107,12 +107,6 @@ _bwd = operator(
 )
 
 
-def _results(hs: Tensor, cs: Tensor, lengths: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """out, h_n and c_n of the histories."""
-    out, h_n = output_states(hs, lengths, reverse), final_state(hs, reverse)
-    return out, h_n, final_state(cs, reverse).to(hs.dtype)
-
-
 class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -122,10 +116,11 @@ class _LSTMSequence(torch.autograd.Function):
         hs, cs, gates = _fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
         ctx.save_for_backward(gates, hs, cs, a, c, lengths, keep_scale)
         ctx.reverse = reverse
-        return _results(hs, cs, lengths, reverse)
+        out, h_n = output_states(hs, lengths, reverse), final_state(hs, reverse)
+        return out, h_n, final_state(cs, reverse).to(gx.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, dh_n: Tensor, dc_n: Tensor) -> tuple[Tensor | None, ...]:
         gates, hs, cs, a, c, lengths, keep_scale = ctx.saved_tensors
         h = drop_units(states_before(hs, ctx.reverse), keep_scale)
@@ -172,7 +167,4 @@ def lstm_sequence(
     lengths = None if lengths is None else lengths.contiguous()
     a, c = a.to(gx.dtype), c.to(gx.dtype)
     save = needs_grad(gx, a, c, h0, c0)
-    if not save:
-        hs, cs, _ = _fwd(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)
-        return _results(hs, cs, lengths, reverse)
     return _LSTMSequence.apply(gx, a, c, h0, c0, lengths, keep_scale, reverse, save)

@@ -1,7 +1,9 @@
 """The formats: published counts, textbook contractions, lowering, initialisation, fits with their bounds."""
 
+import copy
 import itertools
 import math
+import pickle
 import warnings
 from unittest import mock
 
@@ -383,3 +385,27 @@ def test_what_is_kept_of_a_lowering_is_made_anew_when_a_core_changes(change):
         inside = f.lower_once()
     with torch.no_grad():
         assert f.lower_once() is not inside  # whose tensors autograd could not save
+
+
+def test_what_is_kept_of_a_lowering_stays_out_of_torch_func_and_of_copies():
+    f = TT((2, 3, 2), (3, 2, 2), 2)
+    x = torch.randn(4, 12)
+    with torch.no_grad():
+        right = x @ f.to_dense()
+        ours = torch.func.vmap(lambda row: row @ f.lower_once().to_dense())(x)
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-5)
+        kept = f.lower_once()
+        torch.testing.assert_close(x @ kept.to_dense(), right, rtol=0, atol=1e-5)
+        cores = {name: value.detach() for name, value in f.named_parameters()}
+
+        def lowered(cores):
+            return torch.func.functional_call(f, cores, (), tie_weights=False)
+
+        with mock.patch.object(TT, "forward", lambda self: self.lower_once().to_dense(), create=True):
+            _, tangent = torch.func.jvp(lowered, (cores,), (cores,))
+        torch.testing.assert_close(
+            tangent, 3 * f.to_dense(), rtol=1e-4, atol=1e-5
+        )  # of degree 3 in three cores
+        for copied in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+            assert copied._lowered is None
+            torch.testing.assert_close(copied.lower_once().a, kept.a, rtol=0, atol=0)
