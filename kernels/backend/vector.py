@@ -39,7 +39,6 @@ def _bytes_per_register() -> int:
 BYTES_PER_REGISTER = _bytes_per_register()
 ROWS_PER_TILE = {64: 12, 32: 6, 16: 6}[BYTES_PER_REGISTER]
 VECTORS_PER_TILE = {64: 2, 32: 2, 16: 4}[BYTES_PER_REGISTER]
-COMPILED = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
 # Of the polynomial of exp on |r| <= ln 2 / 2, whose first omitted term is below half a unit in the last place.
 DEGREE = {32: 7, 64: 13}
 MANTISSA_BITS = {32: 23, 64: 52}
@@ -351,7 +350,16 @@ def _compile_multiply(dtype: torch.dtype) -> Any:
 
 
 def multiply_routine(dtype: torch.dtype) -> int:
-    """The address of `multiply`'s code for float32 or float64."""
+    """The address of `multiply`'s code for float32 or float64.
+
+    Raises:
+        RuntimeError: numba is told to compile nothing, and vector instructions have no Python form.
+    """
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise RuntimeError(
+            "this operation is compiled by numba, which NUMBA_DISABLE_JIT switches off: unset it, or take the operation's "
+            "`reference`, or the plain form, `with dropfold.models.unfused(network):`."
+        )
     return _compile_multiply(dtype).address
 
 

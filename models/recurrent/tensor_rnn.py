@@ -215,6 +215,7 @@ class TensorRNN(HasPlainForm):
                 f"recurrent_dropout {self.recurrent_dropout} drops the same units at all frames of a sequence, which a step "
                 "cannot know in training; call eval(), or give the whole sequence."
             )
+        check_tensors(x_t=x_t)
         if x_t.dim() not in (1, 2):
             raise ValueError(
                 f"x_t must be one frame, [B, {self.input_size}] or [{self.input_size}]; got {list(x_t.shape)}."

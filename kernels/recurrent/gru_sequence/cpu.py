@@ -122,9 +122,9 @@ def _gradient_reset(r, h, dreset):
 @njit(parallel=True)
 def _forward_after(shares, gx, u, b_n, hs, gates, save, products, steps):
     between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
-    for start in range(0, steps.frames, shares.steps):
+    for start in range(0, steps.frames, shares.steps_together):
         for i in prange(len(shares.parts)):
-            for step in range(start, min(start + shares.steps, steps.frames)):
+            for step in range(start, min(start + shares.steps_together, steps.frames)):
                 _step_after(
                     step, gx, u, b_n, hs, gates, save, products, dropped, between[i], steps, shares.parts[i]
                 )
@@ -161,9 +161,9 @@ def _backward_after(shares, dout, u_transposed, gates, hs, dgates, dh, product, 
     between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
     # A thread needs the gradients of all units of the step before, so it waits between them and the product with them,
     # and writes this step's beside them.
-    for start in range(0, steps.frames + 1, shares.steps):
+    for start in range(0, steps.frames + 1, shares.steps_together):
         for i in prange(len(shares.parts)):
-            for step in range(start, min(start + shares.steps, steps.frames + 1)):
+            for step in range(start, min(start + shares.steps_together, steps.frames + 1)):
                 if step > 0:
                     t = step_indices(steps.frames - step, steps.frames, steps.reverse)[0]
                     at = ((step - 1) % 2 * steps.batch + shares.parts[i, 0]) * 3 * steps.hidden

@@ -182,7 +182,7 @@ def gru_sequence(
         seed: of that dropout, int64, 0-dim; default drawn by torch.
 
     Returns:
-        out [T, B, H], h_n [B, H].
+        out [T, B, H], h_n [B, H]. out shares memory with what backward keeps: change a clone of it.
 
     Raises:
         ValueError: shapes do not fit, u splits the gates, a length below 1 or above T, or a drop probability outside [0, 1).

@@ -23,7 +23,7 @@ from dropfold.kernels.recurrent.kron.factors import is_dense, multiply_adds, rig
 
 DENSE, ROWS, RIGHT, LEFT = range(4)
 MIN_PACKED_ROWS = 4  # of x; fewer take less time with W as it is
-ROWS_OF_W_AT_ONCE = 256  # whose pages the processor's tables hold
+ROWS_OF_W_AT_ONCE = 256  # whose pages of memory the processor finds without a search (TLB)
 
 
 class Matrix(NamedTuple):

@@ -84,9 +84,9 @@ def _cell_gradient(i, f, g, o, c_before, c_after, dout, dh, dc):
 @njit(parallel=True)
 def _forward(shares, gx, u, hs, cs, z, save, steps):
     between, dropped = np.empty((len(shares.parts), u.between), hs.dtype), begin_dropped(hs, steps)
-    for start in range(0, steps.frames, shares.steps):
+    for start in range(0, steps.frames, shares.steps_together):
         for i in prange(len(shares.parts)):
-            for step in range(start, min(start + shares.steps, steps.frames)):
+            for step in range(start, min(start + shares.steps_together, steps.frames)):
                 _step(step, gx, u, hs, cs, z, save, dropped, between[i], steps, shares.parts[i])
 
 
@@ -127,9 +127,9 @@ def _step(step, gx, u, hs, cs, z, save, dropped, between, steps, share):
 def _backward(shares, dout, u_transposed, gates, cs, dz, dh, dc, product, steps):
     between = np.empty((len(shares.parts), u_transposed.between), dh.dtype)
     # A thread needs the dz of all units of the step before, so it waits between a step's dz and the product with it.
-    for start in range(0, steps.frames + 1, shares.steps):
+    for start in range(0, steps.frames + 1, shares.steps_together):
         for i in prange(len(shares.parts)):
-            for step in range(start, min(start + shares.steps, steps.frames + 1)):
+            for step in range(start, min(start + shares.steps_together, steps.frames + 1)):
                 if step > 0:
                     t = step_indices(steps.frames - step, steps.frames, steps.reverse)[0]
                     at = (t * steps.batch + shares.parts[i, 0]) * 4 * steps.hidden

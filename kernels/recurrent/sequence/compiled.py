@@ -42,7 +42,7 @@ class Shares(NamedTuple):
     parts: np.ndarray[
         Any, Any
     ]  # int64 [threads, 4]: first row, the row after the last, first unit, the unit after the last
-    steps: int
+    steps_together: int
 
 
 class Strided(NamedTuple):

@@ -7,16 +7,8 @@ state in the others, so a reversed row begins with its own last frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-
-def steps(frames: int, reverse: bool) -> Iterator[tuple[int, int, int]]:
-    """(t, index of the state before, index of the state after) of each step."""
-    for t in reversed(range(frames)) if reverse else range(frames):
-        yield (t, t + 1, t) if reverse else (t, t, t + 1)
 
 
 def states_before(history: Tensor, reverse: bool) -> Tensor:
@@ -45,8 +37,3 @@ def active_rows(lengths: Tensor | None, frames: int) -> Tensor | None:
     if lengths is None:
         return None
     return (torch.arange(frames, device=lengths.device)[:, None] < lengths)[..., None]
-
-
-def update_active(old: Tensor, new: Tensor, active: Tensor | None, t: int) -> Tensor:
-    """`new` in the rows that are active in step t, `old` in the others."""
-    return new if active is None else torch.where(active[t], new, old)

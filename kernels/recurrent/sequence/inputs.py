@@ -46,7 +46,8 @@ def check_lengths(lengths: Tensor, batch: int, frames: int) -> None:
     if not is_tensor or lengths.shape != (batch,) or lengths.dtype != torch.int64:
         given = describe(lengths) if is_tensor else lengths
         raise ValueError(f"lengths must be an int64 tensor [{batch}], the frames of each row; got {given}.")
-    if lengths.is_cpu and not torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if lengths.is_cpu and not traced:
         least, most = (int(n) for n in lengths.aminmax())
         if least < 1 or most > frames:
             raise ValueError(f"lengths must be from 1 to T = {frames}; got {least} to {most}.")

@@ -8,9 +8,11 @@ pytest.importorskip("numba")
 
 from dropfold.kernels import gru_sequence, lstm_sequence
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.recurrent.gru_sequence import cpu as gru_cpu
 from dropfold.kernels.recurrent.gru_sequence import reference as gru_reference
 from dropfold.kernels.recurrent.kron import compiled
 from dropfold.kernels.recurrent.kron.factors import reconstruct
+from dropfold.kernels.recurrent.lstm_sequence import cpu as lstm_cpu
 from dropfold.kernels.recurrent.lstm_sequence import reference as lstm_reference
 from dropfold.kernels.recurrent.sequence import compiled as shares
 from tests.kernels.cases import EXACT
@@ -54,16 +56,31 @@ def test_a_dense_matrix_is_packed_or_read_as_it_is(shape, rows):
 KINDS = {"dense": ((1, 1, 1), (1, 32, 32)), "factors": ((1, 4, 8), (1, 8, 4))}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+WAYS = [
+    (way, batch, network, kind)
+    for way, batch in (("rows", 5), ("units", 5), ("units", 3), ("alone", 3))
+    for network in ("lstm", "gru after", "gru before")
+    for kind in KINDS
+    if way != "units" or (kind == "dense" and network != "gru before")  # units of one dense matrix
+]
+
+
 @pytest.mark.parametrize("lengths", [None, [6, 1, 4, 6, 2]])
-@pytest.mark.parametrize("network", ["lstm", "gru after", "gru before"])
-@pytest.mark.parametrize(("way", "batch"), [("rows", 5), ("units", 5), ("units", 3), ("alone", 3)])
+@pytest.mark.parametrize(("way", "batch", "network", "kind"), WAYS)
 def test_threads_share_rows_or_units(network, kind, lengths, way, batch, monkeypatch):
     frames, hidden, lengths = 6, 32, lengths and lengths[:batch]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     never, always = 1e30, 0
     monkeypatch.setattr(shares, "MIN_STEP_NANOSECONDS", always if way == "units" else never)
     monkeypatch.setattr(shares, "MIN_SHARED_NANOSECONDS", never if way == "alone" else always)
+    launched, launch_shares = [], shares.launch_shares
+
+    def record(function, plan, *arguments):
+        launched.append((len(plan.parts), plan.steps_together))
+        launch_shares(function, plan, *arguments)
+
+    for cpu in (gru_cpu, lstm_cpu):
+        monkeypatch.setattr(cpu, "launch_shares", record)
     gates = 4 if network == "lstm" else 3
     (s, p, u), c_shape = KINDS[kind]
     c_shape = (*c_shape[:2], c_shape[2] * (gates if kind == "dense" else 1))
@@ -83,6 +100,8 @@ def test_threads_share_rows_or_units(network, kind, lengths, way, batch, monkeyp
     }
     mine, right = (f(gx, *leaves, **options) for f in (run, reference))
     compare(mine, right, [gx, *(leaf for leaf in leaves if leaf is not None)])
+    number = 1 if way == "alone" else 3
+    assert set(launched) == {(number, 1 if way == "units" else frames)}
 
 
 def test_units_are_shared_where_u_is_large_and_the_rows_are_few():
