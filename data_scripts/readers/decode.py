@@ -7,17 +7,19 @@ and memory. Packets that cannot be decoded cost their frames alone, which is sai
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from dropfold.data_scripts.readers.ogg import Break, find_breaks
 from dropfold.data_scripts.schemas.video_schema import frame_size
 from dropfold.data_scripts.work import isolate
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
@@ -269,7 +271,8 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
     codec.copy_opaque = True  # a frame carries the number of its packet
     pages = container.format.name == "ogg"
     with _listening(pages or codec.name in COMPARING) as differs:
-        packets, faults = enumerate(container.demux(stream)), 0
+        packets = _look_ahead(container.demux(stream), find_breaks(Path(container.name)) if pages else [])
+        faults = 0
         damaged: set[int] = set()  # packets
         # Lossless decoders conceal nothing: what is predicted from a damaged picture is damaged, up to the next key frame.
         # What follows a lost page of Ogg is, too.
@@ -277,14 +280,14 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
         spoilt = False
         while faults < MOST_FAULTS:
             try:
-                number, packet = next(packets, (0, None))
+                number, packet, cut, behind = next(packets, (0, None, False, False))
             except av.error.FFmpegError:  # nothing can be read behind it; the decoder may still hold frames
                 yield None
                 with contextlib.suppress(av.error.FFmpegError):
                     for frame in codec.decode(None):
                         yield None if frame.opaque in damaged else frame
                 break
-            if differs() and pages:  # else it is said of the packet before
+            if (differs() and pages) or behind:  # else it is said of the packet before
                 spoilt = True
                 yield None
             if packet is None:
@@ -304,12 +307,26 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                 spoilt = spoilt or predicts
                 yield None
                 continue
-            if differs() or spoilt:
+            if differs() or spoilt or cut:
                 damaged.add(number)
                 spoilt = predicts
             faults = 0 if frames else faults
             for frame in frames:
                 yield None if frame.opaque in damaged else frame
+
+
+def _look_ahead(packets: Iterable[Any], breaks: list[Break]) -> Iterator[tuple[int, Any, bool, bool]]:
+    """Number, packet, whether the next break cuts it, and whether one stands before it; at the end a packet None."""
+    before, number, passed, behind = None, 0, 0, False
+    for packet in itertools.chain(packets, [None]):
+        at = math.inf if packet is None else packet.pos
+        now = passed if at is None else sum(one.at <= at for one in breaks)
+        cut = any(one.cut for one in breaks[passed:now])
+        if before is not None:
+            yield number, before, cut, behind
+            number += 1
+        before, behind, passed = packet, now > passed, now
+    yield number, None, False, behind
 
 
 @contextlib.contextmanager

@@ -40,13 +40,19 @@ class Own(NamedTuple):
     kind: str
     """In words."""
     begins: bytes
-    holds: bytes
-    """Somewhere in the file, what this program alone writes."""
+    """A regular expression of the file's beginning: what the format has there, and what this program alone writes."""
+    holds: bytes = b""
+    """The same, somewhere in the file, where the format has no fixed place for it."""
 
 
 WRITER = "written by dropfold"  # in files that say who wrote them
-OURS = Own("file that says dropfold wrote it", b"", WRITER.encode())
-DATA_SET = Own("data set (HDF5) of dropfold", b"\x89HDF\r\n\x1a\n", b"dropfold/")
+OURS = Own(
+    "file that says dropfold wrote it",
+    rb"ply\r?\nformat [^\n]*\n(?:comment [^\n]*\n)*?comment %(who)s\s"  # PLY: a comment of the header
+    rb"|LASF.{54}%(who)s"  # LAS, LAZ: the generating software
+    rb"|\x89PNG\r\n\x1a\n.{0,2000}?tEXtSoftware\x00%(who)s" % {b"who": WRITER.encode()},
+)
+DATA_SET = Own("data set (HDF5) of dropfold", rb"\x89HDF\r\n\x1a\n", b"dropfold/")
 
 
 def check_target(
@@ -72,7 +78,7 @@ def check_target(
 
 def _is(path: Path, own: Own) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content[: len(own.begins)] == own.begins and content.find(own.holds) >= 0
+        return re.match(own.begins, content, re.DOTALL) is not None and content.find(own.holds) >= 0
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

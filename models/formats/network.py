@@ -152,7 +152,7 @@ class Format(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is saved and copied: without what `lower_once` keeps."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_lowered"}  # type: ignore[misc]
+        return {name: value for name, value in super().__getstate__().items() if name != "_lowered"}
 
     def kron_shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """[S, p, u] and [S, q, v], the shapes of what `lower` gives, without contracting."""

@@ -112,7 +112,7 @@ def read_finished(config: Config) -> dict[str, Any] | None:
     if checksum := stated_checksum(located(config)):
         checkpoint.same_data(config.out, config, checksum)
     if faults := belonging.find_faults(config.out, saved, signature):
-        for fault in faults:  # the run's own log is no place to look for it
+        for _, fault in faults:  # the run's own log is no place to look for it
             print(f"note: {fault} The run is looked at anew.", file=sys.__stderr__)
         return None
     return checkpoint.load_summary(config.out)

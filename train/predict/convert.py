@@ -16,7 +16,11 @@ import tyro
 from dropfold.data_scripts.work import atomic
 
 WRITER = "dropfold convert"  # in the file's metadata
-CONVERTED = atomic.Own("file of weights that dropfold convert wrote", b"", WRITER.encode())
+# safetensors: the size of the header, and the header, which begins with the metadata.
+CONVERTED = atomic.Own(
+    "file of weights that dropfold convert wrote",
+    rb'.{8}\{"__metadata__":\{[^}]*"written by":"%s"' % WRITER.encode(),
+)
 
 
 @dataclass

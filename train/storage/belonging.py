@@ -13,7 +13,7 @@ from typing import Any
 
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.storage import checkpoint
-from dropfold.train.storage.checkpoint import BEST, CHECKPOINT, PREDICTIONS, SUMMARY, WEIGHTS
+from dropfold.train.storage.checkpoint import BEST, CHECKPOINT, CONFIG, METRICS, PREDICTIONS, SUMMARY, WEIGHTS
 from dropfold.train.storage.sealed import DamagedError
 
 FILES = "files"  # of a summary: name -> SHA-256
@@ -54,30 +54,30 @@ def _stated(run: Path) -> dict[str, Any]:
     return files if isinstance(files, dict) else {}
 
 
-def find_faults(run: Path, config: Config, signature: Signature) -> list[str]:
-    """A sentence for each file of a run's folder that was changed, or belongs to another run."""
+def find_faults(run: Path, config: Config, signature: Signature) -> list[tuple[str, str]]:
+    """The name and a sentence for each file of a run's folder that was changed, cannot be read, or is another run's."""
     faults = []
 
-    def try_to(read: Any, *arguments: Any) -> Any:
+    def try_to(name: str, read: Any, *arguments: Any) -> Any:
         try:
             return read(*arguments)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            faults.append(str(error))
+            faults.append((name, str(error)))
             return None
 
-    state = try_to(checkpoint.load_state, run / CHECKPOINT)
+    state = try_to(CHECKPOINT, checkpoint.load_state, run / CHECKPOINT)
     if state is not None:
-        try_to(checkpoint.check_config, run, state, config, signature)
-    if (run / SUMMARY).exists() and try_to(checkpoint.load_summary, run) is not None:
-        try_to(checkpoint.load_metrics, run)
+        try_to(CONFIG, checkpoint.check_config, run, state, config, signature)
+    if (run / SUMMARY).exists() and try_to(SUMMARY, checkpoint.load_summary, run) is not None:
+        try_to(METRICS, checkpoint.load_metrics, run)
         for name in (WEIGHTS, PREDICTIONS, BEST):
-            try_to(check_file, run, name)
+            try_to(name, check_file, run, name)
     else:
         for name in (WEIGHTS, BEST):
-            try_to(checkpoint.load_weights, run / name)
-        try_to(checkpoint.load_arrays, run / PREDICTIONS)
+            try_to(name, checkpoint.load_weights, run / name)
+        try_to(PREDICTIONS, checkpoint.load_arrays, run / PREDICTIONS)
     return faults
 
 
@@ -87,8 +87,8 @@ def note_faults(run: Path, config: Config, signature: Signature, needed: tuple[s
     Raises:
         DamagedError: a file of `needed`, or a config that is not the checkpoint's.
     """
-    for fault in find_faults(run, config, signature):
-        if any(fault.startswith(str(run / name)) for name in (*needed, checkpoint.CONFIG)):
+    for name, fault in find_faults(run, config, signature):
+        if name in (*needed, CONFIG):
             raise DamagedError(fault)
         if fault not in _said:
             _said.add(fault)

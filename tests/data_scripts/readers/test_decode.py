@@ -1,5 +1,6 @@
 """Videos of several codecs and containers, encoded here and read back; broken ones named."""
 
+import itertools
 import os
 import struct
 import sys
@@ -318,6 +319,19 @@ def test_a_page_of_ogg_whose_checksum_differs_is_left_out(tmp_path):
         assert set(found) <= set(true)
         assert 10 <= len(found) < 20
         assert f"damaged and left out, {len(found)} frames are kept" in notes[0]
+    path.write_bytes(whole)
+    for page in sorted({start for start, _ in packet_places(path)})[2:6]:
+        for byte, bit in itertools.product((0, 3, 5, 14, 18, 22, 26, 27), (0, 6)):  # of the page's header
+            damaged = bytearray(whole)
+            damaged[page + byte] ^= 1 << bit
+            path.write_bytes(damaged)
+            notes = []
+            try:
+                found = [frame.tobytes() for frame in read_clip(path, "a", all_frames(), notes)]
+            except VideoError as error:
+                notes, found = [str(error)], []
+            assert set(found) <= set(true), (page, byte, bit)
+            assert notes or len(found) == 20, (page, byte, bit)
 
 
 def test_a_picture_of_enormous_size_is_refused(tmp_path):

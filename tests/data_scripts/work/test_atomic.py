@@ -17,6 +17,7 @@ from dropfold.data_scripts.readers.scene_file import check_target, write_scene
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError, in_a_sentence
 from dropfold.data_scripts.work.processes import has_ended, identify
+from dropfold.train.predict.convert import CONVERTED
 
 
 @pytest.fixture
@@ -238,6 +239,35 @@ def test_an_output_replaces_nothing_but_what_this_program_wrote(tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     with pytest.raises(SchemaError, match="is a device or a pipe"):
         atomic.check_target(tmp_path / "pipe.h5")
+
+
+NOTES = {
+    "a script": (CONVERTED, b"#!/bin/sh\ndropfold convert model_1.t7 --out scenes.safetensors\n"),
+    "words in weights": (CONVERTED, b'\x20\0\0\0\0\0\0\0{"dropfold convert":"written by"}'),
+    "notes": (atomic.OURS, b"a.ply, b.ply were written by dropfold label\n"),
+    "a cloud": (atomic.OURS, b"ply\nformat ascii 1.0\nelement vertex 1\nend_header\nwritten by dropfold\n"),
+    "a picture": (atomic.OURS, b"\x89PNG\r\n\x1a\n" + b"tEXtComment\0not written by dropfold"),
+    "survey": (atomic.OURS, b"LASF" + bytes(300) + b"written by dropfold"),
+}
+
+
+@pytest.mark.parametrize("what", NOTES)
+def test_files_that_speak_of_this_program_are_not_its_own(what, tmp_path):
+    own, content = NOTES[what]
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(SchemaError, match=rf"is there and is no {own.kind}"):
+        atomic.check_target(tmp_path / "file", own)
+
+
+def test_converted_weights_may_be_converted_again(tmp_path):
+    from safetensors.numpy import save_file
+
+    metadata = {"format": "pt", "written by": "dropfold convert"}
+    for name, written in (("ours", metadata), ("theirs", {"format": "pt"})):
+        save_file({"w": np.zeros(3)}, tmp_path / name, written)
+    atomic.check_target(tmp_path / "ours", CONVERTED)
+    with pytest.raises(SchemaError, match="is no file of weights that dropfold convert wrote"):
+        atomic.check_target(tmp_path / "theirs", CONVERTED)
 
 
 @pytest.mark.parametrize("suffix", [".ply", ".las", ".txt", ".npy"])

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.work.processes import cores
 from dropfold.models.formats import FormatSpec
 from dropfold.train.compare import compare, corruptions, studies, table
 from dropfold.train.compare.results import write_results
@@ -146,7 +147,8 @@ def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Runs in this process, one after the other."""
+    """Runs in this process, one after the other, with the threads that it has: numba's cannot be more or fewer later."""
+    monkeypatch.setattr(compare, "cores", lambda: int(os.environ.get("NUMBA_NUM_THREADS", cores())))
     monkeypatch.setattr(
         compare, "run_in_process", lambda config, split, threads: compare.run_one(config, split)
     )
