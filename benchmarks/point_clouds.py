@@ -1,6 +1,7 @@
 """`python -m benchmarks.point_clouds`: point-cloud training steps and operations beside their peers, in interleaved runs.
 
-Groups (`--only`): steps, training steps of PointNet, PointNet++ and DGCNN for classification, beside yanx27's and antao97's
+Groups (`--only`): inference, logits in evaluation of one cloud and of several, beside the same peers eager, through inductor
+and in onnxruntime; steps, training steps of PointNet, PointNet++ and DGCNN for classification, beside yanx27's and antao97's
 where their checkouts are given; segmentation, the same networks for parts and scenes; knn, edge_conv, linear_norm_max and
 noise, the operations beside eager PyTorch, PyG and, in 3-D, a k-d tree; knn_sweep, neighbours and their memory against the
 number of points; scene_ops, farthest points, balls and interpolation beside a k-d tree, eager PyTorch and yanx27's; scaling,
@@ -21,12 +22,13 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks import harness
-from benchmarks.cases import cloud_operations, cloud_steps, epochs, scene_operations
+from benchmarks.cases import cloud_inference, cloud_operations, cloud_steps, epochs, scene_operations
 from benchmarks.cases.cloud_steps import PEER, Network, Setting
 from benchmarks.harness import Case
 from dropfold.train.engine.memory import keep
 
 Group = Literal[
+    "inference",
     "steps",
     "segmentation",
     "knn",
@@ -51,7 +53,7 @@ class Options:
     yanx27: Path | None = None
     """A checkout of yanx27/Pointnet_Pointnet2_pytorch, to run PointNet and PointNet++ beside ours."""
     only: tuple[Group, ...] = (
-        "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scene_ops",
+        "inference", "steps", "segmentation", "knn", "edge_conv", "linear_norm_max", "noise", "knn_sweep", "scene_ops",
         "scaling", "epochs",
     )  # fmt: skip
     """Which groups to run."""
@@ -78,6 +80,7 @@ class Sizes:
 
     steps: dict[Network, tuple[int, int]]
     segmentation: dict[Network, tuple[int, int]]
+    inference: tuple[tuple[Network, tuple[int, ...], int], ...]
     operation: tuple[int, int]
     sweep: tuple[tuple[int, int], ...]
     base: tuple[int, int]
@@ -92,6 +95,13 @@ FULL = Sizes(
         **dict.fromkeys(("pointnet_parts", "pointnet2_parts", "dgcnn_parts"), (4, 2048)),
         **dict.fromkeys(("pointnet_scenes", "pointnet2_scenes", "dgcnn_s3dis"), (4, 4096)),
     },
+    inference=(
+        ("pointnet", (1, 8, 32), 1024),
+        ("dgcnn", (1, 8, 32), 1024),
+        ("pointnet2_ssg", (1, 8), 1024),
+        ("dgcnn_s3dis", (1,), 4096),
+        ("pointnet2_scenes", (1,), 4096),
+    ),
     operation=(8, 1024),
     sweep=((8, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384)),
     base=(8, 1024), clouds=(2, 4, 8, 16), points=(256, 512, 1024, 2048, 4096),
@@ -100,6 +110,7 @@ FULL = Sizes(
 QUICK = Sizes(
     steps=dict.fromkeys(FULL.steps, (4, 512)),
     segmentation=dict.fromkeys(FULL.segmentation, (1, 1024)),
+    inference=(("pointnet", (1,), 128), ("dgcnn", (1,), 128), ("pointnet2_ssg", (1,), 512)),
     operation=(4, 512),
     sweep=((4, 256), (2, 512), (1, 1024)),
     base=(2, 256), clouds=(2, 4), points=(128, 256),
@@ -113,7 +124,12 @@ def comparisons(options: Options) -> Iterator[list[Case]]:
     sizes, device = QUICK if options.quick else FULL, options.device
     clouds, points = sizes.operation
     for group in options.only:
-        if group in ("steps", "segmentation"):
+        if group == "inference":
+            for network, batches, points_of_cloud in sizes.inference:
+                for batch in batches:
+                    setting = Setting(network, batch, points_of_cloud, device=device)
+                    yield cloud_inference.comparison(network, beside(setting, options))
+        elif group in ("steps", "segmentation"):
             networks = sizes.steps if group == "steps" else sizes.segmentation
             for network, dtype in itertools.product(networks, options.dtypes):
                 setting = Setting(network, *networks[network], dtype=dtype, device=device)
@@ -180,6 +196,14 @@ def check(options: Options) -> None:
         if not apart < SAME:
             raise SystemExit(f"that is more than {SAME:.0e}: what computes something else is not timed.")
 
+    for network, _, _ in FULL.inference if "inference" in options.only else ():
+        setting = beside(Setting(network, 2, 1024), options)
+        if setting.checkout is not None:
+            apart = cloud_inference.distance(setting)
+            print(f"{network} in evaluation: agree to {apart:.1e} in float64, with the same weights.")
+            if not apart < SAME:
+                raise SystemExit(f"that is more than {SAME:.0e}: what computes something else is not timed.")
+
     if "scene_ops" in options.only and options.yanx27:
         apart = scene_operations.distance(options.yanx27)
         print(
@@ -189,6 +213,13 @@ def check(options: Options) -> None:
             raise SystemExit(
                 f"that is more than {scene_operations.SAME:.0e}: what computes something else is not timed."
             )
+
+
+def leave_out(case: Case, error: Exception) -> None:
+    """Say that a peer failed; what is ours must not."""
+    if case.provider.startswith("dropfold"):
+        raise error
+    print(f"{case.provider} is left out of {case.operation}: {type(error).__name__}: {error!s:.300}")
 
 
 def main() -> None:
@@ -206,6 +237,7 @@ def main() -> None:
             repetitions=3 if options.quick else options.repetitions,
             device=options.device,
             memory=options.memory and not options.quick,
+            broken=leave_out,
         )
         harness.show(rows)
         if options.out:

@@ -10,7 +10,7 @@ from dropfold.kernels.noise.philox import draw_seed
 from dropfold.kernels.norm.batch_norm.operation import BatchNorm
 from dropfold.kernels.norm.edge_conv import edge_conv
 from dropfold.kernels.norm.linear_norm_max import linear_norm_max
-from dropfold.kernels.norm.norm_act import norm_act
+from dropfold.kernels.norm.norm_act import linear_norm_act, norm_act
 from dropfold.kernels.norm.norm_pool import linear_norm_pool, norm_pool
 from dropfold.kernels.points.ball_query import ball_query
 from dropfold.kernels.points.farthest_point_sample import farthest_point_sample
@@ -37,6 +37,7 @@ __all__ = [
     "knn",
     "kron_linear",
     "linear",
+    "linear_norm_act",
     "linear_norm_max",
     "linear_norm_pool",
     "lstm_sequence",

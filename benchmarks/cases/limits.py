@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case
 from dropfold.kernels.group_mlp_max import compiled_chain
+from dropfold.kernels.points.knn.operation import MAX_SUMMED_CHANNELS
 
 GEMMS, ONEDNN, BYTES = "limit: GEMMs", "limit: GEMMs, oneDNN", "limit: bytes"
 DTYPES = {
@@ -71,6 +72,12 @@ def _product(name: str, shapes: Sequence[Any], dtypes: Sequence[str]) -> Product
             a, b = shapes[:2]
         case "aten::addmm" | "aten::baddbmm":
             (a, b), dtypes = shapes[1:3], dtypes[1:]
+        case "dropfold::knn":  # of clouds of one size, whose products are made in its loops
+            (rows, channels), clouds = shapes[0], shapes[1][0] - 1
+            if channels <= MAX_SUMMED_CHANNELS:
+                return None
+            points = rows // clouds
+            return Product(clouds, points, channels, points, DTYPES[dtypes[0]])
         case "mkldnn::_linear_pointwise":  # [.., k] and a linear layer's weight [n, k]
             a, b = [math.prod(shapes[0][:-1]), shapes[0][-1]], shapes[1][::-1]
         case "aten::convolution_backward":  # of a 1 x 1 convolution: pixels, summed over

@@ -10,24 +10,33 @@ from typing import Any
 
 import torch
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # when this package is imported
 
-def operator(schema: str, *, implementations: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+
+def operator(
+    schema: str, *, implementations: str, fake: Callable[..., Any], cpu_alone: bool = False
+) -> Callable[..., Any]:
     """Register `dropfold::<schema>` and return it.
 
     `implementations` is the package of the operation. Its files `cpu.py` and `triton.py` have a function each with the
     operator's name and arguments; a file is imported at the operator's first call on its device. CUDA and ROCm tensors
     always go to Triton, CPU tensors to `cpu.py`: neither stands in for the other. The one exception is asked for by name:
     with TRITON_INTERPRET=1 in the environment when this package is imported, CPU tensors go through the Triton kernels
-    too, in Triton's interpreter (slow; it is how kernels are debugged). `fake` returns empty outputs of the right shapes,
+    too, in Triton's interpreter (slow; it is how kernels are debugged). With `cpu_alone` there are no Triton kernels.
+    `fake` returns empty outputs of the right shapes,
     for torch.compile and torch.export. All outputs are contiguous, whatever the strides of the inputs: compiled code is
     made for the strides that `fake` promises.
     """
     name = schema.split("(")[0]
     cpu, triton = (_import_at_first_call(implementations, device, name) for device in ("cpu", "triton"))
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     torch.library.define(f"dropfold::{name}", schema[len(name) :])
-    torch.library.impl(f"dropfold::{name}", "CPU", _without_autocast(triton if interpreted else cpu, "cpu"))
-    torch.library.impl(f"dropfold::{name}", "CUDA", _without_autocast(_without_float64(triton, name), "cuda"))
+    torch.library.impl(
+        f"dropfold::{name}", "CPU", _without_autocast(triton if INTERPRETED and not cpu_alone else cpu, "cpu")
+    )
+    if not cpu_alone:
+        torch.library.impl(
+            f"dropfold::{name}", "CUDA", _without_autocast(_without_float64(triton, name), "cuda")
+        )
     torch.library.register_fake(f"dropfold::{name}", lambda *args: _make_contiguous(fake(*args)))
     return getattr(torch.ops.dropfold, name).default
 

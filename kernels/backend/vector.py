@@ -149,6 +149,23 @@ def tanh(x: Vector) -> Vector:
     return e / (e + 2)
 
 
+def larger(x: Vector, y: Vector) -> Vector:
+    """max(x, y); NaN wins."""
+    builder = x.builder
+    above = builder.fcmp_ordered(">", x.value, y.value)
+    nan = builder.fcmp_unordered("uno", x.value, x.value)
+    largest = builder.select(
+        above, x.value, y.value
+    )  # one test at a time: AVX2 joins two in many instructions
+    return Vector(builder, builder.select(nan, x.value, largest))
+
+
+def leaky_relu(x: Vector, slope: Vector) -> Vector:
+    """x where it is positive, and slope x elsewhere."""
+    positive = x.builder.fcmp_ordered(">", x.value, x._constant(0.0))
+    return Vector(x.builder, x.builder.select(positive, x.value, (x * slope).value))
+
+
 def _pointer(builder: Any, data: Any, at: Any, scalar: Any, kind: Any) -> Any:
     """Where the numbers from index `at` on are, as a pointer to `kind`."""
     start = builder.bitcast(data, scalar.as_pointer())
@@ -176,22 +193,25 @@ def _lanes(scalar: Any) -> int:
 def elementwise(formula: Callable[..., tuple[Vector, ...]]) -> Any:
     """Make a function (n, (input, at, .., output, at, ..)) of compiled code out of a formula of its inputs.
 
-    An output may be an input at the same index.
+    An input may be a number instead of an array, whatever index follows. An output may be an input at the same index.
     """
     inputs = formula.__code__.co_argcount
 
     @intrinsic
     def run(typing: Any, n: Any, arguments: Any) -> Any:
         kinds = arguments.types[::2]
-        if any(not isinstance(kind, types.Array) or kind.dtype != kinds[0].dtype for kind in kinds):
-            raise TypeError(f"arrays of one type, each followed by an index; got {arguments}.")
+        number = kinds[-1].dtype
+        if any(getattr(kind, "dtype", kind) != number for kind in kinds):
+            raise TypeError(f"arrays and numbers of one type, each followed by an index; got {arguments}.")
 
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            scalar = _scalar(kinds[0])
+            scalar = _scalar(kinds[-1])
             bits = 32 if isinstance(scalar, ir.FloatType) else 64
             parts = cgutils.unpack_tuple(builder, values[1])
+            arrays = [isinstance(kind, types.Array) for kind in kinds]
             data = [
-                context.make_array(kind)(context, builder, parts[2 * i]).data for i, kind in enumerate(kinds)
+                context.make_array(kind)(context, builder, part).data if is_array else part
+                for kind, is_array, part in zip(kinds, arrays, parts[::2], strict=True)
             ]
             starts = [
                 context.cast(builder, at, kind, types.intp)
@@ -201,12 +221,17 @@ def elementwise(formula: Callable[..., tuple[Vector, ...]]) -> Any:
             def write_loop(start: Any, stop: Any, lanes: int) -> None:
                 kind, step = _of_lanes(scalar, lanes), ir.Constant(ir.IntType(64), lanes)
                 with cgutils.for_range_slice(builder, start, stop, step) as (i, _):
-                    pointers = [
+                    places = [
                         _pointer(builder, part, builder.add(at, i), scalar, kind)
-                        for part, at in zip(data, starts)
+                        if is_array
+                        else _repeat(builder, part, lanes)
+                        for part, at, is_array in zip(data, starts, arrays, strict=True)
                     ]
-                    read = [Vector(builder, _load(builder, p, bits)) for p in pointers[:inputs]]
-                    for vector, pointer in zip(formula(*read), pointers[inputs:], strict=True):
+                    read = [
+                        Vector(builder, _load(builder, place, bits) if is_array else place)
+                        for place, is_array in zip(places[:inputs], arrays[:inputs], strict=True)
+                    ]
+                    for vector, pointer in zip(formula(*read), places[inputs:], strict=True):
                         builder.store(vector.value, pointer, align=bits // 8)
 
             lanes = _lanes(scalar)
@@ -312,6 +337,85 @@ def _repeat(builder: Any, number: Any, lanes: int) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
+
+
+@intrinsic(prefer_literal=True)
+def _largest(
+    typing: Any, q: Any, q_at: Any, q_row: Any, idx: Any, idx_at: Any, k: Any, out: Any, out_at: Any, vectors: Any,
+    lanes: Any,
+) -> Any:  # fmt: skip
+    """Some columns of `largest_of_rows` held in registers: `vectors` vectors of `lanes` numbers (0: a register's).
+
+    The last two are literals.
+    """
+    if not all(isinstance(kind, types.IntegerLiteral) for kind in (vectors, lanes)):
+        return None
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        scalar, index = _scalar(q), ir.IntType(64)
+        width, bits = lanes.literal_value or _lanes(scalar), 32 if isinstance(scalar, ir.FloatType) else 64
+        kind = _of_lanes(scalar, width)
+        data = [
+            context.make_array(array)(context, builder, values[i]).data
+            for i, array in ((0, q), (3, idx), (6, out))
+        ]
+        p_q, p_idx, p_out = data
+        columns = [ir.Constant(index, v * width) for v in range(vectors.literal_value)]
+
+        def read(position: Any) -> list[Vector]:
+            row = builder.load(_pointer(builder, p_idx, builder.add(values[4], position), index, index))
+            at = builder.add(values[1], builder.mul(row, values[2]))
+            pointers = [_pointer(builder, p_q, builder.add(at, column), scalar, kind) for column in columns]
+            return [Vector(builder, _load(builder, pointer, bits)) for pointer in pointers]
+
+        one = ir.Constant(index, 1)
+        first, entry = read(ir.Constant(index, 0)), builder.block
+        loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed(">", values[5], one), loop, done)
+        builder.position_at_end(loop)
+        position, best = builder.phi(index), [builder.phi(kind) for _ in columns]
+        after = [larger(x, Vector(builder, y)) for x, y in zip(read(position), best, strict=True)]
+        following = builder.add(position, one)
+        for phi, start, step in zip(
+            [position, *best],
+            [one, *(x.value for x in first)],
+            [following, *(x.value for x in after)],
+            strict=True,
+        ):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(step, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, values[5]), loop, done)
+        loop = builder.block
+        builder.position_at_end(done)
+        largest = [builder.phi(kind) for _ in columns]
+        for phi, x, y in zip(largest, first, after, strict=True):
+            phi.add_incoming(x.value, entry)
+            phi.add_incoming(y.value, loop)
+        for column, phi in zip(columns, largest, strict=True):
+            pointer = _pointer(builder, p_out, builder.add(values[7], column), scalar, kind)
+            builder.store(phi, pointer, align=bits // 8)
+        return context.get_dummy_value()
+
+    integers = (types.int64, types.int64)
+    return types.void(q, *integers, idx, *integers, out, types.int64, vectors, lanes), code
+
+
+LARGEST_VECTORS = 8  # of `largest_of_rows`, at a time
+
+
+@numba.njit
+def largest_of_rows(q, q_row, idx, idx_at, k, out, out_at, columns):
+    """out[out_at + c] = the largest of q[idx[idx_at + e] q_row + c] over e < k, for c < columns; NaN wins; k > 0."""
+    lanes, c = BYTES_PER_REGISTER // q.itemsize, 0
+    while columns - c >= LARGEST_VECTORS * lanes:
+        _largest(q, c, q_row, idx, idx_at, k, out, out_at + c, LARGEST_VECTORS, 0)
+        c += LARGEST_VECTORS * lanes
+    while columns - c >= lanes:
+        _largest(q, c, q_row, idx, idx_at, k, out, out_at + c, 1, 0)
+        c += lanes
+    while c < columns:
+        _largest(q, c, q_row, idx, idx_at, k, out, out_at + c, 1, 1)
+        c += 1
 
 
 def _multiply_columns(most: int, vectors: int, lanes: int) -> Any:

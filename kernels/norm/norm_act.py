@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dropfold.kernels.backend.gemm import linear
 from dropfold.kernels.backend.gradients import first_derivatives_only
+from dropfold.kernels.backend.inputs import check_product
 from dropfold.kernels.noise.draw import Noise, draw, keep_scale
 from dropfold.kernels.noise.elementwise.operation import norm_apply, norm_grad, norm_sums
 from dropfold.kernels.norm.batch_norm.operation import (
@@ -33,6 +35,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     norm_gradients,
     statistics,
 )
+from dropfold.kernels.norm.evaluation.operation import apply_linear, is_fixed, scale_and_shift
 from dropfold.kernels.norm.plain import activate, normalize
 from dropfold.kernels.points.clouds import to_rows
 
@@ -108,3 +111,46 @@ def norm_act(
         *(norm.eps, negative_slope, norm.training, norm.sync, noise),
     )
     return out.view_as(y)
+
+
+def linear_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: BatchNorm, **options: Any
+) -> Tensor:
+    """The specification of `linear_norm_act` in torch, with the same options."""
+    return reference(torch.nn.functional.linear(x, weight, bias), norm, **options)
+
+
+def linear_norm_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: BatchNorm,
+    *,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+    negative_slope: float = 0.0,
+    noise: Noise | None = None,
+) -> Tensor:
+    """`norm_act` of x W^T + b. Where nothing learns the two are one pass (kernels/norm/evaluation).
+
+    Args:
+        x: dense [B, N, C_in], or rows [M, C_in] with `batch` [M].
+        weight, bias: [C_out, C_in] and [C_out] or None, those of `nn.Linear`.
+        norm, negative_slope, noise: as those of `norm_act`.
+
+    Returns:
+        [B, N, C_out] or [M, C_out].
+
+    Raises:
+        ValueError: shapes or types do not fit, or training with a single row.
+    """
+    if is_fixed(norm, noise, x, weight, bias):
+        if batch is not None or x.dim() not in (2, 3):
+            to_rows(x, batch, batch_size)  # which refuses what does not fit
+        check_product(x, weight, bias)
+        check_channels(weight.shape[0], norm, x)
+        rows = x.reshape(-1, x.shape[-1])
+        z = apply_linear(rows, weight, *scale_and_shift(norm, bias), negative_slope)
+        return z.view(*x.shape[:-1], z.shape[1])
+    y = linear(x, weight, bias)
+    return norm_act(y, norm, batch=batch, batch_size=batch_size, negative_slope=negative_slope, noise=noise)

@@ -104,11 +104,9 @@ class LinearNorm(HasPlainForm):
         """The plain linear map, BatchNorm and activation of x [..., C_in], made of coordinates if of few `channels`."""
         return self.activation(call_norm(self.norm, self._called(x, channels), self.sync))
 
-    def _linear(self, x: Tensor) -> Tensor:
-        """The linear map, in the cheaper way."""
-        if is_nn_linear(self.linear) or product_is_cheaper(self.linear, x.numel() // x.shape[-1]):
-            return linear(x, *self.matrix(), coordinates=self.coordinates)
-        return self._called(x)
+    def _takes_matrix(self, x: Tensor) -> bool:
+        """Whether a product with the matrix of `linear` is the cheaper way to apply it."""
+        return is_nn_linear(self.linear) or bool(product_is_cheaper(self.linear, x.numel() // x.shape[-1]))
 
     def _called(self, x: Tensor, channels: int | None = None) -> Tensor:
         """`linear`, called as a module on x, which is made of so many `channels`."""
@@ -158,9 +156,14 @@ class LinearNormAct(LinearNorm):
 
     def operation(self, x: Tensor, *rest: Any, **options: Any) -> Tensor:
         *g, norm = rest
-        y = self._beside(x, g[0], options["batch"]) if g else self._linear(x)
-        dropped = self._dropout(y, options["noise"])
-        return kernels.norm_act(y, norm, **options | {"noise": dropped})
+        options |= {"noise": self._dropout(x, options["noise"])}
+        if g:
+            return kernels.norm_act(self._beside(x, g[0], options["batch"]), norm, **options)
+        if not self._takes_matrix(x):
+            return kernels.norm_act(self._called(x), norm, **options)
+        weight, bias = self.matrix()
+        with rounding_unless(self.coordinates or weight.shape[1] <= COORDINATES, x):
+            return kernels.linear_norm_act(x, weight, bias, norm, **options)
 
     def plain(self, x: Tensor, *g: Tensor, noise: Noise | None, **clouds: Any) -> Tensor:
         if g:
@@ -174,12 +177,12 @@ class LinearNormAct(LinearNorm):
         self._check_noise(noise)
         return self.dropout(z)
 
-    def _dropout(self, y: Tensor, noise: Noise | None) -> Noise | None:
+    def _dropout(self, x: Tensor, noise: Noise | None) -> Noise | None:
         """The layer's dropout as noise, or the noise that was given."""
         if self.dropout is None or not (self.dropout.training and self.dropout.p):
             return noise
         self._check_noise(noise)
-        return self.dropout.draw(y.device)
+        return self.dropout.draw(x.device)
 
     def _check_noise(self, noise: Noise | None) -> None:
         assert self.dropout is not None

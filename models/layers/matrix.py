@@ -41,12 +41,12 @@ def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
     Raises:
         ValueError: the module is not affine, or how many features it takes is not known.
     """
+    if is_nn_linear(module):
+        return Affine(module.weight, module.bias)  # type: ignore[arg-type]
     device = _example(module).device.type
     if torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return matrix_of(module, in_features)
-    if is_nn_linear(module):
-        return Affine(module.weight, module.bias)  # type: ignore[arg-type]
     if isinstance(module, TensorLinear) and _keeps_forward(module, TensorLinear):
         return Affine(module.weight.to_dense().T, module.bias)
     if type(module) is nn.Sequential and _keeps_forward(module, nn.Sequential):

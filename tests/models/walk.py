@@ -223,6 +223,7 @@ KERNELS = {
         lambda x, **t: torch.nn.functional.linear(x, *t.values()),
         matrix,
     ),
+    "linear_norm_act": normed(kernels.linear_norm_act, norm_act.linear_reference, 7, matrix),
     "linear_norm_max": normed(kernels.linear_norm_max, linear_norm_max.reference, 7, matrix),
     "linear_norm_pool": normed(kernels.linear_norm_pool, norm_pool.linear_reference, 7, matrix),
     "lstm_sequence": operation(kernels.lstm_sequence, lstm_sequence.reference, sequence(4)),

@@ -53,6 +53,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     running_statistics,
     update_running,
 )
+from dropfold.kernels.norm.evaluation.operation import edge_conv_fixed, is_fixed, scale_and_shift
 from dropfold.kernels.norm.plain import activate, masked_max, normalize
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 
@@ -198,8 +199,12 @@ def edge_conv(
     check_weight(weight, 2 * channels, x, bias)
     check_increasing(negative_slope)
     check_channels(weight.shape[0], norm, x)
-    sign, increasing = fold_sign(norm)
     nearby, central = weight[:, :channels], weight[:, channels:]
+    if not return_argmax and is_fixed(norm, noise, rows, weight, bias):
+        graph = rows, central - nearby, nearby, global_idx(idx)
+        out = edge_conv_fixed(*graph, *scale_and_shift(norm, bias), negative_slope)
+        return out.view(*x.shape[:-1], out.shape[1])
+    sign, increasing = fold_sign(norm)
     sign_of_row = sign.to(weight.dtype)[:, None]
     folded = torch.cat([sign_of_row * (central - nearby), sign_of_row * nearby])
     dtype = input_dtype(rows)

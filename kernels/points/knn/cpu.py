@@ -9,8 +9,9 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from dropfold.kernels.backend.gemm import mm
 from dropfold.kernels.backend.numba import launch, njit
+from dropfold.kernels.backend.panels import multiply_panels, pack
+from dropfold.kernels.backend.vector import multiply_routine
 from dropfold.kernels.points.boxes import NO_POINT, POINTS_PER_LEAF, STACK_NODES, boxes_of, nearest, reach
 from dropfold.kernels.points.clouds import ptr_to_batch
 from dropfold.kernels.points.knn.operation import MAX_SUMMED_CHANNELS
@@ -18,7 +19,8 @@ from dropfold.kernels.points.knn.operation import MAX_SUMMED_CHANNELS
 GROUPS = 128  # into which a query's distances are dealt; their minima bound the search
 MIN_POINTS_FOR_BOXES = 4097  # smaller clouds in 3-D are not searched in boxes
 QUERIES_PER_CHUNK = 32  # which a thread takes at a time
-PRODUCTS_PER_TILE = 2**19  # 2 MiB of float32, which stay in the cache
+QUERIES_PER_BLOCK, MIN_QUERIES = 48, 12  # whose products with the whole cloud a thread makes at a time
+PRODUCTS_PER_BLOCK = 1 << 16  # so that they stay in its own cache
 
 
 @njit
@@ -26,45 +28,50 @@ def _bound(distances, k, minima):
     """A distance such that at least k distances are at or below it, and few more.
 
     Distance j belongs to group j mod GROUPS. If k groups have their minimum at or below the bound, so have k distances.
-    The minima are written to `minima` [GROUPS].
+    The minima are written to `minima` [2, GROUPS], and the row in which they end is returned, too.
     """
-    minima[:] = np.inf
-    whole = distances.shape[0] // GROUPS * GROUPS
+    now, whole = 0, distances.shape[0] // GROUPS * GROUPS
+    minima[0] = np.inf
     for first in range(0, whole, GROUPS):
+        # Of two rows: one that is read and written would be stored by a mask, which some processors do slowly.
+        old, new = minima[now], minima[1 - now]
         for g in range(GROUPS):
-            d, least = distances[first + g], minima[g]
-            minima[g] = d if d < least else least
+            d, least = distances[first + g], old[g]
+            new[g] = d if d < least else least
+        now = 1 - now
     for g in range(distances.shape[0] - whole):
-        d, least = distances[whole + g], minima[g]
-        minima[g] = d if d < least else least
-    low, high = minima.dtype.type(0), minima.dtype.type(np.inf)
+        if distances[whole + g] < minima[now, g]:
+            minima[now, g] = distances[whole + g]
+    least = minima[now]
+    low, high, half = minima.dtype.type(0), minima.dtype.type(np.inf), minima.dtype.type(0.5)
     if k <= GROUPS:
-        high = minima.max()
+        high = least.max()
         for _ in range(12):
-            middle = (low + high) / 2
-            count = 0
+            middle, count = half * (low + high), 0
             for g in range(GROUPS):
-                count += minima[g] <= middle
+                count += least[g] <= middle
             low, high = (low, middle) if count >= k else (middle, high)
             if k <= count <= k + k // 8:
                 break
-    return high
+    return high, now
 
 
 @njit
-def _select(distances, k, minima, candidates, keys, best, own, offset, out):
+def _select(distances, k, minima, candidates, near_groups, keys, best, own, offset, out):
     """Write the k smallest of `distances` by (distance, index), ascending, to out.
 
-    NaN is never near; if fewer than k are left, `own` fills the list. Minima [GROUPS], candidates [n + 1], keys and
-    best [k] are work space.
+    NaN is never near; if fewer than k are left, `own` fills the list. Minima [2, GROUPS], candidates [n + 1],
+    near_groups [GROUPS + 1], keys and best [k] are work space.
     """
-    bound = _bound(distances, k, minima)
-    count = 0
-    for g in range(GROUPS):
-        if minima[g] <= bound:
-            for j in range(g, distances.shape[0], GROUPS):
-                candidates[count] = j
-                count += distances[j] <= bound
+    bound, row = _bound(distances, k, minima)
+    groups, count = 0, 0
+    for g in range(GROUPS):  # written whether near or not: a processor cannot foresee which are
+        near_groups[groups] = g
+        groups += minima[row, g] <= bound
+    for n in range(groups):
+        for j in range(near_groups[n], distances.shape[0], GROUPS):
+            candidates[count] = j
+            count += distances[j] <= bound
     filled = 0
     best[:] = own
     for e in range(count):
@@ -92,8 +99,9 @@ def _search_coordinates(x, ptr, batch, k, largest, out):
     rows, channels = x.shape
     columns = x.T.copy()
     for b in prange((rows + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
-        minima, keys, best = np.empty(GROUPS, x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
-        space, candidates = np.empty(largest, x.dtype), np.empty(largest + 1, np.int64)
+        minima, keys, best = np.empty((2, GROUPS), x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
+        space, candidates = np.empty(largest, x.dtype), np.empty(largest + 1, np.int32)
+        near_groups = np.empty(GROUPS + 1, np.int32)
         for i in range(b * QUERIES_PER_CHUNK, min(rows, (b + 1) * QUERIES_PER_CHUNK)):
             start, stop = ptr[batch[i]], ptr[batch[i] + 1]
             distances = space[: stop - start]
@@ -103,25 +111,32 @@ def _search_coordinates(x, ptr, batch, k, largest, out):
                 for j in range(stop - start):
                     d = column[j] - own
                     distances[j] += d * d
-            _select(distances, k, minima, candidates, keys, best, i - start, start, out[i])
+            _select(distances, k, minima, candidates, near_groups, keys, best, i - start, start, out[i])
 
 
 @njit(parallel=True)
-def _search_products(products, squares, first, start, k, out):
-    """Neighbours of the queries first, first + 1, ... from products[q, j] = x_q . x_j of one cloud; overwrites products."""
-    queries = products.shape[0]
+def _search_products(routine, cloud, squares, rows_per_block, start, k, out):
+    """Neighbours of the points of one cloud [N, C], whose first is row `start`, by products with all of them."""
+    panels = pack(cloud)
+    # Rows a power of two apart would share few places of the cache.
+    points, row = cloud.shape[0], (panels.shape[0] + 1) * panels.shape[2]
     zero, two = squares.dtype.type(0), squares.dtype.type(2)  # Python numbers would make it float64
-    for b in prange((queries + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
-        minima, keys = np.empty(GROUPS, squares.dtype), np.empty(k, squares.dtype)
-        best, candidates = np.empty(k, np.int64), np.empty(squares.shape[0] + 1, np.int64)
-        for q in range(b * QUERIES_PER_CHUNK, min(queries, (b + 1) * QUERIES_PER_CHUNK)):
-            i, distances = first - start + q, products[q]
-            own = squares[i]
-            for j in range(squares.shape[0]):
+    for block in prange((points + rows_per_block - 1) // rows_per_block):
+        minima, keys = np.empty((2, GROUPS), squares.dtype), np.empty(k, squares.dtype)
+        best = np.empty(k, np.int64)
+        near_groups, candidates = np.empty(GROUPS + 1, np.int32), np.empty(points + 1, np.int32)
+        first = block * rows_per_block
+        n = min(points, first + rows_per_block) - first
+        y = np.empty(n * row, squares.dtype)
+        multiply_panels(routine, cloud, first, n, panels, 0, panels.shape[0], y, row)
+        for m in range(n):
+            i = first + m
+            distances, own = y[m * row : m * row + points], squares[i]
+            for j in range(points):
                 d = squares[j] + own - two * distances[j]
                 distances[j] = zero if d < zero else d
             distances[i] = zero
-            _select(distances, k, minima, candidates, keys, best, i, start, out[first + q])
+            _select(distances, k, minima, candidates, near_groups, keys, best, i, start, out[start + i])
 
 
 @njit(parallel=True)
@@ -164,8 +179,8 @@ def knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     for start, stop in pairwise(offsets):
         cloud = x[start:stop] - x[start:stop].mean(0)
         squares = cloud.square().sum(1)
-        queries_per_tile = max(4 * QUERIES_PER_CHUNK, PRODUCTS_PER_TILE // max(1, stop - start))
-        for first in range(start, stop, queries_per_tile):
-            queries = cloud[first - start : first - start + queries_per_tile]
-            launch(_search_products, mm(queries, cloud.T), squares, first, start, k, out)
+        if stop > start:
+            rows_per_block = min(QUERIES_PER_BLOCK, max(MIN_QUERIES, PRODUCTS_PER_BLOCK // (stop - start)))
+            arguments = cloud, squares, rows_per_block, start, k, out
+            launch(_search_products, multiply_routine(x.dtype), *arguments)
     return out
