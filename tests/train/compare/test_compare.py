@@ -145,13 +145,17 @@ def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
         assert config.noise in [config.noise for config in where.values()]
 
 
-@pytest.fixture
-def inline(monkeypatch):
+def run_here(monkeypatch):
     """Runs in this process, one after the other, with the threads that it has: numba's cannot be more or fewer later."""
     monkeypatch.setattr(compare, "cores", lambda: int(os.environ.get("NUMBA_NUM_THREADS", cores())))
     monkeypatch.setattr(
         compare, "run_in_process", lambda config, split, threads: compare.run_one(config, split)
     )
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    run_here(monkeypatch)
 
 
 def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch, inline):
@@ -216,6 +220,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monke
     assert "| wild | 0 (1 failed) |" in first
     (folder / "summary.json").unlink()
     shutil.rmtree(tmp_path / "out/wild")
+    run_here(monkeypatch)
     assert compare.compare(options) == first
     for name, value in load_file(folder / "model.safetensors").items():
         assert value.equal(weights[name])
