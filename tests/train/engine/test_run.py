@@ -257,7 +257,7 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
     (found,) = json.loads(done.stdout)
     assert found["class"] in furniture.class_names[:3]
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-    with pytest.raises(SystemExit, match="none.off is not there"):
+    with pytest.raises(SystemExit, match=r"none\.off is not there"):
         main(["predict", str(finished), str(tmp_path / "none.off")])
     done = run_python("-m", "dropfold", "evaluate", str(finished))
     accuracy = json.loads((finished / "summary.json").read_text())["test/overall_accuracy"]
