@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.processes import FolderLock, hold_folder
 from dropfold.train.config.configs import Config
 from dropfold.train.config.ranges import check_options
@@ -218,7 +219,7 @@ class Run:
 
     def _enter_folder(self, lock: FolderLock) -> None:
         """Be the one process that trains in the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self.folder)
         lock.take("trained in")
         if self.resuming and _stamp(self.folder / checkpoint.CHECKPOINT) != self._seen:
             raise ValueError(
@@ -498,6 +499,7 @@ def refuse_run(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         kind = "a file" if folder.exists() else "a link that leads nowhere"
         raise FileExistsError(f"--out {folder} is {kind}, and a run is a folder; give another.")
+    atomic.check_folder(folder)
     if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."
