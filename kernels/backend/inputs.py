@@ -98,7 +98,7 @@ def check_type_of(what: str, weight: Tensor, **given: Tensor | None) -> None:
         ValueError: an argument is of another type, and autocast does not bring them together.
     """
     for name, x in given.items():
-        if differ_in_type(x, weight):
+        if x is not None and differ_in_type(x, weight):
             raise ValueError(
                 f"{name} must be of the type of {what}, {weight.dtype}; got {name} {describe(x)}. Give "
                 f"{name}.to({weight.dtype}), or run it under torch.autocast, which takes all but float64."
