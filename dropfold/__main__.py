@@ -53,6 +53,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
+    if "" in words:
+        given = shlex.join(["dropfold", *words])
+        refuse(f"word {words.index('') + 1} of `{given}` is empty; is a variable of the shell unset?\n")
     program, table = "dropfold", COMMANDS
     word = next_word(program, table, words)
     program = f"{program} {word}"

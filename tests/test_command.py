@@ -76,6 +76,15 @@ def test_a_word_like_no_other_is_given_the_list_alone(capsys):
     assert all(word in said for word in COMMANDS)
 
 
+def test_an_empty_word_is_refused(capsys):
+    """As of --out "$NAME" without a NAME, which would be this folder."""
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "furniture", "--out", ""])
+    assert ended.value.code == 2
+    message = "word 4 of `dropfold train furniture --out ''` is empty; is a variable of the shell unset?"
+    assert message in capsys.readouterr().err
+
+
 def test_options_have_help(capsys):
     status, said, _ = ended(["data", "modelnet40", "--help"], capsys)
     assert status == 0

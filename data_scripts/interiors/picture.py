@@ -153,6 +153,6 @@ def draw_sheet(folder: Path, out: Path, area: int = 5) -> None:
     plt.close(figure)
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", atomic.WRITER)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out.parent, "--sheet")
     with Image.open(drawn) as picture, atomic.replacing(out, ".png") as temporary:  # a third of the size
         picture.convert("RGB").quantize(255).save(temporary, optimize=True, pnginfo=text)

@@ -171,7 +171,7 @@ def convert(options: Options) -> None:
         and any(not path.name.startswith((f".{ABOUT}", LOCK)) for path in options.out.iterdir())
     ):
         raise SchemaError(f"{options.out} is not empty and holds no {ABOUT}; give an empty or new folder.")
-    options.out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(options.out)
     atomic.write_bytes(about, text.encode())
     areas = [a for a in range(1, options.areas + 1) if not (options.out / f"Area_{a}").is_dir()]
     workers = options.workers or cores()

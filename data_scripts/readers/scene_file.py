@@ -198,12 +198,13 @@ def check_target(path: Path, codes: Sequence[int] = (0,), overwrite: bool | None
     _check_suffix(path)
     _check_beside(path, bool(overwrite))
     atomic.check_target(path, WRITTEN, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
-    try:
-        _write(path, temporary, one)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.make_folder(path.parent)
+    with atomic.naming(path):
+        temporary = atomic.make_temporary(path, suffix=path.suffix.lower())
+        try:
+            _write(path, temporary, one)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_scene(
@@ -229,7 +230,7 @@ def write_scene(
         columns["label"] = _smallest(label)
     _check_suffix(path)
     _check_beside(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(path.parent)
     with contextlib.ExitStack() as stack:  # which moves the points into place first, and then their labels
         if path.suffix.lower() == ".pts" and "label" in columns:
             labels = stack.enter_context(atomic.replacing(path.with_suffix(".labels")))

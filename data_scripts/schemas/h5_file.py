@@ -94,7 +94,7 @@ class Pending:
         self.path, self.layout = path, layout
         atomic.check_target(path)
         with self._naming_faults():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(path.parent)
             self.temporary = atomic.make_temporary(path, folder=folder)
             self.file = h5py.File(self.temporary, "w")
 
@@ -104,9 +104,8 @@ class Pending:
             yield
         except (OSError, RuntimeError) as error:  # h5py: of a disk that is full when it closes the file
             reason = re.search(r"error message = '([^']*)'", str(error))
-            raise SchemaError(
-                f"{self.path} could not be written ({reason[1] if reason else error})."
-            ) from None
+            said = reason[1] if reason else getattr(error, "strerror", None) or error
+            raise SchemaError(f"{self.path} could not be written ({said}).") from None
 
     def append(self, name: str, rows: np.ndarray, chunk: int) -> None:
         """`rows` at the end of the dataset `name`, which is stored in chunks of so many."""

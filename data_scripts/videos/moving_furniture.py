@@ -221,7 +221,7 @@ def draw_sheet(videos: Videos, out: Path, split: int = shape_schema.TEST) -> Non
         )
     left = 1.3 / (len(columns) * 1.5 + 1.3)
     figure.subplots_adjust(left=left, right=0.995, bottom=0.005, top=0.995, wspace=0.03, hspace=0.03)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out.parent, "--sheet")
     with atomic.replacing(out, ".png") as temporary:
         figure.savefig(temporary, dpi=80, metadata={"Software": atomic.WRITER})
     plt.close(figure)

@@ -58,17 +58,21 @@ DATA_SET = Own("data set (HDF5) of dropfold", rb"\x89HDF\r\n\x1a\n", b"dropfold/
 def check_target(
     path: Path, own: Own = DATA_SET, *, option: str = "--out", overwrite: bool | None = None
 ) -> None:
-    """Refuse to put a command's output in the place of anything but what it would write itself: a folder, a device, or
-    somebody's file, which would be lost. An empty file is nobody's.
+    """Refuse to put a command's output in the place of anything but what it would write itself: a folder, a device, a link,
+    or somebody's file, which would be lost. An empty file is nobody's.
 
     overwrite: whether the user allows to replace any file, by the command's option --overwrite; None: it has none.
     """
     if path.is_dir():
         raise SchemaError(f"{path} is a folder; give {option} the name of a file.")
+    if path.exists() and not path.is_file():
+        raise SchemaError(f"{path} is a device or a pipe; give {option} the name of a file.")
+    if path.is_symlink():  # which a file that is renamed to this place would replace
+        raise SchemaError(
+            f"{path} is a link to {os.readlink(path)}, and would be lost; give {option} the name of a file."
+        )
     if not path.exists():
         return
-    if not path.is_file():
-        raise SchemaError(f"{path} is a device or a pipe; give {option} the name of a file.")
     if path.stat().st_size and not overwrite and not _is(path, own):
         allow = "" if overwrite is None else ", or replace it with --overwrite"
         raise SchemaError(
@@ -79,6 +83,27 @@ def check_target(
 def _is(path: Path, own: Own) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return re.match(own.begins, content, re.DOTALL) is not None and content.find(own.holds) >= 0
+
+
+def check_folder(path: Path, option: str = "--out") -> None:
+    """Refuse a place for a command's folder where a file is, or a link that leads nowhere, or the like above it.
+
+    Raises:
+        SchemaError: the message names what is in the way.
+    """
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return
+        if os.path.lexists(place):
+            kind = "a file" if place.exists() else "a link that leads nowhere"
+            what = "" if place == path else f"{path} cannot be made: "
+            raise SchemaError(f"{what}{place} is {kind}, and a folder is needed; give another {option}.")
+
+
+def make_folder(path: Path, option: str = "--out") -> None:
+    """Make a folder for a command's output, with those above it; see `check_folder`."""
+    check_folder(path, option)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

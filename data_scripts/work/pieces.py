@@ -31,7 +31,7 @@ def begin(out: Path) -> Path:
             f"{part} is a file, and the finished pieces of {out} need a folder of that name; move the file away, or give "
             "another --out."
         )
-    part.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(part)
     if part not in _held:
         lock = FolderLock(part)
         lock.take("written to")

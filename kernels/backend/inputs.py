@@ -72,12 +72,34 @@ def check_product(x: Any, weight: Any, bias: Any = None) -> None:
         raise ValueError(
             f"bias must be [{weight.shape[0]}] for weight {describe(weight)}; got {describe(bias)}."
         )
-    types = {t.dtype for t in (x, weight, bias) if t is not None}
-    if len(types) > 1 and (
-        torch.float64 in types or x.is_meta or not torch.is_autocast_enabled(x.device.type)
-    ):
+    if differ_in_type(x, weight, bias):
         others = describe(weight) + ("" if bias is None else f" and bias {describe(bias)}")
         raise ValueError(
             f"x must be of the type of weight and bias; got x {describe(x)} for weight {others}. Give x.to(weight.dtype), "
             "or run it under torch.autocast."
         )
+
+
+def differ_in_type(*given: Tensor | None) -> bool:
+    """Whether tensors of floating point are of several types that autocast does not bring together: it leaves float64
+    alone, and is no matter of the meta device. Integers (bytes) and None are left out."""
+    found = [x for x in given if x is not None and x.is_floating_point()]
+    types = {x.dtype for x in found}
+    if len(types) < 2:
+        return False
+    device = found[0].device.type
+    return torch.float64 in types or device == "meta" or not torch.is_autocast_enabled(device)
+
+
+def check_type_of(what: str, weight: Tensor, **given: Tensor | None) -> None:
+    """Refuse floating point tensors of another type than a weight, `what` in words, as PyTorch's own layers do.
+
+    Raises:
+        ValueError: an argument is of another type, and autocast does not bring them together.
+    """
+    for name, x in given.items():
+        if x is not None and differ_in_type(x, weight):
+            raise ValueError(
+                f"{name} must be of the type of {what}, {weight.dtype}; got {name} {describe(x)}. Give "
+                f"{name}.to({weight.dtype}), or run it under torch.autocast, which takes all but float64."
+            )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropfold.kernels.backend.launch import accumulator
 from dropfold.models.clouds.inputs import check_points
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax
 from dropfold.models.layers.noise import draw, place_noise
@@ -69,8 +70,10 @@ class Regularized(nn.Module):
         norm is squared, the peers' is not, and this is the peers'). The transforms are kept until the next forward."""
         if self._transform is None:
             return torch.zeros(())
-        a = self._transform.float()
-        return torch.linalg.matrix_norm(torch.eye(a.shape[1], device=a.device) - a @ a.mT).mean()
+        a = self._transform.to(accumulator(self._transform.dtype))
+        one = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+        with rounding_unless(True, a):  # near the orthogonal little more than rounding would be left
+            return torch.linalg.matrix_norm(one - a @ a.mT).mean()
 
 
 class PointNet(Regularized):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels import kron_linear, linear
+from dropfold.kernels.backend.inputs import check_type_of
 from dropfold.kernels.recurrent.kron.factors import check_input, needs_scaling
 from dropfold.models.formats import Format, FormatSpec, Kron
 from dropfold.models.formats.plan import Execution, switches
@@ -45,8 +46,9 @@ class TensorLinear(HasPlainForm):
         self.execution = execution
 
     def forward(self, x: Tensor, *, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-        """[..., in] to [..., out], of scale x + shift; x is floating point or uint8, the result as the weight."""
+        """[..., in] to [..., out], of scale x + shift; x is of the weight's type or uint8, the result as the weight."""
         check_input(x, self.in_features)
+        check_type_of("the weight", self.weight.cores[0], x=x)
         if not self.fused:
             x = scaled_input(x, scale, shift, self.weight.cores[0].dtype)
             return nn.functional.linear(x, self.weight.to_dense().T, self.bias)

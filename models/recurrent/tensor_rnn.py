@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.checkpoint import checkpoint
 
 from dropfold.kernels import gru_sequence, kron_linear, lstm_sequence
-from dropfold.kernels.backend.inputs import check_floating, check_tensors
+from dropfold.kernels.backend.inputs import check_floating, check_tensors, check_type_of
 from dropfold.kernels.recurrent.kron.factors import check_input, needs_scaling
 from dropfold.kernels.recurrent.sequence.dropout import draw_keep_scale, drop_units
 from dropfold.kernels.recurrent.sequence.inputs import check_lengths
@@ -36,6 +36,8 @@ from dropfold.models.formats.spec import Specs, spec_of_layer
 from dropfold.models.layers.tensor_linear import Mega, TensorLinear, scaled_input
 from dropfold.models.layers.unfused import HasPlainForm
 from dropfold.models.recurrent.plain import from_plain, to_plain
+
+WEIGHTS = "the weights"  # in messages
 
 
 class Direction(NamedTuple):
@@ -150,7 +152,8 @@ class TensorRNN(HasPlainForm):
             scale, shift: the first layer sees scale x + shift.
 
         Raises:
-            ValueError: sizes do not fit, or a length below 1 or above T. NaN in x is NaN in its row from there on.
+            ValueError: sizes do not fit, a length below 1 or above T, or x or a state is of another floating point type than
+                the weights outside autocast. NaN in x is NaN in its row from there on.
         """
         if isinstance(x, PackedSequence):
             if lengths is not None:
@@ -165,6 +168,7 @@ class TensorRNN(HasPlainForm):
                 f"{list(x.shape)}."
             )
         check_input(x, self.input_size)
+        check_type_of(WEIGHTS, next(self.parameters()), x=x)
         if not batched:
             x = x.unsqueeze(0 if self.batch_first else 1)
         batch, frames = x.shape[:2] if self.batch_first else (x.shape[1], x.shape[0])
@@ -300,6 +304,7 @@ class TensorRNN(HasPlainForm):
         found = list(state) if isinstance(state, tuple | list) else [state]
         for name, s in zip(("h_0", "c_0"), found):
             check_floating(**{name: s})
+            check_type_of(WEIGHTS, next(self.parameters()), **{name: s})
         shape = (number, *batch, self.hidden_size)
         if len(found) != wanted or any(s.shape != shape for s in found):
             what = "(h_0, c_0), each" if wanted == 2 else "h_0,"

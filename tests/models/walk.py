@@ -13,7 +13,7 @@ from dropfold.kernels.noise import drop_cluster, drop_feat, drop_point
 from dropfold.kernels.norm import edge_conv, linear_norm_max, norm_act, norm_pool
 from dropfold.kernels.points import ball_query, farthest_point_sample, knn, three_nn_interpolate
 from dropfold.kernels.recurrent import gru_sequence, kron_linear, lstm_sequence
-from dropfold.models.clouds.pointnet import TransformNet
+from dropfold.models.clouds.pointnet import Regularized, TransformNet
 from dropfold.models.clouds.pointnet2 import (
     FeaturePropagation,
     GlobalAbstraction,
@@ -81,8 +81,11 @@ def seeded(function: Any) -> Any:
     return lambda **t: function(**t, p=0.5, seed=torch.tensor(5))
 
 
-def module(make: Callable[[], Any], tensors: Callable[..., Tensors], call: Any = None) -> Call:
-    """A module in evaluation, its plain form beside it, in the type and on the device of its weights."""
+def module(
+    make: Callable[[], Any], tensors: Callable[..., Tensors], call: Any = None, textbook: Any = None
+) -> Call:
+    """A module in evaluation, its plain form beside it, in the type and on the device of its weights; `textbook` is called
+    there instead of `call`."""
     torch.manual_seed(0)
     layer = make().eval()
     call = call or (lambda m, **t: m(*t.values()))
@@ -91,7 +94,7 @@ def module(make: Callable[[], Any], tensors: Callable[..., Tensors], call: Any =
         wide = layer.double() if any(x.dtype == torch.float64 for x in t.values()) else layer
         try:
             with unfused(wide):
-                return call(wide, **t)
+                return (textbook or call)(wide, **t)
         finally:
             layer.float()
 
@@ -199,6 +202,25 @@ def parts(clouds: int = CLOUDS, points: int = 40) -> Tensors:
     return {"x": random(clouds, points, 3), "category": torch.arange(clouds) % 2}
 
 
+class Orthogonal(Regularized):
+    """A feature transform alone, and its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = TransformNet(CHANNELS, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._remember(self.transform(x))
+        return self.regularization()
+
+
+def away_from_orthogonal(m: Any, x: Tensor) -> Tensor:
+    """The mean over clouds of |I - A A^T|, by its numbers."""
+    a = m.transform(x)
+    products = (a[:, :, None] * a[:, None]).sum(-1)
+    return (products - torch.eye(3).to(a)).square().sum((1, 2)).sqrt().mean()
+
+
 TT = FormatSpec("tt", (3, 4), (2, 3), (2,))
 SMALL = Level(4, (Scale(0.5, 4, (8, 8)), Scale(1.0, 4, (8,))))
 NOT_CALLED_WITH_TENSORS = {
@@ -280,6 +302,7 @@ MODELS = {
     ),
     "FeaturePropagation": module(lambda: FeaturePropagation(5 + 6, (8, 8)), below_tensors, below),
     "TransformNet": module(lambda: TransformNet(CHANNELS, 3), x_of),
+    "regularization": module(Orthogonal, x_of, textbook=away_from_orthogonal),
 }
 presets = {
     "tt_lstm": lambda: models.tt_lstm((3, 4), (2, 3), 2),

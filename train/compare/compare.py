@@ -24,11 +24,12 @@ import tyro
 
 from dropfold.data_scripts.schemas import block_schema, scene_schema
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, stated_checksum
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import in_a_sentence
 from dropfold.data_scripts.work.processes import cores, end_with_parent, hold_folder, start_deaf
 from dropfold.train.compare import outcomes, robustness, summed, table
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
-from dropfold.train.compare.results import write_results
+from dropfold.train.compare.results import check_folder, write_results
 from dropfold.train.compare.studies import STUDIES
 from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, SceneConfig
 from dropfold.train.config.ranges import check_options
@@ -124,7 +125,7 @@ def run_one(config: Config, corrupt_split: str | None = None) -> dict[str, Any] 
 
     folder = config.out
     assert folder is not None
-    folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder)
     with (folder / "log.txt").open("a") as log:
         sys.stderr = log
         try:
@@ -201,7 +202,8 @@ def compare(options: Options) -> str:
                 "train_on_validation False."
             )
     folder = options.out or Path("runs") / f"compare-{options.name}{'-folds' if options.folds else ''}"
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
+    atomic.make_folder(folder)
     with hold_folder(folder, "compared in"):
         return compare_in(folder, options, configs, baseline)
 

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dropfold.data_scripts.work import atomic
 from dropfold.train.compare import outcomes, table
 from dropfold.train.compare.outcomes import Outcomes
 from dropfold.train.compare.table import Rows
 from dropfold.train.scoring.metrics import in_words
 from dropfold.train.storage import checkpoint
+
+TABLE = atomic.Own("table of dropfold", rb"variant,seed|\| (variant|corruption) \|")
+PICTURE = atomic.Own(
+    "picture of dropfold",
+    rb"\x89PNG\r\n\x1a\n.{0,2000}?tEXtSoftware\x00(Matplotlib|%s)" % atomic.WRITER.encode(),
+)
+TABLES = ("runs.csv", "table.csv", "table.md", "levels.csv", "levels.md", "summed.md")
+PICTURES = ("comparison.png", "levels.png", "corruptions.png")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a place for tables and pictures that is no folder, or holds other files of their names, before long work."""
+    atomic.check_folder(folder)
+    for name in (*TABLES, *PICTURES):
+        atomic.check_target(folder / name, TABLE if name in TABLES else PICTURE)
 
 
 def write_results(folder: Path, rows: Rows, baseline: str, by_run: Outcomes | None = None) -> str:

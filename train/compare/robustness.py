@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from dropfold.data_scripts.work import atomic
 from dropfold.train.compare import table
 from dropfold.train.compare.corruptions import ALL, LEVELS, corrupt
 from dropfold.train.compare.outcomes import Key, Outcome, Outcomes
@@ -215,11 +216,12 @@ def robustness(options: Options) -> str:
     from rich.progress import Progress
 
     from dropfold.train.compare import plots
-    from dropfold.train.compare.results import write_results
+    from dropfold.train.compare.results import check_folder, write_results
     from dropfold.train.tasks.trained import Trained
 
     if options.seed < 0:
         raise ValueError(f"seed must be at least 0; got {options.seed}.")
+    check_folder(options.out)
     runs = find_runs(options.runs)
     baseline = find_runs((options.baseline,))[0] if options.baseline else runs[0]
     named = keys_of(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too
@@ -240,7 +242,7 @@ def robustness(options: Options) -> str:
         }
         for run, (variant, seed, fold) in named.items()
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(options.out)
     text = write_results(options.out, rows, named[baseline][0], outcomes)
     text += "\n" + write_levels(options.out, outcomes)
     first = Trained.of(baseline)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
+from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.processes import FolderLock, hold_folder
 from dropfold.train.config.configs import Config
 from dropfold.train.config.ranges import check_options
@@ -80,6 +81,7 @@ class Run:
             raise ValueError(f"a step has one owner, and {names} each want to own it.")
         self.step_owner = owners[0] if owners else None
         self.epoch, self.seconds, self.best, self.score = 0, 0.0, (-1.0, -1), math.nan
+        self.best_checksum: str | None = None  # of the file of the best epoch's weights
         self.final: nn.Module | None = None  # the network as it was scored after the last epoch
         self.metrics: checkpoint.Metrics | None = None
         self._kept_metrics: str | None = state["metrics"] if state and "metrics" in state else None
@@ -133,7 +135,8 @@ class Run:
                 network.load_state_dict(state["model"])
                 self.epoch, self.seconds = state["epoch"], state["seconds"]
                 self.best = (state["best"], state["best_epoch"])
-            belonging.refuse_lost_best(self.folder, self.best[1], config.epochs)
+                self.best_checksum = state.get("best_checksum")
+            self._refuse_lost_best()
         wrapped, self.optimizer = self.accelerator.prepare(network, optimizer)
         if state is not None:
             with self._naming_version(state):
@@ -216,7 +219,7 @@ class Run:
 
     def _enter_folder(self, lock: FolderLock) -> None:
         """Be the one process that trains in the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self.folder)
         lock.take("trained in")
         if self.resuming and _stamp(self.folder / checkpoint.CHECKPOINT) != self._seen:
             raise ValueError(
@@ -259,9 +262,7 @@ class Run:
         for method in self.methods:
             row |= method.after_epoch(self.network, self.epoch)
         self._check_weights()
-        done = self.epoch + 1
-        due = done % self.config.validate_every == 0 or done == self.config.epochs
-        if self.rank == 0 and due and len(self._selection_split()):
+        if self.rank == 0 and self._validates():
             row |= self._validate()
         row["seconds"] = time.monotonic() - start
         self.seconds += row["seconds"]
@@ -343,6 +344,23 @@ class Run:
         """The split whose best epoch is reported beside the last one."""
         return self.data.test if self.config.select == "test" else self.data.validation
 
+    def _validates(self) -> bool:
+        """Whether the epoch ends with scores of the split that selects."""
+        done = self.epoch + 1
+        due = done % self.config.validate_every == 0 or done == self.config.epochs
+        return due and len(self._selection_split()) > 0
+
+    def _refuse_lost_best(self) -> None:
+        """Refuse to go on with weights of the best epoch that are damaged, or another run's, where no other file holds them.
+
+        If a kill came between an epoch's best weights and its checkpoint, they are not those that the checkpoint knows: the
+        epoch, which runs again, tells them from another run's (`_validate`).
+        """
+        epochs = self.config.epochs
+        if self.best[1] + 1 < epochs:
+            newer = self.epoch < epochs and self._validates()
+            belonging.check_best(self.folder, None if newer else self.best_checksum)
+
     def _validate(self) -> dict[str, float]:
         """Score the network on the split that selects, and keep it if it is the best so far."""
         select, network = self.config.select, self._evaluated()
@@ -352,6 +370,9 @@ class Run:
         if scores.leading >= self.best[0]:
             self.best = (scores.leading, self.epoch)
             checkpoint.save_weights(self.folder / checkpoint.BEST, network.state_dict())
+            self.best_checksum = belonging.file_checksum(self.folder / checkpoint.BEST)
+        else:
+            belonging.check_best(self.folder, self.best_checksum)
         figures = {f"{select}/{name}": value for name, value in scores.figures.items()}
         return figures | {f"{select}/loss": scores.loss}
 
@@ -384,6 +405,7 @@ class Run:
             "seconds": self.seconds,
             "best": self.best[0],
             "best_epoch": self.best[1],
+            "best_checksum": self.best_checksum,
             "data": self.data.checksum,
             "config": json.dumps(checkpoint.config_values(self.config, self.data.signature)),
             "metrics": json.dumps(self.metrics.rows if self.metrics is not None else []),
@@ -456,6 +478,7 @@ class Run:
     def _best_figures(self, last: nn.Module, predictions: Predictions) -> dict[str, float]:
         """Figures on the test split of the selected epoch's network; `last` and `predictions` are the last epoch's."""
         if self.best[1] + 1 < self.config.epochs:
+            belonging.check_best(self.folder, self.best_checksum)
             best = copy.deepcopy(last)
             best.load_state_dict(checkpoint.load_weights(self.folder / checkpoint.BEST))
             predictions = self.task.predict_split(best, self.data.test, self.config, final=True)
@@ -476,6 +499,7 @@ def refuse_run(folder: Path) -> None:
     if os.path.lexists(folder) and not folder.is_dir():
         kind = "a file" if folder.exists() else "a link that leads nowhere"
         raise FileExistsError(f"--out {folder} is {kind}, and a run is a folder; give another.")
+    atomic.check_folder(folder)
     if checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume {folder}, or give another --out."

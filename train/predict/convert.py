@@ -44,12 +44,13 @@ def main(options: Options) -> None:
     if out.exists() and options.source.exists() and out.samefile(options.source):
         raise ValueError(f"--out {out} is the checkpoint itself, which would be lost; give another.")
     atomic.check_target(out, CONVERTED, overwrite=options.overwrite)
+    atomic.check_folder(out.parent)
     try:
         model = load(options.source)
     except RuntimeError as error:  # weights of other shapes
         raise ValueError(str(error)) from None
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(out.parent)
     atomic.write_bytes(out, save(state, {"format": "pt", "written by": WRITER}))
     numbers = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {type(model).__name__}, {numbers:,} parameters.")

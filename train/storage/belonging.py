@@ -1,7 +1,8 @@
 """Whether the files of a run's folder are whole, and belong together: a command needs some of them, and speaks of all.
 
 Each file carries a checksum (`sealed`), and the summary those of the weights and predictions that the run wrote, so that
-another run's file in their place is seen, too.
+another run's file in their place is seen, too. Before the summary there is but one such file, the weights of the best epoch,
+and the checkpoint keeps its checksum.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ _said: set[str] = set()
 def file_checksums(run: Path) -> dict[str, str]:
     """Of the weights and predictions in a folder, as the summary keeps them."""
     paths = [run / name for name in (WEIGHTS, PREDICTIONS, BEST)]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
+    return {path.name: file_checksum(path) for path in paths if path.exists()}
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_file(run: Path, name: str) -> None:
@@ -38,10 +44,25 @@ def check_file(run: Path, name: str) -> None:
         checkpoint.load_arrays(path)
     else:
         checkpoint.load_weights(path)
-    stated = _stated(run).get(name)
-    if stated is not None and hashlib.sha256(path.read_bytes()).hexdigest() != stated:
+    _compare(path, _stated(run).get(name), SUMMARY)
+
+
+def check_best(run: Path, checksum: str | None) -> None:
+    """Compare the weights of the best epoch with their own checksum, and with the one in the run's checkpoint, None in an
+    older version's. They may have been deleted.
+
+    Raises:
+        DamagedError: they were changed, or are another run's; the message says what to do.
+    """
+    if (run / BEST).exists():
+        check_file(run, BEST)
+        _compare(run / BEST, checksum, CHECKPOINT)
+
+
+def _compare(path: Path, checksum: str | None, where: str) -> None:
+    if checksum is not None and file_checksum(path) != checksum:
         raise DamagedError(
-            f"{path} is whole, and not the file that this run wrote (its checksum is not the one in {SUMMARY}); is it "
+            f"{path} is whole, and not the file that this run wrote (its checksum is not the one in {where}); is it "
             f"another run's? {checkpoint.made_anew(path)}"
         )
 
@@ -93,9 +114,3 @@ def note_faults(run: Path, config: Config, signature: Signature, needed: tuple[s
         if fault not in _said:
             _said.add(fault)
             print(f"note: {fault} It is not needed here.", file=sys.stderr)
-
-
-def refuse_lost_best(run: Path, best_epoch: int, epochs: int) -> None:
-    """Refuse to go on with damaged weights of the best epoch, which no other file holds unless they are the last's."""
-    if best_epoch + 1 < epochs and (run / BEST).exists():
-        check_file(run, BEST)

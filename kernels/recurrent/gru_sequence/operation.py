@@ -185,7 +185,8 @@ def gru_sequence(
         out [T, B, H], h_n [B, H]. out shares memory with what backward keeps: change a clone of it.
 
     Raises:
-        ValueError: shapes do not fit, u splits the gates, a length below 1 or above T, or a drop probability outside [0, 1).
+        ValueError: shapes do not fit, types differ outside autocast, u splits the gates, a length below 1 or above T, or a
+            drop probability outside [0, 1).
     """
     hidden = check_sequence(gx, a, c, 3, h0, lengths, b_n=b_n)
     if b_n is None and a.shape[2] > 1 and a.shape[2] % 3:

@@ -25,7 +25,7 @@ from torch import Tensor
 from dropfold.kernels.backend.describe import describe
 from dropfold.kernels.backend.gemm import linear, product_dtype
 from dropfold.kernels.backend.gradients import first_derivatives_only
-from dropfold.kernels.backend.inputs import check_floating, check_tensors
+from dropfold.kernels.backend.inputs import check_floating, check_tensors, check_type_of
 from dropfold.kernels.backend.operator import operator
 from dropfold.kernels.recurrent.kron.factors import (
     check_input,
@@ -112,13 +112,14 @@ def kron_linear(
         [..., u v], in the type of a (under autocast, in its type).
 
     Raises:
-        ValueError: shapes do not fit, or x has no rows.
+        ValueError: shapes do not fit, x has no rows, or, outside autocast, types differ.
         TypeError: x is neither floating point nor uint8.
     """
     rows, columns = check_kron(a, c)
     check_input(x, rows)
     check_tensors(x=x, a=a)
     check_floating(a=a, bias=bias)
+    check_type_of("a", a, x=x, c=c, bias=bias)
     if bias is not None and bias.shape != (columns,):
         raise ValueError(f"bias must be [{columns}]; got {describe(bias)}.")
     dtype = product_dtype(a)

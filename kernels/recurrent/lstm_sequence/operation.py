@@ -156,7 +156,8 @@ def lstm_sequence(
         out [T, B, H], h_n [B, H], c_n [B, H]. out shares memory with what backward keeps: change a clone of it.
 
     Raises:
-        ValueError: shapes do not fit, a length below 1 or above T, or a drop probability outside [0, 1).
+        ValueError: shapes do not fit, types differ outside autocast, a length below 1 or above T, or a drop probability
+            outside [0, 1).
     """
     hidden = check_sequence(gx, a, c, 4, h0, lengths, c0=c0)
     h0 = gx.new_zeros((gx.shape[1], hidden)) if h0 is None else h0.to(gx.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.describe import describe
-from dropfold.kernels.backend.inputs import check_floating
+from dropfold.kernels.backend.inputs import check_floating, check_type_of
 from dropfold.kernels.recurrent.kron.factors import check_kron
 
 
@@ -21,6 +21,7 @@ def check_sequence(
 ) -> int:
     """Refuse what does not fit together, `more` by type and device alone; returns H."""
     check_floating(gx=gx, a=a, c=c, h0=h0, **more)
+    check_type_of("gx", gx, a=a, c=c, h0=h0, **more)
     rows, columns = check_kron(a, c)
     if columns != gates * rows:
         raise ValueError(

@@ -301,3 +301,35 @@ def test_overwrite_replaces_points_and_the_labels_beside(tmp_path):
         check_target(tmp_path / "a.txt", overwrite=True)
     with pytest.raises(SchemaError, match="is a device"):
         atomic.check_target(Path("/dev/null"), overwrite=True)
+
+
+def test_a_link_is_no_place_for_a_file(tmp_path):
+    """The file would be renamed to its place, and the link be lost; what it leads to, if anything, would stay as it was."""
+    (tmp_path / "there.h5").write_bytes(b"")
+    for target in ("there.h5", "nowhere.h5", "link.h5"):
+        (tmp_path / "link.h5").unlink(missing_ok=True)
+        (tmp_path / "link.h5").symlink_to(tmp_path / target)
+        with pytest.raises(
+            SchemaError, match=rf"link\.h5 is a link to .*{target}, and would be lost; give --out"
+        ):
+            atomic.check_target(tmp_path / "link.h5", overwrite=True)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    atomic.check_target(tmp_path / "folder/new.h5")  # links on the way are followed
+
+
+@pytest.mark.parametrize(("name", "kind"), [("file", "a file"), ("link", "a link that leads nowhere")])
+def test_what_stands_in_the_way_of_a_folder_is_named(name, kind, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(
+        SchemaError, match=rf"^{tmp_path / name} is {kind}, and a folder is needed; give another --out"
+    ):
+        atomic.make_folder(tmp_path / name)
+    for below in ("a", "a/b"):
+        message = rf"{name}/{below} cannot be made: {tmp_path / name} is {kind}, and a folder is needed"
+        with pytest.raises(SchemaError, match=message):
+            atomic.make_folder(tmp_path / name / below)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    assert (tmp_path / "file").read_text() == "mine"
+    atomic.make_folder(tmp_path / "new/a")
+    atomic.make_folder(tmp_path / "new/a")

@@ -86,8 +86,7 @@ def to(device, *values):
     return [v if v is None else v.to(device) for v in values]
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize(("extras", "reverse"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("name", FACTORS)
 def test_lstm_sequence(name, extras, reverse, device):
     a, c = factors(name, 4)
@@ -113,8 +112,7 @@ def test_lstm_sequence(name, extras, reverse, device):
     check(gradients, right_gradients, device)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("extras", [False, True])
+@pytest.mark.parametrize(("extras", "reverse"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("reset", ["after", "before"])
 @pytest.mark.parametrize("name", FACTORS)
 def test_gru_sequence(name, reset, extras, reverse, device):

@@ -235,6 +235,11 @@ def test_the_feature_transform_is_drawn_to_the_orthogonal():
     torch.testing.assert_close(model.regularization(), expected)
     torch.testing.assert_close(model.regularization(), expected)  # kept until the next forward
     assert copy.deepcopy(model).regularization() == 0  # a copy has had no forward
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.regularization(), expected)
+    double = pointnet().double()
+    double(torch.rand(4, 20, 3, dtype=torch.float64))
+    assert double.regularization().dtype == torch.float64
 
 
 def test_dropout_is_drop_feat_in_the_layers_own_pass():

@@ -66,13 +66,19 @@ def test_each_execution_is_one_graph_under_compile(name, way):
 
 
 @pytest.mark.parametrize("name", ["tt", "dense"])
-def test_inputs_become_the_type_of_the_weight(name):
-    layer = TensorLinear(12, 12, SPECS[name])
-    x = torch.randn(3, 12)
+def test_inputs_have_the_type_of_the_weight_or_autocast_gives_it(name):
+    layer, x = TensorLinear(12, 12, SPECS[name]), torch.randn(3, 12)
     for way in (None, *WAYS):
         layer.execution = way
         for scale in (1.0, 2.0):
-            assert torch.equal(layer(x.to(D), scale=scale), layer(x, scale=scale))
+            with pytest.raises(
+                ValueError, match=r"the type of the weight, torch\.float32; got x \[3, 12\] float64"
+            ):
+                layer(x.to(D), scale=scale)
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded = layer(x.bfloat16(), scale=scale)
+                right = layer(x.bfloat16().float(), scale=scale)
+            torch.testing.assert_close(rounded, right)
 
 
 def test_the_planner_chooses_and_can_be_overruled():

@@ -19,7 +19,7 @@ from scipy import stats
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.work.processes import cores
 from dropfold.models.formats import FormatSpec
-from dropfold.train.compare import compare, corruptions, studies, table
+from dropfold.train.compare import compare, corruptions, results, robustness, studies, table
 from dropfold.train.compare.results import write_results
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.config.recipes import recipe
@@ -65,6 +65,30 @@ def test_a_table_of_failures_alone_is_a_table(tmp_path):
     rows = [{"variant": "a", "seed": 0, "failure": "the mean loss is nan"}]
     for found in (None, {}):
         assert "| a | 0 (1 failed) |  |  |" in write_results(tmp_path, rows, "a", found)
+
+
+def test_other_files_of_the_names_of_tables_and_pictures_are_not_replaced(folder, tmp_path, monkeypatch):
+    """Nor is a run begun, or measured, for tables that could not be written."""
+    monkeypatch.setitem(compare.STUDIES, "small", lambda: {"none": small(folder)})
+    for name in (*results.TABLES, *results.PICTURES):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("mine,2026\n")
+        for act in (
+            lambda out=out: compare.compare(compare.Options("small", out=out)),
+            lambda out=out: robustness.robustness(robustness.Options((tmp_path,), out=out)),
+        ):
+            with pytest.raises(ValueError, match=rf"{name} is there and is no (table|picture) of dropfold"):
+                act()
+        assert [path.name for path in out.iterdir()] == [name]
+        assert (out / name).read_text() == "mine,2026\n"
+
+
+def test_tables_of_an_earlier_start_are_replaced(tmp_path):
+    rows = [{"variant": "a", "seed": 0, "score": 0.5, "parameters": 1, "seconds": 1.0}]
+    text = write_results(tmp_path, rows, "a")
+    results.check_folder(tmp_path)
+    assert write_results(tmp_path, rows, "a") == text
 
 
 def test_variants_of_a_recipe_are_a_grid():
@@ -145,13 +169,17 @@ def test_settings_are_chosen_with_the_same_chances_for_each_noise(name):
         assert config.noise in [config.noise for config in where.values()]
 
 
-@pytest.fixture
-def inline(monkeypatch):
+def run_here(monkeypatch):
     """Runs in this process, one after the other, with the threads that it has: numba's cannot be more or fewer later."""
     monkeypatch.setattr(compare, "cores", lambda: int(os.environ.get("NUMBA_NUM_THREADS", cores())))
     monkeypatch.setattr(
         compare, "run_in_process", lambda config, split, threads: compare.run_one(config, split)
     )
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    run_here(monkeypatch)
 
 
 def test_a_comparison_over_folds_and_under_corruption(folder, tmp_path, monkeypatch, inline):
@@ -216,6 +244,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(video_folder, tmp_path, monke
     assert "| wild | 0 (1 failed) |" in first
     (folder / "summary.json").unlink()
     shutil.rmtree(tmp_path / "out/wild")
+    run_here(monkeypatch)
     assert compare.compare(options) == first
     for name, value in load_file(folder / "model.safetensors").items():
         assert value.equal(weights[name])

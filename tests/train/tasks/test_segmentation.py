@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dropfold.__main__ import main
 from dropfold.data_scripts.readers.scene_file import read_scene, write_scene
 from dropfold.train.compare import compare, outcomes, summed
 from dropfold.train.config.configs import Signature
@@ -309,21 +310,17 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
     done = run_python("-m", "dropfold", "predict", run, scene, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["out"] == out
-    for bad, said in (
-        (str(tmp_path / "more/a.pcd"), f"{tmp_path / 'more/a.pcd'} has the suffix '.pcd'"),
-        (scene, "is the file to be labelled"),
-    ):
-        done = run_python("-m", "dropfold", "predict", run, scene, "--out", bad)
-        assert done.returncode == 1
-        assert said in done.stderr.replace("\n", "")
+
+    def refused(match, *words):
+        with pytest.raises(SystemExit, match=match):
+            main(["predict", run, *words])
+
+    refused(f"{tmp_path / 'more/a.pcd'} has the suffix '.pcd'", scene, "--out", str(tmp_path / "more/a.pcd"))
+    refused("is the file to be labelled", scene, "--out", scene)
+    refused("would both be labelled in", scene, str(tmp_path / "scene.xyz"))
+    refused("none.ply is not there", str(tmp_path / "none.ply"))
     assert not (tmp_path / "more").exists()
-    done = run_python("-m", "dropfold", "predict", run, scene, str(tmp_path / "scene.xyz"))
-    assert done.returncode == 1
-    assert "would both be labelled in" in done.stderr
     assert not (tmp_path / "scene-labelled.ply").exists()
-    done = run_python("-m", "dropfold", "predict", run, str(tmp_path / "none.ply"))
-    assert done.returncode == 1
-    assert "none.ply is not there" in done.stderr
     done = run_python("-m", "dropfold", "evaluate", run)
     figure = json.loads((finished["scenes"] / "summary.json").read_text())["test/mean_iou"]
     assert f"mean IoU {100 * figure:.2f} %" in done.stdout, done.stderr
