@@ -63,10 +63,11 @@ def test_what_a_group_has_no_time_for_is_named(tmp_path, capsys):
 
 def test_peers_are_compiled_where_their_checkouts_are_given():
     def names(checkouts):
+        """The providers of the training steps; the other comparisons are built with tensors on the device."""
         found = gpu_clouds.launched_otherwise(gpu_clouds.FULL, "cuda", checkouts)
-        return {case.provider for comparison in found for case in comparison.build()}
+        return {case.provider for one in found if "_step" in one.name for case in one.build()}
 
-    ours = {"dropfold", "eager", "dropfold graph", "dropfold compiled", "eager compiled"}
+    ours = {"dropfold", "dropfold graph", "dropfold compiled"}
     assert names({}) == ours
     both = names({"antao97": Path("a"), "yanx27": Path("b")})
     assert both == ours | {f"{peer}{how}" for peer in ("antao97", "yanx27") for how in ("", " compiled")}
