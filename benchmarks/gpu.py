@@ -4,22 +4,25 @@
 2. Timings: the noises as a share of the measured copy bandwidth; operations beside eager PyTorch and PyG, and training steps
    beside peers whose checkouts are given, against what each is expected to reach.
 3. A short DGCNN training on the device and on the CPU from the same weights and noise: the loss curves must lie together.
-4. Compressed LSTMs beside cuDNN's, with FlashRNN's published figures printed for comparison; then ours as CUDA graphs,
-   and both sides through torch.compile.
+4. Compressed LSTMs beside cuDNN's, with FlashRNN's published figures printed for comparison; then LSTMs and GRUs of small
+   sizes, dense and as tensor trains, beside cuDNN's.
+5. Ours as CUDA graphs, and both sides through torch.compile.
 
-Writes `rows.csv`, `training.csv` and `log.txt` to DIR, and exits with 1 if a test failed: no speed is reported as
-good on a red gate. What does not fit into the time is named as left out. `--device cpu --small` runs the same code in
-small sizes without a GPU (with TRITON_INTERPRET=1 through the Triton kernels).
+Each group has its minutes (MINUTES); what one leaves over, the next ones have, and what does not fit is named as left out.
+Writes `rows.csv`, `training.csv` and `log.txt` to DIR, and exits with 1 if a test failed: no speed is reported as good on a
+red gate. `--device cpu --small` runs the same code in small sizes without a GPU (with TRITON_INTERPRET=1 through the Triton
+kernels).
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,12 +30,14 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness
-from benchmarks.cases import gpu_clouds, gpu_rnn, limits
+from benchmarks.cases import gpu_clouds, gpu_rnn, limits, small_rnn
 from benchmarks.cases.gpu_clouds import Comparison
 from benchmarks.harness import Case, Row
 
-MINUTES = 9
-TESTS_MINUTES = 4
+# In their order. A comparison starts only while its group's time lasts. Compilations come last: they take a minute and more,
+# and a started one is waited for, so MINUTES_LEFT stay free after the last start.
+MINUTES = {"tests": 4.0, "clouds": 1.25, "training": 0.5, "recurrent": 0.5, "small": 0.5, "compiled": 0.5}
+MINUTES_LEFT = 1.75
 
 
 @dataclass
@@ -77,23 +82,39 @@ class Run:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "log.txt").write_text("")
         self.say(f"{harness.machine(options.device)}, torch {torch.__version__}, commit {harness.commit()}")
-        if options.tests:
-            self.tests()
-        sizes, recurrent = (
-            (gpu_clouds.SMALL, gpu_rnn.SMALL) if options.small else (gpu_clouds.FULL, gpu_rnn.FULL)
-        )
-        checkouts = {"antao97": options.antao97, "yanx27": options.yanx27}
-        repetitions = 1 if options.small else 30
-        self.measure(gpu_clouds.comparisons(sizes, options.device, checkouts), repetitions)
-        self.training()
-        self.measure(_recurrent(gpu_rnn.comparisons(recurrent, options.device)), max(1, repetitions // 3))
+        ends = dict(zip(MINUTES, itertools.accumulate(MINUTES.values())))
+        for name, group in self.groups().items():
+            group(ends[name])
         self.say(gpu_rnn.published())
-        if options.device != "cpu":
-            others = gpu_clouds.launched_otherwise(sizes, options.device, checkouts)
-            self.measure(others, repetitions, until=MINUTES - 2.5)  # a compilation takes a minute and more
         self.say("\n".join(["goals:", *self.goals]))
         self.say("\n".join([f"{len(self.failed)} failures", *self.failed]) if self.failed else "all passed")
         return int(bool(self.failed))
+
+    def groups(self) -> dict[str, Callable[[float], None]]:
+        """What is run, in the order of MINUTES: functions of the minute after which nothing more starts."""
+        options, device = self.options, self.options.device
+        clouds, recurrent, points = (
+            (gpu_clouds.SMALL, gpu_rnn.SMALL, small_rnn.TINY)
+            if options.small
+            else (gpu_clouds.FULL, gpu_rnn.FULL, small_rnn.GPU)
+        )
+        checkouts = {"antao97": options.antao97, "yanx27": options.yanx27}
+        repetitions, few = (1, 1) if options.small else (30, 10)
+        groups: dict[str, Callable[[float], None]] = {
+            "tests": self.tests,
+            "clouds": partial(self.measure, gpu_clouds.comparisons(clouds, device, checkouts), repetitions),
+            "training": self.training,
+            "recurrent": partial(self.measure, _named(gpu_rnn.comparisons(recurrent, device)), few),
+            "small": partial(self.measure, _named(small_rnn.comparisons(points, device)), few),
+            "compiled": partial(
+                self.measure, gpu_clouds.launched_otherwise(clouds, device, checkouts), repetitions
+            ),
+        }
+        if not options.tests:
+            del groups["tests"]
+        if device == "cpu":
+            del groups["compiled"]  # CUDA graphs are a GPU's
+        return groups
 
     def say(self, text: str) -> None:
         """Print a line, and keep it in the log."""
@@ -106,7 +127,7 @@ class Run:
         self.failed.append(what)
         self.say(f"FAILED {what}")
 
-    def tests(self) -> None:
+    def tests(self, until: float) -> None:
         """The kernel tests on the device, in a process of their own."""
         command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/kernels/interpreted"]
         command += ["-m", "not slow", "--tb=short"]
@@ -114,18 +135,16 @@ class Run:
         try:
             done = subprocess.run(
                 command, cwd=harness.ROOT, env=environment, capture_output=True, text=True,
-                timeout=60 * TESTS_MINUTES,
+                timeout=60 * until,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            self.fail(f"tests on the device: not through after {TESTS_MINUTES} minutes")
+            self.fail(f"tests on the device: not through after {until:g} minutes")
             return
         self.say("tests on the device:\n" + "\n".join(done.stdout.splitlines()[-60:]))
         if done.returncode:
             self.fail("tests on the device")
 
-    def measure(
-        self, comparisons: Iterable[Comparison], repetitions: int, until: float = MINUTES - 1
-    ) -> None:
+    def measure(self, comparisons: Iterable[Comparison], repetitions: int, until: float) -> None:
         """Time what there is time for in minutes; one broken case must not cost the other rows of a rare machine."""
 
         def broken(case: Case, error: Exception) -> None:
@@ -149,8 +168,11 @@ class Run:
             if not self.options.small:
                 self.goals += gpu_clouds.goals(rows)
 
-    def training(self) -> None:
+    def training(self, until: float) -> None:
         """The device's loss curve beside the CPU's own curves, of the same points and of points moved by rounding."""
+        if time.monotonic() - self.start > 60 * until:
+            self.say("left out for lack of time: training")
+            return
         device, small = self.options.device, self.options.small
         ours, reference = gpu_clouds.losses(device, small), gpu_clouds.losses("cpu", small)
         seeds = (1,) if small else (1, 2, 3)
@@ -169,7 +191,7 @@ class Run:
             self.fail("the training on the device is not the CPU's")
 
 
-def _recurrent(comparisons: Iterable[list[Case]]) -> Iterable[Comparison]:
+def _named(comparisons: Iterable[list[Case]]) -> Iterable[Comparison]:
     for cases in comparisons:
         yield Comparison(f"{cases[0].operation} {cases[0].shape} {cases[0].dtype}", partial(list, cases))
 

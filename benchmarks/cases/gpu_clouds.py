@@ -25,6 +25,7 @@ TIMES = {
     ("edge_conv_fwd_bwd", "eager"): 5.0,
     ("dgcnn_step", "antao97"): 8.0,
 }
+COMPILED: tuple[Network, ...] = ("dgcnn", "pointnet")
 SPREAD = 2.5  # of the distance that rounding alone makes
 
 
@@ -92,14 +93,22 @@ def comparisons(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) ->
 
 
 def launched_otherwise(sizes: Sizes, device: str, checkouts: dict[str, Path | None]) -> Iterator[Comparison]:
-    """Replayed CUDA graphs of ours, and torch.compile of both sides: last, since compiling takes long."""
+    """Replayed CUDA graphs of ours, and torch.compile of ours and of the peers whose checkouts are given: last, since
+    compiling takes long. (yanx27's PointNet++ samples in a loop over centres, for which a compiler takes minutes.)"""
     clouds, points = sizes.operation
     for dtype in ("float32", "bfloat16"):
-        dgcnn = Setting("dgcnn", *sizes.steps["dgcnn"], sizes.k, dtype, device, checkouts.get("antao97"))
-        more = ("dropfold graph", "dropfold compiled", *(["antao97 compiled"] if dgcnn.checkout else []))
-        yield Comparison(
-            f"dgcnn_step {dtype}, graph and compiled", partial(cloud_steps.cases, dgcnn, "dgcnn_step", more)
-        )
+        for network in filter(sizes.steps.__contains__, COMPILED):
+            peer = PEER[network]
+            setting = Setting(
+                network, *sizes.steps[network], dtype=dtype, device=device, checkout=checkouts.get(peer)
+            )
+            more = (
+                "dropfold graph",
+                "dropfold compiled",
+                *([f"{peer} compiled"] if setting.checkout else []),
+            )
+            build = partial(cloud_steps.cases, setting, f"{network}_step", more)
+            yield Comparison(f"{network}_step {dtype}, graph and compiled", build)
         providers = ("dropfold graph", "eager compiled")
         build = partial(
             cloud_operations.edge_conv_cases, clouds, points, 64, sizes.k, dtype, device, providers

@@ -29,8 +29,9 @@ def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None
                 f"{path} does not contain {old!r}: it is another version than the one measured here."
             )
         source = source.replace(old, new)
-    module = types.ModuleType(path.stem)
+    module = types.ModuleType(f"peer_{path.stem}")
     module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where torch.compile looks for what its functions call
     exec(compile(source, str(path), "exec"), module.__dict__)
     return module
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from dropfold.models.formats import FormatSpec
 
 Cell = Literal["lstm", "gru"]
 RANK = 4
-MODES = {40: (2, 4, 5), 64: (4, 4, 4), 256: (4, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16)}
+MODES = {16: (2, 2, 4), 40: (2, 4, 5), 64: (4, 4, 4), 256: (4, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16)}
 FORMS = {"dense": (False, False), "tt ih": (True, False), "tt hh": (False, True), "tt both": (True, True)}
 
 
@@ -42,6 +42,9 @@ POINTS = [
         (256, 10, 64, 256), (256, 100, 256, 40),
     )
 ]  # fmt: skip
+# What `python -m benchmarks.gpu` times of them, and what it is tried out with.
+GPU = [POINTS[i] for i in (2, 5, 9, 10)]
+TINY = [Point(2, 3, 16, 16)]
 
 
 def build(cell: Cell, point: Point, provider: str) -> nn.Module:
@@ -57,10 +60,14 @@ def build(cell: Cell, point: Point, provider: str) -> nn.Module:
     return (TensorLSTM if cell == "lstm" else TensorGRU)(point.input, point.hidden, ih=ih, hh=hh)
 
 
-def step(cell: Cell, point: Point, provider: str, backward: bool, calls: int) -> Callable[[], Any]:
+def step(
+    cell: Cell, point: Point, provider: str, backward: bool, calls: int, device: str = "cpu"
+) -> Callable[[], Any]:
     """`calls` times one forward without autograd, or one forward and backward of the sum of all hidden states."""
-    network = build(cell, point, provider)
+    torch.backends.cudnn.allow_tf32 = False  # ours does not round to TF32 either
+    network = build(cell, point, provider).to(device)
     x = torch.randn(point.frames, point.batch, point.input, generator=torch.Generator().manual_seed(0))
+    x = x.to(device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -77,8 +84,8 @@ def step(cell: Cell, point: Point, provider: str, backward: bool, calls: int) ->
     return run
 
 
-def cases(cell: Cell, point: Point, backward: bool, calls: int) -> list[Case]:
-    """PyTorch's module first, and ours."""
+def cases(cell: Cell, point: Point, backward: bool, calls: int, device: str = "cpu") -> list[Case]:
+    """PyTorch's module first (on a GPU cuDNN's), and ours."""
     providers = ["nn.LSTM" if cell == "lstm" else "nn.GRU", *(f"dropfold {form}" for form in FORMS)]
     return [
         Case(
@@ -86,7 +93,15 @@ def cases(cell: Cell, point: Point, backward: bool, calls: int) -> list[Case]:
             provider=provider,
             shape=str(point),
             dtype="float32",
-            make=partial(step, cell, point, provider, backward, calls),
+            make=partial(step, cell, point, provider, backward, calls, device),
         )
         for provider in providers
     ]
+
+
+def comparisons(points: Sequence[Point], device: str) -> Iterator[list[Case]]:
+    """All cells, forward and training, one call at a time."""
+    for point in points:
+        for cell in get_args(Cell):
+            for backward in (False, True):
+                yield cases(cell, point, backward, 1, device)

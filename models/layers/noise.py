@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from dropfold import kernels
 from dropfold.kernels import Noise, draw_seed
 from dropfold.kernels.backend.inputs import check_floating
-from dropfold.kernels.noise.draw.operation import Level, Reading, Scaling, check
-from dropfold.kernels.noise.drop import reference as apply_noise
-from dropfold.kernels.points.clouds import global_idx
+from dropfold.kernels.noise.draw import Level, Reading, Scaling, check, keep_by_nearest
+from dropfold.kernels.noise.drop import drop
+from dropfold.kernels.noise.drop import reference as drop_reference
+from dropfold.kernels.points.clouds import global_idx, to_rows
 from dropfold.models.layers.unfused import HasPlainForm
 
 
@@ -61,9 +62,7 @@ class Drop(HasPlainForm):
         """
         if not self.training or self.p == 0:
             return None
-        rate = self._advance()
-        neighbours = self._neighbours(pos, features, batch, graph)
-        return Noise(self.level, rate, draw_seed(pos.device), neighbours, scaling=self.scaling)
+        return Noise(self.level, self._advance(), draw_seed(pos.device), scaling=self.scaling)
 
     def _advance(self) -> Tensor:
         """One step of the schedule, and its drop probability: a copy, because backward must see what forward saw."""
@@ -80,11 +79,6 @@ class Drop(HasPlainForm):
             self.rate = rate.to(self.rate.device)
         return self
 
-    def _neighbours(
-        self, pos: Tensor, features: Tensor, batch: Tensor | None, graph: Tensor | None
-    ) -> Tensor | None:
-        return None
-
     def forward(
         self, x: Tensor, pos: Tensor | None = None, batch: Tensor | None = None, graph: Tensor | None = None
     ) -> Tensor:
@@ -93,19 +87,7 @@ class Drop(HasPlainForm):
         noise = self.draw(x if pos is None else pos, x, batch, graph)
         if noise is None:
             return x
-        if not self.fused:
-            return apply_noise(x, noise, batch=batch)
-        options: dict[str, Any] = {"seed": noise.seed, "scaling": noise.scaling, "batch": batch}
-        if noise.level == "feat":
-            return kernels.drop_feat(x, noise.p, **options)
-        if noise.level == "point":
-            return kernels.drop_point(x, noise.p, **options)
-        assert noise.neighbours is not None
-        rows = x.reshape(-1, x.shape[-1])
-        if x.dim() == 3:
-            options["batch"] = torch.arange(x.shape[0], device=x.device).repeat_interleave(x.shape[1])
-        out = kernels.drop_cluster(rows, noise.p, noise.neighbours, reading=noise.reading, **options)
-        return out.view_as(x)
+        return (drop if self.fused else drop_reference)(x, noise, batch=batch)
 
     def extra_repr(self) -> str:
         warmup = f", linear over {self.warmup_steps} steps" if self.schedule == "linear" else ""
@@ -186,27 +168,32 @@ class DropCluster(Drop):
         self, pos: Tensor, features: Tensor, batch: Tensor | None = None, graph: Tensor | None = None
     ) -> Noise | None:
         noise = super().draw(pos, features, batch, graph)
-        return noise and noise._replace(reading=self.reading)
-
-    @torch.no_grad()
-    def _neighbours(
-        self, pos: Tensor, features: Tensor, batch: Tensor | None, graph: Tensor | None
-    ) -> Tensor:
+        if noise is None:
+            return None
+        noise = noise._replace(reading=self.reading)
         if self.space == "graph":
             if graph is None:
                 raise ValueError(
                     "DropCluster(space='graph') reuses the network's neighbour lists, and this layer has none; "
                     "use space='coordinates' or 'features'."
                 )
-            return global_idx(graph)
+            return noise._replace(neighbours=global_idx(graph))
         points = pos if self.space == "coordinates" else features
-        idx = global_idx(kernels.knn(points, min(self.k, smallest_cloud(points, batch)), batch=batch))
+        k = min(self.k, smallest_cloud(points, batch))
+        if self.fused and self.reading == "gather" and self.radius is None:
+            return keep_by_nearest(noise, *to_rows(points, batch), k)
+        return noise._replace(neighbours=self._list_neighbours(points, k, batch))
+
+    @torch.no_grad()
+    def _list_neighbours(self, points: Tensor, k: int, batch: Tensor | None) -> Tensor:
+        """Row numbers [M, k] of the nearest points; with a radius [M, 1 + k], the point itself first."""
+        idx = global_idx(kernels.knn(points, k, batch=batch))
         if self.radius is None:
             return idx
         rows = points.reshape(-1, points.shape[-1]).float()
         far = (rows[idx] - rows[:, None]).square().sum(-1) > self.radius**2
         own = torch.arange(idx.shape[0], device=idx.device)[:, None]
-        # The point itself first, then the ball; points outside the ball are replaced by the first entry.
+        # Points outside the ball are replaced by the first entry.
         return torch.cat([own, torch.where(far, own, idx)], 1)
 
     def extra_repr(self) -> str:

@@ -1,13 +1,16 @@
 """The benchmark programs run, in small: a rare GPU must not be their first try."""
 
 import csv
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import harness
-from benchmarks.cases import scene_operations
+from benchmarks import gpu, harness
+from benchmarks.cases import gpu_clouds, scene_operations, small_rnn
+from benchmarks.cases.gpu_clouds import Comparison
 from benchmarks.harness import Case
 
 
@@ -26,10 +29,49 @@ def test_the_gpu_programme_runs_in_the_interpreter(run_python, tmp_path):
     clouds |= set(scene_operations.OPERATIONS)
     recurrent = {f"{kind}_{way}" for kind in ("lstm", "gru") for way in ("forward", "forward_backward")}
     assert operations == clouds | recurrent | {"kron_linear"}
+    of_small_sizes = {row["provider"] for row in rows if row["shape"] == str(small_rnn.TINY[0])}
+    assert of_small_sizes == {"nn.LSTM", "nn.GRU", *(f"dropfold {form}" for form in small_rnn.FORMS)}
     assert "published by FlashRNN, not measured here" in done.stdout
     log = (tmp_path / "log.txt").read_text()
     assert "mean distance from the CPU's curve 0.00e+00" in log
     assert log.splitlines()[-1].endswith("all passed")
+
+
+def test_the_groups_of_the_gpu_programme_fit_into_its_time(tmp_path):
+    """Each has its minutes, and the last start leaves room for what it started."""
+    assert sum(gpu.MINUTES.values()) + gpu.MINUTES_LEFT == 9
+    run = gpu.Run(gpu.Options(tmp_path))
+    assert list(run.groups()) == list(gpu.MINUTES)
+    without = gpu.Run(gpu.Options(tmp_path, device="cpu", small=True, tests=False))
+    assert set(gpu.MINUTES) - set(without.groups()) == {"tests", "compiled"}
+
+
+def test_what_a_group_has_no_time_for_is_named(tmp_path, capsys):
+    """It is not even built, and the run goes on."""
+    run = gpu.Run(gpu.Options(tmp_path, device="cpu"), start=time.monotonic() - 120)
+    run.measure([Comparison("a sum", fail), Comparison("another", fail)], 1, until=1.9)
+    run.training(until=1.9)
+    said = capsys.readouterr().out
+    for name in ("a sum", "another", "training"):
+        assert f"left out for lack of time: {name}" in said
+    assert not run.failed
+    case = Case("sum", "torch", "N1048576", "float32", make_sum)
+    run.measure([Comparison("a sum", lambda: [case]), Comparison("broken", fail)], 1, until=9)
+    assert "sum N1048576 float32 torch" in capsys.readouterr().out
+    assert run.failed == ["broken: MemoryError: too large"]
+
+
+def test_peers_are_compiled_where_their_checkouts_are_given():
+    def names(checkouts):
+        """The providers of the training steps; the other comparisons are built with tensors on the device."""
+        found = gpu_clouds.launched_otherwise(gpu_clouds.FULL, "cuda", checkouts)
+        return {case.provider for one in found if "_step" in one.name for case in one.build()}
+
+    ours = {"dropfold", "dropfold graph", "dropfold compiled"}
+    assert names({}) == ours
+    both = names({"antao97": Path("a"), "yanx27": Path("b")})
+    assert both == ours | {f"{peer}{how}" for peer in ("antao97", "yanx27") for how in ("", " compiled")}
+    assert list(gpu_clouds.launched_otherwise(gpu_clouds.SMALL, "cuda", {}))  # which has no training steps
 
 
 def make_sum():

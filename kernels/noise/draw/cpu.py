@@ -13,6 +13,9 @@ from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw.arguments import NONE, ROWS, NoiseArguments
 from dropfold.kernels.noise.philox.cpu import philox_words, uniform, uniform_at, word_to_uniform
 from dropfold.kernels.points.clouds import check_rows
+from dropfold.kernels.points.knn.cpu import knn, near_marked
+
+LARGEST_COORDINATE = 1e15  # no sum of squares of such numbers overflows float32
 
 
 @njit(parallel=True)
@@ -36,6 +39,15 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
     check_rows(neighbours, rows)
     launch(_keep_clusters, u, thresholds, neighbours, out)
     return out
+
+
+def kept_by_nearest(seed: Tensor, thresholds: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
+    k, rows = thresholds.shape[0] - 1, x.shape[0]
+    # NaN is nobody's neighbour: beside it, or where distances overflow, a list may have fewer than k distinct members.
+    if rows and bool(x.abs().amax() <= LARGEST_COORDINATE) and bool((ptr.diff() >= k).all()):
+        seeds = uniform(seed, rows) < thresholds[k]
+        return (~near_marked(x, ptr, k, seeds)).to(torch.float32)
+    return kept_points(seed, thresholds, knn(x, ptr, k), rows)
 
 
 @njit

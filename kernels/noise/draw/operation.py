@@ -47,6 +47,8 @@ class Noise(NamedTuple):
     """[M, k] int64 row numbers, for clusters."""
     reading: Reading = "gather"
     scaling: Scaling = "unbiased"
+    kept: Tensor | None = None
+    """float32 [M], 1 where a point is kept, else 0: for clusters that `keep_by_nearest` found without lists."""
 
 
 def keep_scale(noise: Noise | None, ptr: Tensor, rows: int, channels: int) -> Tensor:
@@ -65,10 +67,13 @@ def keep_scale(noise: Noise | None, ptr: Tensor, rows: int, channels: int) -> Te
     u = philox.reference(noise.seed, rows)
     if noise.level == "point":
         kept = u >= noise.p
+    elif noise.kept is not None:
+        kept = noise.kept > 0
     elif noise.reading == "gather":
         assert noise.neighbours is not None
         members = mask_distinct(noise.neighbours).sum(1)
-        below = u[noise.neighbours] < gather_thresholds(noise)[members][:, None]
+        thresholds = gather_thresholds(noise.p, noise.neighbours.shape[1])
+        below = u[noise.neighbours] < thresholds[members][:, None]
         kept = ~below.any(1)
     else:
         kept = _kept_by_scatter(noise, ptr, u) > 0
@@ -105,8 +110,12 @@ def row_keep_scale(noise: Noise, ptr: Tensor, rows: int) -> Tensor:
     _check_neighbours(noise, rows)
     if noise.level == "point":
         kept = _keep_points(noise.seed, noise.p.reshape(1), None, rows)
+    elif noise.kept is not None:
+        kept = noise.kept
     elif noise.reading == "gather":
-        kept = _keep_points(noise.seed, gather_thresholds(noise), noise.neighbours, rows)
+        assert noise.neighbours is not None
+        thresholds = gather_thresholds(noise.p, noise.neighbours.shape[1])
+        kept = _keep_points(noise.seed, thresholds, noise.neighbours, rows)
     else:
         kept = _kept_by_scatter(noise, ptr, philox.uniform(noise.seed, rows))
     return _scale_rows(kept, noise, ptr)
@@ -119,18 +128,36 @@ _keep_points = operator(
 )
 
 
+def keep_by_nearest(noise: Noise, x: Tensor, ptr: Tensor, k: int) -> Noise:
+    """`noise` of level cluster, reading "gather", with the k nearest of each row of x [M, C] as its neighbourhood.
+
+    It drops what it would drop with the lists of `knn` as `neighbours`, bit for bit, and on the CPU makes none: all that is
+    asked of a point is whether one of the few seeds is among its k nearest. x are the clouds' points or features, ptr
+    [B + 1] their row offsets; k is at most the points of the smallest cloud. Forward and backward share what is found.
+    """
+    return noise._replace(kept=_keep_by_nearest(noise.seed, gather_thresholds(noise.p, k), x.detach(), ptr))
+
+
+_keep_by_nearest = operator(
+    "kept_by_nearest(Tensor seed, Tensor thresholds, Tensor x, Tensor ptr) -> Tensor",
+    implementations=__package__,
+    fake=lambda seed, thresholds, x, ptr: torch.empty(x.shape[0], device=x.device),
+)
+
+
 def _check_neighbours(noise: Noise, rows: int) -> None:
     if noise.level == "point":
         return
-    if noise.level != "cluster" or noise.neighbours is None or noise.neighbours.dtype != torch.int64:
-        given = "no neighbours" if noise.neighbours is None else describe(noise.neighbours)
+    found = noise.neighbours if noise.kept is None else noise.kept
+    if noise.level != "cluster" or found is None or (noise.kept is None and found.dtype != torch.int64):
+        given = "no neighbours" if found is None else describe(found)
         raise ValueError(
             "noise is of level 'feat', 'point', or 'cluster' with int64 neighbours [M, k]; got level "
             f"{noise.level!r} and {given}."
         )
-    if noise.neighbours.shape[0] != rows:
+    if found.shape[0] != rows:
         raise ValueError(
-            f"noise has neighbours for {noise.neighbours.shape[0]} points and is applied to {rows}; "
+            f"noise has neighbours for {found.shape[0]} points and is applied to {rows}; "
             "draw it from the cloud that it is applied to."
         )
 
@@ -151,11 +178,10 @@ def _scale_rows(kept: Tensor, noise: Noise, ptr: Tensor) -> Tensor:
     return kept * (points / kept_B.clamp(min=1))[batch]
 
 
-def gather_thresholds(noise: Noise) -> Tensor:
+def gather_thresholds(p: Tensor, k: int) -> Tensor:
     """gamma for 0 .. k distinct members, float32 [k + 1]: 1 - (1 - p)^(1 / k'), rounded once from float64."""
-    assert noise.neighbours is not None
-    members = torch.arange(noise.neighbours.shape[1] + 1, device=noise.p.device).clamp(min=1)
-    return (-torch.expm1(torch.log1p(-noise.p.double()) / members)).float()
+    members = torch.arange(k + 1, device=p.device).clamp(min=1)
+    return (-torch.expm1(torch.log1p(-p.double()) / members)).float()
 
 
 def mask_distinct(neighbours: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.philox.triton import uniform_gather
+from dropfold.kernels.points.knn.triton import knn
 
 
 @jit
@@ -46,6 +47,10 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
         seed, thresholds, neighbours, out, rows, k, BLOCK=block, BLOCK_K=block_k
     )
     return out
+
+
+def kept_by_nearest(seed: Tensor, thresholds: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
+    return kept_points(seed, thresholds, knn(x, ptr, thresholds.shape[0] - 1), x.shape[0])
 
 
 @jit

@@ -1,4 +1,8 @@
-"""knn on the CPU: distances of a query to its whole cloud, or, in large clouds in 3-D, a search of boxes."""
+"""knn on the CPU: distances of a query to its whole cloud, or, in large clouds in 3-D, a search of boxes.
+
+`near_marked` needs no lists: a marked point is among the k nearest of a query iff its nearest marked point is, and that is
+iff fewer than k points are nearer. So it counts, where knn selects and sorts.
+"""
 
 from __future__ import annotations
 
@@ -93,10 +97,21 @@ def _select(distances, k, minima, candidates, near_groups, keys, best, own, offs
         out[place] = best[place] + offset
 
 
+@njit(inline=True)
+def _sum_differences(columns, start, stop, point, distances):
+    """Write the squared distances of a point [C] to the points start .. stop - 1 of columns [C, M]."""
+    distances[:] = 0
+    for c in range(columns.shape[0]):
+        column, own = columns[c, start:stop], point[c]
+        for j in range(stop - start):
+            d = column[j] - own
+            distances[j] += d * d
+
+
 @njit(parallel=True)
 def _search_coordinates(x, ptr, batch, k, largest, out):
     """Neighbours of rows x [M, C] by sums of squared differences; `largest` is the points of the largest cloud."""
-    rows, channels = x.shape
+    rows = x.shape[0]
     columns = x.T.copy()
     for b in prange((rows + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
         minima, keys, best = np.empty((2, GROUPS), x.dtype), np.empty(k, x.dtype), np.empty(k, np.int64)
@@ -105,13 +120,43 @@ def _search_coordinates(x, ptr, batch, k, largest, out):
         for i in range(b * QUERIES_PER_CHUNK, min(rows, (b + 1) * QUERIES_PER_CHUNK)):
             start, stop = ptr[batch[i]], ptr[batch[i] + 1]
             distances = space[: stop - start]
-            distances[:] = 0
-            for c in range(channels):
-                column, own = columns[c, start:stop], x[i, c]
-                for j in range(stop - start):
-                    d = column[j] - own
-                    distances[j] += d * d
+            _sum_differences(columns, start, stop, x[i], distances)
             _select(distances, k, minima, candidates, near_groups, keys, best, i - start, start, out[i])
+
+
+@njit
+def _is_near_marked(distances, k, marked, start):
+    """Whether one of the points `marked` [n] (row numbers; the cloud begins at `start`) is among the k nearest."""
+    nearest_marked, least = -1, distances.dtype.type(np.inf)
+    for row in marked:
+        d = distances[row - start]
+        if d < least or (d == least and nearest_marked < 0):
+            nearest_marked, least = row - start, d
+    if nearest_marked < 0:
+        return False
+    # Of equal distances the smaller index is nearer. Slices make the loops' first index a constant: they are vectorised.
+    before, after = distances[:nearest_marked], distances[nearest_marked + 1 :]
+    nearer = 0
+    for j in range(before.shape[0]):
+        nearer += before[j] <= least
+    for j in range(after.shape[0]):
+        nearer += after[j] < least
+    return nearer < k
+
+
+@njit(parallel=True)
+def _mark_coordinates(x, ptr, batch, k, largest, marked, marked_ptr, out):
+    """`near_marked` of rows x [M, C]; cloud b's marked rows are marked[marked_ptr[b] : marked_ptr[b + 1]]."""
+    rows = x.shape[0]
+    columns = x.T.copy()
+    for chunk in prange((rows + QUERIES_PER_CHUNK - 1) // QUERIES_PER_CHUNK):
+        space = np.empty(largest, x.dtype)
+        for i in range(chunk * QUERIES_PER_CHUNK, min(rows, (chunk + 1) * QUERIES_PER_CHUNK)):
+            b = batch[i]
+            start, stop = ptr[b], ptr[b + 1]
+            distances = space[: stop - start]
+            _sum_differences(columns, start, stop, x[i], distances)
+            out[i] = _is_near_marked(distances, k, marked[marked_ptr[b] : marked_ptr[b + 1]], start)
 
 
 @njit(parallel=True)
@@ -168,15 +213,14 @@ def _search_boxes(x, ptr, points, index, leaves, nodes, child, boxes, out):
 def knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
     x = x if x.dtype == torch.float64 else x.float()
     out = torch.empty((x.shape[0], k), dtype=torch.int64)
-    offsets = ptr.tolist()
     if x.shape[1] <= MAX_SUMMED_CHANNELS:
-        largest = max((stop - start for start, stop in pairwise(offsets)), default=0)
-        if x.shape[1] == 3 and largest >= MIN_POINTS_FOR_BOXES:
+        if _takes_boxes(x, ptr):
             launch(_search_boxes, x.contiguous(), ptr, *boxes_of(x.contiguous(), ptr), out)
         else:
-            launch(_search_coordinates, x.contiguous(), ptr, ptr_to_batch(ptr, x.shape[0]), k, largest, out)
+            batch = ptr_to_batch(ptr, x.shape[0])
+            launch(_search_coordinates, x.contiguous(), ptr, batch, k, _most_points(ptr), out)
         return out
-    for start, stop in pairwise(offsets):
+    for start, stop in pairwise(ptr.tolist()):
         cloud = x[start:stop] - x[start:stop].mean(0)
         squares = cloud.square().sum(1)
         if stop > start:
@@ -184,3 +228,28 @@ def knn(x: Tensor, ptr: Tensor, k: int) -> Tensor:
             arguments = cloud, squares, rows_per_block, start, k, out
             launch(_search_products, multiply_routine(x.dtype), *arguments)
     return out
+
+
+def near_marked(x: Tensor, ptr: Tensor, k: int, marked: Tensor) -> Tensor:
+    """Whether a marked point (marked: bool [M]) is among the k nearest of each row of x [M, C]: bool [M].
+
+    Equal to `marked[knn(x, ptr, k)].any(1)`. Cost: N^2 C multiply-adds and N^2 comparisons a cloud, and nothing of size N k,
+    but for features and large clouds, which are searched as knn does it.
+    """
+    if x.shape[1] > MAX_SUMMED_CHANNELS or _takes_boxes(x, ptr):
+        return marked[knn(x, ptr, k)].any(1)
+    x = x if x.dtype == torch.float64 else x.float()
+    out, rows = torch.empty(x.shape[0], dtype=torch.bool), marked.nonzero()[:, 0]
+    batch, marked_ptr = ptr_to_batch(ptr, x.shape[0]), torch.searchsorted(rows, ptr)
+    launch(_mark_coordinates, x.contiguous(), ptr, batch, k, _most_points(ptr), rows, marked_ptr, out)
+    return out
+
+
+def _most_points(ptr: Tensor) -> int:
+    """The points of the largest cloud."""
+    return max((stop - start for start, stop in pairwise(ptr.tolist())), default=0)
+
+
+def _takes_boxes(x: Tensor, ptr: Tensor) -> bool:
+    """Whether a search of boxes is the faster one: in 3-D, where a cloud is large."""
+    return x.shape[1] == 3 and _most_points(ptr) >= MIN_POINTS_FOR_BOXES

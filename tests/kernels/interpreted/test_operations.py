@@ -41,10 +41,10 @@ def test_the_same_points_fall(level, reading, device):
     if level == "point":
         kept = u >= found.p
     elif reading == "gather":
-        kept = u[lists].amin(1) >= draw_operation.gather_thresholds(found)[7]
+        kept = u[lists].amin(1) >= draw_operation.gather_thresholds(found.p, 7)[7]
         assert torch.equal(
             kept.float(),
-            draw_cpu.kept_points(found.seed, draw_operation.gather_thresholds(found), lists, 100),
+            draw_cpu.kept_points(found.seed, draw_operation.gather_thresholds(found.p, 7), lists, 100),
         )
     else:
         gamma = draw_operation.scatter_gamma(torch.bincount(lists.flatten(), minlength=100), ptr, found.p)
@@ -53,6 +53,17 @@ def test_the_same_points_fall(level, reading, device):
         kept[lists[seeds].flatten()] = False
     assert torch.equal(there, kept)
     assert 0 < there.sum() < 100
+
+
+@pytest.mark.parametrize("channels", [3, 12])
+def test_the_same_clusters_of_nearest_points_fall(channels, device):
+    x, ptr, seed = torch.rand(80, channels), torch.tensor([0, 30, 80]), torch.tensor(5)
+    found = Noise("cluster", torch.tensor(0.4), seed)
+    moved = Noise("cluster", found.p.to(device), seed.to(device))
+    kept = draw_operation.keep_by_nearest(moved, x.to(device), ptr.to(device), 7).kept
+    right = draw_cpu.kept_by_nearest(seed, draw_operation.gather_thresholds(found.p, 7), x, ptr)
+    assert torch.equal(kept.cpu(), right)
+    assert 0 < right.sum() < 80
 
 
 @pytest.mark.parametrize("channels", [7, 8])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dropfold.kernels import knn
+from dropfold.kernels.noise.draw import row_keep_scale
 from dropfold.models import DropCluster, DropFeat, DropPoint, unfused
 
 KINDS = {"feat": DropFeat, "point": DropPoint, "cluster": lambda p, **o: DropCluster(p, k=4, **o)}
@@ -90,9 +91,12 @@ def test_clusters_are_of_the_space_that_was_asked_for(reading):
         ("graph", graph),
     ):
         noise = DropCluster(0.3, k=5, space=space, reading=reading).train()
-        found = draw(noise, pos, features, graph)
-        assert torch.equal(found.neighbours, (expected + starts).flatten(0, 1))
+        found, lists = draw(noise, pos, features, graph), (expected + starts).flatten(0, 1)
         assert found.reading == reading
+        by_lists = found._replace(neighbours=lists, kept=None)
+        assert torch.equal(*(row_keep_scale(one, torch.tensor([0, 30, 60]), 60) for one in (found, by_lists)))
+        with unfused(noise):  # the plain form has lists
+            assert torch.equal(draw(noise, pos, features, graph).neighbours, lists)
     with pytest.raises(ValueError, match="this layer has none"):
         DropCluster(0.3, space="graph").train().draw(pos, features)
 
