@@ -77,11 +77,13 @@ def measure(
     repetitions: int = 7,
     device: str = "cpu",
     memory: bool = True,
+    settled: bool = False,
     broken: Callable[[Case, Exception], None] | None = None,
 ) -> list[Row]:
     """Time the cases of one comparison in one run, interleaved, after one warm-up step of each.
 
-    A case that fails is handed to `broken` with its error, and left out; without `broken` it ends the run.
+    With `settled` each timed step follows an untimed one of the same case: the threads that other libraries let spin for a
+    while are at rest, and its own are awake. A case that fails is handed to `broken` with its error, and left out; without `broken` it ends the run.
     """
     steps, sound = [], []
     for case in cases:
@@ -104,6 +106,8 @@ def measure(
     ):
         # A fresh order each time: what a case leaves in the caches is not always the same neighbour's.
         for k in random.Random(repetition).sample(range(len(steps)), len(steps)):
+            if settled:
+                steps[k]()
             times[k].append(_time(steps[k], device))
     del steps
     gc.collect()
