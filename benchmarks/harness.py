@@ -83,7 +83,9 @@ def measure(
     """Time the cases of one comparison in one run, interleaved, after one warm-up step of each.
 
     With `settled` each timed step follows an untimed one of the same case: the threads that other libraries let spin for a
-    while are at rest, and its own are awake. A case that fails is handed to `broken` with its error, and left out; without `broken` it ends the run.
+    while are at rest, and its own are awake.
+
+    A case that fails is handed to `broken` with its error, and left out; without `broken` it ends the run.
     """
     steps, sound = [], []
     for case in cases:
