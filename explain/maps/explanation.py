@@ -116,7 +116,7 @@ class Explanation:
         """In a notebook: the page of these samples, if they are clouds."""
         if self.points is None:
             return f"<pre>{html.escape(repr(self))}</pre>"
-        from dropfold.explain.page import page_of
+        from dropfold.explain.page.page import page_of
 
         page = html.escape(page_of(self), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:520px;border:0"></iframe>'

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.explain.inputs import Inputs
+from dropfold.explain.cut.inputs import Inputs
 
 
 class Winners:
@@ -38,20 +38,25 @@ class Winners:
         maximum, self.rows[mlp] = out
         return maximum
 
+    def centres(self, inputs: Inputs) -> int:
+        """How many centres of each cloud the last level has."""
+        return len(self.rows[self.levels[0].scales[0]]) // inputs.samples  # type: ignore[union-attr, index]
+
     def carry(self, contributions: Tensor, inputs: Inputs) -> Tensor:
-        """The map of contributions [.., C]: their sum over channels, at the points that the inputs hold."""
+        """The map of contributions [.., C]: their sum over channels, at the points that the inputs hold. With a single
+        channel they are of whole centres, and go in equal parts to the winners."""
         if not self.levels:
             return contributions.sum(-1)
         of_channels = contributions.flatten(0, -2)
         for i, level in enumerate(self.levels):
             winners = torch.cat([self.rows[mlp] for mlp in level.scales], -1)  # type: ignore[union-attr]
+            if of_channels.shape[1] == 1:  # of a centre as a whole
+                of_channels = (of_channels / winners.shape[1]).expand(winners.shape)
             below = len(inputs.x.flatten(0, -2))
             if i + 1 < len(self.levels):
                 below = len(self.rows[self.levels[i + 1].scales[0]])  # type: ignore[union-attr, index]
             scores = give_to_points(of_channels, winners, below)
-            if i + 1 < len(self.levels):
-                channels = sum(len(self.rows[mlp][0]) for mlp in self.levels[i + 1].scales)  # type: ignore[union-attr]
-                of_channels = (scores / channels)[:, None].expand(-1, channels)
+            of_channels = scores[:, None]
         return scores.view(inputs.x.shape[:-1])
 
 

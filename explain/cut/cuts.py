@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dropfold.explain.inputs import Inputs
+from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import (
     DGCNN,
     DGCNNSegmentation,
@@ -50,9 +50,10 @@ class Cut:
     """A cut at `layer`.
 
     The first axis of all leaves counts samples, or rows where the inputs are rows; `arrange` makes [B, *positions, C] or
-    [M, C] of the features. `frozen` modules give constants; with `gates` so do sigmoids and the slopes of tanh. `plain`: the textbook form is run. `above(network, leaves, inputs)` is the rest of the network
-    without what is below; without it the whole network runs. `levels` are the set abstractions that the positions went
-    through: their scores are carried back to points.
+    [M, C] of the features. `frozen` modules give constants; with `gates` so do sigmoids and the slopes of tanh.
+    `plain`: the textbook form is run. `above(network, leaves, inputs)` is the rest of the network without what is below;
+    without it the whole network runs. `levels` are the set abstractions that the positions went through: their scores are
+    carried back to points.
     """
 
     layer: str

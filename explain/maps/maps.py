@@ -8,17 +8,16 @@ gradient; missing is the rest, 0 up to rounding for a full cut of a piecewise li
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from dropfold.explain.cuts import EVIDENCE, Cut, cut_of
-from dropfold.explain.explanation import Explanation
-from dropfold.explain.inputs import Given, Inputs
-from dropfold.explain.methods import METHODS, ablation
-from dropfold.explain.passes import Pass, as_it_was, smooth_modules
-from dropfold.explain.positions import Winners
+from dropfold.explain.cut.cuts import EVIDENCE, cut_of
+from dropfold.explain.cut.inputs import Given, Inputs
+from dropfold.explain.cut.passes import Pass, as_it_was, smooth_modules
+from dropfold.explain.cut.positions import Winners
+from dropfold.explain.maps.explanation import Explanation
+from dropfold.explain.maps.methods import METHODS, ablation
+from dropfold.explain.maps.targets import choose
 
 INVERTED = 0.1  # share of channels whose weight changes sign, above which the map is said to be unsafe
 
@@ -43,7 +42,7 @@ def explain(
         network: any of dropfold's, a classifier around a TensorLSTM or TensorGRU, or any module with `layer` and `channels`.
         inputs: what it is called with: a tensor, a tuple of arguments, or a mapping of their names.
         target: the class, one for all samples or one each [B]; default: the predicted one.
-        layer: a module's name, whose output the evidence is read at; default: see `dropfold.explain.cuts`.
+        layer: a module's name, whose output the evidence is read at; default: see `dropfold.explain.cut.cuts`.
         channels: the axis of that output that holds the channels. Asked for of networks that are not dropfold's.
         method: "xgrad_cam", "grad_cam", "gradient_x_activation" or "ablation"; default: what suits the cut.
         points: of networks that label points, those whose mean logit is explained: the number of one, or bool [B, N] (rows:
@@ -83,8 +82,8 @@ def explain(
         scores = winners.carry(score(method, f, g, given), given)
         if method == "xgrad_cam" and (share := inverted_share(f, given)) > INVERTED:
             notes.append(
-                f"{100 * share:.0f} % of the channels at {cut.layer} have a negative sum where they are active, as of a layer "
-                "without ReLU: their weights change sign and the map is inverted. Take the layer below."
+                f"{100 * share:.0f} % of the channels at {cut.layer} have a negative sum where they are active, as of a "
+                "layer without ReLU: their weights change sign and the map is inverted. Take the layer below."
             )
     return Explanation(
         scores.detach(),
@@ -98,80 +97,6 @@ def explain(
         notes=tuple(notes),
         class_names=None if class_names is None else tuple(class_names),
     )
-
-
-def choose(
-    logits: Tensor, target: int | Tensor | None, points: int | Tensor | None, inputs: Inputs
-) -> tuple[Tensor, Tensor]:
-    """`(classes [B], weight)`: the explained logit of each sample is the sum of weight * logits over it.
-
-    Of labelled points it is the mean over the chosen ones.
-    """
-    of_points = logits.dim() == 3 or (
-        inputs.batch is not None and len(logits) == len(inputs.batch) != inputs.samples
-    )
-    if points is not None and not of_points:
-        raise ValueError("points= is for networks that label points; this one gives a logit a class.")
-    k = logits.shape[-1]
-    share = torch.ones_like(logits[..., 0])
-    if of_points:
-        share = _share(points, share, inputs)
-    if target is None:
-        mean = (
-            [(part * w[:, None]).sum(0) for part, w in _pairs(logits, share, inputs)] if of_points else logits
-        )
-        classes = torch.stack(list(mean)).argmax(-1)
-    else:
-        classes = torch.as_tensor(target, device=logits.device)
-        if classes.is_floating_point() or classes.dim() > 1 or classes.numel() not in (1, inputs.samples):
-            raise ValueError(
-                f"target must be a class, or one for each of the {inputs.samples} samples; got {target!r}."
-            )
-        classes = classes.long().expand(inputs.samples) if classes.dim() == 0 else classes.long()
-        classes = classes.expand(inputs.samples)
-        if not 0 <= int(classes.min()) <= int(classes.max()) < k:
-            wrong = int(classes[(classes < 0) | (classes >= k)][0])
-            raise ValueError(f"target must be a class from 0 to {k - 1}; got {wrong}.")
-    one_hot = nn.functional.one_hot(classes, k).to(logits.dtype)
-    if logits.dim() == 3:
-        one_hot = one_hot[:, None]
-    elif of_points:
-        one_hot = one_hot[inputs.batch]
-    return classes, one_hot * share[..., None]
-
-
-def _share(points: int | Tensor | None, ones: Tensor, inputs: Inputs) -> Tensor:
-    """1 / (number of chosen points) for each of them and 0 for the others."""
-    chosen = torch.zeros_like(ones, dtype=torch.bool)
-    if points is None:
-        chosen[:] = True
-    elif isinstance(points, Tensor) and points.dtype == torch.bool and points.shape == ones.shape:
-        chosen = points
-    elif isinstance(points, int) and not isinstance(points, bool):
-        sizes = [len(part) for part in inputs.per_sample(ones)]
-        if not 0 <= points < min(sizes):
-            raise ValueError(
-                f"points must number one of the {min(sizes)} points that each cloud has; got {points}."
-            )
-        if inputs.batch is None:
-            chosen[:, points] = True
-        else:
-            first = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-            chosen[first + points] = True
-    else:
-        got = f"{list(points.shape)} {points.dtype}" if isinstance(points, Tensor) else repr(points)
-        raise ValueError(
-            f"points must be the number of one, or bool {list(ones.shape)} of those that count; got {got}."
-        )
-    parts = inputs.per_sample(chosen)
-    if empty := [i for i, part in enumerate(parts) if not bool(part.any())]:
-        raise ValueError(f"points chooses none of sample {empty[0]}; leave that sample out.")
-    share = [part.to(ones.dtype) / part.sum() for part in parts]
-    return torch.stack(share) if inputs.batch is None else torch.cat(share)
-
-
-def _pairs(logits: Tensor, share: Tensor, inputs: Inputs) -> Any:
-    return zip(inputs.per_sample(logits), inputs.per_sample(share))
 
 
 def score(method: str, f: Tensor, g: Tensor, inputs: Inputs) -> Tensor:

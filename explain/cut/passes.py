@@ -16,8 +16,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from dropfold.explain.cuts import Cut, Leaf, Leaves, Place
-from dropfold.explain.inputs import Inputs
+from dropfold.explain.cut.cuts import Cut, Leaf, Leaves, Place
+from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
 
 KEPT = "_transform"  # PointNet's own memory of its last forward
