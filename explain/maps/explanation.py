@@ -67,6 +67,11 @@ class Explanation:
         self._check(i)
         return self.scores[i] if self.batch is None else self.scores[self.batch == i]
 
+    def title(self, i: int) -> str:
+        """The class of sample i, or the two that are subtracted."""
+        own = self._name(self.target[i])
+        return own if self.against is None else f"{own} minus {self._name(self.against[i])}"
+
     def sentence(self, i: int) -> str:
         """The account of sample i in words."""
         self._check(i)

@@ -77,7 +77,7 @@ def dropping(
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rho of scores [B, N] and others, a sample after the other [B]; equal scores are ranked by their place."""
-    ranks = [t.argsort(1, stable=True).argsort(1).double() for t in (a, b)]
+    ranks = [t.argsort(dim=1, stable=True).argsort(1).double() for t in (a, b)]
     a, b = (r - r.mean(1, keepdim=True) for r in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 

@@ -11,6 +11,7 @@ random            uniform numbers of the seed
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from dropfold.explain.cut.cuts import EVIDENCE, cut_of
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.explain.cut.passes import Pass, as_it_was, detached
-from dropfold.explain.cut.positions import Winners, give_to_points
+from dropfold.explain.cut.positions import Winners
 from dropfold.explain.maps.maps import explain
 from dropfold.explain.maps.methods import METHODS
 from dropfold.explain.units.ablation import pooled_layer
@@ -57,8 +58,18 @@ def feature_norm(network: nn.Module, x: Tensor, target: Tensor, seed: int) -> Te
 
 
 def critical_points(network: nn.Module, x: Tensor, target: Tensor, seed: int) -> Tensor:
-    """Channels of the pooled feature that a point wins."""
+    """Channels of the pooled feature that a point wins; of a centre, given to the winners of its channels."""
     cut, inputs = cut_of(network), Inputs.of(network, x)
+    with Winners(network, cut.levels) as winners:
+        argmax = winning_points(network, x)
+    many = winners.centres(inputs) if cut.levels else x.shape[1]
+    counts = x.new_zeros(len(x), many).scatter_add(1, argmax, torch.ones_like(argmax, dtype=x.dtype))
+    return winners.carry(counts[..., None], inputs)
+
+
+@torch.no_grad()
+def winning_points(network: nn.Module, x: Tensor) -> Tensor:
+    """int64 [B, C]: the point of each cloud (of PointNet++ the centre) that wins each channel of the pooled feature."""
     layer: Any = network.get_submodule(pooled_layer(network))
     layer = layer.layers[-1] if hasattr(layer, "layers") else layer
     seen: list[Tensor] = []
@@ -70,18 +81,11 @@ def critical_points(network: nn.Module, x: Tensor, target: Tensor, seed: int) ->
         seen.append(out[-1])
         return out[:-1] if len(out) > 2 else out[0]
 
-    handles = [layer.register_forward_pre_hook(ask, with_kwargs=True), layer.register_forward_hook(note)]
-    try:
-        with Winners(network, cut.levels) as winners, torch.no_grad():
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    argmax = seen[0]  # [B, C], within the cloud
-    many = winners.centres(inputs) if cut.levels else x.shape[1]
-    rows = argmax + many * torch.arange(len(x), device=x.device)[:, None]
-    counts = give_to_points(torch.ones_like(rows, dtype=x.dtype), rows, many * len(x)).view(len(x), many)
-    return winners.carry(counts[..., None], inputs)
+    with as_it_was(network), ExitStack() as stack:
+        stack.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
+        stack.callback(layer.register_forward_hook(note).remove)
+        network(x)
+    return seen[0]
 
 
 def zheng(network: nn.Module, x: Tensor, target: Tensor, seed: int) -> Tensor:
@@ -110,7 +114,7 @@ def zheng_iterative(network: nn.Module, x: Tensor, target: Tensor, seed: int) ->
         rank = torch.arange(done, done + each, device=x.device, dtype=x.dtype).expand(b, -1)
         scores.scatter_(1, kept.gather(1, gone), n - rank)
         kept = kept.gather(1, left)
-    last = zheng(network, _taken(x, kept), target, seed).argsort(1, stable=True).argsort(1).to(x.dtype)
+    last = zheng(network, _taken(x, kept), target, seed).argsort(dim=1, stable=True).argsort(1).to(x.dtype)
     return scores.scatter(1, kept, last / n)
 
 
