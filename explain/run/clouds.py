@@ -184,11 +184,13 @@ def play(clouds: Clouds, found: Found, methods: Sequence[str], logits: Tensor, s
     games = {n: two_shape_game(clouds.network, clouds.x, clouds.label, chosen, n, seed) for n in methods}
     values, rows, valid = {}, [], 0.0
     for name, game in games.items():
-        top, low, high = game.mean_top()
-        valid = game.share_valid
+        top, low, high = (
+            None if value != value else value for value in game.mean_top()
+        )  # NaN: no pair is valid
+        valid = game.share_valid if len(chosen) else 0.0
         values[name] = {"top": top, "low": low, "high": high}
-        known = "–" if top != top else f"{top:.3f}"
-        rows.append([in_words(name), known, "–" if top != top else f"{low:.3f} to {high:.3f}"])
+        shown = ["–", "–"] if top is None else [f"{top:.3f}", f"{low:.3f} to {high:.3f}"]
+        rows.append([in_words(name), *shown])
     found.values["two_shape_game"] = {"pairs": len(chosen), "valid": valid, "methods": values}
     text = (
         "Two shapes of different classes lie in one cloud: how much of the top eighth of the points for a class is on its "

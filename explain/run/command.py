@@ -125,8 +125,10 @@ def summary(values: dict[str, Any]) -> list[str]:
                 f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %)"
             )
         game = values["two_shape_game"]
-        shares = ", ".join(f"{name} {v['top']:.3f}" for name, v in game["methods"].items())
-        lines.append(f"two-shape game, {game['valid']:.0%} of {game['pairs']} pairs valid: {shares}")
+        shares = [f"{name} {v['top']:.3f}" for name, v in game["methods"].items() if v["top"] is not None]
+        lines.append(
+            f"two-shape game, {game['valid']:.0%} of {game['pairs']} pairs valid: {', '.join(shares) or 'none'}"
+        )
     if "units" in values:
         units = values["units"]
         lines.append(
