@@ -7,12 +7,14 @@ from dropfold.explain.score.game import two_shape_game
 from dropfold.explain.score.saliency import saliency
 from dropfold.explain.units.ablation import ablate, each_unit, unit_values
 from dropfold.explain.units.damage import attributes, correlations, damage
+from dropfold.explain.units.removal import cumulative_accuracy, smaller_network
 
 __all__ = [
     "Explanation",
     "ablate",
     "attributes",
     "correlations",
+    "cumulative_accuracy",
     "damage",
     "dropping",
     "each_unit",
@@ -20,6 +22,7 @@ __all__ = [
     "rank_correlation",
     "saliency",
     "sanity",
+    "smaller_network",
     "two_shape_game",
     "unit_values",
 ]

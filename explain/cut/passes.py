@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from dropfold.explain.cut.cuts import Cut, Leaf, Leaves, Place
+from dropfold.explain.cut.cuts import EVIDENCE, Cut, Leaf, Leaves, Place
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
 
+VALUES_AT_ONCE = 2**22  # features that are replayed together
 KEPT = "_transform"  # PointNet's own memory of its last forward
 SMOOTH = (
     nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.LayerNorm,
@@ -93,6 +95,30 @@ class Pass:
                 above, {f"network.{k}": v for k, v in given.items()}, (leaves, self.inputs)
             )
         return self._forward(lambda term, value: leaves[term].clone(), parameters)
+
+    @torch.no_grad()
+    def without_each_channel(self, leaves: Leaves, value: Tensor | None = None) -> Iterator[Tensor]:
+        """The logits [u, ..] of some channels after others, each channel of the features 0 everywhere, or its `value` [C].
+
+        What is above the cut is replayed for several channels at once, where it is known and the inputs are dense.
+        """
+        f = leaves[EVIDENCE]
+        value = f.new_zeros(f.shape[-1]) if value is None else value
+        together = self.cut.above is not None and self.inputs.batch is None
+        step = max(1, VALUES_AT_ONCE // f.numel()) if together else 1
+        for first in range(0, f.shape[-1], step):
+            some = range(first, min(first + step, f.shape[-1]))
+            changed = f.repeat(len(some), *[1] * f.dim()) if together else f[None].clone()
+            changed = changed.view(len(some), *f.shape)
+            for i, k in enumerate(some):
+                changed[i, ..., k] = value[k]
+            if not together:
+                yield self.above(leaves | {EVIDENCE: changed[0]}).detach()[None]
+                continue
+            many = {term: t.repeat(len(some), *[1] * (t.dim() - 1)) for term, t in leaves.items()}
+            inputs = replace(self.inputs, samples=len(some) * self.inputs.samples)
+            out = Pass(self.network, self.cut, inputs).above(many | {EVIDENCE: changed.flatten(0, 1)})
+            yield out.view(len(some), self.inputs.samples, *out.shape[1:])
 
     def bias_terms(self, leaves: Leaves) -> Tensor:
         """What the effective biases add to every logit: the tangent of the logits along them, in one forward pass."""

@@ -114,13 +114,9 @@ def channel_drops(run: Pass, leaves: dict[str, Tensor], logit: Tensor, weight: T
     f = leaves[EVIDENCE]
     if run.cut.arrange(f, run.inputs).shape[-1] != f.shape[-1]:
         raise ValueError(f"the channels at {run.cut.layer} are not its last axis; ablation needs them there.")
-    drops = []
-    with torch.no_grad():
-        for k in range(f.shape[-1]):
-            without = f.clone()
-            without[..., k] = 0
-            out = run.above(leaves | {EVIDENCE: without})
-            drops.append(logit - run.inputs.add_up(out.detach() * weight))
+    drops = [
+        logit - run.inputs.add_up(one * weight) for some in run.without_each_channel(leaves) for one in some
+    ]
     return torch.stack(drops, -1)
 
 

@@ -19,6 +19,8 @@ from dropfold.explain.score.game import FIRST, pairs, two_shape_game
 from dropfold.explain.score.saliency import CLASS_AGNOSTIC, saliency, winning_points
 from dropfold.explain.units.ablation import To, Units, each_unit, pooled_layer, unit_values
 from dropfold.explain.units.damage import Damage, attributes, correlations, damage
+from dropfold.explain.units.removal import FRACTIONS as REMOVED
+from dropfold.explain.units.removal import cumulative_accuracy
 from dropfold.models import NETWORKS
 from dropfold.train.scoring.intervals import resample
 from dropfold.train.tasks.points import to_base64
@@ -54,7 +56,7 @@ class Clouds:
 
 
 def explain_clouds(clouds: Clouds, training: Tensor, methods: Sequence[str], to: To, seed: int = 0) -> Found:
-    """Everything, of the test split; what replaces units is of `training` clouds."""
+    """Everything, of the test split; what replaces units, and their ranking, is of `training` clouds."""
     logits = clouds.logits()
     order = logits.argsort(dim=1, descending=True)
     found = Found()
@@ -203,12 +205,14 @@ def play(clouds: Clouds, found: Found, methods: Sequence[str], logits: Tensor, s
     )
 
 
-def explain_units(clouds: Clouds, found: Found, training: Tensor, logits: Tensor, to: To) -> None:
+def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor, to: To) -> None:
     """The pooled units, each removed in turn: of the test split, replaced by the mean of `training` clouds or by 0."""
     network: Any = clouds.network
     if not any(isinstance(network, known.classification) for known in NETWORKS.values()):
         return
-    replaced: Any = "zero" if to == "zero" else values_of(network, training).means()
+    trained_on = values_of(network, training.x)
+    means = trained_on.means()
+    replaced: Any = "zero" if to == "zero" else means
     without = torch.cat([each_unit(network, part, to=replaced) for part in clouds.x.split(BATCH)], 1)
     harm = damage(logits, without, clouds.label)
     values = values_of(network, clouds.x)
@@ -228,6 +232,7 @@ def explain_units(clouds: Clouds, found: Found, training: Tensor, logits: Tensor
         "correlations": correlations(known, harm),
     }
     found.arrays |= {f"units/{name}": v.cpu().numpy() for name, v in (*vars(harm).items(), *known.items())}
+    remove_units(clouds, found, training, values, trained_on, known["l1_in"])
     winners = torch.cat([winning_points(network, part) for part in clouds.x.split(BATCH)])
     found.page["units"] = unit_rows(clouds, found, harm, values.parts[0], known["class_selectivity"], winners)
     head = ["attribute", "with the loss over all", "with the worst class's loss"]
@@ -239,6 +244,34 @@ def explain_units(clouds: Clouds, found: Found, training: Tensor, logits: Tensor
     found.page["tables"].append(
         {"title": "What tells a unit's damage", "text": text, "head": head, "rows": rows}
     )
+
+
+def remove_units(
+    clouds: Clouds, found: Found, training: Clouds, values: Units, trained_on: Units, l1_in: Tensor
+) -> None:
+    """Test accuracy with most units replaced by their training mean: least important first, ranked on training clouds."""
+    network: Any = clouds.network
+    means, logits = trained_on.means(), training.logits()
+    without = torch.cat([each_unit(network, part, to=means) for part in training.x.split(BATCH)], 1)
+    known = attributes(trained_on, training.label, logits.softmax(-1), None, network.fc1.matrix().weight)
+    scores = {
+        "exact ablation": damage(logits, without, training.label).loss,
+        "std x out-weights": known["std_x_out"],
+        "L1 of in-weights": l1_in,
+        "random": torch.rand(values.count, generator=torch.Generator().manual_seed(0)),
+    }
+    accuracy = {
+        name: cumulative_accuracy(network, values, clouds.label, score.argsort(stable=True), means)
+        for name, score in scores.items()
+    }
+    found.values["units"]["removed"] = {"fractions": list(REMOVED), "accuracy": accuracy}
+    head = ["order", *(f"{100 * fraction:.0f} % removed" for fraction in REMOVED)]
+    rows = [[name, *map(percent, row)] for name, row in accuracy.items()]
+    text = (
+        "Accuracy of the smaller network that is left, without fine-tuning: removed units are folded into the next bias by "
+        "their training mean. Units are ranked on training clouds, accuracy is of these."
+    )
+    found.page["tables"].append({"title": "Removing many units", "text": text, "head": head, "rows": rows})
 
 
 def unit_rows(

@@ -86,10 +86,12 @@ def _explain(options: Options, trained: Any) -> Any:
         return explain_videos(trained.network, tuple(v.to(device) for v in inputs), label, title, names)
     from dropfold.explain.run.clouds import Clouds, explain_clouds
 
-    training = task.inputs(trained.split("train"), config)[0]
+    train = trained.split("train")
+    seen, known = task.inputs(train, config)[0].to(device), train.label.long().to(device)
+    training = Clouds(trained.network, seen, known, [], names)
     clouds = Clouds(trained.network, inputs[0].to(device), label.long().to(device), title, names)
     with torch.random.fork_rng(devices=[]):
-        return explain_clouds(clouds, training.to(device), options.methods, options.units, options.seed)
+        return explain_clouds(clouds, training, options.methods, options.units, options.seed)
 
 
 def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:

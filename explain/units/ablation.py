@@ -3,7 +3,7 @@
 A unit is a channel of a layer's output, everywhere. It is set to 0, or to its mean, which leaves what follows near the
 values that it was trained on. `ablate` removes units together. `each_unit` removes every unit of a layer in turn: where
 the layer is pooled and feeds a linear map, z = W p + b, a removed unit changes z by (r_u - p_u) W[:, u], rank one, so that
-only what follows is computed anew; elsewhere each unit is a pass.
+only what follows is computed anew; at the network's own cut what is above it is replayed; elsewhere each unit is a pass.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dropfold.explain.cut.cuts import check_layer
+from dropfold.explain.cut.cuts import EVIDENCE, check_layer, known_cuts
 from dropfold.explain.cut.inputs import Given, Inputs
-from dropfold.explain.cut.passes import as_it_was, detached
+from dropfold.explain.cut.passes import Pass, as_it_was, detached
 from dropfold.models import DGCNN, EdgeConv, PointNet, PointNet2
 from dropfold.models.clouds.pointnet2 import Points
 
@@ -107,10 +107,17 @@ def each_unit(
 ) -> Tensor:
     """The logits [C, B, classes] without each unit of a layer in turn; arguments as `ablate`.
 
-    Of the pooled layer of PointNet, PointNet++ and DGCNN in one pass; of another layer a pass a unit.
+    Of the pooled layer of PointNet, PointNet++ and DGCNN in one pass; at the network's own cut (conv2, sa2, "edge1..4", all
+    graphs kept) what is above is replayed; of another layer a pass a unit.
     """
     given = Inputs.of(network, inputs)
     layer = layer or pooled_layer(network)
+    if cuts := [cut for cut in known_cuts(network) if cut.layer == layer and cut.above is not None]:
+        with as_it_was(network):
+            run = Pass(network, cuts[0], given)
+            leaves = run.capture(gradients=False)[0]
+            (value,) = _replacement(Units((leaves[EVIDENCE],)), to)
+            return torch.cat(list(run.without_each_channel(leaves, value)))
     check_layer(network, layer)
     if layer != POOLED.get(type(network)):
         count = unit_values(network, inputs, layer, channels).count
@@ -143,6 +150,11 @@ def rank_one(network: Any, values: Units, replacement: tuple[Tensor, ...]) -> Te
         hidden = fc1.activation(z).flatten(0, 1)
         found.append(network.fc3(network.fc2(hidden)).view(-1, len(base), network.fc3.out_features))
     return torch.cat(found)
+
+
+def head(network: Any, values: Units) -> Tensor:
+    """The logits of pooled values."""
+    return network.fc3(network.fc2(network.fc1(torch.cat(values.parts, -1))))
 
 
 def pooled_layer(network: nn.Module) -> str:

@@ -1,5 +1,6 @@
 """Units: all at once equal one after the other, the rank-one form equals passes, and tables equal a few lines of NumPy."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from dropfold import models
 from dropfold.explain.units.ablation import ablate, each_unit, unit_values
 from dropfold.explain.units.damage import attributes, correlate, correlation, damage, effective_positions
+from dropfold.explain.units.removal import cumulative_accuracy, smaller_network
 from tests.explain.conftest import CLOUDS, randomized, small_pointnet
 
 
@@ -52,12 +54,45 @@ def test_no_unit_and_all_units(clouds):
 
 
 def test_of_an_inner_layer_each_unit_is_a_pass(clouds):
-    network = small_pointnet()
+    network, clouds = small_pointnet(), clouds[:1, :16]
     found = each_unit(network, clouds, "conv1")
     handle = network.conv1.register_forward_hook(lambda m, a, out: out * (torch.arange(64) != 5))
     expected = network(clouds)
     handle.remove()
     assert torch.allclose(found[5], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("PointNet", "conv2"), ("PointNet2", "sa2")])
+def test_at_the_networks_cut_replays_equal_passes(name, layer, clouds):
+    network = randomized(CLOUDS[name]())
+    found = each_unit(network, clouds, layer, to="mean")
+    for u in (0, 5, 77):
+        assert torch.allclose(found[u], ablate(network, clouds, layer, [u], to="mean"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["PointNet", "PointNet2", "DGCNN"])
+def test_removed_units_fold_into_the_next_bias(name, clouds):
+    network = randomized(CLOUDS[name]())
+    values = unit_values(network, clouds)
+    gone = torch.arange(values.count) % 10 != 0
+    small = smaller_network(network, gone, values.means())
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
+    expected = ablate(network, clouds, units=gone, to=values.means())
+    for fused in (True, False):
+        with contextlib.nullcontext() if fused else models.unfused(small):
+            assert torch.allclose(small(clouds), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="leave a unit"):
+        smaller_network(network, torch.ones_like(gone), values.means())
+
+
+def test_cumulative_accuracy_removes_the_first_of_the_order(clouds):
+    network = small_pointnet()
+    values, label = unit_values(network, clouds), network(clouds).argmax(1)
+    order = torch.randperm(1024)
+    found = cumulative_accuracy(network, values, label, order, values.means(), [0.0, 0.9])
+    assert found[0] == 1
+    logits = ablate(network, clouds, units=order[:922], to="mean")
+    assert found[1] == pytest.approx(float((logits.argmax(1) == label).double().mean()))
 
 
 def test_a_graph_is_kept_or_found_anew(clouds):
