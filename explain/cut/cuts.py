@@ -65,6 +65,8 @@ class Cut:
     above: Callable[[Any, Leaves, Inputs], Tensor] | None = None
     levels: tuple[str, ...] = ()
     method: str = "xgrad_cam"
+    channels: int = -1
+    """The axis of channels in the features, before `arrange`."""
 
 
 def cut_of(
@@ -96,7 +98,7 @@ def cut_of(
         axis = -1 if channels is None else channels
         place = Place(layer, "out", whole)
         cut = Cut(layer, (place,), lambda f, inputs: channels_last(f, axis, layer, inputs))
-        cut = replace(cut, frozen=known[0].frozen if ours else ())
+        cut = replace(cut, channels=axis, frozen=known[0].frozen if ours else ())
     return cut if frozen else replace(cut, frozen=(), gates=False)
 
 

@@ -102,16 +102,17 @@ class Pass:
 
         What is above the cut is replayed for several channels at once, where it is known and the inputs are dense.
         """
-        f = leaves[EVIDENCE]
-        value = f.new_zeros(f.shape[-1]) if value is None else value
+        f, axis = leaves[EVIDENCE], self.cut.channels
+        count = f.shape[axis]
+        value = f.new_zeros(count) if value is None else value
         together = self.cut.above is not None and self.inputs.batch is None
         step = max(1, VALUES_AT_ONCE // f.numel()) if together else 1
-        for first in range(0, f.shape[-1], step):
-            some = range(first, min(first + step, f.shape[-1]))
+        for first in range(0, count, step):
+            some = range(first, min(first + step, count))
             changed = f.repeat(len(some), *[1] * f.dim()) if together else f[None].clone()
             changed = changed.view(len(some), *f.shape)
             for i, k in enumerate(some):
-                changed[i, ..., k] = value[k]
+                changed[i].movedim(axis, -1)[..., k] = value[k]
             if not together:
                 yield self.above(leaves | {EVIDENCE: changed[0]}).detach()[None]
                 continue

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dropfold.data_scripts.readers.ply import write_vertices
-
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
@@ -105,6 +103,8 @@ class Explanation:
         """The points of sample i with their score, which MeshLab (`quality`) and CloudCompare (`scalar_score`) show."""
         if self.points is None:
             raise ValueError("these samples are no clouds, and a PLY holds points; take .scores.")
+        from dropfold.data_scripts.readers.ply import write_vertices
+
         score = self.sample(i).detach().cpu().double().numpy().astype(np.float32)
         xyz = (self.points[i] if self.batch is None else self.points[self.batch == i]).detach().cpu().numpy()
         columns = {axis: xyz[:, c].astype(np.float32) for c, axis in enumerate("xyz")}

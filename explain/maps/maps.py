@@ -112,8 +112,8 @@ def score(method: str, f: Tensor, g: Tensor, inputs: Inputs) -> Tensor:
 def channel_drops(run: Pass, leaves: dict[str, Tensor], logit: Tensor, weight: Tensor) -> Tensor:
     """By how much the logit of each sample falls when a channel of the features is 0 everywhere: exact, [B, C]."""
     f = leaves[EVIDENCE]
-    if run.cut.arrange(f, run.inputs).shape[-1] != f.shape[-1]:
-        raise ValueError(f"the channels at {run.cut.layer} are not its last axis; ablation needs them there.")
+    if run.cut.arrange(f, run.inputs).shape[-1] != f.shape[run.cut.channels]:
+        raise ValueError("ablation is of channels, and the frames of a video have none beside their pixels.")
     drops = [
         logit - run.inputs.add_up(one * weight) for some in run.without_each_channel(leaves) for one in some
     ]
