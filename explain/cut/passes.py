@@ -205,11 +205,10 @@ def effective_biases(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
         if not any("bias" in word for word in (own, owner.rpartition(".")[2])):
             continue
         bias = value.detach()
-        module: Any = network.get_submodule(owner)
-        added = bias
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            rstd = torch.rsqrt(module.running_var + module.eps)
-            added = bias - module.weight.detach() * module.running_mean * rstd
+        norm: Any = network.get_submodule(owner)
+        added, is_norm = bias, issubclass(type(norm), nn.modules.batchnorm._BatchNorm)
+        if is_norm and norm.running_mean is not None:
+            added = bias - norm.weight.detach() * norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
         found[name] = bias, added
     return found
 

@@ -19,13 +19,13 @@ class Winners:
     """While it is open, notes which row of points won each channel of each centre: of `levels`, the last one first."""
 
     def __init__(self, network: nn.Module, levels: tuple[str, ...]) -> None:
-        self.levels = [network.get_submodule(name) for name in levels]
+        self.levels: list[Any] = [network.get_submodule(name) for name in levels]
         self.rows: dict[nn.Module, Tensor] = {}
         self.handles: list[Any] = []
 
     def __enter__(self) -> Winners:
         for level in self.levels:
-            for mlp in level.scales:  # type: ignore[union-attr]
+            for mlp in level.scales:
                 self.handles.append(mlp.register_forward_pre_hook(_ask, with_kwargs=True))
                 self.handles.append(mlp.register_forward_hook(self._note))
         return self
@@ -40,7 +40,7 @@ class Winners:
 
     def centres(self, inputs: Inputs) -> int:
         """How many centres of each cloud the last level has."""
-        return len(self.rows[self.levels[0].scales[0]]) // inputs.samples  # type: ignore[union-attr, index]
+        return len(self.rows[self.levels[0].scales[0]]) // inputs.samples
 
     def carry(self, contributions: Tensor, inputs: Inputs) -> Tensor:
         """The map of contributions [.., C]: their sum over channels, at the points that the inputs hold. With a single
@@ -49,12 +49,12 @@ class Winners:
             return contributions.sum(-1)
         of_channels = contributions.flatten(0, -2)
         for i, level in enumerate(self.levels):
-            winners = torch.cat([self.rows[mlp] for mlp in level.scales], -1)  # type: ignore[union-attr]
+            winners = torch.cat([self.rows[mlp] for mlp in level.scales], -1)
             if of_channels.shape[1] == 1:  # of a centre as a whole
                 of_channels = (of_channels / winners.shape[1]).expand(winners.shape)
             below = len(inputs.x.flatten(0, -2))
             if i + 1 < len(self.levels):
-                below = len(self.rows[self.levels[i + 1].scales[0]])  # type: ignore[union-attr, index]
+                below = len(self.rows[self.levels[i + 1].scales[0]])
             scores = give_to_points(of_channels, winners, below)
             of_channels = scores[:, None]
         return scores.view(inputs.x.shape[:-1])

@@ -55,7 +55,7 @@ class Clouds:
         return dropping(self.network, self.x, self.x[..., 0], (0.0,)).logits[0]
 
 
-def explain_clouds(clouds: Clouds, training: Tensor, methods: Sequence[str], to: To, seed: int = 0) -> Found:
+def explain_clouds(clouds: Clouds, training: Clouds, methods: Sequence[str], to: To, seed: int = 0) -> Found:
     """Everything, of the test split; what replaces units, and their ranking, is of `training` clouds."""
     logits = clouds.logits()
     order = logits.argsort(dim=1, descending=True)

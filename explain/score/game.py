@@ -47,7 +47,7 @@ def pairs(logits: Tensor, label: Tensor, count: int, seed: int = 0) -> Tensor:
     """[P, 2] numbers of samples of different classes, each of which the network knows; at most `count`, none twice."""
     known = (logits.argmax(-1) == label).nonzero()[:, 0]
     order = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))].tolist()
-    found = []
+    found: list[tuple[int, int]] = []
     while len(order) > 1 and len(found) < count:
         first = order.pop(0)
         second = next((i for i in order if label[i] != label[first]), None)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ VALUES_AT_ONCE = 2**24  # of the widest tensor of a chunk of units: 64 MiB in fl
 To = Literal["zero", "mean"]
 
 
-class Units(NamedTuple):
+@dataclass(frozen=True)
+class Units:
     """What a layer gave: values [B or M, .., C], or several side by side, each with all channels (max and mean)."""
 
     parts: tuple[Tensor, ...]
