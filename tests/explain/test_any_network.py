@@ -9,6 +9,10 @@ from torch import nn
 from dropfold import models
 from dropfold.data_scripts.readers.ply import read_vertices
 from dropfold.explain import explain
+from dropfold.explain.cut.cuts import cut_of
+from dropfold.explain.cut.inputs import Inputs
+from dropfold.explain.cut.passes import Pass
+from dropfold.explain.maps.methods import xgrad_cam
 from tests.explain.conftest import X, randomized, small_pointnet
 
 EXACT = 1e-10  # as in test_account
@@ -92,30 +96,45 @@ def test_a_pyg_network():
     assert found.sample(1).shape == (4,)
 
 
-def test_peers_weights_are_ours():
-    """grad-cam's XGrad-CAM weights, un-normalised, where a channel's sum is not rounding alone."""
-    peer = pytest.importorskip("pytorch_grad_cam").XGradCAM
-    network = randomized(nn.Sequential(*Images()))
+def images():
+    """A small network of pictures, a batch of them, and the features and gradients of class 1 at its ReLU."""
+    network = randomized(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+            nn.Linear(72, 4),
+        )
+    )  # fmt: skip
     x = torch.rand(2, 3, 12, 12, **X)
-    from dropfold.explain.cut.cuts import cut_of
-    from dropfold.explain.cut.inputs import Inputs
-    from dropfold.explain.cut.passes import Pass
-
     run = Pass(network, cut_of(network, "2", 1), Inputs.of(network, x))
     leaves, logits = run.capture()
-    f, g = leaves["evidence"], torch.autograd.grad(logits[:, 1].sum(), leaves["evidence"])[0]
-    theirs = peer.get_cam_weights(None, x, None, None, f.detach().numpy(), g.numpy())
+    f = leaves["evidence"]
+    return network, x, f.detach(), torch.autograd.grad(logits[:, 1].sum(), f)[0]
+
+
+def assert_weights_are_ours(theirs, f, g):
+    """Un-normalised weights [B, C], where a channel's sum is not rounding alone: the peers add eps to a signed sum."""
     sums, sizes = f.sum((2, 3)), f.abs().sum((2, 3))
     counted = sums.abs() > torch.maximum(torch.tensor(0.01), 1e-3 * sizes)
-    ours = (g * f).sum((2, 3)) / sums
-    assert torch.allclose(ours[counted], torch.from_numpy(theirs)[counted], rtol=1e-5)
+    ours = xgrad_cam(f.flatten(2).mT, g.flatten(2).mT).sum(1) / sums
+    assert counted.sum() >= 8
+    assert torch.allclose(ours[counted], theirs[counted], rtol=1e-5)
 
 
-def Images():
-    return (
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
-        nn.Linear(72, 4),
-    )  # fmt: skip
+def test_the_weights_of_grad_cam_are_ours():
+    peer = pytest.importorskip("pytorch_grad_cam").XGradCAM
+    _, x, f, g = images()
+    assert_weights_are_ours(
+        torch.from_numpy(peer.get_cam_weights(None, x, None, None, f.numpy(), g.numpy())), f, g
+    )
+
+
+def test_the_weights_of_torchcam_are_ours():
+    peer = pytest.importorskip("torchcam.methods").XGradCAM
+    network, x, f, g = images()
+    with peer(network, "2", input_shape=(3, 12, 12)) as extractor:
+        scores = network(x)
+        theirs = extractor._get_weights(1, scores)[0]
+    assert_weights_are_ours(theirs.detach(), f, g)
 
 
 @pytest.mark.parametrize(
