@@ -154,7 +154,7 @@ def explain_curves(
     clean = float((clouds.logits().argmax(1) == clouds.label).double().mean())
     charts = [
         {
-            "title": f"Accuracy without the {order} salient points",
+            "title": f"Accuracy without the {order} salient share of points",
             "lines": [{"name": in_words(n), "y": [clean, *values[n][order]]} for n in methods],
             "x": [0.0, *FRACTIONS],
             "share": True,

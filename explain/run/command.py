@@ -60,7 +60,7 @@ def main(options: Options) -> None:
     page = found.page | {
         "title": f"{trained.config.recipe}: why it decides",
         "lead": f"{trained.task.describe(trained.config)}; {options.split} split of {trained.data.source}. Orange speaks "
-        "for the class, blue against it; scores are logits a point, and each bar adds up to the logit.",
+        "for the class, blue against it; a score is a part of the logit, and the terms of each bar add up to it.",
         "command": shlex.join(["dropfold", "explain", str(options.run)]),
     }
     checkpoint.save_json(options.run / FILES[0], found.values)

@@ -200,6 +200,9 @@ def test_an_explanation_prints_is_json_a_file_and_a_page(clouds, tmp_path):
     assert "logit of <i>" in repr(found)
     values = json.loads(json.dumps(found.to_json()))
     assert sum(v[0] for v in values["account"].values()) == pytest.approx(values["logit"][0])
+    shown = found._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    assert "<script" not in shown  # escaped, it is an attribute
     found.to_ply(tmp_path / "a.ply", 1)
     read = read_vertices(tmp_path / "a.ply")
     assert torch.allclose(torch.from_numpy(read["quality"]).double(), found.scores[1], rtol=1e-6)
