@@ -9,7 +9,7 @@ the last pooled layer. For a run on videos: the frames and pixels, with frozen g
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,14 +61,25 @@ def main(options: Options) -> None:
         "title": f"{trained.config.recipe}: why it decides",
         "lead": f"{trained.task.describe(trained.config)}; {options.split} split of {trained.data.source}. Orange speaks "
         "for the class, blue against it; a score is a part of the logit, and the terms of each bar add up to it.",
-        "command": shlex.join(["dropfold", "explain", str(options.run)]),
+        "command": command_of(options),
     }
+    found.values["command"] = page["command"]
     checkpoint.save_json(options.run / FILES[0], found.values)
     checkpoint.save_arrays(options.run / FILES[1], found.arrays)
     checkpoint.write(options.run / FILES[2], write_page(page).encode())
     for line in summary(found.values):
         print(line)
     print(f"page: {options.run / FILES[2]}")
+
+
+def command_of(options: Options) -> str:
+    """The command line with the options that differ from their defaults."""
+    words = ["dropfold", "explain", str(options.run)]
+    for option in fields(Options)[1:]:
+        value = getattr(options, option.name)
+        if value != option.default:
+            words += [f"--{option.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
 
 
 def _explain(options: Options, trained: Any) -> Any:

@@ -89,6 +89,8 @@ def test_classes_and_methods_are_chosen(run):
     assert set(values["label"]) == {1}
     assert list(values["dropping"]["methods"]) == ["xgrad_cam", "feature_norm"]
     assert values["units"]["to"] == "zero"
+    given = f"--methods xgrad_cam feature_norm --classes {names[1]} --units zero"
+    assert values["command"] == f"dropfold explain {run} {given}"
 
 
 def test_a_run_on_videos(tmp_path, video_folder):  # noqa: F811
