@@ -95,7 +95,8 @@ def _explain(options: Options, trained: Any) -> Any:
         from dropfold.explain.run.videos import explain_videos
 
         return explain_videos(trained.network, tuple(v.to(device) for v in inputs), label, title, names)
-    from dropfold.explain.run.clouds import Clouds, explain_clouds
+    from dropfold.explain.run.clouds import explain_clouds
+    from dropfold.explain.run.found import Clouds
 
     train = trained.split("train")
     seen, known = task.inputs(train, config)[0].to(device), train.label.long().to(device)

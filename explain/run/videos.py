@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dropfold.explain.maps.explanation import Explanation
 from dropfold.explain.maps.maps import explain
 from dropfold.explain.page.page import account_of, pack_scores
-from dropfold.explain.run.clouds import Found, join
+from dropfold.explain.run.clouds import join
+from dropfold.explain.run.found import Found
 from dropfold.train.tasks.points import to_base64
 
 BATCH = 8
