@@ -19,6 +19,7 @@ COMMANDS = {
         "dropfold.train.predict.predict",
         "what a run says of files: a class, or a label for each point",
     ),
+    "explain": ("dropfold.explain.run.command", "why a run decides as it does, and which units matter"),
     "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
     "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
     "data": ("", "make a data set: `dropfold data --help` lists them"),

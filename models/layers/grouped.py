@@ -26,7 +26,7 @@ from dropfold.kernels.points.groups import neighbourhoods
 from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct, edges, linear
 from dropfold.models.layers.matrix import Affine
 from dropfold.models.layers.plain import rounding_unless
-from dropfold.models.layers.pools import MaxPool
+from dropfold.models.layers.pools import MaxPool, masked_max
 from dropfold.models.layers.unfused import HasPlainForm
 
 
@@ -79,8 +79,8 @@ class _SharedPerceptron(HasPlainForm):
         return z
 
     def _run(
-        self, first: Affine, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **clouds: Any
-    ) -> Tensor:
+        self, first: Affine, q: Tensor, p: Tensor, groups: Groups, noise: Noise | None, **options: Any
+    ) -> Any:
         """The fused form on q and p that the `first` linear map (with a single layer: nothing) has been applied to."""
         layers = self._layers()
         norms: list[BatchNorm | None] = [layer.batch_norm() for layer in layers]
@@ -94,13 +94,12 @@ class _SharedPerceptron(HasPlainForm):
         # With a single layer q and p are what the first matrix is applied to, coordinates perhaps.
         coordinates = layers[0].coordinates or layers[0].in_channels <= 2 * COORDINATES
         with rounding_unless(len(layers) == 1 and coordinates, q):
-            pooled = kernels.group_mlp_max(
+            return kernels.group_mlp_max(
                 *(q, p, groups, weights, norms, biases),
                 negative_slope=self.negative_slope,
                 noise=noise,
-                **clouds,
+                **options,
             )
-        return cast(Tensor, pooled)  # without its argmax
 
 
 class GroupMLPMax(_SharedPerceptron):
@@ -139,11 +138,13 @@ class GroupMLPMax(_SharedPerceptron):
         *,
         batch: Tensor | None = None,
         batch_size: int | None = None,
-    ) -> Tensor:
+        return_argmax: bool = False,
+    ) -> Any:
         """Features [M, in_channels] or None, pos [M, 3], centres [G, 3] and groups of rows of pos to [G, widths[-1]].
 
         Noise is drawn for the points: dropped ones are left out of the max. Its clouds are those of `batch` [M], or without
-        one `batch_size` clouds of equal size (None: a single cloud).
+        one `batch_size` clouds of equal size (None: a single cloud). With `return_argmax`, `(max, argmax)`: int64
+        [G, widths[-1]], the row of pos with each max, and -1 where there is none.
         """
         check_floating(pos=pos, centres=centres, features=features)
         if pos.dim() != 2 or centres.dim() != 2 or pos.shape[1] != 3 or centres.shape[1] != 3:
@@ -163,7 +164,8 @@ class GroupMLPMax(_SharedPerceptron):
                 f"features must have the {in_channels} channels that the layer was made for; got {given}."
             )
         if not self.fused:
-            return self._plain(features, pos, centres, groups, noise, batch, batch_size)
+            pooled, argmax = self._plain(features, pos, centres, groups, noise, batch, batch_size)
+            return (pooled, argmax) if return_argmax else pooled
         first = self._layers()[0].matrix()
         if len(self.layers) == 1:
             q, p = pos, -centres
@@ -176,12 +178,17 @@ class GroupMLPMax(_SharedPerceptron):
                 q, p = pos @ of_pos.T, -centres @ of_pos.T
             if features is not None:
                 q = q + linear(features, of_features, coordinates=self._layers()[0].coordinates)
-        return self._run(first, q, p, groups, noise, batch=batch, batch_size=batch_size)
+        options: dict[str, Any] = {"batch": batch, "batch_size": batch_size, "return_argmax": return_argmax}
+        out = self._run(first, q, p, groups, noise, **options)
+        if not return_argmax:
+            return out
+        pooled, entry = out
+        return pooled, torch.where(entry < 0, -1, groups.idx[entry.clamp(min=0)])
 
     def _plain(
         self, features: Tensor | None, pos: Tensor, centres: Tensor, groups: Groups, noise: Noise | None,
         batch: Tensor | None, batch_size: int | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Every member is made, with its copies, so that BatchNorm weighs an entry with its count."""
         sizes = groups.ptr[1:] - groups.ptr[:-1]
         owner, idx, ptr = (
@@ -204,7 +211,10 @@ class GroupMLPMax(_SharedPerceptron):
             if batch is None:
                 clouds = dense_ptr(batch_size or 1, len(pos) // (batch_size or 1), pos.device)
             mask = mask & keep_mask(noise, clouds, len(pos), z.shape[1])[idx][places]
-        return self.pool(z[places], mask)
+        stacked = z[places]
+        place = masked_max(stacked.detach(), mask)[1]
+        argmax = torch.where(place < 0, -1, idx[places].gather(1, place.clamp(min=0)))
+        return self.pool(stacked, mask), argmax
 
 
 class EdgeConv2(_SharedPerceptron):

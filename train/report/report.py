@@ -25,8 +25,16 @@ PAGE = Path(__file__).with_name("report_page.html")
 
 def write_report(trained: Trained, sections: Sequence[Section] = ()) -> None:
     """Write `report.html` into a finished run's folder; `sections` come after those of the run's task."""
-    page = PAGE.read_text().replace("{{DATA}}", as_script(collect(trained, sections)))
+    page = fill_page(PAGE, collect(trained, sections))
     checkpoint.write(trained.run / "report.html", page.encode())
+
+
+def fill_page(page: Path, content: Any) -> str:
+    """A page with the style and the drawing functions that all pages share, and its content."""
+    text = page.read_text()
+    for name, file in (("STYLE", "page.css"), ("DRAWING", "drawing.js")):
+        text = text.replace(f"{{{{{name}}}}}", PAGE.with_name(file).read_text())
+    return text.replace("{{DATA}}", as_script(content))
 
 
 def as_script(content: Any) -> str:

@@ -14,7 +14,7 @@ from dropfold.data_scripts.schemas import shape_schema
 from dropfold.train.config.configs import CloudConfig
 from dropfold.train.engine.method import Method
 from dropfold.train.engine.run import Run
-from dropfold.train.report.report import PAGE, as_script, counted, curves, percent, write_report
+from dropfold.train.report.report import PAGE, as_script, counted, curves, fill_page, percent, write_report
 from dropfold.train.scoring import intervals
 from dropfold.train.scoring.metrics import scene_scores
 from dropfold.train.tasks import clouds
@@ -109,7 +109,7 @@ def test_every_string_is_text():
     assert not set(embedded) & set("<>&\u2028\u2029")
     assert embedded.isascii()
     assert json.loads(embedded) == content
-    page = PAGE.read_text()
+    page = fill_page(PAGE, {})
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\bon\w+=", page)
     assert "default-src 'none'" in page
 

@@ -1,0 +1,28 @@
+"""Why a network decides as it does, and which of its units matter."""
+
+from dropfold.explain.maps.explanation import Explanation
+from dropfold.explain.maps.maps import explain
+from dropfold.explain.score.curves import dropping, rank_correlation, sanity
+from dropfold.explain.score.game import two_shape_game
+from dropfold.explain.score.saliency import saliency
+from dropfold.explain.units.ablation import ablate, each_unit, unit_values
+from dropfold.explain.units.damage import attributes, correlations, damage
+from dropfold.explain.units.removal import cumulative_accuracy, smaller_network
+
+__all__ = [
+    "Explanation",
+    "ablate",
+    "attributes",
+    "correlations",
+    "cumulative_accuracy",
+    "damage",
+    "dropping",
+    "each_unit",
+    "explain",
+    "rank_correlation",
+    "saliency",
+    "sanity",
+    "smaller_network",
+    "two_shape_game",
+    "unit_values",
+]

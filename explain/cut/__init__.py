@@ -1,0 +1,1 @@
+"""Where a network is cut, what it is called with, and its forwards with leaves in place."""

@@ -1,0 +1,1 @@
+"""Maps of a logit and the account of it."""

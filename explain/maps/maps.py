@@ -1,0 +1,154 @@
+"""`explain`: the map of a logit and the account of it.
+
+    logit = evidence + terms + bias + missing
+
+evidence = <g, F> at the layer; terms are what goes past it; bias is the effective biases above, each times its
+gradient; missing is the rest, 0 up to rounding for a full cut of a piecewise linear network (Fu et al. 2020, equation 5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.explain.cut.cuts import EVIDENCE, cut_of
+from dropfold.explain.cut.inputs import Given, Inputs
+from dropfold.explain.cut.passes import Pass, as_it_was, smooth_modules
+from dropfold.explain.cut.positions import Winners
+from dropfold.explain.maps.explanation import Explanation
+from dropfold.explain.maps.methods import METHODS, ablation
+from dropfold.explain.maps.targets import choose
+
+INVERTED = 0.1  # share of channels whose weight changes sign, above which the map is said to be unsafe
+
+
+def explain(
+    network: nn.Module,
+    inputs: Given,
+    target: int | Tensor | None = None,
+    *,
+    layer: str | None = None,
+    channels: int | None = None,
+    method: str | None = None,
+    points: int | Tensor | None = None,
+    frozen: bool = True,
+    account: bool = True,
+    batch: Tensor | None = None,
+    class_names: list[str] | None = None,
+) -> Explanation:
+    """Scores of points, pixels or frames for a logit, and its account.
+
+    Args:
+        network: any of dropfold's, a classifier around a TensorLSTM or TensorGRU, or any module with `layer` and `channels`.
+        inputs: what it is called with: a tensor, a tuple of arguments, or a mapping of their names.
+        target: the class, one for all samples or one each [B]; default: the predicted one.
+        layer: a module's name, whose output the evidence is read at; default: see `dropfold.explain.cut.cuts`.
+        channels: the axis of that output that holds the channels. Asked for of networks that are not dropfold's.
+        method: "xgrad_cam", "grad_cam", "gradient_x_activation" or "ablation"; default: what suits the cut.
+        points: of networks that label points, those whose mean logit is explained: the number of one, or bool [B, N] (rows:
+            [M]); default: all.
+        frozen: T-Nets and gates are constants of the sample. Without, products are counted twice, and "missing" shows it.
+        account: whether to compute bias and missing, which takes a second, plain forward.
+        batch: [M], the sample of each row, of networks on rows whose `forward` has no argument of that name.
+
+    Raises:
+        ValueError: no such layer, class, method or point; numbers that are not finite; a network with no exact account.
+    """
+    given = Inputs.of(network, inputs, batch)
+    cut = cut_of(network, layer, channels, frozen)
+    method = method or cut.method
+    if method not in METHODS and method != "ablation":
+        raise ValueError(f"method must be one of {', '.join([*METHODS, 'ablation'])}; got {method!r}.")
+    notes = _doubts(network, account)
+    with as_it_was(network):
+        run = Pass(network, cut, given)
+        with Winners(network, cut.levels) as winners:
+            leaves, logits = run.capture()
+        classes, weight = choose(logits.detach(), target, points, given)
+        s = given.add_up(logits * weight)
+        found = torch.autograd.grad(s.sum(), list(leaves.values()), allow_unused=True)
+        gradients = {
+            term: torch.zeros_like(leaf) if g is None else g for (term, leaf), g in zip(leaves.items(), found)
+        }
+        leaves = {term: leaf.detach() for term, leaf in leaves.items()}
+        logit = s.detach()
+        terms = {term: given.add_up(gradients[term] * leaf) for term, leaf in leaves.items()}
+        if account:
+            terms["bias"] = given.add_up(run.bias_terms(leaves) * weight)
+            terms["missing"] = logit - sum(terms.values())
+        f, g = (cut.arrange(t, given) for t in (leaves[EVIDENCE], gradients[EVIDENCE]))
+        if method == "ablation":
+            g = channel_drops(run, leaves, logit, weight)
+        scores = winners.carry(score(method, f, g, given), given)
+        if method == "xgrad_cam" and (share := inverted_share(f, given)) > INVERTED:
+            notes.append(
+                f"{100 * share:.0f} % of the channels at {cut.layer} have a negative sum where they are active, as of a "
+                "layer without ReLU: their weights change sign and the map is inverted. Take the layer below."
+            )
+    return Explanation(
+        scores.detach(),
+        terms,
+        logit,
+        classes,
+        method,
+        cut.layer,
+        points=coordinates(given, scores),
+        batch=None if given.batch is None or scores.shape[:1] != given.batch.shape else given.batch,
+        notes=tuple(notes),
+        class_names=None if class_names is None else tuple(class_names),
+    )
+
+
+def score(method: str, f: Tensor, g: Tensor, inputs: Inputs) -> Tensor:
+    """The contributions of a method, in the shape of F: [B, *positions, C] or rows [M, C]."""
+    function = ablation if method == "ablation" else METHODS[method]
+    if inputs.batch is not None and len(f) == len(inputs.batch) and f.dim() == 2:
+        parts = zip(inputs.per_sample(f), inputs.per_sample(g) if method != "ablation" else g)
+        return torch.cat([function(*part) for part in parts])
+    flat = f.reshape(len(f), -1, f.shape[-1])
+    return function(flat, g if method == "ablation" else g.reshape(flat.shape)).view(f.shape)
+
+
+def channel_drops(run: Pass, leaves: dict[str, Tensor], logit: Tensor, weight: Tensor) -> Tensor:
+    """By how much the logit of each sample falls when a channel of the features is 0 everywhere: exact, [B, C]."""
+    f = leaves[EVIDENCE]
+    if run.cut.arrange(f, run.inputs).shape[-1] != f.shape[run.cut.channels]:
+        raise ValueError("ablation is of channels, and the frames of a video have none beside their pixels.")
+    drops = [
+        logit - run.inputs.add_up(one * weight) for some in run.without_each_channel(leaves) for one in some
+    ]
+    return torch.stack(drops, -1)
+
+
+def inverted_share(f: Tensor, inputs: Inputs) -> float:
+    """The share of channels, over the samples, that are active somewhere and whose sum is negative."""
+    rows = inputs.batch is not None and len(f) == len(inputs.batch) and f.dim() == 2
+    parts = inputs.per_sample(f) if rows else list(f.reshape(len(f), -1, f.shape[-1]))
+    active = torch.stack([part.amax(0) > 0 for part in parts])
+    negative = torch.stack([part.sum(0) < 0 for part in parts])
+    return float((active & negative).sum() / active.sum().clamp(min=1))
+
+
+def coordinates(inputs: Inputs, scores: Tensor) -> Tensor | None:
+    """The coordinates of the points that are scored."""
+    x = inputs.x
+    same = x.shape[:-1] == scores.shape and x.shape[-1] >= 3
+    return (
+        x[..., :3].detach()
+        if same and x.is_floating_point() and (x.dim() == 3 or inputs.batch is not None)
+        else None
+    )
+
+
+def _doubts(network: nn.Module, account: bool) -> list[str]:
+    """What keeps the account from being exact, in words."""
+    smooth, piecewise = smooth_modules(network)
+    if not smooth:
+        return []
+    kinds = ", ".join(smooth)
+    if account and not piecewise:
+        raise ValueError(
+            f"nothing in {type(network).__name__} is piecewise linear ({kinds}), so evidence and bias do not add up to its "
+            "logits; give account=False for a map without an account."
+        )
+    return [f"{kinds} is not piecewise linear: what the account cannot say is its missing term"]

@@ -1,0 +1,1 @@
+"""`dropfold explain RUN`."""

@@ -1,0 +1,152 @@
+"""`dropfold explain RUN`: why a trained network decides as it does, and which of its units matter.
+
+Writes explanation.json, explanation.npz and explanation.html into the run: for each cloud of the test split the points
+that speak for the predicted class, the runner-up and the difference, and the terms that add up to the logit; what dropping
+the most salient points does, beside random scores and the distance from the centre; the two-shape game; and the units of
+the last pooled layer. For a run on videos: the frames and pixels, with frozen gates.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+FILES = "explanation.json", "explanation.npz", "explanation.html"
+
+
+@dataclass
+class Options:
+    """Explain a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    methods: tuple[str, ...] = ("xgrad_cam", "grad_cam", "radius", "random")
+    """Scores of points beside each other: also gradient_x_activation, feature_norm, critical_points, zheng, zheng_iterative
+    and ablation."""
+    classes: tuple[str, ...] = ()
+    """Only samples of these classes; default: all."""
+    units: Literal["mean", "zero"] = "mean"
+    """What a removed unit is replaced by: its mean over the training split, or 0."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which part of the data."""
+    seed: int = 0
+    """Of random scores and of pairs of clouds."""
+
+
+def main(options: Options) -> None:
+    from dropfold.explain.maps.methods import METHODS
+    from dropfold.explain.page.page import write_page
+    from dropfold.explain.score.saliency import SCORES
+    from dropfold.train.storage import checkpoint
+    from dropfold.train.tasks.trained import Trained
+
+    known = [*METHODS, "ablation", *SCORES]
+    if wrong := [name for name in options.methods if name not in known]:
+        raise ValueError(f"--methods has no {wrong[0]!r}; it takes {', '.join(known)}.")
+    if not options.methods:
+        raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
+    trained = Trained.of(options.run, train_on_validation=False)
+    if trained.config.task not in ("clouds", "video"):
+        raise ValueError(
+            f"{options.run} is a run on {trained.config.task}, which labels points: explain it in Python, with "
+            "dropfold.explain.explain(network, inputs, target, points=...)."
+        )
+    found = _explain(options, trained)
+    page = found.page | {
+        "title": f"{trained.config.recipe}: why it decides",
+        "lead": f"{trained.task.describe(trained.config)}; {options.split} split of {trained.data.source}. Orange speaks "
+        "for the class, blue against it; a score is a part of the logit, and the terms of each bar add up to it.",
+        "command": command_of(options),
+    }
+    found.values["command"] = page["command"]
+    checkpoint.save_json(options.run / FILES[0], found.values)
+    checkpoint.save_arrays(options.run / FILES[1], found.arrays)
+    checkpoint.write(options.run / FILES[2], write_page(page).encode())
+    for line in summary(found.values):
+        print(line)
+    print(f"page: {options.run / FILES[2]}")
+
+
+def command_of(options: Options) -> str:
+    """The command line with the options that differ from their defaults."""
+    words = ["dropfold", "explain", str(options.run)]
+    for option in fields(Options)[1:]:
+        value = getattr(options, option.name)
+        if value != option.default:
+            words += [f"--{option.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
+
+
+def _explain(options: Options, trained: Any) -> Any:
+    import torch
+
+    task, config, names = trained.task, trained.config, trained.signature.class_names
+    split = trained.split(options.split)
+    chosen = chosen_samples(options.classes, names, split.label)
+    device = next(trained.network.parameters()).device
+    inputs = tuple(value[chosen] for value in task.inputs(split, config))
+    label, title = split.label[chosen], [trained.data.name[i] for i in split.index[chosen.numpy()]]
+    if config.task == "video":
+        from dropfold.explain.run.videos import explain_videos
+
+        return explain_videos(trained.network, tuple(v.to(device) for v in inputs), label, title, names)
+    from dropfold.explain.run.clouds import explain_clouds
+    from dropfold.explain.run.found import Clouds
+
+    train = trained.split("train")
+    seen, known = task.inputs(train, config)[0].to(device), train.label.long().to(device)
+    training = Clouds(trained.network, seen, known, [], names)
+    clouds = Clouds(trained.network, inputs[0].to(device), label.long().to(device), title, names)
+    with torch.random.fork_rng(devices=[]):
+        return explain_clouds(clouds, training, options.methods, options.units, options.seed)
+
+
+def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:
+    """The numbers of the samples of the classes; ValueError if there is no such class, or no sample."""
+    import difflib
+
+    import torch
+
+    for name in classes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"there is no class {name!r}.{hint} The classes are {', '.join(names)}.")
+    if not classes:
+        return torch.arange(len(label))
+    numbers = torch.tensor([names.index(name) for name in classes])
+    of = torch.isin(label, numbers) if label.dim() == 1 else label[:, numbers].any(1)
+    if not bool(of.any()):
+        raise ValueError(f"the split has no sample of {', '.join(classes)}.")
+    return of.nonzero()[:, 0]
+
+
+def summary(values: dict[str, Any]) -> list[str]:
+    """The findings in lines."""
+    account = values["predicted"]["account"]
+    size = sum(np.abs(v) for name, v in account.items() if name != "missing")
+    terms = ", ".join(f"{n} {np.mean(np.abs(v)):.3f}" for n, v in account.items() if n != "missing")
+    missing = float(np.max(np.abs(account["missing"]) / size))
+    lines = [f"logit = {terms} (means of absolute values); missing at most {missing:.0e} of them"]
+    if "dropping" in values:
+        for name, v in values["dropping"]["methods"].items():
+            lines.append(
+                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %)"
+            )
+        game = values["two_shape_game"]
+        shares = [f"{name} {v['top']:.3f}" for name, v in game["methods"].items() if v["top"] is not None]
+        lines.append(
+            f"two-shape game, {game['valid']:.0%} of {game['pairs']} pairs valid: {', '.join(shares) or 'none'}"
+        )
+    if "units" in values:
+        units = values["units"]
+        lines.append(
+            f"units of {units['layer']}: a unit costs {units['loss_mean']:.4f} of log p over all and "
+            f"{units['worst_class_loss_mean']:.4f} for its worst class"
+        )
+    return lines

@@ -1,0 +1,67 @@
+"""What `dropfold explain` finds of a run on videos: the evidence of frames and pixels with frozen gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dropfold.explain.maps.explanation import Explanation
+from dropfold.explain.maps.maps import explain
+from dropfold.explain.page.page import account_of, pack_scores
+from dropfold.explain.run.clouds import join
+from dropfold.explain.run.found import Found
+from dropfold.train.tasks.points import to_base64
+
+BATCH = 8
+SHOWN = 12
+FRAMES_SHOWN = 16
+
+
+def explain_videos(
+    network: nn.Module, inputs: tuple[Tensor, ...], label: Tensor, title: Sequence[str], names: list[str]
+) -> Found:
+    """The predicted class of clips: `inputs` are frames [n, T, H, W, C] and, where clips differ, their lengths [n]."""
+    pieces = zip(*(value.split(BATCH) for value in inputs), strict=True)
+    whole = join([explain(network, piece, class_names=names) for piece in pieces])
+    found = Found()
+    found.values = {"predicted": whole.to_json(), "classes": names, "label": label.tolist()}
+    found.arrays = {
+        "scores/frames": whole.frames.cpu().numpy(),
+        "label": label.numpy(),
+        "logit": whole.logit.cpu().numpy(),
+    }
+    clips = [clip_of(whole, inputs, i, title[i], names, label[i]) for i in range(min(SHOWN, len(whole)))]
+    found.page = {"names": names, "clips": clips, "notes": list(whole.notes)}
+    return found
+
+
+def clip_of(
+    whole: Explanation, inputs: tuple[Tensor, ...], i: int, title: str, names: list[str], label: Tensor
+) -> dict[str, Any]:
+    """Frames spread over a clip, the map of each below it; the number is the frame's evidence."""
+    frames, scores = inputs[0][i], whole.scores[i].cpu()
+    length = int(inputs[1][i]) if len(inputs) > 1 else len(frames)
+    shown = np.unique(np.linspace(0, length - 1, min(length, FRAMES_SHOWN)).round().astype(int)).tolist()
+    scale = float(scores.abs().max())
+    pixels = frames if frames.dtype == torch.uint8 else (255 * frames).to(torch.uint8)
+    truth = (
+        names[int(label)] if label.dim() == 0 else ", ".join(n for n, v in zip(names, label.tolist()) if v)
+    )
+    return {
+        "title": title,
+        "note": f"{truth} → {names[int(whole.target[i])]}. {whole.sentence(i)}",
+        "size": list(frames.shape[1:3]),
+        "account": account_of(whole, i),
+        "frames": [
+            {
+                "pixels": to_base64(pixels[t].expand(-1, -1, 3).numpy()),
+                "scores": pack_scores(scores[t], scale),
+                "sum": float(whole.frames[i, t]),
+            }
+            for t in shown
+        ],
+    }

@@ -1,0 +1,105 @@
+"""Is what a map calls salient what the network needs? Dropping and insertion of points, the head randomised, the spread.
+
+Fewer points are a valid input of a point network, which grey pixels are not of one for images.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.explain.cut.passes import as_it_was
+from dropfold.explain.score.saliency import saliency
+
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Logits [S, B, K] at S fractions of the points dropped (or inserted)."""
+
+    fractions: tuple[float, ...]
+    logits: Tensor
+    order: Literal["most", "least", "insertion"]
+
+    def right(self, label: Tensor) -> Tensor:
+        """[S, B]: 1 where the prediction is the label [B]."""
+        return (self.logits.argmax(-1) == label).double()
+
+    def accuracy(self, label: Tensor) -> list[float]:
+        """At each fraction."""
+        return self.right(label).mean(1).tolist()
+
+    def probability(self, target: Tensor) -> Tensor:
+        """[S, B]: the probability of a class of each sample [B]."""
+        p = self.logits.double().softmax(-1)
+        return p.gather(-1, target[None, :, None].expand(len(p), -1, 1))[..., 0]
+
+
+@torch.no_grad()
+def dropping(
+    network: nn.Module,
+    x: Tensor,
+    scores: Tensor,
+    fractions: Sequence[float] = FRACTIONS,
+    order: Literal["most", "least", "insertion"] = "most",
+    batch_size: int = 64,
+) -> Curve:
+    """What the network says of clouds x [B, N, C] without their `most` (or `least`) salient points, by scores [B, N]; or,
+    `insertion`, of the most salient ones alone. Points that stay keep their order, of equal scores the first goes first.
+
+    Raises:
+        ValueError: scores are not those of x, or a fraction leaves no point.
+    """
+    if scores.shape != x.shape[:2]:
+        raise ValueError(f"scores must be {list(x.shape[:2])}, one a point of x; got {list(scores.shape)}.")
+    if order not in ("most", "least", "insertion"):
+        raise ValueError(f"order must be 'most', 'least' or 'insertion'; got {order!r}.")
+    n = x.shape[1]
+    ranked = scores.argsort(dim=1, descending=order != "least", stable=True)
+    found = []
+    with as_it_was(network):
+        for fraction in fractions:
+            gone = round(fraction * n)
+            left = gone if order == "insertion" else n - gone
+            if not 0 < left <= n:
+                raise ValueError(f"a fraction of {fraction} leaves {left} of {n} points.")
+            rows = (ranked[:, :gone] if order == "insertion" else ranked[:, gone:]).sort(1).values
+            some = x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))
+            found.append(torch.cat([network(part) for part in some.split(batch_size)]))
+    return Curve(tuple(fractions), torch.stack(found), order)
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Spearman's rho of scores [B, N] and others, a sample after the other [B]; equal scores are ranked by their place."""
+    ranks = [t.argsort(dim=1, stable=True).argsort(1).double() for t in (a, b)]
+    a, b = (r - r.mean(1, keepdim=True) for r in ranks)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def with_random_layers(network: nn.Module, count: int = 1, seed: int = 0) -> nn.Module:
+    """A copy of a network whose last `count` linear layers are drawn anew (Adebayo et al. 2018)."""
+    other = copy.deepcopy(network)
+    layers = [module for module in other.modules() if isinstance(module, nn.Linear)]
+    if not 1 <= count <= len(layers):
+        raise ValueError(
+            f"{type(network).__name__} has {len(layers)} linear layers; got {count} to draw anew."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers[-count:]:
+            layer.reset_parameters()
+    return other
+
+
+def sanity(network: nn.Module, x: Tensor, target: Tensor, name: str, count: int = 1, seed: int = 0) -> Tensor:
+    """[B]: how a score of points correlates in rank with that of the network with its last layers drawn anew. A score that
+    is about the class falls to about 0; one that stays at 1 has not looked."""
+    before = saliency(network, x, target, name, seed)
+    after = saliency(with_random_layers(network, count, seed), x, target, name, seed)
+    return rank_correlation(before, after)

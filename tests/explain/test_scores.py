@@ -1,0 +1,169 @@
+"""Scores of points beside independent formulas, dropping curves, the two-shape game, the check with a randomised head."""
+
+import pytest
+import torch
+from torch import nn
+
+from dropfold.explain.maps.explanation import effective_points
+from dropfold.explain.score.curves import dropping, rank_correlation, sanity, with_random_layers
+from dropfold.explain.score.game import pairs, two_shape_game
+from dropfold.explain.score.saliency import CLASS_AGNOSTIC, SCORES, saliency
+from tests.explain.conftest import CLOUDS, randomized, small_pointnet
+
+TARGET = torch.tensor([2, 0, 4])
+
+
+@pytest.mark.parametrize("network", ["PointNet", "PointNet2", "DGCNN"])
+def test_every_score_gives_each_point_one(network, clouds):
+    network = randomized(CLOUDS[network]())
+    for name in (*SCORES, "xgrad_cam"):
+        found = saliency(network, clouds, TARGET, name)
+        assert found.shape == (3, 48)
+        assert bool(found.isfinite().all())
+        agnostic = saliency(network, clouds, TARGET.flip(0), name)
+        if name in CLASS_AGNOSTIC:
+            assert agnostic.equal(found)
+        assert all(p.grad is None for p in network.parameters())
+
+
+def test_critical_points_are_pointnets_own(clouds):
+    network = small_pointnet()
+    counts = torch.stack([torch.bincount(row, minlength=48) for row in network.critical_points(clouds)])
+    assert saliency(network, clouds, TARGET, "critical_points").equal(counts.double())
+    two = randomized(CLOUDS["PointNet2"]())
+    assert torch.allclose(
+        saliency(two, clouds, TARGET, "critical_points").sum(1), torch.full((3,), 1024.0).double()
+    )
+
+
+def test_zheng_is_its_formula(clouds):
+    """-dL/dr r^2, the slope along the ray from the median by finite differences."""
+    network = small_pointnet()
+    found = saliency(network, clouds, TARGET, "zheng")
+    median = clouds.median(1, keepdim=True).values
+    ray, step = clouds - median, 1e-6
+    r = ray.norm(dim=2)
+
+    def loss(x):
+        return nn.functional.cross_entropy(network(x), TARGET, reduction="none").detach()
+
+    moved = found.abs().argmax(1)  # a point with a gradient in each cloud
+    for i, k in enumerate(moved.tolist()):
+        unit = torch.zeros_like(clouds)
+        unit[i, k] = ray[i, k] / r[i, k]
+        slope = (loss(clouds + step * unit) - loss(clouds - step * unit))[i] / (2 * step)
+        assert float(found[i, k]) == pytest.approx(float(-slope * r[i, k] ** 2), rel=1e-4)
+
+
+def test_zheng_iterative_drops_first_what_the_first_round_scores_highest(clouds):
+    network = small_pointnet()
+    once, iterative = (saliency(network, clouds, TARGET, name) for name in ("zheng", "zheng_iterative"))
+    assert once.argmax(1).equal(iterative.argmax(1))
+    assert [len(row.unique()) for row in iterative] == [48, 48, 48]
+
+
+def test_random_is_of_its_seed(clouds):
+    network = small_pointnet()
+    a, b, c = (saliency(network, clouds, TARGET, "random", seed) for seed in (0, 0, 1))
+    assert a.equal(b)
+    assert not a.equal(c)
+
+
+def test_dropping_drops_the_highest_and_insertion_keeps_them(clouds):
+    network = small_pointnet()
+    scores = torch.rand(3, 48)
+    for fraction in (0.25, 0.5):
+        k = round(48 * fraction)
+        least = scores.sort(1).values[:, 48 - k, None]
+        for i in range(3):
+            left, kept = clouds[i][scores[i] < least[i]], clouds[i][scores[i] >= least[i]]
+            most = dropping(network, clouds, scores, [fraction]).logits[0, i]
+            insertion = dropping(network, clouds, scores, [fraction], "insertion").logits[0, i]
+            assert torch.allclose(most, network(left[None])[0])
+            assert torch.allclose(insertion, network(kept[None])[0])
+    curve = dropping(network, clouds, scores, [0.0, 0.5])
+    assert torch.allclose(curve.logits[0], network(clouds))
+    assert curve.accuracy(curve.logits[0].argmax(1))[0] == 1
+    assert torch.allclose(curve.probability(TARGET)[1], curve.logits[1].softmax(-1)[torch.arange(3), TARGET])
+    reverse = dropping(network, clouds, -scores, [0.5]).logits
+    assert torch.allclose(reverse, dropping(network, clouds, scores, [0.5], "least").logits)
+
+
+def test_dropping_refuses(clouds):
+    network = small_pointnet()
+    with pytest.raises(ValueError, match=r"must be \[3, 48\]"):
+        dropping(network, clouds, torch.rand(3, 47))
+    with pytest.raises(ValueError, match="leaves 0 of 48 points"):
+        dropping(network, clouds, torch.rand(3, 48), [1.0])
+    with pytest.raises(ValueError, match="order must be"):
+        dropping(network, clouds, torch.rand(3, 48), order="best")
+    with pytest.raises(ValueError, match="a score of points is one of xgrad_cam"):
+        saliency(network, clouds, TARGET, "lime")
+
+
+def test_the_game_is_won_where_the_truth_is_planted(monkeypatch):
+    """A score that is 1 on the shape of the class and 0 on the other gets everything."""
+    network = small_pointnet()
+    x = torch.rand(4, 32, 3).double()
+    label = torch.tensor([0, 1, 0, 1])
+    logits = torch.nn.functional.one_hot(label, 5).double()
+    chosen = pairs(logits, label, 10)
+    assert len(chosen) == 2
+    assert all(label[a] != label[b] for a, b in chosen.tolist())
+    assert len(chosen.unique()) == 4
+
+    def own(network, both, target, seed):
+        first = label[chosen[:, 0]] == target
+        front = (torch.arange(64) < 32).double()
+        return torch.where(first[:, None], front, 1 - front)
+
+    monkeypatch.setitem(SCORES, "own", own)
+    monkeypatch.setitem(SCORES, "other", lambda *given: -own(*given))
+    assert two_shape_game(network, x, label, chosen, "own").top.eq(1).all()
+    assert two_shape_game(network, x, label, chosen, "own").mass.eq(1).all()
+    assert two_shape_game(network, x, label, chosen, "other").top.eq(0).all()
+    for name in CLASS_AGNOSTIC:
+        top = two_shape_game(network, x, label, chosen, name).top
+        assert torch.allclose(top.mean(1), torch.full((2,), 0.5).double())
+
+
+def test_a_game_without_valid_pairs_says_nothing(clouds):
+    network = small_pointnet()
+    game = two_shape_game(
+        network, clouds, torch.tensor([0, 1, 2]), torch.zeros(0, 2, dtype=torch.int64), "radius"
+    )
+    assert all(value != value for value in game.mean_top())  # NaN
+
+
+def test_scores_without_a_class_fail_the_sanity_check(clouds):
+    """With the last layer drawn anew they do not move; the map of a class does."""
+    network = small_pointnet()
+    for name in CLASS_AGNOSTIC:
+        assert sanity(network, clouds, TARGET, name).tolist() == pytest.approx([1, 1, 1])
+    assert float(sanity(network, clouds, TARGET, "xgrad_cam").mean()) < 0.9
+
+
+def test_layers_are_drawn_anew_in_a_copy_and_by_the_seed():
+    network = small_pointnet()
+    before = network.fc3.weight.clone()
+    a, b, c = (with_random_layers(network, 1, seed) for seed in (0, 0, 1))
+    assert network.fc3.weight.equal(before)
+    assert a.fc3.weight.equal(b.fc3.weight)
+    assert not a.fc3.weight.equal(c.fc3.weight)
+    assert a.fc1.linear.weight.equal(network.fc1.linear.weight)
+    assert not with_random_layers(network, 3).fc1.linear.weight.equal(network.fc1.linear.weight)
+    with pytest.raises(ValueError, match="linear layers"):
+        with_random_layers(network, 99)
+
+
+def test_rank_correlation_is_spearmans():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = torch.randn(2, 40), torch.randn(2, 40)
+    found = rank_correlation(a, a + b)
+    for i in range(2):
+        assert float(found[i]) == pytest.approx(stats.spearmanr(a[i], (a + b)[i]).statistic)
+
+
+def test_effective_points_count_those_that_share():
+    scores = torch.tensor([[1.0, 1, 1, 1, -5, 0], [0, 0, 2, 0, 0, 0]])
+    assert effective_points(scores).tolist() == pytest.approx([4, 1])
