@@ -63,13 +63,6 @@ def mm(x: Tensor, y: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_make_dense(x), _make_dense(y.T), None, "none", [], "")
 
 
-def add_mm(total: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """total [m, n] += x [m, k] y [k, n], in place. ATen adds while it multiplies: the product has no memory of its own."""
-    if _use_onednn(x, y, x.numel() * y.shape[1]):
-        return total.add_(mm(x, y))
-    return total.addmm_(x, y)
-
-
 def _make_dense(x: Tensor) -> Tensor:
     """x, or a copy if neither its rows nor its columns are contiguous: for those oneDNN runs its slow reference code."""
     return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()

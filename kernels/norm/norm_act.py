@@ -144,10 +144,10 @@ def linear_norm_act(
     Raises:
         ValueError: shapes or types do not fit, or training with a single row.
     """
+    check_product(x, weight, bias)
     if is_fixed(norm, noise, x, weight, bias):
         if batch is not None or x.dim() not in (2, 3):
             to_rows(x, batch, batch_size)  # which refuses what does not fit
-        check_product(x, weight, bias)
         check_channels(weight.shape[0], norm, x)
         rows = x.reshape(-1, x.shape[-1])
         z = apply_linear(rows, weight, *scale_and_shift(norm, bias), negative_slope)

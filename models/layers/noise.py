@@ -62,7 +62,9 @@ class Drop(HasPlainForm):
         """
         if not self.training or self.p == 0:
             return None
-        return Noise(self.level, self._advance(), draw_seed(pos.device), scaling=self.scaling)
+        rate = self._advance()
+        neighbours = self._neighbours(pos, features, batch, graph)
+        return Noise(self.level, rate, draw_seed(pos.device), neighbours, scaling=self.scaling)
 
     def _advance(self) -> Tensor:
         """One step of the schedule, and its drop probability: a copy, because backward must see what forward saw."""
@@ -78,6 +80,12 @@ class Drop(HasPlainForm):
         if self.rate.dtype != rate.dtype:
             self.rate = rate.to(self.rate.device)
         return self
+
+    def _neighbours(
+        self, pos: Tensor, features: Tensor, batch: Tensor | None, graph: Tensor | None
+    ) -> Tensor | None:
+        """Row numbers [M, k] of each point's neighbourhood, where the level is "cluster"."""
+        return None
 
     def forward(
         self, x: Tensor, pos: Tensor | None = None, batch: Tensor | None = None, graph: Tensor | None = None
@@ -171,23 +179,30 @@ class DropCluster(Drop):
         if noise is None:
             return None
         noise = noise._replace(reading=self.reading)
+        if noise.neighbours is not None:
+            return noise
+        points = pos if self.space == "coordinates" else features
+        return keep_by_nearest(noise, *to_rows(points, batch), min(self.k, smallest_cloud(points, batch)))
+
+    @torch.no_grad()
+    def _neighbours(
+        self, pos: Tensor, features: Tensor, batch: Tensor | None, graph: Tensor | None
+    ) -> Tensor | None:
+        """Row numbers [M, k] of the nearest points; with a radius [M, 1 + k], the point itself first.
+
+        None where what falls is found without lists.
+        """
         if self.space == "graph":
             if graph is None:
                 raise ValueError(
                     "DropCluster(space='graph') reuses the network's neighbour lists, and this layer has none; "
                     "use space='coordinates' or 'features'."
                 )
-            return noise._replace(neighbours=global_idx(graph))
-        points = pos if self.space == "coordinates" else features
-        k = min(self.k, smallest_cloud(points, batch))
+            return global_idx(graph)
         if self.fused and self.reading == "gather" and self.radius is None:
-            return keep_by_nearest(noise, *to_rows(points, batch), k)
-        return noise._replace(neighbours=self._list_neighbours(points, k, batch))
-
-    @torch.no_grad()
-    def _list_neighbours(self, points: Tensor, k: int, batch: Tensor | None) -> Tensor:
-        """Row numbers [M, k] of the nearest points; with a radius [M, 1 + k], the point itself first."""
-        idx = global_idx(kernels.knn(points, k, batch=batch))
+            return None
+        points = pos if self.space == "coordinates" else features
+        idx = global_idx(kernels.knn(points, min(self.k, smallest_cloud(points, batch)), batch=batch))
         if self.radius is None:
             return idx
         rows = points.reshape(-1, points.shape[-1]).float()

@@ -129,7 +129,7 @@ def test_every_group_runs_in_tiny_sizes(monkeypatch):
     tiny = point_clouds.Sizes(
         steps={"pointnet": (2, 40), "dgcnn": (2, 40), "pointnet2_ssg": (2, 512)},
         segmentation={"pointnet_parts": (2, 40), "dgcnn_parts": (2, 40), "dgcnn_s3dis": (2, 40)},
-        operation=(2, 40), sweep=((1, 40),),
+        inference=(("pointnet", (1,), 40), ("dgcnn", (2,), 40)), operation=(2, 40), sweep=((1, 40),),
         base=(2, 40), clouds=(2,), points=(40,), epochs=((126,), (24,)),
     )  # fmt: skip
     monkeypatch.setattr(point_clouds, "QUICK", tiny)
@@ -138,7 +138,10 @@ def test_every_group_runs_in_tiny_sizes(monkeypatch):
     for cases in point_clouds.comparisons(options):
         operations.add(cases[0].operation)
         assert cases[0].provider == "dropfold"
-        if cases[0].operation not in ("dgcnn_scaling", "pointnet_epoch", "dgcnn_epoch"):
+        if cases[0].operation.endswith("_inference"):
+            assert limits.GEMMS in [case.provider for case in cases]
+            assert cases[0].flops_least > 0
+        elif cases[0].operation not in ("dgcnn_scaling", "pointnet_epoch", "dgcnn_epoch"):
             assert limits.BYTES in [case.provider for case in cases]
             assert cases[0].bytes_least > 0
         for case in cases[1:]:

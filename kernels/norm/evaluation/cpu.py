@@ -15,9 +15,7 @@ from dropfold.kernels.norm.evaluation.operation import empty_pools
 from dropfold.kernels.points.clouds import check_rows
 
 ROWS_PER_BLOCK = 48  # which a thread takes at a time
-PANELS_PER_PASS = (
-    8  # that are multiplied before a pass over their columns: a block of them fits the nearest cache
-)
+PANELS_PER_PASS = 8  # multiplied before a pass over their columns: a block of them fits the nearest cache
 MIN_ROWS = 24  # with fewer, packing the weight costs more than it saves
 PANELS_PER_GRAPH = 4  # of Q at a time: those of 1,024 points fit a core's own cache
 NANOSECONDS_PER_MULTIPLY_ADD = 0.1  # on one thread, with the passes

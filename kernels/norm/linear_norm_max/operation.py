@@ -31,7 +31,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from dropfold.kernels.backend.gemm import add_mm, gram, input_dtype, mm
+from dropfold.kernels.backend.gemm import gram, input_dtype, mm
 from dropfold.kernels.backend.gradients import first_derivatives_only
 from dropfold.kernels.backend.launch import accumulator
 from dropfold.kernels.backend.operator import operator
@@ -109,13 +109,12 @@ _backward_of_max = operator(
 )
 
 
-def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of x's rows; their mean over all processes, and their number there."""
+def _column_mean(x: Tensor, sync: bool) -> tuple[Tensor, Tensor]:
+    """Mean of x's rows over all processes, and their number."""
     dtype = accumulator(x.dtype)
-    local = x.sum(0, dtype=dtype)
-    total = torch.cat([local, x.new_full((1,), float(x.shape[0]), dtype=dtype)])
+    total = torch.cat([x.sum(0, dtype=dtype), x.new_full((1,), float(x.shape[0]), dtype=dtype)])
     total = sum_over_processes(total, sync)
-    return local, total[:-1] / total[-1], total[-1]
+    return total[:-1] / total[-1], total[-1]
 
 
 class _LinearNormMax(torch.autograd.Function):
@@ -128,9 +127,9 @@ class _LinearNormMax(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         dtype = accumulator(x.dtype)
         wide = weight.to(dtype)
-        local, mean_x, outer, count = mean[:0], mean[:0], wide[:0], torch.ones_like(mean[0])
+        mean_x, outer, count = mean[:0], wide[:0], torch.ones_like(mean[0])
         if training:
-            local, mean_x, count = _column_mean(x, sync)
+            mean_x, count = _column_mean(x, sync)
             centred = x.to(dtype) - mean_x
             outer = gram(centred, centred)
             everywhere = sum_over_processes(outer, sync) / count
@@ -138,7 +137,7 @@ class _LinearNormMax(torch.autograd.Function):
         maximum, argmax = _forward(x, weight, ptr, *draw(noise, ptr, x.shape[0]))
         scale, shift, rstd = affine(gamma, beta, mean, var, eps)
         ctx.save_for_backward(
-            x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, local, mean_x, outer, count
+            x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, mean_x, outer, count
         )
         ctx.options = (slope, training, sync)
         ctx.mark_non_differentiable(mean, var, count, argmax)
@@ -147,9 +146,7 @@ class _LinearNormMax(torch.autograd.Function):
     @staticmethod
     @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        (x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, local, mean_x, outer, count) = (
-            ctx.saved_tensors
-        )
+        x, weight, gamma, maximum, argmax, mean, scale, shift, rstd, mean_x, outer, count = ctx.saved_tensors
         slope, training, sync = ctx.options
         g, sums = gradient_at_maximum(dout, maximum, argmax, scale, shift, mean, rstd, slope)
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
@@ -157,8 +154,9 @@ class _LinearNormMax(torch.autograd.Function):
         if training:
             wide = weight.to(scale.dtype)
             matrix, constant = dense_gradient(wide, mean_x, scale, rstd, c1, c2)
+            dx += mm(x.to(dx.dtype), matrix)
             dx += constant
-            add_mm(dx, x.to(dx.dtype), matrix)
+            local = x.sum(0, dtype=scale.dtype)
             # sum x (x - mean_x)^T of this process, from the Gram matrix about the mean of all processes.
             outer = outer + torch.outer(mean_x, local - x.shape[0] * mean_x)
             dweight -= torch.outer(scale * c1, local) + (scale * c2 * rstd)[:, None] * mm(wide, outer.T)

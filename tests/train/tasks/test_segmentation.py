@@ -299,7 +299,7 @@ def test_the_shape_around_points_is_that_of_the_whole_shape(folder, tmp_path):
     np.testing.assert_array_equal(seen[:, 3:], local_shape(seen[:, :3], up).astype(np.float32))
 
 
-def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python):
+def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_python, capsys):
     write_scene(
         tmp_path / "scene.ply",
         *scenes.load(checkpoint.load_config(finished["scenes"])[0]).test.scenes.room(0),
@@ -312,8 +312,9 @@ def test_predict_and_evaluate_from_the_command_line(finished, tmp_path, run_pyth
     assert json.loads(done.stdout)[0]["out"] == out
 
     def refused(match, *words):
-        with pytest.raises(SystemExit, match=match):
+        with pytest.raises(SystemExit) as ended:
             main(["predict", run, *words])
+        assert match in capsys.readouterr().err + str(ended.value)
 
     refused(f"{tmp_path / 'more/a.pcd'} has the suffix '.pcd'", scene, "--out", str(tmp_path / "more/a.pcd"))
     refused("is the file to be labelled", scene, "--out", scene)
