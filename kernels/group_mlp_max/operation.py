@@ -67,7 +67,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     sum_over_processes,
     update_running,
 )
-from dropfold.kernels.norm.evaluation.operation import group_mlp_fixed, is_fixed, scale_and_shift
+from dropfold.kernels.norm.evaluation.operation import group_mlp_eval, nothing_learns, scale_and_shift
 from dropfold.kernels.norm.linear_max import (
     activate_maximum,
     dense_gradient,
@@ -289,8 +289,8 @@ def group_mlp_max(
     biases = biases or [None] * len(norms)
     _check(q, p, groups, weights, norms, biases)
     check_increasing(negative_slope)
-    if not return_argmax and noise is None and _is_fixed(q, p, weights, norms, biases):
-        return _run_fixed(q, p, groups, weights, norms, biases, negative_slope)
+    if not return_argmax and noise is None and _nothing_learns(q, p, weights, norms, biases):
+        return _evaluate(q, p, groups, weights, norms, biases, negative_slope)
     device, dtype = q.device.type, accumulator(q.dtype)
     half = product_dtype(q)
     entries, groups_n = groups.idx.shape[0], p.shape[0]
@@ -335,13 +335,13 @@ def group_mlp_max(
     return (out.to(half), argmax.long()) if return_argmax else out.to(half)
 
 
-def _is_fixed(
+def _nothing_learns(
     q: Tensor, p: Tensor, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None], biases: Sequence[Tensor | None]
 ) -> bool:  # fmt: skip
-    return all(norm is None or is_fixed(norm, None, q, p, *weights, *biases) for norm in norms)
+    return all(norm is None or nothing_learns(norm, None, q, p, *weights, *biases) for norm in norms)
 
 
-def _run_fixed(
+def _evaluate(
     q: Tensor, p: Tensor, groups: Groups, weights: Sequence[Tensor], norms: Sequence[BatchNorm | None],
     biases: Sequence[Tensor | None], negative_slope: float,
 ) -> Tensor:  # fmt: skip
@@ -354,7 +354,7 @@ def _run_fixed(
             of_layer = *scale_and_shift(norm, bias), negative_slope
         vectors.append((*of_layer[:2], torch.full_like(of_layer[0], of_layer[2])))
     scale, shift, slope = (torch.cat(parts) for parts in zip(*vectors, strict=True))
-    return group_mlp_fixed(q, p, groups.ptr, groups.idx, list(weights), scale, shift, slope)
+    return group_mlp_eval(q, p, groups.ptr, groups.idx, list(weights), scale, shift, slope)
 
 
 def _cloud_ptr(q: Tensor, batch: Tensor | None, batch_size: int | None) -> Tensor:

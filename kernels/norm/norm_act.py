@@ -35,7 +35,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     norm_gradients,
     statistics,
 )
-from dropfold.kernels.norm.evaluation.operation import apply_linear, is_fixed, scale_and_shift
+from dropfold.kernels.norm.evaluation.operation import linear_act_eval, nothing_learns, scale_and_shift
 from dropfold.kernels.norm.plain import activate, normalize
 from dropfold.kernels.points.clouds import to_rows
 
@@ -145,12 +145,12 @@ def linear_norm_act(
         ValueError: shapes or types do not fit, or training with a single row.
     """
     check_product(x, weight, bias)
-    if is_fixed(norm, noise, x, weight, bias):
+    if nothing_learns(norm, noise, x, weight, bias):
         if batch is not None or x.dim() not in (2, 3):
             to_rows(x, batch, batch_size)  # which refuses what does not fit
         check_channels(weight.shape[0], norm, x)
         rows = x.reshape(-1, x.shape[-1])
-        z = apply_linear(rows, weight, *scale_and_shift(norm, bias), negative_slope)
+        z = linear_act_eval(rows, weight, *scale_and_shift(norm, bias), negative_slope)
         return z.view(*x.shape[:-1], z.shape[1])
     y = linear(x, weight, bias)
     return norm_act(y, norm, batch=batch, batch_size=batch_size, negative_slope=negative_slope, noise=noise)

@@ -53,7 +53,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     running_statistics,
     update_running,
 )
-from dropfold.kernels.norm.evaluation.operation import edge_conv_fixed, is_fixed, scale_and_shift
+from dropfold.kernels.norm.evaluation.operation import edge_conv_eval, nothing_learns, scale_and_shift
 from dropfold.kernels.norm.plain import activate, masked_max, normalize
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 
@@ -200,9 +200,9 @@ def edge_conv(
     check_increasing(negative_slope)
     check_channels(weight.shape[0], norm, x)
     nearby, central = weight[:, :channels], weight[:, channels:]
-    if not return_argmax and is_fixed(norm, noise, rows, weight, bias):
+    if not return_argmax and nothing_learns(norm, noise, rows, weight, bias):
         graph = rows, central - nearby, nearby, global_idx(idx)
-        out = edge_conv_fixed(*graph, *scale_and_shift(norm, bias), negative_slope)
+        out = edge_conv_eval(*graph, *scale_and_shift(norm, bias), negative_slope)
         return out.view(*x.shape[:-1], out.shape[1])
     sign, increasing = fold_sign(norm)
     sign_of_row = sign.to(weight.dtype)[:, None]

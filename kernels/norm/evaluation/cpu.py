@@ -220,7 +220,7 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slope, 
                 out[g] = 0
 
 
-def apply_linear(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+def linear_act_eval(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     rows = x.shape[0]
     if rows < MIN_ROWS:
         y = torch.addcmul(shift, mm(x, weight.T), scale)
@@ -234,7 +234,7 @@ def apply_linear(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, slope:
     return out
 
 
-def pool_linear(
+def linear_pool_eval(
     x: Tensor, weight: Tensor, ptr: Tensor, scale: Tensor, shift: Tensor, slope: float, mean: bool
 ) -> tuple[Tensor, Tensor]:
     pools = empty_pools(x, weight, ptr)
@@ -244,7 +244,7 @@ def pool_linear(
     return pools
 
 
-def edge_conv_fixed(
+def edge_conv_eval(
     x: Tensor, central: Tensor, near: Tensor, idx: Tensor, scale: Tensor, shift: Tensor, slope: float
 ) -> Tensor:
     check_rows(idx, x.shape[0])
@@ -256,7 +256,7 @@ def edge_conv_fixed(
     return out
 
 
-def group_mlp_fixed(
+def group_mlp_eval(
     q: Tensor, p: Tensor, ptr: Tensor, idx: Tensor, weights: list[Tensor], scale: Tensor, shift: Tensor, slope: Tensor
 ) -> Tensor:  # fmt: skip
     check_rows(idx, q.shape[0])

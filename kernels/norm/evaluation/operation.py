@@ -3,15 +3,17 @@ r"""A linear map, BatchNorm, activation and max where nothing learns: no gradien
 BatchNorm is then a scale and a shift of each channel, and nothing has to be kept for backward. With
 a(z) = z for z > 0 and slope * z otherwise,
 
-    apply_linear   z = a(scale * (x W^T) + shift)
-    pool_linear    max_b = max over the points m of cloud b of z_m,  mean_b = the mean over the same; z is not stored
-    edge_conv_fixed   out_i = a(scale * P_i + shift + max over j in N(i) of scale * Q_j),  P = x W_p^T,  Q = x W_q^T
+    linear_act_eval    z = a(scale * (x W^T) + shift)
+    linear_pool_eval   max_b = max over the points m of cloud b of z_m,  mean_b = the mean over the same; z is not stored
+    edge_conv_eval     out_i = a(scale * P_i + shift + max over j in N(i) of scale * Q_j),  P = x W_p^T,  Q = x W_q^T
+    group_mlp_eval     z^1 = a(scale^1 * (q_j + p_g) + shift^1) of each entry j of group g, then linear_act_eval of each
+                       further layer, and the max of the last over the group's entries
 
 NaN wins a max; a cloud without points is 0. The scale stands behind the product instead of inside W, where it would cost a
 pass over W: so nothing is kept from one call to the next, and a weight that was changed in whatever way is the next call's.
 On the CPU a thread makes rows of the product that fit its own cache, and passes over them there.
 
-The operations beside this folder take this path by themselves (`is_fixed`).
+The operations beside this folder take this path by themselves (`nothing_learns`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dropfold.kernels.noise.draw import Noise
 from dropfold.kernels.norm.batch_norm.operation import BatchNorm
 
 
-def is_fixed(norm: BatchNorm, noise: Noise | None, *given: Tensor | None) -> bool:
+def nothing_learns(norm: BatchNorm, noise: Noise | None, *given: Tensor | None) -> bool:
     """Whether nothing learns in an operation on the tensors `given`, and they are on the CPU and of one type that its loops
     have. In a graph of torch.compile or torch.export the operations' own forms stand."""
     if norm.training or noise is not None or INTERPRETED or torch.compiler.is_compiling():
@@ -56,27 +58,27 @@ def empty_pools(x: Tensor, weight: Tensor, ptr: Tensor, *_: Any) -> tuple[Tensor
     return maximum, torch.empty_like(maximum)
 
 
-apply_linear = operator(
-    "apply_linear(Tensor x, Tensor weight, Tensor scale, Tensor shift, float slope) -> Tensor",
+linear_act_eval = operator(
+    "linear_act_eval(Tensor x, Tensor weight, Tensor scale, Tensor shift, float slope) -> Tensor",
     implementations=__package__,
     cpu_alone=True,
     fake=lambda x, weight, *_: x.new_empty((x.shape[0], weight.shape[0])),
 )
-pool_linear = operator(
-    "pool_linear(Tensor x, Tensor weight, Tensor ptr, Tensor scale, Tensor shift, float slope, bool mean) -> "
+linear_pool_eval = operator(
+    "linear_pool_eval(Tensor x, Tensor weight, Tensor ptr, Tensor scale, Tensor shift, float slope, bool mean) -> "
     "(Tensor, Tensor)",
     implementations=__package__,
     cpu_alone=True,
     fake=empty_pools,
 )
-edge_conv_fixed = operator(
-    "edge_conv_fixed(Tensor x, Tensor central, Tensor near, Tensor idx, Tensor scale, Tensor shift, float slope) -> Tensor",
+edge_conv_eval = operator(
+    "edge_conv_eval(Tensor x, Tensor central, Tensor near, Tensor idx, Tensor scale, Tensor shift, float slope) -> Tensor",
     implementations=__package__,
     cpu_alone=True,
     fake=lambda x, central, *_: x.new_empty((x.shape[0], central.shape[0])),
 )
-group_mlp_fixed = operator(
-    "group_mlp_fixed(Tensor q, Tensor p, Tensor ptr, Tensor idx, Tensor[] weights, Tensor scale, Tensor shift, "
+group_mlp_eval = operator(
+    "group_mlp_eval(Tensor q, Tensor p, Tensor ptr, Tensor idx, Tensor[] weights, Tensor scale, Tensor shift, "
     "Tensor slope) -> Tensor",
     implementations=__package__,
     cpu_alone=True,

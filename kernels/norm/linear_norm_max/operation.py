@@ -53,7 +53,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     sum_over_processes,
     update_running,
 )
-from dropfold.kernels.norm.evaluation.operation import is_fixed, pool_linear, scale_and_shift
+from dropfold.kernels.norm.evaluation.operation import linear_pool_eval, nothing_learns, scale_and_shift
 from dropfold.kernels.norm.linear_max import (
     activate_maximum,
     dense_gradient,
@@ -215,8 +215,8 @@ def linear_norm_max(
     if norm.training and not several_processes(norm.sync):
         check_rows(rows.shape[0])
     check_channels(weight.shape[0], norm, x)
-    if not return_argmax and is_fixed(norm, noise, rows, weight, bias):
-        return pool_linear(rows, weight, ptr, *scale_and_shift(norm, bias), negative_slope, False)[0]
+    if not return_argmax and nothing_learns(norm, noise, rows, weight, bias):
+        return linear_pool_eval(rows, weight, ptr, *scale_and_shift(norm, bias), negative_slope, False)[0]
     dtype = input_dtype(rows)
     sign, increasing = fold_sign(norm)
     rows, folded = rows.to(dtype).contiguous(), (sign.to(weight.dtype)[:, None] * weight).to(dtype)

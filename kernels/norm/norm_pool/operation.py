@@ -36,7 +36,7 @@ from dropfold.kernels.norm.batch_norm.operation import (
     norm_gradients,
     statistics,
 )
-from dropfold.kernels.norm.evaluation.operation import is_fixed, pool_linear, scale_and_shift
+from dropfold.kernels.norm.evaluation.operation import linear_pool_eval, nothing_learns, scale_and_shift
 from dropfold.kernels.norm.plain import activate, max_over_segments, mean_over_segments, normalize
 from dropfold.kernels.points.clouds import local_idx, ptr_to_batch, to_rows
 
@@ -225,8 +225,8 @@ def linear_norm_pool(
     rows, ptr = to_rows(x, batch, batch_size)
     check_weight(weight, rows.shape[1], x, bias)
     check_channels(weight.shape[0], norm, x)
-    if not return_argmax and negative_slope >= 0 and is_fixed(norm, noise, rows, weight, bias):
-        return pool_linear(rows, weight, ptr, *scale_and_shift(norm, bias), negative_slope, True)
+    if not return_argmax and negative_slope >= 0 and nothing_learns(norm, noise, rows, weight, bias):
+        return linear_pool_eval(rows, weight, ptr, *scale_and_shift(norm, bias), negative_slope, True)
     device = x.device.type
     dtype = input_dtype(rows)
     rows, weight, beta = rows.to(dtype).contiguous(), weight.to(dtype), fold_bias(norm, bias)
