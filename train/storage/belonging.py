@@ -96,8 +96,10 @@ def find_faults(run: Path, config: Config, signature: Signature) -> list[tuple[s
         for name in (WEIGHTS, PREDICTIONS, BEST):
             try_to(name, check_file, run, name)
     else:
-        for name in (WEIGHTS, BEST):
-            try_to(name, checkpoint.load_weights, run / name)
+        try_to(WEIGHTS, checkpoint.load_weights, run / WEIGHTS)
+        # No epoch comes after the weights: a newer best than the checkpoint's cannot be.
+        ended = state is not None and (run / WEIGHTS).exists()
+        try_to(BEST, check_best, run, state.get("best_checksum") if ended else None)
         try_to(PREDICTIONS, checkpoint.load_arrays, run / PREDICTIONS)
     return faults
 

@@ -1,5 +1,6 @@
 """The weights of the best epoch are those that the checkpoint knows: another run's are seen before a run ends with them."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.storage.sealed import DamagedError
+from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import small
 from tests.train.engine.test_integrity import Interrupt, Interrupted
 
@@ -87,3 +89,15 @@ def test_a_kill_between_the_best_weights_and_the_checkpoint_costs_nothing(folder
     assert (out / "best.safetensors").read_bytes() != before
     resume(out).train()
     assert (out / "best.safetensors").read_bytes() == (whole / "best.safetensors").read_bytes()
+
+
+def test_best_weights_of_another_run_are_noted_before_the_summary_is_there(folder, other, tmp_path, capsys):
+    out = tmp_path / "run"
+    Run(small(folder, out=out, epochs=2, validate_every=1), [Interrupt(None)]).train()
+    (out / "summary.json").unlink()
+    capsys.readouterr()
+    Trained.of(out)
+    assert capsys.readouterr().err == ""
+    shutil.copy(other, out)
+    Trained.of(out)
+    assert re.search(FOREIGN, capsys.readouterr().err)
