@@ -13,9 +13,12 @@ them had in the files of the source, e.g. 2, 5, 6 in LAS. A file without it had 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +49,8 @@ FOLDS = 5
 SPLITS = ("train", "validation", "test")
 PROVENANCE = ("source", "credits", "rebuild")
 LEVEL = 1  # of gzip, the fastest
+SLICE = 2**26  # bytes, written at a time
+MARGIN = 2**22  # bytes; HDF5's own tables and what it still holds in memory
 
 Wrong = Callable[[str, object, str], Exception]  # (item, found, expected) -> the error that says so
 
@@ -107,15 +112,29 @@ class Pending:
             said = reason[1] if reason else getattr(error, "strerror", None) or error
             raise SchemaError(f"{self.path} could not be written ({said}).") from None
 
+    def _need(self, size: int) -> None:
+        """Raise before HDF5 meets a full disk: where it cannot write it may go on without a word, and crash in the end.
+
+        size: bytes to write, before they are compressed.
+        """
+        free = shutil.disk_usage(self.temporary.parent).free
+        if size + MARGIN > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, up to {size + MARGIN:,} needed",
+            )
+
     def append(self, name: str, rows: np.ndarray, chunk: int) -> None:
         """`rows` at the end of the dataset `name`, which is stored in chunks of so many."""
         with self._naming_faults():
+            self._need(rows.nbytes)
             start, item = self._grown(name, len(rows), rows.shape[1:], rows.dtype, chunk)
             item[start:] = rows
 
     def append_packed(self, name: str, rows: list[bytes], shape: tuple[int, ...], kind: np.dtype) -> None:
         """Rows of `shape` and type `kind` that `packed` made, at the end of the dataset `name`: a copy of bytes."""
         with self._naming_faults():
+            self._need(sum(map(len, rows)))
             start, item = self._grown(name, len(rows), shape, kind, chunk=1)
             for i, row in enumerate(rows, start):
                 item.id.write_direct_chunk((i, *[0] * len(shape)), row)
@@ -141,7 +160,7 @@ class Pending:
     def finish(self, arrays: dict[str, Any], class_names: list[str], provenance: dict[str, str]) -> None:
         """Write the other datasets and the attributes; then the file is renamed to its place."""
         with self._naming_faults():
-            _put(self.file, self.layout, arrays, class_names, provenance)
+            _put(self.file, self.layout, arrays, class_names, provenance, self._need)
             self.file.close()
             atomic.move_into_place(self.temporary, self.path)
 
@@ -160,17 +179,30 @@ def packed(row: np.ndarray) -> bytes:
 
 
 def _put(
-    file: Any, layout: Layout, arrays: dict[str, Any], class_names: list[str], provenance: dict[str, str]
+    file: Any,
+    layout: Layout,
+    arrays: dict[str, Any],
+    class_names: list[str],
+    provenance: dict[str, str],
+    need: Callable[[int], None],
 ) -> None:
     import h5py
 
     for name, values in arrays.items():
         if values.dtype == object:
+            need(values.nbytes)
             file.create_dataset(name, data=values, dtype=h5py.string_dtype("utf-8"))
-        elif name in layout.storage:
-            file.create_dataset(name, data=values, **layout.storage[name](values))
-        else:
-            file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+            continue
+        options = {"compression": "gzip", "shuffle": True}
+        options = layout.storage[name](values) if name in layout.storage else options
+        item = file.create_dataset(name, values.shape, values.dtype, **options)
+        # Whole chunks at a time, as many as SLICE holds.
+        chunk = item.chunks[0] if item.chunks else 1
+        step = max(1, SLICE * len(values) // max(1, values.nbytes) // chunk) * chunk
+        for start in range(0, len(values), step):
+            rows = values[start : start + step]
+            need(rows.nbytes)
+            item[start : start + step] = rows
     attributes = {"schema": SCHEMA, "task": layout.task} | {name: provenance[name] for name in PROVENANCE}
     for name, value in attributes.items():
         file.attrs[name] = value

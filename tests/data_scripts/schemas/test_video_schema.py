@@ -1,12 +1,14 @@
 """Video files: written and read back, folds with their promises, every fault a sentence."""
 
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import video_schema
+from dropfold.data_scripts.schemas import h5_file, video_schema
 from dropfold.data_scripts.schemas.video_schema import (
     SchemaError,
     Videos,
@@ -147,6 +149,31 @@ def test_a_disk_that_fills_while_writing_is_a_sentence(small, tmp_path, run_pyth
     said = f"{tmp_path / 'b.h5'} could not be written (file too large)."
     assert done.stdout.replace("File", "file").splitlines() == [said] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_full_disk_is_said_before_hdf5_meets_it(small, tmp_path, monkeypatch):
+    """HDF5 would go on without a word, print tracebacks of its own, and crash when the process ends."""
+
+    def free(size):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=h5_file.MARGIN + size))
+
+    free(small.frames.nbytes - 1)
+    with pytest.raises(
+        SchemaError, match=r"b\.h5 could not be written \(No space left .* bytes are free, up to "
+    ):
+        video_schema.write(tmp_path / "b.h5", small)
+    assert not list(tmp_path.iterdir())
+    free(small.frames.nbytes)
+    video_schema.write(tmp_path / "b.h5", small)
+
+
+def test_what_is_written_in_slices_is_the_same_file(small, tmp_path, monkeypatch):
+    video_schema.write(tmp_path / "a.h5", small)
+    monkeypatch.setattr(h5_file, "SLICE", 5 * small.frames[0].nbytes)
+    video_schema.write(tmp_path / "b.h5", small)
+    found = video_schema.read(tmp_path / "b.h5")
+    np.testing.assert_array_equal(found.frames, small.frames)
+    assert found.checksum == video_schema.read(tmp_path / "a.h5").checksum
 
 
 # --- folds -------------------------------------------------------------------------------------------------------
