@@ -19,6 +19,7 @@ from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNo
 from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.plain import neighbours
 from dropfold.models.layers.unfused import HasPlainForm
+from dropfold.models.layers.wiring import Sources, Wiring, chain
 
 LAYERS = ("edge1", "edge2", "edge3", "edge4", "pool")
 COORDINATES = (0, 1, 2)  # the channels of a point that are its coordinates
@@ -86,6 +87,13 @@ class DGCNN(HasPlainForm):
         noise = draw(self.noise, "pool", pos, x, batch, graph)
         x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
         return self.fc3(self.fc2(self.fc1(x)))
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
+        edges = "edge1", "edge2", "edge3", "edge4"
+        columns: dict[str, Sources] = {"edge1": [2 * self.in_channels], "embed": edges}
+        columns |= {layer: [before, before] for before, layer in zip(edges, edges[1:])}
+        return Wiring(columns | chain(["embed", "embed"], "fc1", "fc2", "fc3"))
 
 
 def checked_channels(channels: Sequence[int], in_channels: int) -> tuple[int, ...]:

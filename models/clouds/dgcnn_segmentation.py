@@ -26,6 +26,7 @@ from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNo
 from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.plain import neighbours
 from dropfold.models.layers.unfused import HasPlainForm
+from dropfold.models.layers.wiring import Sources, Wiring, chain, perceptron
 
 LAYERS = ("edge1", "edge2", "edge3", "pool")
 BLOCK = 9  # channels of a block of a scene, as published: centred on the block, colour, place in the room
@@ -137,6 +138,25 @@ class DGCNNSegmentation(HasPlainForm):
             g = torch.cat([g, self.category(of_category)], -1)
         x = self.head2(self.head1(local, g, **clouds), **clouds)
         return self.classes(x if of_category is None else self.head3(x, **clouds))
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
+        columns: dict[str, Sources] = {}
+        beside: list[str | int] = ["embed"]
+        head = ["head1", "head2", "classes"]
+        if self.categories is not None:
+            edge, last = perceptron(
+                self.input_transform.edge.layers, "input_transform.edge", [2 * self.in_channels]
+            )
+            columns |= edge | {"category": [self.categories]}
+            columns |= chain([last], *(f"input_transform.{layer}" for layer in ("embed", "fc1", "fc2", "fc3")))
+            beside.append("category")
+            head.insert(2, "head3")
+        first, edge1 = perceptron(self.edge1.layers, "edge1", [2 * self.in_channels])
+        second, edge2 = perceptron(self.edge2.layers, "edge2", [edge1, edge1])
+        local = [edge1, edge2, "edge3"]
+        columns |= first | second | {"edge3": [edge2, edge2], "embed": local}
+        return Wiring(columns | chain([*beside, *local], *head))
 
     def _graph(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         return neighbours(x.contiguous(), self.k, self.fused, **clouds)

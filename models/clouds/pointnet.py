@@ -9,6 +9,7 @@ ReLU before the max.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from dropfold.models.clouds.inputs import check_points
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax
 from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.plain import rounding_unless
+from dropfold.models.layers.wiring import Sources, Wiring, chain
 
 LAYERS = ("conv1", "conv2", "pool")
 
@@ -42,6 +44,15 @@ class TransformNet(nn.Module):
         x = self.conv3(x, batch=batch, batch_size=batch_size)
         x = last_layer(self.fc3, self.fc2(self.fc1(x)), coordinates=self.k <= 3)
         return x.view(-1, self.k, self.k) + torch.eye(self.k, dtype=x.dtype, device=x.device)
+
+    def fit_sizes(self) -> None:
+        """Take k from the last layer, whose size was changed (`dropfold.models.layers.sizes`)."""
+        self.k = math.isqrt(self.fc3.out_features)
+
+    @staticmethod
+    def columns(name: str, sources: Sources) -> dict[str, Sources]:
+        """What its matrices read, under its `name` in a network (see `dropfold.models.layers.wiring`)."""
+        return chain(sources, *(f"{name}.{layer}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3")))
 
 
 def last_layer(linear: nn.Module, x: Tensor, coordinates: bool) -> Tensor:
@@ -130,6 +141,17 @@ class PointNet(Regularized):
         check_points(self, x, self.in_channels, batch)
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
         return self.conv3(self._features(x, clouds), return_argmax=True, **clouds)[1]
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads."""
+        columns = chain([self.in_channels], "conv1", "conv2", "conv3", "fc1", "fc2", "fc3")
+        squares: dict[str, str] = {}
+        if self.input_transform is not None:
+            columns |= TransformNet.columns("input_transform", [self.in_channels])
+        if self.feature_transform is not None:
+            columns |= TransformNet.columns("feature_transform", ["conv1"])
+            squares["feature_transform.fc3"] = "conv1"
+        return Wiring(columns, squares)
 
     def _features(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         """What conv3 takes: 128 features of each point."""

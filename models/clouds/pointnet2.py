@@ -36,6 +36,7 @@ from dropfold.models.layers.linear_norm import (
     spread,
 )
 from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.wiring import Sources, Wiring, chain, perceptron
 
 LAYERS = ("sa1", "sa2", "pool")
 Grouping = Literal["ssg", "msg"]
@@ -173,6 +174,16 @@ class SetAbstraction(nn.Module):
             found.append(mlp(*rows, groups, noise=noise, **clouds))
         # Every cloud has as many centres: from here on clouds are dense.
         return Points(centres.view(points.clouds, m, 3), torch.cat(found, -1), None, points.clouds)
+
+    def columns(self, name: str, sources: Sources) -> tuple[dict[str, Sources], list[str]]:
+        """What its matrices read, under its `name` in a network, and the layers that it ends with, side by side."""
+        columns: dict[str, Sources] = {}
+        ends: list[str] = []
+        for i, mlp in enumerate(self.scales):
+            found, last = perceptron(mlp.layers, f"{name}.scales.{i}", [3, *sources])
+            columns |= found
+            ends.append(last)
+        return columns, ends
 
     def _start(self, points: Points) -> Tensor | None:
         if not (self.random_start and self.training):
@@ -369,6 +380,13 @@ class PointNet2(nn.Module):
         points = self.sa2(points, draw_noise(self.noise, "sa2", points))
         x = self.sa3(points, draw_noise(self.noise, "pool", points))
         return self.fc3(self.fc2(self.fc1(x)))
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
+        first, ends = self.sa1.columns("sa1", [self.in_channels - 3])
+        second, ends = self.sa2.columns("sa2", ends)
+        third, last = perceptron(self.sa3.layers, "sa3", [3, *ends])
+        return Wiring(first | second | third | chain([last], "fc1", "fc2", "fc3"))
 
 
 def levels(of: Mapping[str, tuple[Level, ...]], grouping: str, radius: float = 1.0) -> tuple[Level, ...]:

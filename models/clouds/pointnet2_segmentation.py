@@ -32,6 +32,7 @@ from dropfold.models.clouds.pointnet2 import (
 )
 from dropfold.models.layers.linear_norm import LinearNormAct, one_hot
 from dropfold.models.layers.noise import place_noise
+from dropfold.models.layers.wiring import Sources, Wiring, chain, perceptron
 
 LAYERS = {"parts": ("sa1", "sa2", "pool"), "scenes": ("sa1", "sa2", "sa3", "pool")}
 PARTS: dict[str, tuple[Level, ...]] = {
@@ -148,3 +149,28 @@ class PointNet2Segmentation(nn.Module):
             points = self.fp1(p0._replace(features=own), p1, of_category)
         logits = self.classes(self.head(points.features))
         return logits.view(*x.shape[:-1], logits.shape[-1])
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
+        columns: dict[str, Sources] = {}
+        ends: list[list[str]] = []
+        for name in ("sa1", "sa2") if self.categories is not None else ("sa1", "sa2", "sa3", "sa4"):
+            level: Any = self.get_submodule(name)
+            found, end = level.columns(name, ends[-1] if ends else [self.in_channels])
+            columns |= found
+            ends.append(end)
+
+        def carried(name: str, *sources: str | int) -> str:
+            propagation: Any = self.get_submodule(name)
+            found, last = perceptron(propagation.layers, name, sources)
+            columns.update(found)
+            return last
+
+        if self.categories is None:
+            last = carried("fp4", *ends[2], *ends[3])
+            last = carried("fp1", carried("fp2", *ends[0], carried("fp3", *ends[1], last)))
+        else:
+            whole = carried("sa3", 3, *ends[1])
+            last = carried("fp2", *ends[0], carried("fp3", whole, *ends[1]))
+            last = carried("fp1", self.categories, 3 + self.in_channels, last)
+        return Wiring(columns | chain([last], "head", "classes"))

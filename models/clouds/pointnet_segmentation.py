@@ -30,6 +30,7 @@ from dropfold.models.clouds.inputs import check_points
 from dropfold.models.clouds.pointnet import Regularized, TransformNet, transform
 from dropfold.models.layers.linear_norm import LinearNormAct, LinearNormMax, add_to_points, one_hot
 from dropfold.models.layers.noise import draw, place_noise
+from dropfold.models.layers.wiring import Wiring, chain
 
 LAYERS = {"scenes": ("conv1", "conv2", "pool"), "parts": ("conv1", "conv2", "conv3", "conv4", "pool")}
 
@@ -119,6 +120,19 @@ class PointNetSegmentation(Regularized):
             local, g = torch.cat(features, -1), torch.cat([top, of_category.to(top.dtype)], -1)
             x = self.head1(local, g, *affine, **clouds)
         return self.classes(self.head3(self.head2(x, **clouds), **clouds))
+
+    def wiring(self) -> Wiring:
+        """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
+        columns = TransformNet.columns("input_transform", [self.in_channels])
+        points = ["conv1", "conv2", "conv3"]
+        if self.categories is None:
+            moved, read = "conv1", ["conv3", "conv1"]
+        else:
+            moved, points = "conv3", [*points, "conv4", "conv5"]
+            read = ["conv5", self.categories, *points]
+        columns |= chain([self.in_channels], *points) | chain(read, "head1", "head2", "head3", "classes")
+        columns |= TransformNet.columns("feature_transform", [moved])
+        return Wiring(columns, {"feature_transform.fc3": moved})
 
     def _transformed(self, x: Tensor, clouds: dict[str, Any]) -> Tensor:
         return transform(x, self._remember(self.feature_transform(x, **clouds)), clouds["batch"])

@@ -1,0 +1,1 @@
+"""A smaller network out of what was chosen."""

@@ -1,0 +1,164 @@
+"""A smaller network out of a plan and the channels that are kept, which proves itself equal to the masked one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.compress.plan.plan import Plan, removed
+from dropfold.models.layers.sizes import resize, sizes_of
+
+EQUAL = 1e-10  # largest difference between the small and the masked network in float64, relative to the largest output
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What stays: the channels of each group that loses some, by their numbers in the original network.
+
+    `sizes` are those of the small network's layers; with them `resize(factory(), choice.sizes)` builds it anew.
+    """
+
+    channels: dict[str, list[int]]
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The choice as text, a group a line."""
+        parts = {
+            name: ",\n".join(f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in part.items())
+            for name, part in (("channels", self.channels), ("sizes", self.sizes))
+        }
+        return "{\n" + ",\n".join(f'  "{name}": {{\n{lines}\n  }}' for name, lines in parts.items()) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Choice:
+        """A choice from its text; ValueError if it is none."""
+        try:
+            found = json.loads(text)
+            channels, sizes = found["channels"], found["sizes"]
+            if not all(
+                isinstance(part, dict)
+                and all(isinstance(v, list) and all(type(n) is int and n >= 0 for n in v) for v in part.values())
+                for part in (channels, sizes)
+            ):
+                raise TypeError
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "a choice is a JSON object with channels and sizes, which map names to lists of numbers."
+            ) from error
+        return cls(channels, sizes)
+
+    @classmethod
+    def load(cls, path: Path) -> Choice:
+        """A choice from its file."""
+        return cls.from_json(path.read_text())
+
+
+def check_channels(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The kept channels in order; ValueError or KeyError for what the plan does not have, and for a group that would end."""
+    checked = {}
+    for name, kept in channels.items():
+        group, found = plan[name], sorted(set(map(int, kept)))
+        if len(found) != len(kept) or not found or found[0] < 0 or found[-1] >= group.size:
+            raise ValueError(
+                f"{name} keeps channels {_shown(kept)}; expected one or more different ones of 0 .. {group.size - 1}."
+            )
+        checked[name] = found
+    return checked
+
+
+@torch.no_grad()
+def masked(plan: Plan, channels: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy of the model in which all numbers of the channels that do not stay are 0: its size is the same."""
+    model = copy.deepcopy(plan.model)
+    state = model.state_dict()
+    for name, kept in check_channels(plan, channels).items():
+        for tensor, axis, positions in removed(plan[name], kept):
+            state[tensor].index_fill_(axis, positions.to(state[tensor].device), float(tensor.endswith("running_var")))
+    return model
+
+
+@torch.no_grad()
+def apply(plan: Plan, channels: Mapping[str, Sequence[int]], *example: Any, **options: Any) -> tuple[nn.Module, Choice]:
+    """The model without the channels that do not stay, a new network of the same class, and the choice that says so.
+
+    Args:
+        plan: of the model, which is not changed.
+        channels: the channels to keep of each group, by its name; groups that are not named keep all.
+        example, options: what the model is called with. On it the small network is compared in float64, in evaluation, with
+            the model in which those channels are masked. Without one it is not compared.
+
+    Raises:
+        KeyError, ValueError: no such group or channel.
+        ArithmeticError: the small network fails, or computes something else: the plan does not know this network.
+    """
+    channels = check_channels(plan, channels)
+    small = copy.deepcopy(plan.model)
+    state = _cut(plan, channels)
+    sizes = {
+        name: [state[f"{name}.weight"].shape[axis] for axis in range(len(size))] if f"{name}.weight" in state else size
+        for name, size in sizes_of(small).items()
+    }
+    resize(small, sizes)
+    small.load_state_dict(state)
+    if example:
+        _compare(small, masked(plan, channels), example, options)
+    return small, Choice(dict(channels), sizes)
+
+
+def _cut(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The state dict without what goes."""
+    gone: dict[tuple[str, int], list[Tensor]] = {}
+    for name, kept in channels.items():
+        for tensor, axis, positions in removed(plan[name], kept):
+            gone.setdefault((tensor, axis), []).append(positions)
+    state = dict(plan.model.state_dict())
+    for (tensor, axis), parts in gone.items():
+        stays = torch.ones(state[tensor].shape[axis], dtype=torch.bool)
+        stays[torch.cat(parts)] = False
+        state[tensor] = state[tensor].index_select(axis, stays.nonzero().flatten().to(state[tensor].device))
+    return state
+
+
+def _compare(small: nn.Module, whole: nn.Module, example: Sequence[Any], options: Mapping[str, Any]) -> None:
+    def run(model: nn.Module) -> list[Tensor]:
+        return tensors(copy.deepcopy(model).double().eval()(*map(_double, example), **options))
+
+    try:
+        found = run(small)
+    except Exception as error:
+        raise ArithmeticError(
+            f"{type(small).__name__} does not run without these channels ({error}): its code knows a width by heart, or "
+            "the plan does not know what reads them; leave them out with plan.without(...)."
+        ) from error
+    for given, expected in zip(found, run(whole), strict=True):
+        error, scale = float((given - expected).abs().max()), float(expected.abs().max())
+        if not error <= EQUAL * max(scale, 1.0):
+            raise ArithmeticError(
+                f"{type(small).__name__} without these channels differs from the model in which they are masked by {error:g} "
+                f"of {scale:g}: something reads them that the plan does not know; leave them out with plan.without(...)."
+            )
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in what a model returns."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for part in value for t in tensors(part)] if isinstance(value, Iterable) else []
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _shown(numbers: Iterable[Any]) -> str:
+    listed = list(numbers)
+    return str(listed[:20])[:-1] + (", ...]" if len(listed) > 20 else "]")

@@ -1,0 +1,1 @@
+"""What to keep: one method a file."""
