@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.compress.plan.plan import Plan, removed
+from dropfold.compress.plan.plan import Plan, removed, tensors
 from dropfold.models.layers.sizes import resize, sizes_of
 
 EQUAL = 1e-10  # largest difference between the small and the masked network in float64, relative to the largest output
@@ -101,10 +101,7 @@ def apply(plan: Plan, channels: Mapping[str, Sequence[int]], *example: Any, **op
     channels = check_channels(plan, channels)
     small = copy.deepcopy(plan.model)
     state = _cut(plan, channels)
-    sizes = {
-        name: [state[f"{name}.weight"].shape[axis] for axis in range(len(size))] if f"{name}.weight" in state else size
-        for name, size in sizes_of(small).items()
-    }
+    sizes = {name: _cut_size(small.get_submodule(name), name, size, state) for name, size in sizes_of(small).items()}
     resize(small, sizes)
     small.load_state_dict(state)
     if example:
@@ -126,6 +123,17 @@ def _cut(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, Tensor]
     return state
 
 
+def _cut_size(module: nn.Module, name: str, size: Sequence[int], state: Mapping[str, Tensor]) -> list[int]:
+    """What is left of the size of a layer."""
+    for kind in ("weight", "running_mean"):
+        if (tensor := state.get(f"{name}.{kind}")) is not None:
+            shape = list(tensor.shape[: len(size)])
+            if len(shape) == 2 and getattr(module, "groups", 1) > 1:  # a depthwise convolution has one column a channel
+                shape[1] = shape[0] if size[0] == size[1] == module.groups else size[1]
+            return shape
+    return list(size)
+
+
 def _compare(small: nn.Module, whole: nn.Module, example: Sequence[Any], options: Mapping[str, Any]) -> None:
     def run(model: nn.Module) -> list[Tensor]:
         return tensors(copy.deepcopy(model).double().eval()(*map(_double, example), **options))
@@ -144,15 +152,6 @@ def _compare(small: nn.Module, whole: nn.Module, example: Sequence[Any], options
                 f"{type(small).__name__} without these channels differs from the model in which they are masked by {error:g} "
                 f"of {scale:g}: something reads them that the plan does not know; leave them out with plan.without(...)."
             )
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors in what a model returns."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for part in value for t in tensors(part)] if isinstance(value, Iterable) else []
 
 
 def _double(value: Any) -> Any:

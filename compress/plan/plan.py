@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +83,12 @@ def removed(group: Group, kept: Iterable[int]) -> list[tuple[str, int, Tensor]]:
     drop = torch.ones(group.size, dtype=torch.bool)
     drop[list(kept)] = False
     return [(s.tensor, s.axis, s.positions[drop].flatten().unique()) for s in group.slices]
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in what a model returns."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for part in value for t in tensors(part)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,30 @@
+"""The plan of a network: of ours, by what they say of themselves; of others, by probing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dropfold.compress.plan.plan import Plan
+from dropfold.compress.plan.probed import plan_probed
+from dropfold.compress.plan.wired import plan_wired
+
+
+def plan_channels(model: nn.Module, *example: Any, **options: Any) -> Plan:
+    """Which channels of which layers of `model` belong together, and why the others stay.
+
+    Args:
+        model: one of the networks here, or another one, which is then called as `model(*example, **options)`.
+
+    Raises:
+        ValueError: an example is needed, or the network has nothing to take channels from.
+    """
+    if hasattr(model, "wiring"):
+        return plan_wired(model, model.wiring())
+    if not example and not options:
+        raise ValueError(
+            f"{type(model).__name__} does not say whose channels its matrices read; give an example of its inputs, "
+            "plan_channels(model, x), to find out."
+        )
+    return plan_probed(model, *example, **options)

@@ -1,0 +1,275 @@
+"""Plans of any network, found by probing: NaN in a channel shows who reads it, however the code in between is written.
+
+A leaf is a matrix, a convolution or a BatchNorm. The outputs of one leaf get NaN in half of their channels, by a bit of the
+channels' numbers, while every other leaf gives its usual output again, so that NaN goes as far as the leaves that read it.
+From which of the 2 log2(C) runs reach an input of a leaf, and which do not, follows whose channel it is. Channels that add
+up in an input belong together. Where an input mixes channels (attention, LayerNorm, a product of features), they stay.
+
+All of it in evaluation, on a copy; what is found holds for the inputs that were tried.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.compress.plan.plan import Group, Plan, Slices, tensors
+from dropfold.models.layers.sizes import CONVOLUTIONS, NORMS
+
+MATRICES = (nn.Linear, *CONVOLUTIONS)
+Channel = tuple[str, int]  # of a leaf's output
+
+
+@dataclass
+class _Leaf:
+    """A module with weights: how many channels it makes and reads, and whether each of them is its own (a BatchNorm)."""
+
+    name: str
+    module: nn.Module
+    channelwise: bool
+    made: int
+    read: int
+
+    @property
+    def axis(self) -> int:
+        """Of the channels in its inputs and outputs."""
+        return -1 if isinstance(self.module, nn.Linear) else 1
+
+
+@dataclass
+class _Found:
+    """Who reads the channels of a leaf."""
+
+    inputs: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))  # leaf -> its input -> channel
+    mixed: set[str] = field(default_factory=set)  # leaves whose inputs mix the channels
+    output: bool = False  # whether the network returns them
+
+
+def plan_probed(model: nn.Module, *example: Any, **options: Any) -> Plan:
+    """A group for all channels that can go, of any network; `example`, `options`: what it is called with.
+
+    Raises:
+        ValueError: the network holds no matrix or convolution.
+    """
+    probe = copy.deepcopy(model).eval()
+    leaves, fixed = _leaves(probe)
+    if not any(not leaf.channelwise for leaf in leaves.values()):
+        raise ValueError(f"{type(model).__name__} holds no nn.Linear and no convolution to take channels from.")
+    found = _Probe(probe, leaves, example, options).run()
+    return _plan(model, leaves, found, fixed)
+
+
+def _leaves(model: nn.Module) -> tuple[dict[str, _Leaf], dict[str, str]]:
+    """The leaves, and the other modules with weights of their own, whose channels stay."""
+    leaves, fixed = {}, {}
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False)]
+        if hasattr(module, "parametrizations"):
+            fixed[name] = "its weight is parametrized"
+        elif isinstance(module, NORMS):
+            leaves[name] = _Leaf(name, module, True, module.num_features, module.num_features)
+        elif isinstance(module, CONVOLUTIONS):
+            depthwise = module.groups == module.in_channels == module.out_channels and module.groups > 1
+            if module.groups > 1 and not depthwise:
+                fixed[name] = f"its {module.groups} groups tie channels to one another"
+            elif module.transposed:
+                fixed[name] = "a transposed convolution is not looked into"
+            else:
+                leaves[name] = _Leaf(name, module, depthwise, module.out_channels, module.in_channels)
+        elif isinstance(module, nn.Linear):
+            leaves[name] = _Leaf(name, module, False, module.out_features, module.in_features)
+        elif own and "parametrizations" not in name:
+            fixed[name or type(model).__name__] = f"what {type(module).__name__} does with its weights is not known"
+    return leaves, fixed
+
+
+class _Probe:
+    """Runs of a network with NaN in the outputs of one leaf."""
+
+    def __init__(
+        self, model: nn.Module, leaves: Mapping[str, _Leaf], example: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        self.model, self.leaves, self.example, self.options = model, leaves, example, options
+        self.usual: dict[str, list[Tensor]] = {}
+        self.calls: dict[str, int] = {}
+        self.change: tuple[str, Tensor] | None = None
+        self.reached: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def run(self) -> dict[str, _Found]:
+        """What was found of each leaf that is called."""
+        for leaf in self.leaves.values():
+            leaf.module.register_forward_hook(self._hook(leaf))
+        self._call(None)
+        return {name: self._of(leaf) for name, leaf in self.leaves.items() if name in self.usual}
+
+    def _hook(self, leaf: _Leaf) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
+            if self.change is None:
+                self.usual.setdefault(leaf.name, []).append(output.clone())  # what comes after may work in place
+                return None
+            bad = inputs[0].movedim(leaf.axis, 0).flatten(1).isnan().any(1)
+            seen = self.reached.setdefault(leaf.name, torch.zeros_like(bad))
+            seen |= bad
+            call = self.calls[leaf.name] = self.calls.get(leaf.name, -1) + 1
+            calls = self.usual[leaf.name]
+            usual = calls[min(call, len(calls) - 1)].clone()
+            if leaf.name != self.change[0]:
+                return usual
+            usual.movedim(leaf.axis, 0)[self.change[1]] = torch.nan
+            return usual
+
+        return hook
+
+    def _call(self, change: tuple[str, Tensor] | None) -> bool:
+        """One run; whether what it returns holds NaN."""
+        self.change, self.calls, self.reached = change, {}, {}
+        out = self.model(*self.example, **self.options)
+        return any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors(out))
+
+    def _of(self, leaf: _Leaf) -> _Found:
+        numbers = torch.arange(leaf.made)
+        bits = max(1, (leaf.made - 1).bit_length())
+        ones: list[dict[str, Tensor]] = []
+        zeros: list[dict[str, Tensor]] = []
+        found = _Found()
+        for bit in range(bits):
+            chosen = (numbers >> bit & 1).bool()
+            for runs, channels in ((ones, chosen), (zeros, ~chosen)):
+                found.output |= self._call((leaf.name, channels)) and bool(channels.any())
+                runs.append(self.reached)
+        for name, reader in self.leaves.items():
+            if name == leaf.name and not any(name in run and run[name].any() for run in ones + zeros):
+                continue
+            high, low = (
+                torch.stack([run.get(name, torch.zeros(reader.read, dtype=torch.bool)) for run in runs])
+                for runs in (ones, zeros)
+            )
+            touched = (high | low).any(0)
+            if not touched.any():
+                continue
+            if bool((high & low)[:, touched].any()) or not bool((high | low)[:, touched].all()):
+                found.mixed.add(name)
+                continue
+            value = (high.long() << torch.arange(bits)[:, None]).sum(0)
+            found.inputs[name] = {int(i): int(value[i]) for i in touched.nonzero().flatten()}
+        return found
+
+
+class _Union:
+    """Channels that belong together."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Channel, Channel] = {}
+
+    def root(self, channel: Channel) -> Channel:
+        """What stands for all channels together with this one."""
+        parent = self.parent.setdefault(channel, channel)
+        if parent == channel:
+            return channel
+        self.parent[channel] = self.root(parent)
+        return self.parent[channel]
+
+    def join(self, a: Channel, b: Channel) -> None:
+        """Two channels go or stay together."""
+        self.parent[self.root(b)] = self.root(a)
+
+
+def _plan(
+    model: nn.Module, leaves: Mapping[str, _Leaf], found: Mapping[str, _Found], fixed: dict[str, str]
+) -> Plan:
+    union = _Union()
+    readers: dict[tuple[str, int], list[Channel]] = defaultdict(list)  # (leaf, its input) -> who fills it
+    stays: dict[str, str] = {}
+    for name, of in found.items():
+        if of.output:
+            stays[name] = f"{type(model).__name__} returns its channels"
+        if of.mixed:
+            stays[name] = f"its channels are mixed on the way to {', '.join(sorted(of.mixed))}"
+        for reader, inputs in of.inputs.items():
+            for position, channel in inputs.items():
+                readers[reader, position].append((name, channel))
+    for (reader, position), channels in readers.items():
+        for channel in channels[1:]:
+            union.join(channels[0], channel)
+        if leaves[reader].channelwise:  # its own channels are those that it reads
+            union.join(channels[0], (reader, position))
+    members: dict[Channel, list[Channel]] = defaultdict(list)
+    for name in found:
+        for channel in range(leaves[name].made):
+            members[union.root((name, channel))].append((name, channel))
+    inputs: dict[Channel, list[tuple[str, int]]] = defaultdict(list)
+    for (reader, position), channels in readers.items():
+        if not leaves[reader].channelwise:
+            inputs[union.root(channels[0])].append((reader, position))
+    kinds: dict[tuple[Any, ...], list[Channel]] = defaultdict(list)  # channels that are alike are one group
+    for root, made in members.items():
+        leaf_names = tuple(sorted({name for name, _ in made}, key=list(leaves).index))
+        why = next((f"with {name}: {stays[name]}" if name != leaf_names[0] else stays[name]
+                    for name in leaf_names if name in stays), None)
+        if why is None and not inputs[root]:
+            why = "nothing that could be made smaller reads its channels"
+        if why is not None:
+            fixed.setdefault(leaf_names[0], why)
+            continue
+        kinds[leaf_names, tuple(sorted({name for name, _ in inputs[root]}))].append(root)
+    groups = []
+    for (names, _), roots in kinds.items():
+        maker = next((n for n in names if not leaves[n].channelwise), names[0])
+        if all(leaves[n].channelwise for n in names):
+            fixed[maker] = "its channels are the network's inputs"
+            continue
+        groups.append(_group(maker, [members[r] for r in roots], [inputs[r] for r in roots], leaves))
+    grouped = {s.tensor.rpartition(".")[0] for group in groups for s in group.slices if s.axis == 0}
+    for name in leaves:
+        if name not in found:
+            fixed[name] = "it was not called"
+    return Plan(model, _named(groups), {name: why for name, why in fixed.items() if name not in grouped})
+
+
+def _named(groups: list[Group]) -> tuple[Group, ...]:
+    """Groups of one maker are told apart by a number."""
+    count: dict[str, int] = defaultdict(int)
+    for group in groups:
+        count[group.name] += 1
+    seen: dict[str, int] = defaultdict(int)
+    named = []
+    for group in groups:
+        name = group.name
+        if count[name] > 1:
+            seen[name] += 1
+            name = f"{name}#{seen[group.name]}"
+        named.append(Group(name, group.slices))
+    return tuple(named)
+
+
+def _group(
+    name: str,
+    made: Sequence[Sequence[Channel]],
+    read: Sequence[Sequence[tuple[str, int]]],
+    leaves: Mapping[str, _Leaf],
+) -> Group:
+    places: dict[tuple[str, int], list[list[int]]] = defaultdict(lambda: [[] for _ in made])
+    for c, (makers, readers) in enumerate(zip(made, read, strict=True)):
+        for leaf, channel in makers:
+            for tensor in _tensors_by_row(leaves[leaf]):
+                places[tensor, 0][c].append(channel)
+        for leaf, position in readers:
+            places[f"{leaf}.weight", 1][c].append(position)
+    slices = []
+    for (tensor, axis), positions in places.items():
+        longest = max(map(len, positions))
+        padded = [(own * longest)[:longest] for own in positions]  # a position may stand twice
+        slices.append(Slices(tensor, axis, torch.tensor(padded)))
+    return Group(name, tuple(slices))
+
+
+def _tensors_by_row(leaf: _Leaf) -> list[str]:
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    return [f"{leaf.name}.{kind}" for kind in kinds if isinstance(getattr(leaf.module, kind, None), Tensor)]
