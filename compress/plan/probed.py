@@ -1,9 +1,11 @@
 """Plans of any network, found by probing: NaN in a channel shows who reads it, however the code in between is written.
 
-A leaf is a matrix, a convolution or a BatchNorm. The outputs of one leaf get NaN in half of their channels, by a bit of the
-channels' numbers, while every other leaf gives its usual output again, so that NaN goes as far as the leaves that read it.
-From which of the 2 log2(C) runs reach an input of a leaf, and which do not, follows whose channel it is. Channels that add
-up in an input belong together. Where an input mixes channels (attention, LayerNorm, a product of features), they stay.
+A leaf is a matrix, a convolution or a BatchNorm. Leaves give their usual outputs again, some channels of which are NaN, so
+that NaN goes no farther than the leaves that read it. All channels of all leaves are numbered, and for each bit of the
+numbers there is a run in which those with the bit are NaN and one in which the others are: an input that some runs reach
+and others do not spells the number of the channel that it is. An input that more than one channel reaches is looked at with
+one leaf changed at a time: channels of several leaves that add up in it belong together, and where it mixes the channels of
+one leaf (attention, LayerNorm, a product of features) they stay.
 
 All of it in evaluation, on a copy; what is found holds for the inputs that were tried.
 """
@@ -23,6 +25,7 @@ from dropfold.compress.plan.plan import Group, Plan, Slices, tensors
 from dropfold.models.layers.sizes import CONVOLUTIONS, NORMS
 
 MATRICES = (nn.Linear, *CONVOLUTIONS)
+NONE, MIXED = -1, -2  # an input that no channel reaches, or more than one
 Channel = tuple[str, int]  # of a leaf's output
 
 
@@ -90,15 +93,15 @@ def _leaves(model: nn.Module) -> tuple[dict[str, _Leaf], dict[str, str]]:
 
 
 class _Probe:
-    """Runs of a network with NaN in the outputs of one leaf."""
+    """Runs of a network with NaN in some channels of its leaves' outputs."""
 
     def __init__(
         self, model: nn.Module, leaves: Mapping[str, _Leaf], example: Sequence[Any], options: Mapping[str, Any]
     ) -> None:
         self.model, self.leaves, self.example, self.options = model, leaves, example, options
-        self.usual: dict[str, list[Tensor]] = {}
+        self.usual: dict[str, list[Tensor]] = {}  # each leaf's outputs, call by call
+        self.changed: dict[str, Tensor] | None = None  # the channels that are NaN
         self.calls: dict[str, int] = {}
-        self.change: tuple[str, Tensor] | None = None
         self.reached: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -106,12 +109,59 @@ class _Probe:
         """What was found of each leaf that is called."""
         for leaf in self.leaves.values():
             leaf.module.register_forward_hook(self._hook(leaf))
-        self._call(None)
-        return {name: self._of(leaf) for name, leaf in self.leaves.items() if name in self.usual}
+        self.model(*self.example, **self.options)
+        called = [leaf for leaf in self.leaves.values() if leaf.name in self.usual]
+        found = {leaf.name: _Found() for leaf in called}
+        reach: dict[str, set[str]] = {}  # reader -> leaves that it reads
+        for leaf in called:
+            found[leaf.name].output, reached = self._call({leaf.name: torch.ones(leaf.made, dtype=torch.bool)})
+            for reader, inputs in reached.items():
+                if inputs.any():
+                    reach.setdefault(reader, set()).add(leaf.name)
+        owners = [(leaf.name, channel) for leaf in called for channel in range(leaf.made)]
+        several = set()
+        for reader, numbers in self._spelled(called).items():
+            if bool((numbers == MIXED).any()):
+                several |= reach[reader]
+            for i in (numbers >= 0).nonzero().flatten().tolist():
+                name, channel = owners[int(numbers[i])]
+                found[name].inputs[reader][i] = channel
+        for leaf in called:
+            if leaf.name not in several:
+                continue
+            found[leaf.name].inputs.clear()
+            for reader, numbers in self._spelled([leaf]).items():
+                if bool((numbers == MIXED).any()):
+                    found[leaf.name].mixed.add(reader)
+                elif bool((numbers >= 0).any()):
+                    places = (numbers >= 0).nonzero().flatten().tolist()
+                    found[leaf.name].inputs[reader] = {i: int(numbers[i]) for i in places}
+        return found
+
+    def _spelled(self, changed: Sequence[_Leaf]) -> dict[str, Tensor]:
+        """For each leaf, the number among the channels of the `changed` ones that each of its inputs is, NONE or MIXED."""
+        total = sum(leaf.made for leaf in changed)
+        bits = max(1, (total - 1).bit_length())
+        seen: dict[str, Tensor] = {}
+        for bit in range(bits):
+            for half in (0, 1):
+                chosen = (torch.arange(total) >> bit & 1) == half
+                masks = chosen.split([leaf.made for leaf in changed])
+                _, reached = self._call({leaf.name: mask for leaf, mask in zip(changed, masks, strict=True)})
+                for reader, inputs in reached.items():
+                    either = torch.zeros(2, bits, len(inputs), dtype=torch.bool)
+                    seen.setdefault(reader, either)[half, bit] = inputs
+        spelled = {}
+        for reader, (low, high) in seen.items():
+            numbers = (high.long() << torch.arange(bits)[:, None]).sum(0)
+            touched = (high | low).any(0)
+            one = touched & ~(high & low).any(0) & (high | low).all(0)
+            spelled[reader] = numbers.where(one, torch.where(touched, MIXED, NONE))
+        return spelled
 
     def _hook(self, leaf: _Leaf) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
-            if self.change is None:
+            if self.changed is None:
                 self.usual.setdefault(leaf.name, []).append(output.clone())  # what comes after may work in place
                 return None
             bad = inputs[0].movedim(leaf.axis, 0).flatten(1).isnan().any(1)
@@ -120,46 +170,18 @@ class _Probe:
             call = self.calls[leaf.name] = self.calls.get(leaf.name, -1) + 1
             calls = self.usual[leaf.name]
             usual = calls[min(call, len(calls) - 1)].clone()
-            if leaf.name != self.change[0]:
-                return usual
-            usual.movedim(leaf.axis, 0)[self.change[1]] = torch.nan
+            if (channels := self.changed.get(leaf.name)) is not None:
+                usual.movedim(leaf.axis, 0)[channels] = torch.nan
             return usual
 
         return hook
 
-    def _call(self, change: tuple[str, Tensor] | None) -> bool:
-        """One run; whether what it returns holds NaN."""
-        self.change, self.calls, self.reached = change, {}, {}
+    def _call(self, changed: dict[str, Tensor]) -> tuple[bool, dict[str, Tensor]]:
+        """One run: whether what the network returns holds NaN, and the inputs of each leaf that do."""
+        self.changed, self.calls, self.reached = changed, {}, {}
         out = self.model(*self.example, **self.options)
-        return any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors(out))
-
-    def _of(self, leaf: _Leaf) -> _Found:
-        numbers = torch.arange(leaf.made)
-        bits = max(1, (leaf.made - 1).bit_length())
-        ones: list[dict[str, Tensor]] = []
-        zeros: list[dict[str, Tensor]] = []
-        found = _Found()
-        for bit in range(bits):
-            chosen = (numbers >> bit & 1).bool()
-            for runs, channels in ((ones, chosen), (zeros, ~chosen)):
-                found.output |= self._call((leaf.name, channels)) and bool(channels.any())
-                runs.append(self.reached)
-        for name, reader in self.leaves.items():
-            if name == leaf.name and not any(name in run and run[name].any() for run in ones + zeros):
-                continue
-            high, low = (
-                torch.stack([run.get(name, torch.zeros(reader.read, dtype=torch.bool)) for run in runs])
-                for runs in (ones, zeros)
-            )
-            touched = (high | low).any(0)
-            if not touched.any():
-                continue
-            if bool((high & low)[:, touched].any()) or not bool((high | low)[:, touched].all()):
-                found.mixed.add(name)
-                continue
-            value = (high.long() << torch.arange(bits)[:, None]).sum(0)
-            found.inputs[name] = {int(i): int(value[i]) for i in touched.nonzero().flatten()}
-        return found
+        returned = any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors(out))
+        return returned, self.reached
 
 
 class _Union:
