@@ -1,4 +1,4 @@
-"""Smaller networks out of trained ones: which channels belong together (a plan), what to keep (a choice), and the network."""
+"""Smaller networks out of trained ones: which channels belong together (a plan), what stays (a choice), and the network."""
 
 from dropfold.compress.apply.apply import Choice, apply, masked
 from dropfold.compress.plan.channels import plan_channels

@@ -20,6 +20,7 @@ COMMANDS = {
         "what a run says of files: a class, or a label for each point",
     ),
     "explain": ("dropfold.explain.run.command", "why a run decides as it does, and which units matter"),
+    "compress": ("dropfold.compress.run.command", "a smaller run out of a run"),
     "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
     "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
     "data": ("", "make a data set: `dropfold data --help` lists them"),

@@ -45,7 +45,9 @@ class Choice:
             channels, sizes = found["channels"], found["sizes"]
             if not all(
                 isinstance(part, dict)
-                and all(isinstance(v, list) and all(type(n) is int and n >= 0 for n in v) for v in part.values())
+                and all(
+                    isinstance(v, list) and all(type(n) is int and n >= 0 for n in v) for v in part.values()
+                )
                 for part in (channels, sizes)
             ):
                 raise TypeError
@@ -81,12 +83,16 @@ def masked(plan: Plan, channels: Mapping[str, Sequence[int]]) -> nn.Module:
     state = model.state_dict()
     for name, kept in check_channels(plan, channels).items():
         for tensor, axis, positions in removed(plan[name], kept):
-            state[tensor].index_fill_(axis, positions.to(state[tensor].device), float(tensor.endswith("running_var")))
+            state[tensor].index_fill_(
+                axis, positions.to(state[tensor].device), float(tensor.endswith("running_var"))
+            )
     return model
 
 
 @torch.no_grad()
-def apply(plan: Plan, channels: Mapping[str, Sequence[int]], *example: Any, **options: Any) -> tuple[nn.Module, Choice]:
+def apply(
+    plan: Plan, channels: Mapping[str, Sequence[int]], *example: Any, **options: Any
+) -> tuple[nn.Module, Choice]:
     """The model without the channels that do not stay, a new network of the same class, and the choice that says so.
 
     Args:
@@ -112,7 +118,10 @@ def apply(plan: Plan, channels: Mapping[str, Sequence[int]], *example: Any, **op
 def _build(plan: Plan, channels: Mapping[str, Sequence[int]]) -> tuple[nn.Module, dict[str, list[int]]]:
     small = copy.deepcopy(plan.model)
     state = _cut(plan, channels)
-    sizes = {name: _cut_size(small.get_submodule(name), name, size, state) for name, size in sizes_of(small).items()}
+    sizes = {
+        name: _cut_size(small.get_submodule(name), name, size, state)
+        for name, size in sizes_of(small).items()
+    }
     resize(small, sizes)
     small.load_state_dict(state)
     return small, sizes
@@ -157,7 +166,9 @@ def _cut_size(module: nn.Module, name: str, size: Sequence[int], state: Mapping[
     for kind in ("weight", "running_mean"):
         if (tensor := state.get(f"{name}.{kind}")) is not None:
             shape = list(tensor.shape[: len(size)])
-            if len(shape) == 2 and getattr(module, "groups", 1) > 1:  # a depthwise convolution has one column a channel
+            if (
+                len(shape) == 2 and getattr(module, "groups", 1) > 1
+            ):  # a depthwise convolution has one column a channel
                 shape[1] = shape[0] if size[0] == size[1] == module.groups else size[1]
             return shape
     return list(size)
@@ -184,10 +195,10 @@ def _compare(small: nn.Module, whole: nn.Module, example: Sequence[Any], options
             "the plan does not know what reads them."
         ) from error
     for a, b in zip(found, expected, strict=True):
-        error, scale = float((a - b).abs().max()), float(b.abs().max())
-        if not error <= equal * max(scale, 1.0):
+        off, scale = float((a - b).abs().max()), float(b.abs().max())
+        if not off <= equal * max(scale, 1.0):
             raise ArithmeticError(
-                f"{type(small).__name__} without these channels differs from the model in which they are masked by {error:g} "
+                f"{type(small).__name__} without these channels differs from the model in which they are masked by {off:g} "
                 f"of {scale:g}: something reads them that the plan does not know."
             )
 

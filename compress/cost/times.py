@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-CALLS = 15
+CALLS, SECONDS = 15, 1.5  # of each network at least
+MOST_CALLS = 200
 
 
 class Times(NamedTuple):
@@ -21,8 +22,8 @@ class Times(NamedTuple):
 
 
 @torch.inference_mode()
-def times_of(networks: Sequence[nn.Module], *example: Any, calls: int = CALLS) -> list[Times]:
-    """The times of each network on an example, in evaluation.
+def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECONDS) -> list[Times]:
+    """The times of each network on an example, in evaluation, called for so many seconds each, and some times at least.
 
     The networks take turns, so that what else the machine does meets all of them. Two first calls of each, which compile and
     fill caches, do not count.
@@ -33,7 +34,10 @@ def times_of(networks: Sequence[nn.Module], *example: Any, calls: int = CALLS) -
     try:
         for network in networks:
             network.eval()
-        for turn in range(calls + 2):
+        end = time.perf_counter() + seconds * len(networks)
+        for turn in range(MOST_CALLS + 2):
+            if turn >= CALLS + 2 and time.perf_counter() > end:
+                break
             for network, device, times in zip(networks, devices, taken, strict=True):
                 start = time.perf_counter()
                 network(*example)

@@ -3,8 +3,9 @@
 A matrix [out, in] that is applied to some rows costs rows * out * in multiply-adds, a convolution as many for each element
 of its window. The columns of one matrix may be applied to different numbers of rows, as where a cloud's feature stands
 beside its points. In the form "own" each product is counted as often as the layers here do it (EdgeConv: for points, not for
-edges); in the form "textbook" as the plain formulas do. What is left after pruning is exact but for PointNet for parts,
-where the rows of one product are the channels of another. Searches for neighbours and T-Nets' products with points are apart.
+edges), in the form "textbook" as the plain formulas do. What is left after pruning is exact but in PointNet for parts,
+where the rows of one product are the channels of another. Searches for neighbours and a T-Net's product with points are
+apart.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dropfold.models import unfused
 from dropfold.models.clouds.pointnet2 import Interpolated
 from dropfold.models.clouds.pointnet_segmentation import BesideAffine
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
-from dropfold.models.layers.linear_norm import LinearNorm, LinearNormAct
+from dropfold.models.layers.linear_norm import EdgeConv, LinearNorm, LinearNormAct
 from dropfold.models.layers.sizes import CONVOLUTIONS
 
 Form = Literal["own", "textbook"]
@@ -30,7 +31,7 @@ Form = Literal["own", "textbook"]
 
 @dataclass(frozen=True)
 class Work:
-    """Of a matrix or convolution: rows [in], how often each of its columns is multiplied for each output, windows included."""
+    """Of a matrix or convolution: rows [in], how often each column is multiplied for each output, windows included."""
 
     rows: Tensor
     out: int
@@ -43,21 +44,22 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
     hooks = []
 
     def add(name: str, module: nn.Module, rows: Tensor | int) -> None:
+        linear: Any = module
         if isinstance(rows, int):
-            rows = torch.full((module.in_features,), rows)  # type: ignore[arg-type]
+            rows = torch.full((linear.in_features,), rows)
         before = found[name].rows if name in found else 0
-        found[name] = Work(rows + before, int(module.out_features))  # type: ignore[arg-type]
+        found[name] = Work(rows + before, linear.out_features)
 
     def leaf(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Linear):
                 add(name, module, inputs[0].numel() // module.in_features)
                 return
-            window = module.weight[0, 0].numel() * (output.numel() // module.out_channels)  # type: ignore[index, operator]
-            columns = module.in_channels // module.groups  # type: ignore[operator]
-            depthwise = columns == 1 and module.groups > 1  # type: ignore[operator]
-            rows = torch.full((module.out_channels if depthwise else columns,), window)  # type: ignore[arg-type]
-            found[name] = Work(rows, module.out_channels, depthwise)  # type: ignore[arg-type]
+            window = module.weight[0, 0].numel() * (output.numel() // module.out_channels)
+            columns = module.in_channels // module.groups
+            depthwise = columns == 1 and module.groups > 1
+            rows = torch.full((module.out_channels if depthwise else columns,), window)
+            found[name] = Work(rows, module.out_channels, depthwise)
 
         return hook
 
@@ -90,34 +92,42 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
 def _rows(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, nn.Module, Tensor | int]]:
     """The name, matrix and rows of each product that a fused layer makes without calling its `linear`."""
     if isinstance(module, GroupMLPMax | EdgeConv2):
-        first, *others = [layer.linear for layer in module.layers]
-        points = inputs[0 if isinstance(module, EdgeConv2) else 1]
-        rows = torch.full((first.in_features,), points.numel() // points.shape[-1])
-        if isinstance(module, GroupMLPMax):
-            centres, groups = inputs[2], inputs[3]
-            rows[:3] += len(centres)
-            entries = groups.idx.numel()
-        else:
-            entries = inputs[1].numel()
-        parts = [(f"{name}.layers.0.linear", first, rows)]
-        return [*parts, *((f"{name}.layers.{i}.linear", m, entries) for i, m in enumerate(others, 1))]
+        return _rows_of_groups(name, module, inputs)
     assert isinstance(module, LinearNorm)
-    linear: Any = module.linear
+    linear = module.linear
     if not isinstance(linear, nn.Linear):
         return []
     if isinstance(module, Interpolated):
         points, below, g = inputs
         parts = [x for x in (g, points.features, below.features) if x is not None]
-    elif isinstance(module, BesideAffine) and len(inputs) > 2:  # the last columns meet a matrix, and no points
-        x, g, between = inputs[:3]
-        parts = [g, x, between.T]
+    elif (
+        isinstance(module, BesideAffine) and len(inputs) > 2
+    ):  # the last columns meet a matrix, and no points
+        parts = [inputs[1], inputs[0], inputs[2].T]
+    elif isinstance(module, LinearNormAct):
+        parts = [*inputs[1:], inputs[0]]
     else:
-        x, *g = inputs
-        parts = [*g, x] if isinstance(module, LinearNormAct) else [x]
-    rows = [torch.full((x.shape[-1],), x.numel() // x.shape[-1]) for x in parts]
-    if sum(map(len, rows)) != linear.in_features:  # EdgeConv: x stands in both halves
-        rows = rows * 2
-    return [(f"{name}.linear", linear, torch.cat(rows))]
+        parts = [inputs[0]]
+    rows = torch.cat([torch.full((x.shape[-1],), x.numel() // x.shape[-1]) for x in parts])
+    if isinstance(module, EdgeConv):  # x stands in both halves
+        rows = rows.repeat(2)
+    return [(f"{name}.linear", linear, rows)]
+
+
+def _rows_of_groups(
+    name: str, module: GroupMLPMax | EdgeConv2, inputs: Sequence[Any]
+) -> list[tuple[str, nn.Module, Tensor | int]]:
+    """The first matrix meets points and centres, the others the members of groups."""
+    layers: Any = module.layers
+    points = inputs[0 if isinstance(module, EdgeConv2) else 1]
+    rows = torch.full((layers[0].linear.in_features,), points.numel() // points.shape[-1])
+    if isinstance(module, GroupMLPMax):
+        rows[:3] += len(inputs[2])
+        entries = inputs[3].idx.numel()
+    else:
+        entries = inputs[1].numel()
+    others = [(f"{name}.layers.{i}.linear", layer.linear, entries) for i, layer in enumerate(layers) if i]
+    return [(f"{name}.layers.0.linear", layers[0].linear, rows), *others]
 
 
 def multiply_adds(work: Mapping[str, Work]) -> int:
@@ -147,8 +157,7 @@ def kept_work(plan: Plan, work: Mapping[str, Work], channels: Mapping[str, Seque
 
 def kept_parameters(plan: Plan, channels: Mapping[str, Sequence[int]]) -> int:
     """The parameters that are left."""
-    names = {name: p for name, p in plan.model.named_parameters()}
-    sizes = {name: list(p.shape) for name, p in names.items()}
+    sizes = {name: list(p.shape) for name, p in plan.model.named_parameters()}
     for name, kept in channels.items():
         for tensor, axis, positions in removed(plan[name], kept):
             if tensor in sizes:

@@ -53,7 +53,9 @@ def bn_scale(plan: Plan, group: Group) -> Tensor:
     norms = [s.tensor for s in group.slices if s.tensor.replace(".weight", ".running_var") in state]
     scales = [state[tensor].detach().float().cpu().abs() for tensor in norms if tensor.endswith(".weight")]
     if not scales:
-        raise ValueError(f"bn_scale needs a BatchNorm with a scale behind each group, and {group.name} has none.")
+        raise ValueError(
+            f"bn_scale needs a BatchNorm with a scale behind each group, and {group.name} has none."
+        )
     return sum(scales, torch.zeros(group.size))
 
 
@@ -67,8 +69,16 @@ def random(plan: Plan, group: Group, seed: int = 0) -> Tensor:
 def _rows(plan: Plan, group: Group) -> list[Tensor]:
     """The rows [C, ..] of the channels in the matrices that make them."""
     state = plan.model.state_dict()
-    made = [s for s in group.slices if s.axis == 0 and state[s.tensor].dim() > 1 and s.positions.shape[1] == 1]
+    made = [
+        s for s in group.slices if s.axis == 0 and state[s.tensor].dim() > 1 and s.positions.shape[1] == 1
+    ]
     return [state[s.tensor].detach().float().cpu().flatten(1)[s.positions[:, 0]] for s in made]
 
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "norm": norm, "fpgm": fpgm, "bn_scale": bn_scale, "random": random}
+CRITERIA: dict[str, Criterion] = {
+    "l1": l1,
+    "norm": norm,
+    "fpgm": fpgm,
+    "bn_scale": bn_scale,
+    "random": random,
+}

@@ -30,7 +30,12 @@ def keep_share(plan: Plan, criterion: Criterion, share: float, align: int = ALIG
 
 
 def choose_uniform(
-    plan: Plan, criterion: Criterion, cost: Cost, most: float, shares: Sequence[float] = SHARES, align: int = ALIGN
+    plan: Plan,
+    criterion: Criterion,
+    cost: Cost,
+    most: float,
+    shares: Sequence[float] = SHARES,
+    align: int = ALIGN,
 ) -> Channels:
     """The largest of the `shares` whose `cost` is at most `most`.
 
@@ -44,4 +49,6 @@ def choose_uniform(
         if found <= most:
             return channels
         least = min(least, found)
-    raise ValueError(f"the target, {most:g}, is out of reach: the least that these channels can come to is {least:g}.")
+    raise ValueError(
+        f"the target, {most:g}, is out of reach: the least that these channels can come to is {least:g}."
+    )

@@ -20,8 +20,9 @@ def plan_channels(model: nn.Module, *example: Any, **options: Any) -> Plan:
     Raises:
         ValueError: an example is needed, or the network has nothing to take channels from.
     """
-    if hasattr(model, "wiring"):
-        return plan_wired(model, model.wiring())
+    wiring: Any = getattr(model, "wiring", None)
+    if wiring is not None:
+        return plan_wired(model, wiring())
     if not example and not options:
         raise ValueError(
             f"{type(model).__name__} does not say whose channels its matrices read; give an example of its inputs, "

@@ -37,7 +37,9 @@ class Group:
         return len(self.slices[0].positions)
 
     def __str__(self) -> str:
-        made = [s.tensor.rpartition(".")[0] for s in self.slices if s.axis == 0 and s.tensor.endswith("weight")]
+        made = [
+            s.tensor.rpartition(".")[0] for s in self.slices if s.axis == 0 and s.tensor.endswith("weight")
+        ]
         read = [s.tensor.rpartition(".")[0] for s in self.slices if s.axis == 1]
         return f"{self.name}: {self.size} channels of {', '.join(made)}, read by {', '.join(dict.fromkeys(read))}"
 
@@ -63,7 +65,7 @@ class Plan:
         """The plan in which the channels of these groups stay; KeyError for a name that is none's."""
         for name in names:
             self[name]
-        fixed = dict(self.fixed) | {name: "vetoed" for name in names}
+        fixed = dict(self.fixed) | dict.fromkeys(names, "vetoed")
         return replace(self, groups=tuple(g for g in self.groups if g.name not in names), fixed=fixed)
 
     def _unknown(self, name: str) -> str:

@@ -49,7 +49,9 @@ class _Leaf:
 class _Found:
     """Who reads the channels of a leaf."""
 
-    inputs: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))  # leaf -> its input -> channel
+    inputs: dict[str, dict[int, int]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # leaf -> its input -> channel
     mixed: set[str] = field(default_factory=set)  # leaves whose inputs mix the channels
     output: bool = False  # whether the network returns them
 
@@ -63,7 +65,9 @@ def plan_probed(model: nn.Module, *example: Any, **options: Any) -> Plan:
     probe = copy.deepcopy(model).eval()
     leaves, fixed = _leaves(probe)
     if not any(not leaf.channelwise for leaf in leaves.values()):
-        raise ValueError(f"{type(model).__name__} holds no nn.Linear and no convolution to take channels from.")
+        raise ValueError(
+            f"{type(model).__name__} holds no nn.Linear and no convolution to take channels from."
+        )
     found = _Probe(probe, leaves, example, options).run()
     return _plan(model, leaves, found, fixed)
 
@@ -72,7 +76,7 @@ def _leaves(model: nn.Module) -> tuple[dict[str, _Leaf], dict[str, str]]:
     """The leaves, and the other modules with weights of their own, whose channels stay."""
     leaves, fixed = {}, {}
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False)]
+        own = list(module.parameters(recurse=False))
         if hasattr(module, "parametrizations"):
             fixed[name] = "its weight is parametrized"
         elif isinstance(module, NORMS):
@@ -88,7 +92,9 @@ def _leaves(model: nn.Module) -> tuple[dict[str, _Leaf], dict[str, str]]:
         elif isinstance(module, nn.Linear):
             leaves[name] = _Leaf(name, module, False, module.out_features, module.in_features)
         elif own and "parametrizations" not in name:
-            fixed[name or type(model).__name__] = f"what {type(module).__name__} does with its weights is not known"
+            fixed[name or type(model).__name__] = (
+                f"what {type(module).__name__} does with its weights is not known"
+            )
     return leaves, fixed
 
 
@@ -96,7 +102,11 @@ class _Probe:
     """Runs of a network with NaN in some channels of its leaves' outputs."""
 
     def __init__(
-        self, model: nn.Module, leaves: Mapping[str, _Leaf], example: Sequence[Any], options: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        leaves: Mapping[str, _Leaf],
+        example: Sequence[Any],
+        options: Mapping[str, Any],
     ) -> None:
         self.model, self.leaves, self.example, self.options = model, leaves, example, options
         self.usual: dict[str, list[Tensor]] = {}  # each leaf's outputs, call by call
@@ -114,7 +124,9 @@ class _Probe:
         found = {leaf.name: _Found() for leaf in called}
         reach: dict[str, set[str]] = {}  # reader -> leaves that it reads
         for leaf in called:
-            found[leaf.name].output, reached = self._call({leaf.name: torch.ones(leaf.made, dtype=torch.bool)})
+            found[leaf.name].output, reached = self._call(
+                {leaf.name: torch.ones(leaf.made, dtype=torch.bool)}
+            )
             for reader, inputs in reached.items():
                 if inputs.any():
                     reach.setdefault(reader, set()).add(leaf.name)
@@ -162,7 +174,9 @@ class _Probe:
     def _hook(self, leaf: _Leaf) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
             if self.changed is None:
-                self.usual.setdefault(leaf.name, []).append(output.clone())  # what comes after may work in place
+                self.usual.setdefault(leaf.name, []).append(
+                    output.clone()
+                )  # what comes after may work in place
                 return None
             bad = inputs[0].movedim(leaf.axis, 0).flatten(1).isnan().any(1)
             seen = self.reached.setdefault(leaf.name, torch.zeros_like(bad))
@@ -206,53 +220,64 @@ class _Union:
 def _plan(
     model: nn.Module, leaves: Mapping[str, _Leaf], found: Mapping[str, _Found], fixed: dict[str, str]
 ) -> Plan:
-    union = _Union()
-    readers: dict[tuple[str, int], list[Channel]] = defaultdict(list)  # (leaf, its input) -> who fills it
-    stays: dict[str, str] = {}
+    """Groups of channels that go together, and why others stay."""
+    fed: dict[Channel, list[Channel]] = defaultdict(
+        list
+    )  # an input of a leaf, and the channels that it is the sum of
     for name, of in found.items():
-        if of.output:
-            stays[name] = f"{type(model).__name__} returns its channels"
-        if of.mixed:
-            stays[name] = f"its channels are mixed on the way to {', '.join(sorted(of.mixed))}"
         for reader, inputs in of.inputs.items():
             for position, channel in inputs.items():
-                readers[reader, position].append((name, channel))
-    for (reader, position), channels in readers.items():
-        for channel in channels[1:]:
-            union.join(channels[0], channel)
-        if leaves[reader].channelwise:  # its own channels are those that it reads
-            union.join(channels[0], (reader, position))
-    members: dict[Channel, list[Channel]] = defaultdict(list)
+                fed[reader, position].append((name, channel))
+    union = _Union()
+    for place, channels in fed.items():
+        for other in channels[1:]:
+            union.join(channels[0], other)
+        if leaves[place[0]].channelwise:  # the channels that it makes are those that it reads
+            union.join(channels[0], place)
+    made: dict[Channel, list[Channel]] = defaultdict(list)
+    read: dict[Channel, list[Channel]] = defaultdict(list)
     for name in found:
         for channel in range(leaves[name].made):
-            members[union.root((name, channel))].append((name, channel))
-    inputs: dict[Channel, list[tuple[str, int]]] = defaultdict(list)
-    for (reader, position), channels in readers.items():
-        if not leaves[reader].channelwise:
-            inputs[union.root(channels[0])].append((reader, position))
-    kinds: dict[tuple[Any, ...], list[Channel]] = defaultdict(list)  # channels that are alike are one group
-    for root, made in members.items():
-        leaf_names = tuple(sorted({name for name, _ in made}, key=list(leaves).index))
-        why = next((f"with {name}: {stays[name]}" if name != leaf_names[0] else stays[name]
-                    for name in leaf_names if name in stays), None)
-        if why is None and not inputs[root]:
+            made[union.root((name, channel))].append((name, channel))
+    for place, channels in fed.items():
+        if not leaves[place[0]].channelwise:
+            read[union.root(channels[0])].append(place)
+    alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Channel]] = defaultdict(list)
+    for root, channels in made.items():
+        makers = tuple(sorted({name for name, _ in channels}, key=list(leaves).index))
+        why = _why_they_stay(model, makers, leaves, found)
+        if why is None and not read[root]:
             why = "nothing that could be made smaller reads its channels"
-        if why is not None:
-            fixed.setdefault(leaf_names[0], why)
-            continue
-        kinds[leaf_names, tuple(sorted({name for name, _ in inputs[root]}))].append(root)
-    groups = []
-    for (names, _), roots in kinds.items():
-        maker = next((n for n in names if not leaves[n].channelwise), names[0])
-        if all(leaves[n].channelwise for n in names):
-            fixed[maker] = "its channels are the network's inputs"
-            continue
-        groups.append(_group(maker, [members[r] for r in roots], [inputs[r] for r in roots], leaves))
+        if why is None:
+            alike[makers, tuple(sorted({name for name, _ in read[root]}))].append(root)
+        else:
+            fixed.setdefault(makers[0], why)
+    groups = [
+        _group(
+            next(name for name in makers if not leaves[name].channelwise),
+            [made[root] for root in roots],
+            [read[root] for root in roots],
+            leaves,
+        )
+        for (makers, _), roots in alike.items()
+    ]
     grouped = {s.tensor.rpartition(".")[0] for group in groups for s in group.slices if s.axis == 0}
-    for name in leaves:
-        if name not in found:
-            fixed[name] = "it was not called"
+    fixed |= {name: "it was not called" for name in leaves if name not in found}
     return Plan(model, _named(groups), {name: why for name, why in fixed.items() if name not in grouped})
+
+
+def _why_they_stay(
+    model: nn.Module, makers: Sequence[str], leaves: Mapping[str, _Leaf], found: Mapping[str, _Found]
+) -> str | None:
+    if all(leaves[name].channelwise for name in makers):
+        return f"its channels are inputs of {type(model).__name__}"
+    for name in makers:
+        where = "" if name == makers[0] else f"with {name}: "
+        if found[name].output:
+            return f"{where}{type(model).__name__} returns its channels"
+        if found[name].mixed:
+            return f"{where}its channels are mixed on the way to {', '.join(sorted(found[name].mixed))}"
+    return None
 
 
 def _named(groups: list[Group]) -> tuple[Group, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -74,11 +76,15 @@ def _last(model: nn.Module, layer: str) -> str:
 
 
 def _width(model: nn.Module, layer: str) -> int:
-    return int(getattr(model.get_submodule(_last(model, layer)), "out_features"))
+    return _linear(model, _last(model, layer)).out_features
 
 
 def _inputs(model: nn.Module, layer: str) -> int:
-    return int(getattr(model.get_submodule(_first(model, layer)), "in_features"))
+    return _linear(model, _first(model, layer)).in_features
+
+
+def _linear(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(name)
 
 
 def _unplaced(model: nn.Module, name: str) -> str | None:

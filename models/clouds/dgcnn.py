@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class DGCNN(HasPlainForm):
         """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
         edges = "edge1", "edge2", "edge3", "edge4"
         columns: dict[str, Sources] = {"edge1": [2 * self.in_channels], "embed": edges}
-        columns |= {layer: [before, before] for before, layer in zip(edges, edges[1:])}
+        columns |= {layer: [before, before] for before, layer in pairwise(edges)}
         return Wiring(columns | chain(["embed", "embed"], "fc1", "fc2", "fc3"))
 
 

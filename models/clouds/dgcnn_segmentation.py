@@ -149,7 +149,9 @@ class DGCNNSegmentation(HasPlainForm):
                 self.input_transform.edge.layers, "input_transform.edge", [2 * self.in_channels]
             )
             columns |= edge | {"category": [self.categories]}
-            columns |= chain([last], *(f"input_transform.{layer}" for layer in ("embed", "fc1", "fc2", "fc3")))
+            columns |= chain(
+                [last], *(f"input_transform.{layer}" for layer in ("embed", "fc1", "fc2", "fc3"))
+            )
             beside.append("category")
             head.insert(2, "head3")
         first, edge1 = perceptron(self.edge1.layers, "edge1", [2 * self.in_channels])

@@ -52,7 +52,9 @@ class TransformNet(nn.Module):
     @staticmethod
     def columns(name: str, sources: Sources) -> dict[str, Sources]:
         """What its matrices read, under its `name` in a network (see `dropfold.models.layers.wiring`)."""
-        return chain(sources, *(f"{name}.{layer}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3")))
+        return chain(
+            sources, *(f"{name}.{layer}" for layer in ("conv1", "conv2", "conv3", "fc1", "fc2", "fc3"))
+        )
 
 
 def last_layer(linear: nn.Module, x: Tensor, coordinates: bool) -> Tensor:

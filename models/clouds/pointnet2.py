@@ -179,6 +179,7 @@ class SetAbstraction(nn.Module):
         """What its matrices read, under its `name` in a network, and the layers that it ends with, side by side."""
         columns: dict[str, Sources] = {}
         ends: list[str] = []
+        mlp: Any
         for i, mlp in enumerate(self.scales):
             found, last = perceptron(mlp.layers, f"{name}.scales.{i}", [3, *sources])
             columns |= found

@@ -13,6 +13,7 @@ coordinates as well, and scenes have no level over all points: their last level 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn

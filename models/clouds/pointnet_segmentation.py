@@ -125,6 +125,7 @@ class PointNetSegmentation(Regularized):
         """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
         columns = TransformNet.columns("input_transform", [self.in_channels])
         points = ["conv1", "conv2", "conv3"]
+        read: list[str | int]
         if self.categories is None:
             moved, read = "conv1", ["conv3", "conv1"]
         else:

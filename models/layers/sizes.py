@@ -37,7 +37,11 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
     for name, size in sizes.items():
         found = _size(modules[name]) if name in modules else None
         if found is None or len(found) != len(size) or min(size) < 1:
-            what = "there is none" if name not in modules else f"it is a {type(modules[name]).__name__} of {found}"
+            what = (
+                "there is none"
+                if name not in modules
+                else f"it is a {type(modules[name]).__name__} of {found}"
+            )
             raise ValueError(f"sizes has {name!r}: {list(size)}, and in {type(network).__name__} {what}.")
     for name, size in sizes.items():
         if list(size) != _size(modules[name]):

@@ -8,7 +8,9 @@ its input, or is fed a max and a mean, has its source twice. Numbers count chann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import nn
@@ -20,12 +22,12 @@ class Wiring(NamedTuple):
     """columns: see above. squares: a layer whose outputs are a square matrix on the channels of another one (a T-Net)."""
 
     columns: dict[str, Sources]
-    squares: dict[str, str] = {}
+    squares: Mapping[str, str] = MappingProxyType({})
 
 
 def chain(sources: Sources, *layers: str) -> dict[str, Sources]:
     """Columns of layers of which the first reads `sources`, and each other one the one before."""
-    return {layers[0]: sources} | {layer: [before] for before, layer in zip(layers, layers[1:])}
+    return {layers[0]: sources} | {layer: [before] for before, layer in pairwise(layers)}
 
 
 def perceptron(layers: nn.ModuleList, name: str, sources: Sources) -> tuple[dict[str, Sources], str]:

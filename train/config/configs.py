@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+import tyro
 
 from dropfold.models.clouds.networks import NetworkName
 from dropfold.models.formats import FormatSpec
@@ -71,6 +73,8 @@ class Config:
     """Begin from the weights of the finished run in this folder; its classes, channels and network must be the same."""
     resume: Path | None = None
     """Continue the run in this folder, with its own config."""
+    sizes: Annotated[dict[str, list[int]], tyro.conf.Suppress] = field(default_factory=dict)
+    """Channels out and in of layers that have other ones than the network's usual (set by `dropfold compress`)."""
     wandb: Literal["offline", "online", "disabled"] = "offline"
     """Weights & Biases, if it is installed. It never stops a run."""
     recipe: str = ""

@@ -123,6 +123,13 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         return value
     if kind in (tuple, list):
         return kind(_convert_items(kind, options, value, name))
+    if kind is dict:
+        if not isinstance(value, dict):
+            raise _wrong(name, "an object", value)
+        return {
+            convert(options[0], key, name): convert(options[1], one, f"{name}.{key}")
+            for key, one in value.items()
+        }
     if is_dataclass(hint):
         assert isinstance(hint, type)
         if not isinstance(value, hint):

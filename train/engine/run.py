@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.scoring.objective import accuracy
 from dropfold.train.storage import belonging, checkpoint
 from dropfold.train.storage.provenance import commit, machine
-from dropfold.train.tasks.registry import AnyTask, task_of
+from dropfold.train.tasks.registry import AnyTask, build, task_of
 from dropfold.train.tasks.trained import Trained
 
 
@@ -50,10 +50,12 @@ class Run:
     """A run in progress: its folder, data, network and optimiser.
 
     `methods` change how it trains, after those that the config itself asks for (`methods_of`). They are no part of the
-    config: a run that is resumed is given them again.
+    config: a run that is resumed is given them again. `weights`, a state dict, are those that a new run begins from.
     """
 
-    def __init__(self, config: Config, methods: Sequence[Method] = ()) -> None:
+    def __init__(
+        self, config: Config, methods: Sequence[Method] = (), weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         from accelerate import Accelerator
 
         resuming = config.resume is not None
@@ -75,6 +77,7 @@ class Run:
         check(config, self.data, self.processes)
         self.steps = self.task.samples(self.data.train, config) // config.batch_size
         self.methods = [*methods_of(config), *methods]
+        self._weights = weights
         owners = [method for method in self.methods if owns_step(method)]
         if len(owners) > 1:
             names = ", ".join(type(method).__name__ for method in owners)
@@ -119,10 +122,12 @@ class Run:
         """The network, its methods and its optimiser: new ones, or as a checkpoint left them."""
         config = self.config
         torch.manual_seed(config.seed)
-        network = self.task.build(config, self.data.signature, self.steps)
+        network = build(config, self.data.signature, self.steps)
         if config.start is not None and state is None:
             for note in load_start(network, config.start, config, self.data.signature):
                 self.console.print(f"note: {note}", markup=False, soft_wrap=True)
+        if self._weights is not None and state is None:
+            network.load_state_dict(self._weights)
         for method in self.methods:
             network = method.prepare(network)
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -232,7 +237,7 @@ class Run:
     def _prepare_folder(self) -> checkpoint.Metrics:
         """The files that a run has from its start, and those that were lost of a run that is resumed."""
         checkpoint.tidy(self.folder)
-        if self.config.start is not None and self.epoch == 0:
+        if (self.config.start is not None or self._weights is not None) and self.epoch == 0:
             self._save()  # from now on the run needs no other run's folder
         checkpoint.save_config(self.folder / checkpoint.CONFIG, self.config, self.data.signature)
         path = self.folder / checkpoint.METRICS

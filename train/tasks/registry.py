@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
+from dropfold.models.layers.sizes import resize
 from dropfold.train.config.configs import (
     BlockConfig,
     CloudConfig,
     Config,
     PartConfig,
     SceneConfig,
+    Signature,
     VideoConfig,
 )
 from dropfold.train.data.splits import Split
@@ -30,3 +34,12 @@ TASKS: dict[str, AnyTask] = {**CLASSIFYING, "parts": _parts, "blocks": _blocks, 
 def task_of(config: Config) -> AnyTask:
     """The task of a config."""
     return TASKS[config.task]
+
+
+def build(config: Config, signature: Signature, steps: int = 1) -> nn.Module:
+    """The network of a config, with its sizes; `steps` are those of an epoch, for the noise's warm-up.
+
+    Raises:
+        ValueError: a layer of the sizes that the network does not have.
+    """
+    return resize(task_of(config).build(config, signature, steps), config.sizes)

@@ -13,7 +13,7 @@ from dropfold.train.config.configs import Config, Signature
 from dropfold.train.data.splits import Data, Samples
 from dropfold.train.scoring.metrics import Predictions
 from dropfold.train.storage import belonging, checkpoint
-from dropfold.train.tasks.registry import AnyTask, task_of
+from dropfold.train.tasks.registry import AnyTask, build, task_of
 
 
 class Trained:
@@ -58,7 +58,7 @@ class Trained:
     def network(self) -> nn.Module:
         """The trained network in evaluation mode, on the GPU if there is one."""
         if self._network is None:
-            network = self.task.build(self.config, self.signature)
+            network = build(self.config, self.signature)
             path = find_weights(self.run)
             checkpoint.fill_network(network, checkpoint.load_weights(path), path)
             self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,1 @@
+"""The command: a smaller run out of a run."""

@@ -1,0 +1,203 @@
+"""The stages of a compression: choose, take out, adapt the BatchNorms, fine-tune, measure; each is kept as it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.compress.apply.apply import apply
+from dropfold.compress.cost.times import times_of
+from dropfold.compress.cost.work import kept_parameters, kept_work, multiply_adds, work_of
+from dropfold.compress.methods.criteria import CRITERIA, Criterion, random
+from dropfold.compress.methods.uniform import Channels, choose_uniform, keep_share
+from dropfold.compress.plan.channels import plan_channels
+from dropfold.compress.plan.plan import Plan
+from dropfold.data_scripts.work import atomic
+from dropfold.models import reestimate_batch_norm
+from dropfold.train.engine.run import Run, refuse_run
+from dropfold.train.storage import checkpoint
+from dropfold.train.storage.provenance import commit, machine
+from dropfold.train.storage.sealed import load_json
+from dropfold.train.tasks.trained import Trained
+
+FILE = "compression.json"
+TIMED_SHARES = [1.0, *(i / 16 for i in range(15, 0, -1))]
+
+
+def compress(
+    run: Path,
+    out: Path,
+    method: str,
+    what: str,
+    part: float,
+    epochs: int | None,
+    lr: float | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Make the smaller run in `out`, or go on with it, and return what its compression.json holds.
+
+    Raises:
+        ValueError: a run that is compressed already, a target out of reach, or a folder of other options.
+    """
+    trained = Trained.of(run)
+    if trained.config.sizes:
+        raise ValueError(
+            f"{run} is compressed already; compress the run that it was made of, to another target."
+        )
+    if not hasattr(trained.network, "wiring"):
+        raise ValueError(
+            f"{run} holds a {type(trained.network).__name__}, which does not say whose channels its matrices read: channels "
+            "are taken from PointNet, PointNet++ and DGCNN, and by dropfold.compress from networks of your own."
+        )
+    config = replace(
+        trained.config,
+        out=out,
+        start=None,
+        resume=None,
+        epochs=epochs or max(1, trained.config.epochs // 5),
+        lr=trained.config.lr / 5 if lr is None else lr,
+        seed=trained.config.seed if seed is None else seed,
+    )
+    asked = {
+        "run": str(run),
+        "method": method,
+        "target": [what, part],
+        "epochs": config.epochs,
+        "lr": config.lr,
+    }
+    asked["seed"] = config.seed
+    found = _begun(out, asked)
+    example = _example(trained)
+    plan = plan_channels(trained.network)
+    criterion = partial(random, seed=config.seed) if method == "random" else CRITERIA[method]
+    work = work_of(trained.network, *example)
+    if found is None:
+        channels, times = _choose(plan, criterion, what, part, work, example)
+        found = {
+            **asked,
+            "commit": commit(),
+            "machine": machine(example[0].device),
+            "times": times,
+            "channels": channels,
+        }
+        atomic.make_folder(out)
+        checkpoint.save_json(out / FILE, found)
+    channels = found["channels"]
+    small, choice = apply(plan, channels, *example)
+    if "scores" not in found:
+        found["scores"] = _scores_before(trained, small)
+        checkpoint.save_json(out / FILE, found)
+    else:
+        _adapt(trained, small)
+    config = replace(config, sizes=choice.sizes)
+    resuming = checkpoint.holds_run(out)
+    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
+    if "cost" not in found:
+        fine = Trained.of(out)
+        found["scores"]["fine-tuned"] = _test_figures(summary)
+        found["cost"] = _costs(trained.network, fine.network, example, work)
+        checkpoint.save_json(out / FILE, found)
+    return found
+
+
+def _begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an interrupted compression with the same options has kept in a folder."""
+    if not (out / FILE).exists():
+        refuse_run(out)
+        return None
+    found = load_json(out / FILE)
+    if other := [name for name, value in asked.items() if found.get(name) != value]:
+        name = other[0]
+        raise ValueError(
+            f"{out} was begun with {name} {found.get(name)}, and this asks for {asked[name]}; give another --out."
+        )
+    print(f"note: {out} goes on with the channels that were chosen before.", file=sys.stderr)
+    return found
+
+
+def _example(trained: Trained) -> tuple[Tensor, ...]:
+    """The first sample of an epoch, as a batch of one."""
+    inputs, _ = next(iter(trained.task.batches(trained.data.train, trained.config, 0)))
+    device = next(trained.network.parameters()).device
+    return tuple(value[:1].to(device) for value in inputs)
+
+
+def _choose(
+    plan: Plan,
+    criterion: Criterion,
+    what: str,
+    part: float,
+    work: Mapping[str, Any],
+    example: Sequence[Tensor],
+) -> tuple[Channels, dict[str, float]]:
+    """The channels that stay, and the milliseconds of each share of them, if the target is a time."""
+    scores = {group.name: criterion(plan, group) for group in plan.groups}
+
+    def known(_: Plan, group: Any) -> Tensor:
+        return scores[group.name]
+
+    if what == "macs":
+        return choose_uniform(plan, known, partial(kept_work, plan, work), part * multiply_adds(work)), {}
+    if what == "parameters":
+        return choose_uniform(
+            plan, known, partial(kept_parameters, plan), part * kept_parameters(plan, {})
+        ), {}
+    small = [apply(plan, keep_share(plan, known, share))[0] for share in TIMED_SHARES]
+    times = [times.p50 for times in times_of(small, *example, seconds=0.5)]
+    for share, ms in zip(TIMED_SHARES, times, strict=True):
+        if ms <= part * times[0]:
+            return keep_share(plan, known, share), {
+                f"{s:g}": t for s, t in zip(TIMED_SHARES, times, strict=True)
+            }
+    raise ValueError(
+        f"--target latency {part:g} is out of reach: the original takes {times[0]:.2f} ms here, and with a "
+        f"{TIMED_SHARES[-1]:g}th of the channels {min(times):.2f} ms, {min(times) / times[0]:.2f} of it."
+    )
+
+
+def _scores_before(trained: Trained, small: nn.Module) -> dict[str, dict[str, float]]:
+    """Figures on the test split: of the original, and of the small network before and after its BatchNorms are adapted."""
+    scores = {"original": _figures(trained, trained.network), "channels taken out": _figures(trained, small)}
+    _adapt(trained, small)
+    return scores | {"BatchNorm adapted": _figures(trained, small)}
+
+
+def _adapt(trained: Trained, small: nn.Module) -> None:
+    """Measure the statistics of the BatchNorms of a network on an epoch of training batches."""
+    device = next(small.parameters()).device
+    batches = trained.task.batches(trained.data.train, trained.config, 0)
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        reestimate_batch_norm(
+            small, (inputs for inputs, _ in batches), lambda x: small(*(v.to(device) for v in x))
+        )
+
+
+def _figures(trained: Trained, network: nn.Module) -> dict[str, float]:
+    split = trained.split("test")
+    predictions = trained.task.predict_split(network.eval(), split, trained.config, final=True)
+    return dict(trained.task.scores(predictions, trained.signature).figures)
+
+
+def _test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}
+
+
+def _costs(
+    original: nn.Module, small: nn.Module, example: Sequence[Tensor], work: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """[before, after] of each cost."""
+    batch = [value.expand(32, *value.shape[1:]).contiguous() for value in example]
+    one, many = (times_of([original, small], *inputs) for inputs in (example, batch))
+    return {
+        "ms at batch 1": [one[0].p50, one[1].p50],
+        "ms at batch 32": [many[0].p50, many[1].p50],
+        "M multiply-adds": [multiply_adds(work) / 1e6, multiply_adds(work_of(small, *example)) / 1e6],
+        "parameters": [sum(p.numel() for p in network.parameters()) for network in (original, small)],
+    }

@@ -1,0 +1,151 @@
+"""`dropfold compress` from a run to a smaller run, interrupted anywhere, and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dropfold.__main__ import main
+from dropfold.compress.cost.times import times_of
+from dropfold.compress.run import stages
+from dropfold.train.config.ranges import check_options
+from dropfold.train.engine.run import Run
+from dropfold.train.storage import checkpoint
+from dropfold.train.storage.sealed import load_json
+from dropfold.train.tasks.trained import Trained
+from tests.train.conftest import (  # noqa: F401
+    _fresh_accelerator,
+    clips,
+    folder,
+    furniture,
+    small,
+    small_video,
+    video_folder,
+)
+from tests.train.engine.test_integrity import Interrupt, Interrupted
+
+
+@pytest.fixture(autouse=True)
+def _few_calls(monkeypatch):
+    """Times are not what is tested."""
+    monkeypatch.setattr(stages, "times_of", lambda *given, **_: times_of(*given, seconds=0))
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    Run(small(folder, out=out, epochs=2)).train()
+    return out
+
+
+def compress(run, out, *more):
+    main(["compress", str(run), "--target", "macs", "0.5", "--epochs", "2", "--out", str(out), *more])
+
+
+def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
+    out = tmp_path / "small"
+    compress(run, out)
+    shown = capsys.readouterr().out
+    assert "BatchNorm adapted" in shown
+    found = load_json(out / "compression.json")
+    before, after = found["cost"]["M multiply-adds"]
+    assert 0.3 * before < after <= 0.5 * before
+    trained, whole = Trained.of(out), Trained.of(run)
+    assert trained.config.sizes["edge4.linear"] == [
+        len(found["channels"]["edge4"]),
+        2 * len(found["channels"]["edge3"]),
+    ]
+    assert found["cost"]["parameters"][1] == sum(p.numel() for p in trained.network.parameters())
+    assert list(found["scores"]) == ["original", "channels taken out", "BatchNorm adapted", "fine-tuned"]
+    assert (
+        found["scores"]["original"]["overall_accuracy"]
+        == checkpoint.load_summary(run)["test/overall_accuracy"]
+    )
+    assert (
+        found["scores"]["fine-tuned"]["overall_accuracy"]
+        == checkpoint.load_summary(out)["test/overall_accuracy"]
+    )
+    assert whole.network.edge4.linear.out_features == 256
+    main(["evaluate", str(out)])
+    assert "overall accuracy" in capsys.readouterr().out
+    weights = (out / "model.safetensors").read_bytes()
+    compress(run, out)  # again: nothing is left to do
+    assert (out / "model.safetensors").read_bytes() == weights
+
+
+def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "cut"
+    compress(run, whole, "--method", "random", "--seed", "3")
+
+    def stop(*_, **__):
+        raise Interrupted
+
+    for module, name in (
+        (stages, "_scores_before"),  # after the choice
+        (stages, "Run"),  # before the first step
+        (stages, "_costs"),  # after the last one
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stop)
+            with pytest.raises(Interrupted):
+                compress(run, out, "--method", "random", "--seed", "3")
+    compress(run, out, "--method", "random", "--seed", "3")
+    assert "goes on with the channels that were chosen before" in capsys.readouterr().err
+    for name in ("model.safetensors", "predictions.npz"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    first, second = load_json(whole / "compression.json"), load_json(out / "compression.json")
+    assert {key: first[key] for key in ("channels", "scores")} == {
+        key: second[key] for key in ("channels", "scores")
+    }
+
+
+def test_fine_tuning_that_is_interrupted_goes_on_from_its_checkpoint(run, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "cut"
+    compress(run, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "Run", lambda config, **options: Run(config, [Interrupt(1)], **options))
+        with pytest.raises(Interrupted):
+            compress(run, out)
+    monkeypatch.setattr(
+        stages,
+        "Run",
+        lambda config, **options: Run(config, [Interrupt(None)] * bool(config.resume), **options),
+    )
+    compress(run, out)
+    assert torch.equal(
+        *(checkpoint.load_weights(f / "model.safetensors")["edge1.linear.weight"] for f in (whole, out))
+    )
+
+
+def refused(*words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["compress", *map(str, words)])
+    assert ended.value.code == 1 or isinstance(ended.value.code, str)
+    return capsys.readouterr().err + str(ended.value.code)
+
+
+def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "small"
+    compress(run, out)
+    capsys.readouterr()
+    assert "is compressed already" in refused(out, capsys=capsys)
+    assert "was begun with epochs 2, and this asks for 3" in refused(
+        run, "--target", "macs", "0.5", "--epochs", "3", "--out", out, capsys=capsys
+    )
+    for part in ("0", "1", "-2", "nan"):
+        assert "above 0 and below 1" in refused(run, "--target", "macs", part, capsys=capsys)
+    assert "out of reach: the least" in refused(
+        run, "--target", "macs", "1e-9", "--out", tmp_path / "a", capsys=capsys
+    )
+    assert not (tmp_path / "a").exists()
+    assert "is not there" in refused(tmp_path / "nothing", capsys=capsys)
+    Run(small_video(video_folder, out=tmp_path / "video", epochs=1)).train()
+    assert "does not say whose channels" in refused(tmp_path / "video", capsys=capsys)
+
+
+def test_sizes_that_do_not_fit_are_refused(folder):  # noqa: F811
+    with pytest.raises(ValueError, match=r"sizes has 'edge9'"):
+        Run(replace(small(folder), sizes={"edge9": [3, 4]}))
+    for wrong in ([1], {"a": 1}, {"a": ["b"]}, {1: [2]}):
+        with pytest.raises(ValueError, match="sizes"):
+            check_options(replace(small(folder), sizes=wrong))
