@@ -1,7 +1,7 @@
 """Small, robust networks: point clouds regularised by dropping, video RNNs folded into tensor networks.
 
-The packages are `dropfold.kernels`, `dropfold.models`, `dropfold.data_scripts`, `dropfold.train` and `dropfold.explain`. In
-a checkout they are the folders beside this one; in an installed wheel they are inside it.
+The packages are `dropfold.kernels`, `dropfold.models`, `dropfold.data_scripts`, `dropfold.train`, `dropfold.explain` and
+`dropfold.compress`. In a checkout they are the folders beside this one; in an installed wheel they are inside it.
 """
 
 from pathlib import Path

@@ -28,6 +28,7 @@ ROOMS = {
     "models": "formats < layers < clouds, recurrent < convert",
     "data_scripts": "work < schemas < readers < shapes, scenes, videos < interiors",
     "explain": "cut < page < maps < units < score < run",
+    "compress": "plan < apply, cost < methods < run",
     "train": "config < data < scoring < storage < tasks < report < engine < compare, predict",
 }
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance

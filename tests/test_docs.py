@@ -100,11 +100,11 @@ def test_every_operation_and_recipe_has_a_page():
 
 SOURCES = [
     path
-    for folder in ("dropfold", "kernels", "models", "train", "explain", "data_scripts", "benchmarks", "docs")
+    for folder in ("dropfold", "kernels", "models", "train", "explain", "compress", "data_scripts", "benchmarks", "docs")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "cases" not in path.parts  # they name files of the peers' checkouts
 ]
-FOLDERS = "kernels|models|train|explain|data_scripts|benchmarks"
+FOLDERS = "kernels|models|train|explain|compress|data_scripts|benchmarks"
 
 
 @pytest.mark.parametrize("page", [*PAGES, *SOURCES], ids=lambda page: str(page.relative_to(ROOT)))
