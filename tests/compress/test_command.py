@@ -7,7 +7,7 @@ import torch
 
 from dropfold.__main__ import main
 from dropfold.compress.cost.times import times_of
-from dropfold.compress.run import stages
+from dropfold.compress.run import channels as stages
 from dropfold.train.config.ranges import check_options
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -90,7 +90,7 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
             with pytest.raises(Interrupted):
                 compress(run, out, "--method", "random", "--seed", "3")
     compress(run, out, "--method", "random", "--seed", "3")
-    assert "goes on with the channels that were chosen before" in capsys.readouterr().err
+    assert "goes on from what was done before" in capsys.readouterr().err
     for name in ("model.safetensors", "predictions.npz"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     first, second = load_json(whole / "compression.json"), load_json(out / "compression.json")
@@ -140,7 +140,7 @@ def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
     assert "is not there" in refused(tmp_path / "nothing", capsys=capsys)
     Run(small_video(video_folder, out=tmp_path / "video", epochs=1)).train()
-    assert "does not say whose channels" in refused(tmp_path / "video", capsys=capsys)
+    assert "does not say whose channels" in refused(tmp_path / "video", "--method", "norm", capsys=capsys)
 
 
 def test_sizes_that_do_not_fit_are_refused(folder):  # noqa: F811

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,20 +18,18 @@ from dropfold.compress.methods.criteria import CRITERIA, Criterion, random
 from dropfold.compress.methods.uniform import Channels, choose_uniform, keep_share
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.plan import Plan
+from dropfold.compress.run.record import FILE, begun, example_of, figures, settle
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
-from dropfold.train.engine.run import Run, refuse_run
+from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
-from dropfold.train.storage.provenance import commit, machine
-from dropfold.train.storage.sealed import load_json
 from dropfold.train.tasks.trained import Trained
 
-FILE = "compression.json"
 TIMED_SHARES = [1.0, *(i / 16 for i in range(15, 0, -1))]
 
 
-def compress(
-    run: Path,
+def take_channels_out(
+    trained: Trained,
     out: Path,
     method: str,
     what: str,
@@ -44,13 +41,9 @@ def compress(
     """Make the smaller run in `out`, or go on with it, and return what its compression.json holds.
 
     Raises:
-        ValueError: a run that is compressed already, a target out of reach, or a folder of other options.
+        ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
-    trained = Trained.of(run)
-    if trained.config.sizes:
-        raise ValueError(
-            f"{run} is compressed already; compress the run that it was made of, to another target."
-        )
+    run = trained.run
     if not hasattr(trained.network, "wiring"):
         raise ValueError(
             f"{run} holds a {type(trained.network).__name__}, which does not say whose channels its matrices read: channels "
@@ -73,20 +66,14 @@ def compress(
         "lr": config.lr,
     }
     asked["seed"] = config.seed
-    found = _begun(out, asked)
-    example = _example(trained)
+    found = begun(out, asked)
+    example = example_of(trained)
     plan = plan_channels(trained.network)
     criterion = partial(random, seed=config.seed) if method == "random" else CRITERIA[method]
     work = work_of(trained.network, *example)
     if found is None:
         channels, times = _choose(plan, criterion, what, part, work, example)
-        found = {
-            **asked,
-            "commit": commit(),
-            "machine": machine(example[0].device),
-            "times": times,
-            "channels": channels,
-        }
+        found = {**settle(asked, trained), "times": times, "channels": channels}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     channels = found["channels"]
@@ -105,28 +92,6 @@ def compress(
         found["cost"] = _costs(trained.network, fine.network, example, work)
         checkpoint.save_json(out / FILE, found)
     return found
-
-
-def _begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What an interrupted compression with the same options has kept in a folder."""
-    if not (out / FILE).exists():
-        refuse_run(out)
-        return None
-    found = load_json(out / FILE)
-    if other := [name for name, value in asked.items() if found.get(name) != value]:
-        name = other[0]
-        raise ValueError(
-            f"{out} was begun with {name} {found.get(name)}, and this asks for {asked[name]}; give another --out."
-        )
-    print(f"note: {out} goes on with the channels that were chosen before.", file=sys.stderr)
-    return found
-
-
-def _example(trained: Trained) -> tuple[Tensor, ...]:
-    """The first sample of an epoch, as a batch of one."""
-    inputs, _ = next(iter(trained.task.batches(trained.data.train, trained.config, 0)))
-    device = next(trained.network.parameters()).device
-    return tuple(value[:1].to(device) for value in inputs)
 
 
 def _choose(
@@ -164,9 +129,9 @@ def _choose(
 
 def _scores_before(trained: Trained, small: nn.Module) -> dict[str, dict[str, float]]:
     """Figures on the test split: of the original, and of the small network before and after its BatchNorms are adapted."""
-    scores = {"original": _figures(trained, trained.network), "channels taken out": _figures(trained, small)}
+    scores = {"original": figures(trained, trained.network), "channels taken out": figures(trained, small)}
     _adapt(trained, small)
-    return scores | {"BatchNorm adapted": _figures(trained, small)}
+    return scores | {"BatchNorm adapted": figures(trained, small)}
 
 
 def _adapt(trained: Trained, small: nn.Module) -> None:
@@ -177,12 +142,6 @@ def _adapt(trained: Trained, small: nn.Module) -> None:
         reestimate_batch_norm(
             small, (inputs for inputs, _ in batches), lambda x: small(*(v.to(device) for v in x))
         )
-
-
-def _figures(trained: Trained, network: nn.Module) -> dict[str, float]:
-    split = trained.split("test")
-    predictions = trained.task.predict_split(network.eval(), split, trained.config, final=True)
-    return dict(trained.task.scores(predictions, trained.signature).figures)
 
 
 def _test_figures(summary: Mapping[str, Any]) -> dict[str, float]:

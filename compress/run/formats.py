@@ -1,0 +1,130 @@
+"""The stages of a compression into tensor formats: draw near (ADMM), decompose, fine-tune, measure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dropfold.compress.cost.times import times_of
+from dropfold.compress.methods.admm import ADMM, decomposed
+from dropfold.compress.run.record import FILE, begun, example_of, figures, settle
+from dropfold.data_scripts.work import atomic
+from dropfold.models import TensorGRU
+from dropfold.models.formats import FormatSpec
+from dropfold.train.config.configs import VideoConfig
+from dropfold.train.engine.run import Run
+from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.registry import build
+from dropfold.train.tasks.trained import Trained
+
+DENSE_RUN = "dense"  # the folder, in the new run's, of the dense network that is drawn to the formats
+
+
+def compress_into_formats(
+    trained: Trained,
+    out: Path,
+    method: str,
+    ih: FormatSpec,
+    hh: FormatSpec,
+    rho: float,
+    epochs: int | None,
+    lr: float | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Make the run in `out`, or go on with it, and return what its compression.json holds.
+
+    `admm` spends half of the epochs on the dense network with the penalty and half on the cores; `decompose` all on the
+    cores. So both take equally long.
+
+    Raises:
+        ValueError: no format is given, a matrix is none of the run's or is not dense, or modes do not fit it.
+    """
+    config = trained.config
+    if not isinstance(config, VideoConfig):
+        raise ValueError(
+            f"--method {method} is for runs on videos, and {trained.run} is one on {config.task}: take channels out, "
+            "--method norm."
+        )
+    specs = specs_of(trained.network, {"ih": ih, "hh": hh})
+    total = epochs or max(2, config.epochs // 2)
+    config = replace(
+        config, out=out, start=None, resume=None, epochs=total, lr=config.lr / 5 if lr is None else lr,
+        seed=config.seed if seed is None else seed,
+    )  # fmt: skip
+    asked = {
+        "run": str(trained.run), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed, "rho": rho,
+        "ih": json.loads(json.dumps(asdict(ih))), "hh": json.loads(json.dumps(asdict(hh))),
+    }  # fmt: skip
+    gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4
+    cored = replace(config, ih=ih, hh=hh)
+    small = build(cored, trained.signature)  # before anything is written: modes that do not fit are refused
+    errors = decomposed(trained.network, small, specs, gates)
+    found = begun(out, asked)
+    if found is None:
+        scores = {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
+        found = {**settle(asked, trained), "errors": {"of the original": errors}, "scores": scores}
+        atomic.make_folder(out)
+        checkpoint.save_json(out / FILE, found)
+    start: nn.Module = small
+    if method == "admm":
+        dense = _draw_near(
+            trained, replace(config, out=out / DENSE_RUN, epochs=total // 2), specs, gates, rho
+        )
+        start = build(cored, trained.signature)
+        found["errors"]["after ADMM"] = decomposed(dense, start, specs, gates)
+        found["scores"]["dense after ADMM"] = figures(trained, dense)
+        found["scores"]["decomposed after ADMM"] = figures(trained, start)
+        checkpoint.save_json(out / FILE, found)
+    cored = replace(cored, epochs=total - total // 2 if method == "admm" else total)
+    resuming = checkpoint.holds_run(out)
+    summary = Run(replace(cored, resume=out) if resuming else cored, weights=start.state_dict()).train()
+    found["scores"]["fine-tuned"] = {
+        name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
+    }
+    if "cost" not in found:
+        found["cost"] = _costs(trained, Trained.of(out).network)
+        checkpoint.save_json(out / FILE, found)
+    return found
+
+
+def specs_of(network: nn.Module, formats: Mapping[str, FormatSpec]) -> dict[str, FormatSpec]:
+    """The module of each matrix that gets a format, and its format; ValueError if there is none."""
+    given = {name: spec for name, spec in formats.items() if spec.format != "dense"}
+    if not given:
+        raise ValueError(
+            "give a format for a matrix: --ih.format tt --ih.in-modes 8 20 20 18 --ih.out-modes 4 4 4 4 --ih.ranks 4, and "
+            "the same for --hh."
+        )
+    rnn: Any = network.get_submodule("rnn")
+    if rnn.num_layers > 1 or rnn.directions > 1 or len(rnn.mega):
+        raise ValueError("formats are fitted to an RNN of one layer in one direction with dense ih and hh.")
+    return {f"rnn.{name}.0": spec for name, spec in given.items()}
+
+
+def _draw_near(
+    trained: Trained, config: VideoConfig, specs: Mapping[str, FormatSpec], gates: int, rho: float
+) -> nn.Module:
+    """The dense network after training with the penalty."""
+    out = config.out
+    assert out is not None
+    if not (out / checkpoint.SUMMARY).exists():
+        config = replace(config, resume=out) if checkpoint.holds_run(out) else config
+        Run(config, [ADMM(specs, gates, rho)], weights=trained.network.state_dict()).train()
+    return Trained.of(out).network
+
+
+def _costs(trained: Trained, small: nn.Module) -> dict[str, list[float]]:
+    """[before, after] of each cost."""
+    example = example_of(trained)
+    times = times_of([trained.network, small], *example)
+    facts = [trained.task.facts(network) for network in (trained.network, small)]
+    return {
+        "ms at batch 1": [times[0].p50, times[1].p50],
+        "M multiply-adds": [fact["macs"] / 1e6 for fact in facts],
+        "parameters": [sum(p.numel() for p in network.parameters()) for network in (trained.network, small)],
+    }

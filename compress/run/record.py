@@ -1,0 +1,56 @@
+"""What a compression keeps of itself, so that it can be interrupted, and what all of them measure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dropfold.train.engine.run import refuse_run
+from dropfold.train.storage.provenance import commit, machine
+from dropfold.train.storage.sealed import load_json
+from dropfold.train.tasks.trained import Trained
+
+FILE = "compression.json"
+
+
+def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an interrupted compression with the same options has kept in a folder; None if there is nothing.
+
+    Raises:
+        ValueError: it was begun with other options.
+        FileExistsError: the folder holds another run.
+    """
+    if not (out / FILE).exists():
+        refuse_run(out)
+        return None
+    found = load_json(out / FILE)
+    for name, value in asked.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{out} was begun with {name} {found.get(name)}, and this asks for {value}; give another --out."
+            )
+    print(f"note: {out} goes on from what was done before.", file=sys.stderr)
+    return found
+
+
+def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
+    """What was asked for, by whom and where."""
+    return {**asked, "commit": commit(), "machine": machine(next(trained.network.parameters()).device)}
+
+
+def example_of(trained: Trained) -> tuple[Tensor, ...]:
+    """The first sample of an epoch, as a batch of one."""
+    inputs, _ = next(iter(trained.task.batches(trained.data.train, trained.config, 0)))
+    device = next(trained.network.parameters()).device
+    return tuple(value[:1].to(device) for value in inputs)
+
+
+def figures(trained: Trained, network: nn.Module) -> dict[str, float]:
+    """The figures of a network on the run's test split."""
+    network = network.to(next(trained.network.parameters()).device).eval()
+    predictions = trained.task.predict_split(network, trained.split("test"), trained.config, final=True)
+    return dict(trained.task.scores(predictions, trained.signature).figures)
