@@ -33,7 +33,19 @@ ROOMS = {
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance
 # Public names of dropfold.kernels that operations share: values, a seed, and the matrix product.
 SHARED = {"BatchNorm", "Groups", "Noise", "draw_seed", "linear"}
-HEAVY = ("triton", "numba", "wandb", "torch_geometric", "matplotlib", "PIL", "trimesh", "av", "laspy", "sklearn", "torchvision")
+HEAVY = (
+    "triton",
+    "numba",
+    "wandb",
+    "torch_geometric",
+    "matplotlib",
+    "PIL",
+    "trimesh",
+    "av",
+    "laspy",
+    "sklearn",
+    "torchvision",
+)
 
 
 @dataclass(frozen=True)

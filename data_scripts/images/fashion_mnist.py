@@ -91,7 +91,9 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
         each = count // len(CLASSES)
         index = np.sort(np.concatenate([np.flatnonzero(label == c)[:each] for c in range(len(CLASSES))]))
         if len(index) != count:
-            raise SchemaError(f"{folder} holds {len(index)} of the {count} images of {part} that were asked for.")
+            raise SchemaError(
+                f"{folder} holds {len(index)} of the {count} images of {part} that were asked for."
+            )
         names = [f"{words} {i:05d}" for i in index]
         parts.append((pixels[index], label[index], np.full(count, split, np.uint8), names))
     pixels, label, split = (np.concatenate([part[k] for part in parts]) for k in range(3))
@@ -136,7 +138,9 @@ def find_file(folder: Path, name: str) -> Path:
         for place in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
             if (place / wanted).is_file():
                 return place / wanted
-    raise ArchiveError(f"{folder} holds neither {name}.gz nor {name}; expected the four files {', '.join(FILES)}.")
+    raise ArchiveError(
+        f"{folder} holds neither {name}.gz nor {name}; expected the four files {', '.join(FILES)}."
+    )
 
 
 def format_credits(images: Images) -> str:

@@ -59,7 +59,9 @@ def _read(path: Path, file: BinaryIO, axes: int) -> tuple[np.ndarray, str]:
     values = file.read(size + 1)
     if len(values) != size:
         found = f"only {len(values):,}" if len(values) < size else "more"
-        raise ArchiveError(f"{path} states {_words(shape)} = {size:,} bytes and holds {found}; fetch it again.")
+        raise ArchiveError(
+            f"{path} states {_words(shape)} = {size:,} bytes and holds {found}; fetch it again."
+        )
     digest = hashlib.sha256(head + lengths + values).hexdigest()
     return np.frombuffer(values, np.uint8).reshape(shape), digest
 

@@ -66,7 +66,9 @@ class Picture(NamedTuple):
     split: int | None
 
 
-def list_pictures(folder: Path, split_folders: SplitFolders = "auto") -> tuple[list[Picture], list[Unread], list[str]]:
+def list_pictures(
+    folder: Path, split_folders: SplitFolders = "auto"
+) -> tuple[list[Picture], list[Unread], list[str]]:
     """Every file under `folder`: the pictures, the others with the reason why they are not read, and what was guessed."""
     tree = walk(folder)
     names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]

@@ -41,14 +41,18 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     except UnidentifiedImageError:
         raise PictureError(f"{path} is no PNG or JPEG; expected a picture in one of them.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise PictureError(f"{path} states more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller.") from None
+        raise PictureError(
+            f"{path} states more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller."
+        ) from None
     except Exception as error:  # the library raises what it likes on broken data
         if not is_of_broken_data(error):
             reason = getattr(error, "strerror", None) or error
             raise PictureError(f"{path} cannot be read ({reason}).") from None
         raise PictureError(f"{path} is broken or cut off ({error}); save or fetch it again.") from None
     if size is not None:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)  # of all pixels under each, where it shrinks
+        picture = picture.resize(
+            size, Image.Resampling.BILINEAR
+        )  # of all pixels under each, where it shrinks
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -56,10 +60,14 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 def _refuse(path: Path, file: Any, head: bytes) -> None:
     """Refuse a picture that is not one of 8 bits in gray or colour."""
     if (count := getattr(file, "n_frames", 1)) > 1:
-        raise PictureError(f"{path} holds {count} pictures, as an animation does; expected one: save it alone.")
+        raise PictureError(
+            f"{path} holds {count} pictures, as an animation does; expected one: save it alone."
+        )
     bits = head[PNG_DEPTH] if head.startswith(PNG_HEAD) and len(head) > PNG_DEPTH else 8
     if bits > 8 or file.mode.startswith("I"):
-        raise PictureError(f"{path} has {max(bits, 16)} bits a channel, expected 8: save it so; what is white differs.")
+        raise PictureError(
+            f"{path} has {max(bits, 16)} bits a channel, expected 8: save it so; what is white differs."
+        )
     if file.mode not in (*GRAY, *COLOUR, *WITH_ALPHA):
         raise PictureError(f"{path} has the colour mode {file.mode}, expected gray or RGB: save it so.")
 
