@@ -96,13 +96,13 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
             )
         names = [f"{words} {i:05d}" for i in index]
         parts.append((pixels[index], label[index], np.full(count, split, np.uint8), names))
-    pixels, label, split = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    pixels, label, splits = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],
         label=label,
-        split=shape_schema.carve_validation(label, split, validation) if validation else split,
+        split=shape_schema.carve_validation(label, splits, validation) if validation else splits,
         name=[name for part in parts for name in part[3]],
         class_names=list(CLASSES),
         source=f"Fashion-MNIST, the first {train // len(CLASSES):,} and {test // len(CLASSES):,} images of each class",
@@ -126,8 +126,8 @@ def read_part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     for path, _, digest, expected in found:
         if digest != expected:
             raise ArchiveError(
-                f"the content of {path} has SHA-256 {digest}, Fashion-MNIST's is {expected}; fetch it again, or is it another "
-                "set? Pictures in folders become one by `dropfold data images`."
+                f"the content of {path} has SHA-256 {digest}, Fashion-MNIST's is {expected}; fetch it again, or is it "
+                "another set? Pictures in folders become one by `dropfold data images`."
             )
     return pixels, label
 

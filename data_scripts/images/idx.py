@@ -46,8 +46,8 @@ def _read(path: Path, file: BinaryIO, axes: int) -> tuple[np.ndarray, str]:
     expected = bytes((0, 0, UINT8, axes))
     if head != expected:
         raise ArchiveError(
-            f"{path} begins with {head.hex(' ') or 'nothing'}, expected {expected.hex(' ')}, the mark of an idx file of bytes "
-            f"with {axes} axes; is it another file?"
+            f"{path} begins with {head.hex(' ') or 'nothing'}, expected {expected.hex(' ')}, the mark of an idx file of "
+            f"bytes with {axes} axes; is it another file?"
         )
     lengths = file.read(4 * axes)
     if len(lengths) < 4 * axes:

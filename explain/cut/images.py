@@ -52,8 +52,8 @@ def last_convolution(network: nn.Module, inputs: Inputs) -> str | None:
 
 
 def is_full_cut(network: nn.Module, name: str, earlier: list[nn.Module], inputs: Inputs) -> bool:
-    """Whether the logits are a function of a module's output alone: nothing of the `earlier` convolutions, nor of the inputs,
-    reaches them while that output is a constant. The network is in evaluation mode."""
+    """Whether the logits are a function of a module's output alone: nothing of the `earlier` convolutions, nor of the
+    inputs, reaches them while that output is a constant. The network is in evaluation mode."""
 
     def ask(module: nn.Module, args: Any, out: Any) -> Any:
         return out if out.requires_grad else out.clone().requires_grad_().clone()

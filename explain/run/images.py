@@ -53,7 +53,7 @@ def map_layer(network: nn.Module, x: Tensor) -> str:
     layer = last_convolution(network, Inputs.of(network, x[:1]))
     if layer is None:
         raise ValueError(
-            "no convolution of this network is a cut: everything it says goes round each of them; explain it in Python, with "
+            "no convolution of this network is a cut: something goes round each of them; explain it in Python, with "
             "dropfold.explain.explain(network, images, layer=..., channels=1)."
         )
     return layer
@@ -206,9 +206,9 @@ def explain_curves(
     ]  # fmt: skip
     text = (
         "Mean accuracy over the five steps, lower is better, with its 95 % bootstrap interval over images; how many of the "
-        f"{scores[0].numel()} positions share the evidence; the rank correlation with the map of the network whose last layer "
-        "is drawn anew: a score that knows no class stays at 1. Where the mean over all positions feeds one linear layer, "
-        "XGrad-CAM, Grad-CAM and gradient x activation are the same map: CAM."
+        f"{scores[0].numel()} positions share the evidence; the rank correlation with the map of the network whose last "
+        "layer is drawn anew: a score that knows no class stays at 1. Where the mean over all positions feeds one linear "
+        "layer, XGrad-CAM, Grad-CAM and gradient x activation are the same map: CAM."
     )
     head = ["score", "accuracy left", "interval", "effective positions", "head drawn anew", "time"]
     found.page["tables"] = [{"title": "Scores beside each other", "text": text, "head": head, "rows": rows}]

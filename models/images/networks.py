@@ -24,7 +24,8 @@ NETWORKS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 """(name in print, network); each takes `num_classes`, `in_channels` and `dropout`."""
 THEIRS = "torchvision:"
 # What makes networks of torchvision give logits alone in training, too.
-WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False, "init_weights": True}, "inception_v3": {"aux_logits": False, "init_weights": True}}  # fmt: skip
+ALONE = {"aux_logits": False, "init_weights": True}
+WITHOUT_AUXILIARY = {"googlenet": ALONE, "inception_v3": ALONE}
 
 
 def title_of(name: str) -> str:
@@ -73,10 +74,11 @@ def _with_channels(network: nn.Module, name: str, channels: int) -> nn.Module:
     """A network for images of three channels with a new first convolution, for another number of them."""
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
-            other = nn.Conv2d(
-                channels, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation,
-                bias=module.bias is not None, padding_mode=module.padding_mode,
-            )  # fmt: skip
+            same: Any = {
+                n: getattr(module, n)
+                for n in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            }
+            other = nn.Conv2d(channels, module.out_channels, bias=module.bias is not None, **same)
             parent, _, own = path.rpartition(".")
             setattr(network.get_submodule(parent), own, other)
             return network
@@ -114,8 +116,8 @@ class ImageClassifier(nn.Module):
 
 
 def multiply_adds(network: nn.Module, x: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear layers of a network in a forward of x, for each of its samples; BatchNorm,
-    activations, pools and sums are not counted."""
+    """Multiply-adds of the convolutions and linear layers of a network in a forward of x, for each of its samples.
+    BatchNorm, activations, pools and sums are not counted."""
     count = 0
 
     def add(module: Any, args: Any, out: Tensor) -> None:

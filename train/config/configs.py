@@ -294,7 +294,7 @@ class ImageConfig(Config):
     """resnet20, resnet32, resnet56, resnet110 or vgg16, all in their CIFAR form; or torchvision:NAME, where it is
     installed."""
     padding: int = 4
-    """Training images get so many black rows and columns on each side, and a window of their size is cut at random; 0: none."""
+    """Training images get so many black rows and columns on each side, and a window of their size is cut at random."""
     flip: bool = True
     """Training images are mirrored, left and right, one in two."""
 
@@ -330,6 +330,12 @@ class Signature:
             raise ValueError(
                 f"codes are {self.codes[:20]}, expected a number of its own for each of the {classes} classes."
             )
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """The lengths that samples of other data must have, too: all of an image, all but the first (points, frames) of
+        others."""
+        return self.shape if self.mean else self.shape[1:]
 
     @property
     def titles(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, clouds, scenes, videos and images in files.
+"""`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, scenes, videos and images in files.
 
 For a run on point clouds: meshes (OFF, OBJ, STL, PLY, GLB) are sampled on their surface; clouds (PLY, PCD, XYZ, TXT, NPY)
 are taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis

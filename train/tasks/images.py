@@ -132,7 +132,7 @@ def read(
     seen = with_channels(pixels, channels)
     if seen is None:
         raise ValueError(f"{file} is in colour, and the run was trained on gray images; save it in gray.")
-    return (torch.from_numpy(np.ascontiguousarray(seen))[None],)
+    return (torch.from_numpy(np.array(seen))[None],)
 
 
 def list_pictures(files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -168,9 +168,9 @@ def sections(config: ImageConfig, data: Data[Split], network: Callable[[], nn.Mo
     (drawn,), _ = draw(data.train, first, config, generator(config.seed, 0, 0))
     items = [{"title": f"draw {i + 1}", "note": "", "image": picture(one)} for i, one in enumerate(drawn)]
     text = (
-        f"Draws of a training image, {data.name[data.train.index[0]]}. The network sees pixels less their mean, divided by their "
-        f"standard deviation over the training images (of each channel, from 0 to 1: {scale}). It takes {macs / 1e6:,.1f} "
-        f"million multiply-adds for an image of {width} x {height} in its convolutions and linear layers."
+        f"Draws of a training image, {data.name[data.train.index[0]]}. The network sees pixels less their mean, divided by "
+        f"their standard deviation over the training images (of each channel, from 0 to 1: {scale}). It takes "
+        f"{macs / 1e6:,.1f} million multiply-adds for an image of {width} x {height} in its convolutions and linear layers."
     )
     return [Section("What training sees", text, items)]
 
