@@ -16,6 +16,7 @@ from dropfold.explain.run.images import dropped
 from dropfold.models import VGG16, ImageClassifier, ResNet
 from tests.explain.conftest import X, randomized
 from tests.explain.test_command import content_of
+from tests.train.conftest import bars, image_folder, image_run  # noqa: F401
 
 EXACT = 1e-10  # as in test_account
 
@@ -45,16 +46,15 @@ def test_the_layer_of_maps():
     """The last convolution that nothing goes round and that leaves 4 x 4 positions."""
     x = torch.rand(2, 1, 28, 28)
     assert layer_of(ResNet(3, 8, 1), x) == "stage3"
-    assert (
-        layer_of(ImageClassifier(ResNet(3, 8, 1), [0.2], [0.3]), torch.zeros(2, 28, 28, 1, dtype=torch.uint8))
-        == "network.stage3"
-    )
+    classifier = ImageClassifier(ResNet(3, 8, 1), [0.2], [0.3])
+    assert layer_of(classifier, torch.zeros(2, 28, 28, 1, dtype=torch.uint8)) == "network.stage3"
     assert layer_of(ResNet(3, 8, 1), torch.rand(2, 1, 8, 8)) == "stage2"
     vgg = VGG16(3, 1).eval()
     name = layer_of(vgg, x)
     assert isinstance(vgg.get_submodule(name), nn.ReLU)
     assert vgg.features[: int(name.split(".")[1]) + 1](x).shape == (2, 256, 7, 7)
-    plain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.LeakyReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 3))  # fmt: skip
+    convolutions = (nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.LeakyReLU())
+    plain = nn.Sequential(*convolutions, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(80, 3))
     assert layer_of(plain, torch.rand(2, 2, 12, 12)) == "4"
     assert layer_of(Skipping(), torch.rand(2, 2, 8, 8)) == "stem"  # its blocks are no modules
     assert layer_of(Skipping(around=True), torch.rand(2, 2, 8, 8)) == "stem"
@@ -78,9 +78,9 @@ NETWORKS = {"resnet": lambda: ResNet(4, 8, 2), "vgg": lambda: VGG16(4, 2)}
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_account_adds_up_to_the_logit(name):
-    network, x = randomized(NETWORKS[name]()), torch.rand(2, 2, 20, 20, **X)
+    network, x = randomized(NETWORKS[name]()), torch.rand(1, 2, 16, 16, **X)
     found = explain(network, x, 1)
-    assert found.scores.shape == ((2, 5, 5))
+    assert found.scores.shape == (1, 4, 4)
     account = found.account
     size = account["evidence"].abs() + account["bias"].abs()
     assert float((account["missing"].abs() / size).max()) < EXACT
@@ -99,18 +99,18 @@ def test_images_of_bytes_have_an_account():
 
 def test_where_the_mean_feeds_a_linear_layer_all_methods_are_cam():
     """CAM, Zhou et al. 2016: sum_k w_ck F_k / positions."""
-    network, x = randomized(ResNet(4, 8, 1)), torch.rand(3, 1, 28, 28, **X)
+    network, x = randomized(ResNet(4, 8, 1)), torch.rand(2, 1, 16, 16, **X)
     features = []
     network.stage3.register_forward_hook(lambda m, a, out: features.append(out.detach()))
     target = network(x).argmax(1)
-    cam = torch.einsum("bkhw,bk->bhw", features[0], network.fc.weight.detach()[target]) / 49
-    for method in ("xgrad_cam", "grad_cam", "gradient_x_activation", "ablation"):
+    cam = torch.einsum("bkhw,bk->bhw", features[0], network.fc.weight.detach()[target]) / 16
+    for method in ("xgrad_cam", "grad_cam", "gradient_x_activation"):
         found = explain(network, x, target, method=method).scores
         assert float((found - cam).abs().max()) < 1e-12, method
 
 
 def test_on_a_network_with_a_max_they_differ():
-    network, x = randomized(VGG16(4, 1)), torch.rand(2, 1, 16, 16, **X)
+    network, x = randomized(VGG16(4, 1)), torch.rand(1, 1, 16, 16, **X)
     maps = [explain(network, x, 1, method=name).scores for name in ("xgrad_cam", "grad_cam")]
     assert float((maps[0] - maps[1]).abs().max()) > 1e-6
 
@@ -119,7 +119,7 @@ def test_on_a_network_with_a_max_they_differ():
 def test_the_weights_are_those_of_the_peers(name):
     """grad-cam 1.5.7, XGradCAM.get_cam_weights, and torchcam 0.5.0, XGradCAM._get_weights, restated: they add 1e-7 and 1e-8
     to a signed sum, so channels whose sum is rounding alone are left out."""
-    network, x = randomized(NETWORKS[name]()), torch.rand(2, 2, 20, 20, **X)
+    network, x = randomized(NETWORKS[name]()), torch.rand(1, 2, 16, 16, **X)
     kept = []
     layer = network.get_submodule(layer_of(network, x))
     handle = layer.register_forward_hook(
@@ -131,7 +131,7 @@ def test_the_weights_are_those_of_the_peers(name):
     g = torch.autograd.grad(logits[:, 1].sum(), f)[0]
     sums, sizes = f.sum((2, 3)), f.abs().sum((2, 3))
     counted = sums.abs() > torch.maximum(torch.tensor(0.01), 1e-3 * sizes)
-    assert counted.sum() > 40
+    assert counted.sum() > 20
     ours = explain(network, x, 1).scores
     for eps in (1e-7, 1e-8):
         weights = (g * f).sum((2, 3)) / (sums + eps)
@@ -172,14 +172,13 @@ def test_dropped_pixels_are_the_mean():
     x = torch.randint(0, 256, (2, 4, 6, 1), dtype=torch.uint8)
     scores = torch.rand(2, 4, 6)
     dropped(network, x, scores, torch.tensor([0.3]), 0.5, True)
-    gone = scores >= scores.flatten(1).median(1, keepdim=True).values[..., None] + 1e-9
     gone = scores > scores.flatten(1).sort(1).values[:, 11, None, None]
     assert torch.equal(seen[0][..., 0], torch.where(gone, torch.tensor(0.3), x[..., 0] / 255))
     dropped(network, x, scores, torch.tensor([0.3]), 0.5, False)
     assert torch.equal(seen[1][..., 0], torch.where(gone, x[..., 0] / 255, torch.tensor(0.3)))
 
 
-def test_the_command(image_run, bars, capsys):
+def test_the_command(image_run, bars, capsys):  # noqa: F811
     main(["explain", str(image_run), "--classes", "row", "column"])
     said = capsys.readouterr().out
     assert "missing at most" in said

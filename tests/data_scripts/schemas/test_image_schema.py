@@ -57,5 +57,5 @@ def test_a_file_that_was_changed_is_named(tmp_path):
     image_schema.write(path, IMAGES)
     with h5py.File(path, "r+") as file:
         file["pixels"][0, 0, 0, 0] ^= 1
-    with pytest.raises(SchemaError, match="checksum is .* the file states .*Make it anew: run the tests"):
+    with pytest.raises(SchemaError, match=r"checksum is .* the file states .*Make it anew: run the tests"):
         image_schema.read(path)
