@@ -151,6 +151,8 @@ def test_pictures_are_predicted(image_run, bars, tmp_path, capsys):
 def test_evaluation(image_run, image_folder, bars, tmp_path, capsys):
     main(["evaluate", str(image_run), "--split", "validation"])
     assert "overall accuracy" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="not a run on the coordinates of point clouds"):
+        main(["robustness", str(image_run), "--out", str(tmp_path / "robustness")])
     image_schema.write(tmp_path / "other.h5", replace(bars, pixels=bars.pixels[:, :12]))
     with pytest.raises(SystemExit, match=r"samples \[12, 16, 1\], the run was trained on \[16, 16, 1\]"):
         main(["evaluate", str(image_run), "--data", str(tmp_path / "other.h5")])
