@@ -311,7 +311,7 @@ class Signature:
     Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
     belongs to. `channels` says what the channels of a point mean; None if samples are no points. `codes`
     [classes] are the numbers of the classes in files of labelled points, read and written; empty: 0 .. classes - 1.
-    `mean` and `std` are those of each channel over the training images, as numbers from 0 to 1."""
+    `channel_mean` and `channel_std` are those of each channel over the training images, as numbers from 0 to 1."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
@@ -320,8 +320,8 @@ class Signature:
     part_category: list[int] = field(default_factory=list)
     channels: Channels | None = None
     codes: list[int] = field(default_factory=list)
-    mean: list[float] = field(default_factory=list)
-    std: list[float] = field(default_factory=list)
+    channel_mean: list[float] = field(default_factory=list)
+    channel_std: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -335,7 +335,7 @@ class Signature:
     def fixed(self) -> tuple[int, ...]:
         """The lengths that samples of other data must have, too: all of an image, all but the first (points, frames) of
         others."""
-        return self.shape if self.mean else self.shape[1:]
+        return self.shape if self.channel_mean else self.shape[1:]
 
     @property
     def titles(self) -> list[str]:

@@ -92,12 +92,12 @@ def check_signature(signature: Signature) -> None:
             f"part_category must be {classes} numbers, one for each of class_names, below the {categories} categories; got "
             f"{_shown(owners)}."
         )
-    if (mean := signature.mean) or signature.std:
+    if (mean := signature.channel_mean) or signature.channel_std:
         channels_seen = signature.shape[-1] if signature.shape else len(mean)
-        if not len(mean) == len(signature.std) == channels_seen or min(signature.std) <= 0:
+        if not len(mean) == len(signature.channel_std) == channels_seen or min(signature.channel_std) <= 0:
             raise ValueError(
-                f"mean and std must be {channels_seen} numbers each, one a channel, std above 0; got {mean} and "
-                f"{signature.std}."
+                f"channel_mean and channel_std must be {channels_seen} numbers each, the latter above 0; got {mean} and "
+                f"{signature.channel_std}."
             )
     if (channels := signature.channels) is None:
         return

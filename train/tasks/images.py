@@ -47,7 +47,7 @@ def load(config: ImageConfig) -> Data[Split]:
         raise ValueError(
             f"{path} has a channel that is the same everywhere in its training images: nothing to learn from."
         )
-    signature = Signature(images.class_names, images.pixels.shape[1:], mean=mean, std=std)
+    signature = Signature(images.class_names, images.pixels.shape[1:], channel_mean=mean, channel_std=std)
     return Data(
         train, validation, test, signature, images.name, images.source, images.credits, images.checksum
     )
@@ -103,7 +103,7 @@ def build(config: ImageConfig, signature: Signature, steps: int = 1) -> nn.Modul
         raise ValueError(
             f"{config.network} does not take images of {width} x {height} pixels: {error}"
         ) from None
-    return ImageClassifier(network.train(), signature.mean, signature.std)
+    return ImageClassifier(network.train(), signature.channel_mean, signature.channel_std)
 
 
 def describe(config: ImageConfig) -> str:
@@ -163,7 +163,8 @@ def sections(config: ImageConfig, data: Data[Split], network: Callable[[], nn.Mo
     height, width, channels = data.signature.shape
     device = next((model := network()).parameters()).device
     macs = multiply_adds(model, torch.zeros(1, height, width, channels, device=device))
-    scale = ", ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(data.signature.mean, data.signature.std))
+    scales = zip(data.signature.channel_mean, data.signature.channel_std)
+    scale = ", ".join(f"{mean:.4f} ± {std:.4f}" for mean, std in scales)
     first = torch.zeros(AUGMENTED, dtype=torch.int64)
     (drawn,), _ = draw(data.train, first, config, generator(config.seed, 0, 0))
     items = [{"title": f"draw {i + 1}", "note": "", "image": picture(one)} for i, one in enumerate(drawn)]

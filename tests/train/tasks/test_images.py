@@ -30,8 +30,8 @@ def test_a_run_writes_everything(image_run, image_folder, bars):
     assert trained.config == small_images(image_folder, out=image_run)
     training = bars.pixels[bars.split == 0] / 255.0
     for found, expected in (
-        (trained.signature.mean, training.mean()),
-        (trained.signature.std, training.std()),
+        (trained.signature.channel_mean, training.mean()),
+        (trained.signature.channel_std, training.std()),
     ):
         assert found == pytest.approx([expected], rel=1e-12)
     assert trained.network.mean.tolist() == pytest.approx([training.mean()])
@@ -110,7 +110,7 @@ def test_a_fold_is_held_out(image_folder, bars):
     assert sorted(np.concatenate([data.train.index, data.validation.index, data.test.index])) == list(
         range(40)
     )
-    assert data.signature.mean != images.load(small_images(image_folder)).signature.mean
+    assert data.signature.channel_mean != images.load(small_images(image_folder)).signature.channel_mean
 
 
 def test_the_scale_of_channels():
@@ -191,7 +191,7 @@ def test_the_recipes_fit_the_shipped_images(name):
     data = images.load(config)
     network = images.build(config, data.signature).eval()
     assert network(data.test.inputs[0][:2]).shape == (2, 10)
-    assert data.signature.mean == pytest.approx([0.2874], abs=1e-4)
+    assert data.signature.channel_mean == pytest.approx([0.2874], abs=1e-4)
 
 
 def test_pillow_is_not_imported_by_training(monkeypatch):
