@@ -278,7 +278,7 @@ def fashion_resnet20() -> ImageConfig:
     """ResNet-20 on the 3,000 images of clothes that ship with the project: minutes on a laptop."""
     return ImageConfig(
         data=Path("data/fashion.h5"),
-        epochs=20,
+        epochs=14,
         batch_size=32,
         schedule="one-cycle",
         lr=0.1,
