@@ -26,7 +26,9 @@ COMMANDS = {
     "data": ("", "make a data set: `dropfold data --help` lists them"),
     "convert": ("dropfold.train.predict.convert", "weights of other projects' networks, as safetensors"),
 }
-SHAPES, SCENES, VIDEOS = (f"dropfold.data_scripts.{room}" for room in ("shapes", "scenes", "videos"))
+SHAPES, SCENES, VIDEOS, IMAGES = (
+    f"dropfold.data_scripts.{room}" for room in ("shapes", "scenes", "videos", "images")
+)
 DATA = {
     "furniture": (f"{SHAPES}.furniture", "real furniture in 12 classes; ships with the project"),
     "components": (f"{SHAPES}.components", "electronic components and their parts; ships with the project"),
@@ -45,6 +47,8 @@ DATA = {
     "hollywood2": (f"{VIDEOS}.hollywood2", "Hollywood2 from its archive"),
     "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
     "videos": (f"{VIDEOS}.own_videos", "a folder of your own videos"),
+    "fashion-mnist": (f"{IMAGES}.fashion_mnist", "Fashion-MNIST, downloaded or from its files"),
+    "images": (f"{IMAGES}.own_images", "a folder of your own pictures"),
 }
 
 

@@ -7,6 +7,9 @@ from dropfold.models.clouds.pointnet import PointNet
 from dropfold.models.clouds.pointnet2 import PointNet2
 from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
 from dropfold.models.clouds.pointnet_segmentation import PointNetSegmentation
+from dropfold.models.images.networks import ImageClassifier, image_network, multiply_adds
+from dropfold.models.images.resnet import ResNet
+from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
 from dropfold.models.layers.noise import (
     DropCluster,
@@ -24,11 +27,13 @@ from dropfold.models.recurrent.video_classifier import VideoClassifier
 __all__ = [
     "DGCNN",
     "NETWORKS",
+    "VGG16",
     "DGCNNSegmentation",
     "DropCluster",
     "DropFeat",
     "DropPoint",
     "EdgeConv",
+    "ImageClassifier",
     "LinearNormAct",
     "LinearNormMax",
     "LinearNormPool",
@@ -37,6 +42,7 @@ __all__ = [
     "PointNet2",
     "PointNet2Segmentation",
     "PointNetSegmentation",
+    "ResNet",
     "TensorGRU",
     "TensorLSTM",
     "TensorLinear",
@@ -44,6 +50,8 @@ __all__ = [
     "bt_lstm",
     "fdht_lstm",
     "ht_lstm",
+    "image_network",
+    "multiply_adds",
     "needs_reestimation",
     "reestimate_batch_norm",
     "rnn_table",

@@ -25,8 +25,8 @@ PRODUCT = [name for name in MAY_IMPORT if name not in ("benchmarks", "docs") and
 # The subfolders of a package: each may import those before its own <, none that a comma parts from it.
 ROOMS = {
     "kernels": "backend < points < noise < norm < group_mlp_max, recurrent",
-    "models": "formats < layers < clouds, recurrent < convert",
-    "data_scripts": "work < schemas < readers < shapes, scenes, videos < interiors",
+    "models": "formats < layers < clouds, recurrent, images < convert",
+    "data_scripts": "work < schemas < readers < shapes, scenes, videos, images < interiors",
     "explain": "cut < page < maps < units < score < run",
     "compress": "plan < apply, cost < methods < run",
     "train": "config < data < scoring < storage < tasks < report < engine < compare, predict",
@@ -34,7 +34,19 @@ ROOMS = {
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance
 # Public names of dropfold.kernels that operations share: values, a seed, and the matrix product.
 SHARED = {"BatchNorm", "Groups", "Noise", "draw_seed", "linear"}
-HEAVY = ("triton", "numba", "wandb", "torch_geometric", "matplotlib", "trimesh", "av", "laspy", "sklearn")
+HEAVY = (
+    "triton",
+    "numba",
+    "wandb",
+    "torch_geometric",
+    "matplotlib",
+    "PIL",
+    "trimesh",
+    "av",
+    "laspy",
+    "sklearn",
+    "torchvision",
+)
 
 
 @dataclass(frozen=True)

@@ -107,5 +107,5 @@ def test_every_error_of_the_data_is_a_value_error():
     from dropfold.data_scripts.work import errors
 
     named = [one for one in vars(errors).values() if isinstance(one, type)]
-    assert len(named) == 4
+    assert len(named) == 5
     assert all(issubclass(one, ValueError) for one in named)

@@ -104,7 +104,9 @@ def test_the_wheel_holds_the_packages_the_page_and_the_data(wheel):
         expected |= {
             f"dropfold/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob(f"*.{kind}")
         }
-    expected |= {f"dropfold/data/{name}" for name in ("furniture.h5", "components.h5", "CREDITS.md")}
+    expected |= {
+        f"dropfold/data/{name}" for name in ("furniture.h5", "components.h5", "fashion.h5", "CREDITS.md")
+    }
     assert held == expected
     assert any(name.endswith(".html") for name in held)
 

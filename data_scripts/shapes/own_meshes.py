@@ -20,7 +20,7 @@ from rich.progress import track
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.schemas.shape_schema import TRAIN, VALIDATION, Clouds
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
@@ -171,13 +171,7 @@ def convert(
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
     splits = [shape.split for shape in kept]
     if all(split is None for split in splits):
-        split = np.full(len(kept), TRAIN, dtype=np.uint8)
-        random = np.random.default_rng(seed)
-        for c in range(len(names)):
-            members = random.permutation(np.flatnonzero(label == c))
-            share = max(1, round(0.15 * len(members))) if len(members) >= 3 else 0
-            split[members[:share]] = TEST
-            split[members[share : 2 * share]] = VALIDATION
+        split = shape_schema.split_at_random(label, seed)
     else:
         split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
         if VALIDATION not in split:

@@ -31,6 +31,7 @@ from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, Transfe
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import (
     ArchiveError,
+    PictureError,
     SchemaError,
     ShapeError,
     VideoError,
@@ -42,9 +43,14 @@ from dropfold.data_scripts.work.folders import printable
 SCHEMES = ("https",)
 UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8
 # Checksums in print, as "algorithm:digest": openpoints' loader, github.com/guochengqian/openpoints at commit f2e73bc,
-# dataset/modelnet/modelnet40_ply_2048_loader.py.
+# dataset/modelnet/modelnet40_ply_2048_loader.py; the README of github.com/zalandoresearch/fashion-mnist.
+_FASHION = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
 PUBLISHED = {
     "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip": "md5:c9ab8e6dfb16f67afdab25e155c79e59",
+    f"{_FASHION}/train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    f"{_FASHION}/train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
+    f"{_FASHION}/t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+    f"{_FASHION}/t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
 }
 
 
@@ -180,7 +186,7 @@ def open_as_folder(source: Path) -> Iterator[Path]:
             extract(source, Path(folder))
         try:
             yield Path(folder)
-        except (ArchiveError, SchemaError, ShapeError, VideoError) as error:
+        except (ArchiveError, PictureError, SchemaError, ShapeError, VideoError) as error:
             raise type(error)(name_members(str(error), Path(folder), source)) from None
 
 

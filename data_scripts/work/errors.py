@@ -34,3 +34,7 @@ class ShapeError(ValueError):
 
 class VideoError(ValueError):
     """A file is not a whole video; the message names it and what is wrong."""
+
+
+class PictureError(ValueError):
+    """A file is not a picture that is read; the message names it, what it is and what was expected."""

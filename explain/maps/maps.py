@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dropfold.explain.cut.cuts import EVIDENCE, cut_of
+from dropfold.explain.cut.cuts import EVIDENCE, cut_of, known_cuts
+from dropfold.explain.cut.images import last_convolution
 from dropfold.explain.cut.inputs import Given, Inputs
 from dropfold.explain.cut.passes import Pass, as_it_was, smooth_modules
 from dropfold.explain.cut.positions import Winners
@@ -42,7 +43,8 @@ def explain(
         network: any of dropfold's, a classifier around a TensorLSTM or TensorGRU, or any module with `layer` and `channels`.
         inputs: what it is called with: a tensor, a tuple of arguments, or a mapping of their names.
         target: the class, one for all samples or one each [B]; default: the predicted one.
-        layer: a module's name, whose output the evidence is read at; default: see `dropfold.explain.cut.cuts`.
+        layer: a module's name, whose output the evidence is read at; default: see `dropfold.explain.cut.cuts`, and of
+            networks with 2-D convolutions `dropfold.explain.cut.images`.
         channels: the axis of that output that holds the channels. Asked for of networks that are not dropfold's.
         method: "xgrad_cam", "grad_cam", "gradient_x_activation" or "ablation"; default: what suits the cut.
         points: of networks that label points, those whose mean logit is explained: the number of one, or bool [B, N] (rows:
@@ -55,6 +57,8 @@ def explain(
         ValueError: no such layer, class, method or point; numbers that are not finite; a network with no exact account.
     """
     given = Inputs.of(network, inputs, batch)
+    if layer is None and not known_cuts(network) and (found := last_convolution(network, given)):
+        layer, channels = found, 1
     cut = cut_of(network, layer, channels, frozen)
     method = method or cut.method
     if method not in METHODS and method != "ablation":
@@ -66,9 +70,10 @@ def explain(
             leaves, logits = run.capture()
         classes, weight = choose(logits.detach(), target, points, given)
         s = given.add_up(logits * weight)
-        found = torch.autograd.grad(s.sum(), list(leaves.values()), allow_unused=True)
+        pulled = torch.autograd.grad(s.sum(), list(leaves.values()), allow_unused=True)
         gradients = {
-            term: torch.zeros_like(leaf) if g is None else g for (term, leaf), g in zip(leaves.items(), found)
+            term: torch.zeros_like(leaf) if g is None else g
+            for (term, leaf), g in zip(leaves.items(), pulled)
         }
         leaves = {term: leaf.detach() for term, leaf in leaves.items()}
         logit = s.detach()

@@ -3,7 +3,8 @@
 Writes explanation.json, explanation.npz and explanation.html into the run: for each cloud of the test split the points
 that speak for the predicted class, the runner-up and the difference, and the terms that add up to the logit; what dropping
 the most salient points does, beside random scores and the distance from the centre; the two-shape game; and the units of
-the last pooled layer. For a run on videos: the frames and pixels, with frozen gates.
+the last pooled layer. For a run on videos: the frames and pixels, with frozen gates. For a run on images: the positions of
+the last convolution, pixels replaced by their mean, and the units that the last linear layer reads.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Options:
     """The run's folder."""
     methods: tuple[str, ...] = ("xgrad_cam", "grad_cam", "radius", "random")
     """Scores of points beside each other: also gradient_x_activation, feature_norm, critical_points, zheng, zheng_iterative
-    and ablation."""
+    and ablation. Of images: xgrad_cam, grad_cam, gradient_x_activation, ablation, feature_norm and random."""
     classes: tuple[str, ...] = ()
     """Only samples of these classes; default: all."""
     units: Literal["mean", "zero"] = "mean"
@@ -51,7 +52,7 @@ def main(options: Options) -> None:
     if not options.methods:
         raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
     trained = Trained.of(options.run, train_on_validation=False)
-    if trained.config.task not in ("clouds", "video"):
+    if trained.config.task not in ("clouds", "video", "images"):
         raise ValueError(
             f"{options.run} is a run on {trained.config.task}, which labels points: explain it in Python, with "
             "dropfold.explain.explain(network, inputs, target, points=...)."
@@ -95,10 +96,20 @@ def _explain(options: Options, trained: Any) -> Any:
         from dropfold.explain.run.videos import explain_videos
 
         return explain_videos(trained.network, tuple(v.to(device) for v in inputs), label, title, names)
+    train = trained.split("train")
+    if config.task == "images":
+        from dropfold.explain.run.images import DEFAULT, Images, explain_images, map_layer
+
+        layer = map_layer(trained.network, inputs[0].to(device))
+        images = Images(trained.network, inputs[0].to(device), label.to(device), title, names, layer)
+        seen, known = task.inputs(train, config)[0].to(device), train.label.to(device)
+        before = Images(trained.network, seen, known, [], names, layer)
+        methods = DEFAULT if options.methods == Options.methods else options.methods
+        with torch.random.fork_rng(devices=[]):
+            return explain_images(images, before, methods, options.units, options.seed)
     from dropfold.explain.run.clouds import explain_clouds
     from dropfold.explain.run.found import Clouds
 
-    train = trained.split("train")
     seen, known = task.inputs(train, config)[0].to(device), train.label.long().to(device)
     training = Clouds(trained.network, seen, known, [], names)
     clouds = Clouds(trained.network, inputs[0].to(device), label.long().to(device), title, names)
@@ -138,6 +149,7 @@ def summary(values: dict[str, Any]) -> list[str]:
             lines.append(
                 f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %)"
             )
+    if "two_shape_game" in values:
         game = values["two_shape_game"]
         shares = [f"{name} {v['top']:.3f}" for name, v in game["methods"].items() if v["top"] is not None]
         lines.append(

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.work.errors import ArchiveError, SchemaError, ShapeError, VideoError
+from dropfold.data_scripts.work.errors import (
+    ArchiveError,
+    PictureError,
+    SchemaError,
+    ShapeError,
+    VideoError,
+)
 from dropfold.train.storage.sealed import DamagedError
 from tests.fuzz.case import Arrays, Format, chance
 from tests.fuzz.formats import FORMATS, PLANTED
@@ -19,7 +25,14 @@ from tests.fuzz.mutate import damage_bytes
 
 GOOD = ("read", "refused")
 BAD = ("wrong", "damaged", "unnamed", "traceback", "memory", "abort", "hang")
-FAULTS = (ArchiveError, DamagedError, SchemaError, ShapeError, VideoError)  # whose text is a sentence
+FAULTS = (
+    ArchiveError,
+    DamagedError,
+    PictureError,
+    SchemaError,
+    ShapeError,
+    VideoError,
+)  # whose text is a sentence
 OUT_OF_MEMORY = "fit into memory", "more memory than"  # how the product says so of its own process
 SMALL = 1 << 24  # bytes: a file below this has no reason to fill the memory
 

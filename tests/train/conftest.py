@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import shape_schema, video_schema
+from dropfold.data_scripts.schemas import image_schema, shape_schema, video_schema
 from dropfold.models.formats import FormatSpec
-from dropfold.train.config.configs import AugmentConfig, CloudConfig, NoiseConfig, VideoConfig
+from dropfold.train.config.configs import AugmentConfig, CloudConfig, ImageConfig, NoiseConfig, VideoConfig
 from dropfold.train.config.recipes import recipe as named
 
 
@@ -43,6 +43,22 @@ def small_video(folder, **options) -> VideoConfig:
         shift=1,
         wandb="disabled",
         recipe="action-video",
+    )
+    return replace(config, **options)
+
+
+def small_images(folder, **options) -> ImageConfig:
+    """ResNet-20 on images.h5."""
+    config = ImageConfig(
+        data=folder / "images.h5",
+        epochs=2,
+        batch_size=8,
+        schedule="one-cycle",
+        lr=0.02,
+        dropout=0.1,
+        padding=1,
+        wandb="disabled",
+        recipe="fashion-resnet20",
     )
     return replace(config, **options)
 
@@ -129,3 +145,45 @@ def video_folder(tmp_path_factory, clips):
     labels[::4, 2] = 1
     video_schema.write(path / "labels.h5", replace(clips, labels=labels))
     return path
+
+
+@pytest.fixture(scope="session")
+def bars():
+    """40 gray images of 16 x 16: a bright row, a bright column, or neither, on noise."""
+    random = np.random.default_rng(0)
+    n, label = 40, np.arange(40) % 3
+    pixels = random.integers(0, 60, (n, 16, 16, 1)).astype(np.uint8)
+    for i in range(n):
+        place = random.integers(3, 13)
+        if label[i] < 2:
+            pixels[i, place] = 240
+        if label[i] == 1:
+            pixels[i] = pixels[i].swapaxes(0, 1)
+    return image_schema.Images(
+        pixels=pixels,
+        label=label,
+        split=np.repeat([0, 1, 2], [24, 6, 10]).astype(np.uint8),
+        name=[f"image {i}" for i in range(n)],
+        class_names=["row", "column", "noise"],
+        source="made for tests",
+        credits="none",
+        rebuild="run the tests",
+    )
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory, bars):
+    """A folder with images.h5."""
+    path = tmp_path_factory.mktemp("images")
+    image_schema.write(path / "images.h5", bars)
+    return path
+
+
+@pytest.fixture(scope="session")
+def image_run(tmp_path_factory, image_folder):
+    """A finished run on images.h5."""
+    from dropfold.train.engine.run import Run
+
+    out = tmp_path_factory.mktemp("image_run") / "run"
+    Run(small_images(image_folder, out=out)).train()
+    return out

@@ -282,8 +282,29 @@ class VideoConfig(Config):
     """... which are then divided by this."""
 
 
+@dataclass
+class ImageConfig(Config):
+    """A convolutional network that classifies images (an HDF5 file of image_schema). BatchNorm's statistics are of each
+    process's part of a batch."""
+
+    task: ClassVar[str] = "images"
+
+    epochs: int = 200
+    batch_size: int = 128
+    lr_end: float = 0.0
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+    network: str = "resnet20"
+    """resnet20, resnet32, resnet56, resnet110 or vgg16, all in their CIFAR form; or torchvision:NAME, where it is
+    installed."""
+    padding: int = 4
+    """Training images get so many black rows and columns on each side, and a window of their size is cut at random."""
+    flip: bool = True
+    """Training images are mirrored, left and right, one in two."""
+
+
 CONFIGS: dict[str, type[Config]] = {
-    kind.task: kind for kind in (CloudConfig, PartConfig, BlockConfig, SceneConfig, VideoConfig)
+    kind.task: kind for kind in (CloudConfig, PartConfig, BlockConfig, SceneConfig, VideoConfig, ImageConfig)
 }
 
 
@@ -293,7 +314,8 @@ class Signature:
 
     Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
     belongs to. `channels` says what the channels of a point mean; None if samples are no points. `codes`
-    [classes] are the numbers of the classes in files of labelled points, read and written; empty: 0 .. classes - 1."""
+    [classes] are the numbers of the classes in files of labelled points, read and written; empty: 0 .. classes - 1.
+    `channel_mean` and `channel_std` are those of each channel over the training images, as numbers from 0 to 1."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
@@ -302,6 +324,8 @@ class Signature:
     part_category: list[int] = field(default_factory=list)
     channels: Channels | None = None
     codes: list[int] = field(default_factory=list)
+    channel_mean: list[float] = field(default_factory=list)
+    channel_std: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -310,6 +334,12 @@ class Signature:
             raise ValueError(
                 f"codes are {self.codes[:20]}, expected a number of its own for each of the {classes} classes."
             )
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """The lengths that samples of other data must have, too: all of an image, all but the first (points, frames) of
+        others."""
+        return self.shape if self.channel_mean else self.shape[1:]
 
     @property
     def titles(self) -> list[str]:

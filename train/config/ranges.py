@@ -23,8 +23,8 @@ Holds = Callable[[Any], bool]
 # (fields, what holds, how a message says it); None, where a field may be None, is in every range.
 RANGES: tuple[tuple[tuple[str, ...], Holds, str], ...] = (
     ((*COUNTS, "pool_points"), lambda value: value >= 1, "at least 1"),
-    (("seed", "held_out", "shift", "lr_ahead"), lambda value: value >= 0, "at least 0"),
-    ((*COUNTS, "held_out", "shift", "lr_ahead"), lambda value: value < 2**31, "below 2^31"),
+    (("seed", "held_out", "shift", "padding", "lr_ahead"), lambda value: value >= 0, "at least 0"),
+    ((*COUNTS, "held_out", "shift", "padding", "lr_ahead"), lambda value: value < 2**31, "below 2^31"),
     (("seed", "pool_points"), lambda value: value < 2**63, "below 2^63"),
     (
         ("lr", "clip", "std", "hidden_gain", "radius", "noise.radius", "sample_rate", "block", "stride"),
@@ -92,6 +92,13 @@ def check_signature(signature: Signature) -> None:
             f"part_category must be {classes} numbers, one for each of class_names, below the {categories} categories; got "
             f"{_shown(owners)}."
         )
+    if (mean := signature.channel_mean) or signature.channel_std:
+        channels_seen = signature.shape[-1] if signature.shape else len(mean)
+        if not len(mean) == len(signature.channel_std) == channels_seen or min(signature.channel_std) <= 0:
+            raise ValueError(
+                f"channel_mean and channel_std must be {channels_seen} numbers each, the latter above 0; got {mean} and "
+                f"{signature.channel_std}."
+            )
     if (channels := signature.channels) is None:
         return
     if any(count < 0 for count in channels.counts.values()):

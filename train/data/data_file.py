@@ -18,6 +18,7 @@ CONTENTS = {
     "blocks": ("blocks of rooms", "blocks", "dropfold data s3dis-blocks --source FOLDER"),
     "scenes": ("scenes", "scenes", "dropfold data scenes --source FOLDER --out FILE.h5"),
     "video": ("videos", "video", "dropfold data videos --source FOLDER --out FILE.h5"),
+    "images": ("images", "images", "dropfold data images --source FOLDER --out FILE.h5"),
 }
 # Files as recipes name them, and the words of `dropfold data` that make them.
 MADE_BY = {
@@ -29,6 +30,7 @@ MADE_BY = {
     "s3dis_blocks": ("s3dis-blocks",),
     "rooms": ("rooms", "s3dis --source data/local/rooms_raw --out data/local/rooms.h5"),
     "moving_furniture": ("moving-furniture",),
+    "fashion_mnist": ("fashion-mnist",),
     "action_video": ("action-video",),
     "ucf11": ("ucf11",),
     "hmdb51": ("hmdb51",),

@@ -11,7 +11,14 @@ from typing import Any
 from torch import nn
 
 from dropfold.models.layers.tensor_linear import Mega
-from dropfold.train.config.configs import BlockConfig, CloudConfig, Config, PointConfig, VideoConfig
+from dropfold.train.config.configs import (
+    BlockConfig,
+    CloudConfig,
+    Config,
+    ImageConfig,
+    PointConfig,
+    VideoConfig,
+)
 from dropfold.train.data.splits import Data
 from dropfold.train.tasks.registry import task_of
 
@@ -40,9 +47,9 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
         )
     if isinstance(config, PointConfig) and config.network == "dgcnn" and config.k > config.points:
         raise ValueError(f"k must be at most the {config.points} points of a sample; got {config.k}.")
-    if isinstance(config, CloudConfig) and config.batch_size // processes < 2:
+    if isinstance(config, CloudConfig | ImageConfig) and config.batch_size // processes < 2:
         raise ValueError(
-            f"batch_size must be at least {2 * processes}: BatchNorm needs more than one shape in a process; got "
+            f"batch_size must be at least {2 * processes}: BatchNorm needs more than one {task.NOUN[:-1]} in a process; got "
             f"{config.batch_size}."
         )
     if isinstance(config, BlockConfig) and config.augment.up != "z":
@@ -70,7 +77,7 @@ def check(config: Config, data: Data[Any], processes: int = 1) -> None:
 
 def _smaller_batch(count: int, config: Config, processes: int) -> str:
     """What to do about fewer samples than a batch has."""
-    least = 2 * processes if isinstance(config, CloudConfig) else processes
+    least = 2 * processes if isinstance(config, CloudConfig | ImageConfig) else processes
     fitting = count // processes * processes
     if fitting < least:
         return f"give at least {least} to train on"

@@ -32,7 +32,7 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
             f"--start {run} was trained on the classes {theirs.class_names}, and {config.data} has "
             f"{signature.class_names}."
         )
-    if theirs.channels != signature.channels or theirs.shape[1:] != signature.shape[1:]:
+    if theirs.channels != signature.channels or theirs.fixed != signature.fixed:
         raise ValueError(
             f"--start {run} sees samples {_in_words(theirs)}, and this config gives {_in_words(signature)}."
         )

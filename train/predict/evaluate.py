@@ -45,7 +45,7 @@ def main(options: Options) -> None:
             "are compared by their names",
             file=sys.stderr,
         )
-    if theirs.shape[1:] != signature.shape[1:]:
+    if theirs.fixed != signature.fixed:
         raise ValueError(
             f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."
         )

@@ -1,8 +1,9 @@
-"""`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, clouds, scenes and videos in files.
+"""`dropfold predict RUN FILE...`: the predictions of a trained network for shapes, scenes, videos and images in files.
 
 For a run on point clouds: meshes (OFF, OBJ, STL, PLY, GLB) are sampled on their surface; clouds (PLY, PCD, XYZ, TXT, NPY)
 are taken as they are. Each file is read as the training data were: centred, scaled into the unit sphere. Its upright axis
-should be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY.
+should be theirs. For a run on videos: any file that PyAV decodes, or frames [T, H, W, C] in an NPY. For a
+run on images: PNG and JPEG of the training images' size, or folders of them.
 
 A run on parts or scenes labels every point: `dropfold predict RUN scene.ply --out labelled.ply`. Scenes are read from
 PLY, LAS, LAZ, PCD, XYZ, TXT, NPY; shapes with parts from the formats above. Both are written as any of the scene formats
@@ -17,7 +18,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Meshes, clouds, scenes or videos."""
+    """Meshes, clouds, scenes, videos or images; of images also folders."""
     votes: int | None = None
     """Samplings of each mesh or cloud whose probabilities are averaged, default 8. For runs that label points: how often
     the points are cut into groups, default 1, or as the run's config says."""
@@ -70,11 +71,14 @@ def main(options: Options) -> None:
     if options.top < 1:
         raise ValueError(f"top must be at least 1; got {options.top}.")
     layout = parse_layout(options.columns, options.drop_nan)
+    from dropfold.train.tasks import images
     from dropfold.train.tasks.registry import CLASSIFYING
     from dropfold.train.tasks.trained import Trained
 
     trained = Trained.of(options.run)
     refuse_idle(options, trained.config.task)
+    if trained.config.task == "images":
+        options = replace(options, files=images.list_pictures(options.files))
     if trained.config.task in CLASSIFYING:
         predict_all(options, classify_each(options, trained, layout), "predicting")
     else:

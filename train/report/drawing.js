@@ -78,7 +78,7 @@ function table(parent, head, rows, cell) {
   rows.forEach(row => { const tr = el("tr", null, t); row.forEach((v, i) => cell(v, i, tr)); });
 }
 function strip(parent, clip) {
-  const box = el("div", null, parent, "cloud" + (clip.mark ? " " + clip.mark : "")); el("img", null, box).src = "data:image/png;base64," + clip.strip;
+  const box = el("div", null, parent, "cloud" + (clip.mark ? " " + clip.mark : "")); el("img", null, box).src = "data:image/png;base64," + (clip.strip ?? clip.image);
   el("div", clip.title, box); el("div", clip.note, box).style.color = "var(--soft)";
 }
 const count = v => typeof v === "number" ? v.toLocaleString("en") : v;

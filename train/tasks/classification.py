@@ -1,4 +1,4 @@
-"""What clouds and videos share: one prediction a sample, its scores, and how a report and W&B show them."""
+"""What clouds, videos and images share: one prediction a sample, its scores, and how a report and W&B show them."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from dropfold.train.config.configs import (
     BlockConfig,
     CloudConfig,
     Config,
+    ImageConfig,
     PartConfig,
     SceneConfig,
     Signature,
     VideoConfig,
 )
 from dropfold.train.data.splits import Split
-from dropfold.train.tasks import blocks, clouds, parts, scenes, video
+from dropfold.train.tasks import blocks, clouds, images, parts, scenes, video
 from dropfold.train.tasks.task import ClassifyingTask, Task
 
 _clouds: ClassifyingTask[CloudConfig, Split] = clouds
@@ -25,9 +26,10 @@ _parts: Task[PartConfig, parts.Shapes] = parts
 _blocks: Task[BlockConfig, blocks.Blocks] = blocks
 _scenes: Task[SceneConfig, scenes.Rooms] = scenes
 _video: ClassifyingTask[VideoConfig, Split] = video
+_images: ClassifyingTask[ImageConfig, Split] = images
 
 AnyTask = Task[Any, Any]
-CLASSIFYING: dict[str, ClassifyingTask[Any, Any]] = {"clouds": _clouds, "video": _video}
+CLASSIFYING: dict[str, ClassifyingTask[Any, Any]] = {"clouds": _clouds, "video": _video, "images": _images}
 TASKS: dict[str, AnyTask] = {**CLASSIFYING, "parts": _parts, "blocks": _blocks, "scenes": _scenes}
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass
@@ -11,7 +15,8 @@ class Section:
     """A heading, a text, and one of: a table (`head` and `rows`), charts, or pictures (`items`).
 
     A chart is {"title", "lines": [{"name", "y": [...]}], "x": [...], "unit": of x}; without x it counts from 1. An item is a
-    cloud ({"points" | "fine": base64, ...}) or a strip of frames ({"strip": base64 PNG}) with "title" and "note".
+    cloud ({"points" | "fine": base64, ...}), a strip of frames ({"strip": base64 PNG}) or an image ({"image": base64 PNG})
+    with "title" and "note".
     """
 
     title: str
@@ -42,3 +47,12 @@ class ClassTable:
     confusion: list[list[int]] | None = None
     unit: str | None = None
     """Of the confusion matrix; default: samples."""
+
+
+def to_png(image: np.ndarray) -> str:
+    """An image [H, W, 3] as a base64 PNG."""
+    from matplotlib.image import imsave
+
+    file = io.BytesIO()
+    imsave(file, image, format="png")
+    return base64.b64encode(file.getvalue()).decode()

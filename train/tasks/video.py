@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from dropfold.train.data.splits import Batch, Data, Split, by_protocol, parts
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring.metrics import Predictions, Scores
 from dropfold.train.tasks import classification
-from dropfold.train.tasks.section import ClassTable, Section
+from dropfold.train.tasks.section import ClassTable, Section, to_png
 
 NOUN = SAMPLES = "clips"
 CLASSES = "classes"
@@ -238,15 +236,6 @@ def make_strip(frames: np.ndarray, length: np.ndarray | None = None) -> np.ndarr
     for frame in frames[shown]:
         row += [np.broadcast_to(frame, (*frame.shape[:2], 3)), gap]
     return np.concatenate(row[:-1], 1)
-
-
-def to_png(image: np.ndarray) -> str:
-    """An image [H, W, 3] as a base64 PNG."""
-    from matplotlib.image import imsave
-
-    file = io.BytesIO()
-    imsave(file, image, format="png")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def log_predictions(

@@ -1,0 +1,1 @@
+"""Images: Fashion-MNIST as distributed, a folder of pictures, and the readers of both."""
