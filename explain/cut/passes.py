@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from dropfold.explain.cut.biases import effective_biases, winners_alone
 from dropfold.explain.cut.cuts import EVIDENCE, Cut, Leaf, Leaves, Place
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
@@ -123,7 +124,7 @@ class Pass:
 
     def bias_terms(self, leaves: Leaves) -> Tensor:
         """What the effective biases add to every logit: the tangent of the logits along them, in one forward pass."""
-        with unfused(self.network), forward_ad.dual_level():
+        with unfused(self.network), winners_alone(self.network), forward_ad.dual_level():
             duals = {n: forward_ad.make_dual(*pair) for n, pair in effective_biases(self.network).items()}
             plain, self.plain = self.plain, True
             try:
@@ -195,22 +196,6 @@ def _hook(module: nn.Module, place: Place, leaf: Leaf, calls: dict[Place, int]) 
 def detached(network: nn.Module) -> dict[str, Tensor]:
     """The parameters by name, none of which asks for a gradient."""
     return {name: value.detach() for name, value in network.named_parameters()}
-
-
-def effective_biases(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each bias by name, and the constant that its layer adds: a BatchNorm's is beta - gamma mean / sqrt(var + eps)."""
-    found = {}
-    for name, value in network.named_parameters():
-        owner, _, own = name.rpartition(".")
-        if not any("bias" in word for word in (own, owner.rpartition(".")[2])):
-            continue
-        bias = value.detach()
-        norm: Any = network.get_submodule(owner)
-        added, is_norm = bias, issubclass(type(norm), nn.modules.batchnorm._BatchNorm)
-        if is_norm and norm.running_mean is not None:
-            added = bias - norm.weight.detach() * norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
-        found[name] = bias, added
-    return found
 
 
 def smooth_modules(network: nn.Module) -> tuple[list[str], bool]:
