@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dropfold.kernels import linear_norm_max
 from dropfold.models import LinearNormMax
 
 
@@ -30,36 +30,46 @@ def effective_biases(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @contextmanager
-def winners_alone(network: nn.Module) -> Iterator[None]:
-    """While it is open, the plain form of each `LinearNormMax` computes its products at the points that win a channel's max:
-    with x_w(c) the winner of channel c, out_c = act(norm(W_c x_w(c) + b_c)), which is [B, C] where all points are [B, N, C].
-    The value and the tangent of a max are those of its winners; the fused form finds them."""
-    layers = [m for m in network.modules() if type(m) is LinearNormMax and isinstance(m.linear, nn.Linear)]
+def noting_winners(network: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+    """While it is open, each `LinearNormMax` notes the points that win its channels, [B, C_out]."""
+    found: dict[nn.Module, Tensor] = {}
+
+    def ask(layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        return args, kwargs | {"return_argmax": True}
+
+    def note(layer: nn.Module, args: Any, out: Any) -> Tensor:
+        top, found[layer] = out
+        return top
+
+    with ExitStack() as stack:
+        for layer in _layers(network):
+            stack.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
+            stack.callback(layer.register_forward_hook(note).remove)
+        yield found
+
+
+@contextmanager
+def winners_alone(network: nn.Module, winners: dict[nn.Module, Tensor]) -> Iterator[None]:
+    """While it is open, the plain form of each `LinearNormMax` computes its products at its `winners` alone, w(c) of
+    channel c: out_c = act(norm(W_c x_w(c) + b_c)), which is [B, C] where the products of all points are [B, N, C]. The value
+    and the tangent of a max are those of its winner."""
+    layers = [layer for layer in _layers(network) if layer in winners]
     try:
         for layer in layers:
-            layer.plain = _Winners(layer)  # type: ignore[method-assign]
+            vars(layer)["plain"] = partial(_at_winners, layer, winners[layer])
         yield
     finally:
         for layer in layers:
             vars(layer).pop("plain", None)
 
 
-class _Winners:
-    """The plain form of a layer at its winners."""
+def _layers(network: nn.Module) -> list[Any]:
+    return [m for m in network.modules() if type(m) is LinearNormMax and isinstance(m.linear, nn.Linear)]
 
-    def __init__(self, layer: LinearNormMax) -> None:
-        self.layer = layer
 
-    def __call__(self, x: Tensor, *, batch: Tensor | None, batch_size: int | None, **options: Any) -> Tensor:
-        layer: Any = self.layer
-        norm = layer.batch_norm()
-        weight, bias = layer.matrix()
-        _, rows = linear_norm_max(  # of values alone: detached tensors have no tangent
-            *(x.detach(), weight.detach(), None if bias is None else bias.detach()),
-            norm._replace(gamma=norm.gamma.detach(), beta=norm.beta.detach()),
-            **{"batch": batch, "batch_size": batch_size, "negative_slope": 1.0, "return_argmax": True, **options},
-        )
-        if batch is None and x.dim() == 3:  # the fused form counts within a dense cloud
-            rows = rows + torch.arange(len(rows), device=rows.device)[:, None] * x.shape[1]
-        z = (x.flatten(0, -2)[rows] * weight).sum(-1)
-        return layer.activation(layer.norm(z if bias is None else z + bias))
+def _at_winners(layer: Any, rows: Tensor, x: Tensor, batch: Tensor | None = None, **options: Any) -> Tensor:
+    if batch is None and x.dim() == 3:  # of dense clouds they are counted within a cloud
+        rows = rows + torch.arange(len(rows), device=rows.device)[:, None] * x.shape[1]
+    weight, bias = layer.matrix()
+    z = (x.flatten(0, -2)[rows] * weight).sum(-1)
+    return layer.activation(layer.norm(z if bias is None else z + bias))

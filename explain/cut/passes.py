@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from dropfold.explain.cut.biases import effective_biases, winners_alone
+from dropfold.explain.cut.biases import effective_biases, noting_winners, winners_alone
 from dropfold.explain.cut.cuts import EVIDENCE, Cut, Leaf, Leaves, Place
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
@@ -69,6 +69,7 @@ class Pass:
     def __init__(self, network: nn.Module, cut: Cut, inputs: Inputs) -> None:
         self.network, self.cut, self.inputs = network, cut, inputs
         self.plain = cut.plain
+        self.winners: dict[nn.Module, Tensor] = {}
 
     def capture(self, gradients: bool = True) -> tuple[Leaves, Tensor]:
         """`(leaves, logits)`: copies of the tensors at the cut, and the logits as a function of them."""
@@ -79,7 +80,8 @@ class Pass:
                 leaves[term] = value.detach().clone().requires_grad_(gradients)
             return leaves[term].clone()  # what follows may work in place
 
-        logits = self._forward(leaf)
+        with noting_winners(self.network) as self.winners:
+            logits = self._forward(leaf)
         if not logits.is_floating_point() or logits.dim() not in (2, 3):
             raise ValueError(
                 f"{type(self.network).__name__} must give logits [B, classes], or [B, N, classes] of points; got "
@@ -123,8 +125,9 @@ class Pass:
             yield out.view(len(some), self.inputs.samples, *out.shape[1:])
 
     def bias_terms(self, leaves: Leaves) -> Tensor:
-        """What the effective biases add to every logit: the tangent of the logits along them, in one forward pass."""
-        with unfused(self.network), winners_alone(self.network), forward_ad.dual_level():
+        """What the effective biases add to every logit at the leaves of `capture`: the tangent of the logits along them, in
+        one forward pass."""
+        with unfused(self.network), winners_alone(self.network, self.winners), forward_ad.dual_level():
             duals = {n: forward_ad.make_dual(*pair) for n, pair in effective_biases(self.network).items()}
             plain, self.plain = self.plain, True
             try:
