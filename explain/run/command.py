@@ -3,7 +3,8 @@
 Writes explanation.json, explanation.npz and explanation.html into the run: for each cloud of the test split the points
 that speak for the predicted class, the runner-up and the difference, and the terms that add up to the logit; what dropping
 the most salient points does, beside random scores and the distance from the centre; the two-shape game; and the units of
-the last pooled layer. For a run on videos: the frames and pixels, with frozen gates.
+the last pooled layer. For a run on videos: the frames and pixels, with frozen gates. For a run that labels points: what
+speaks for the labels of each cloud, or of blocks of a scene.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main(options: Options) -> None:
     from dropfold.explain.maps.methods import METHODS
     from dropfold.explain.page.page import write_page
     from dropfold.explain.score.saliency import SCORES
+    from dropfold.train.engine.log import log_rows
     from dropfold.train.storage import checkpoint
     from dropfold.train.tasks.trained import Trained
 
@@ -51,11 +53,7 @@ def main(options: Options) -> None:
     if not options.methods:
         raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
     trained = Trained.of(options.run, train_on_validation=False)
-    if trained.config.task not in ("clouds", "video"):
-        raise ValueError(
-            f"{options.run} is a run on {trained.config.task}, which labels points: explain it in Python, with "
-            "dropfold.explain.explain(network, inputs, target, points=...)."
-        )
+    refuse_idle(options, trained.config.task)
     found = _explain(options, trained)
     page = found.page | {
         "title": f"{trained.config.recipe}: why it decides",
@@ -67,9 +65,31 @@ def main(options: Options) -> None:
     checkpoint.save_json(options.run / FILES[0], found.values)
     checkpoint.save_arrays(options.run / FILES[1], found.arrays)
     checkpoint.write(options.run / FILES[2], write_page(page).encode())
+    log_rows(trained.config, options.run, rows_of(found.values), print)
     for line in summary(found.values):
         print(line)
     print(f"page: {options.run / FILES[2]}")
+
+
+def refuse_idle(options: Options, task: str) -> None:
+    """Refuse options that a run of this task would take without using them."""
+    usual = Options(options.run)
+    for name in ("methods", "units", "seed"):
+        if task != "clouds" and getattr(options, name) != getattr(usual, name):
+            raise ValueError(
+                f"--{name} is for runs that classify clouds, and {options.run} is one on {task}; leave it out."
+            )
+
+
+def rows_of(values: dict[str, Any], prefix: str = "explain/") -> dict[str, float]:
+    """The single numbers of the findings by their path, for W&B; lists are of samples, and stay in the files."""
+    rows: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows |= rows_of(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            rows[prefix + name] = value
+    return rows
 
 
 def command_of(options: Options) -> str:
@@ -87,6 +107,11 @@ def _explain(options: Options, trained: Any) -> Any:
 
     task, config, names = trained.task, trained.config, trained.signature.class_names
     split = trained.split(options.split)
+    if config.task in ("parts", "blocks", "scenes"):
+        from dropfold.explain.run.labels import explain_labels, labelled_split
+
+        known_classes(options.classes, names)
+        return explain_labels(labelled_split(trained, split), options.classes)
     chosen = chosen_samples(options.classes, names, split.label)
     device = next(trained.network.parameters()).device
     inputs = tuple(value[chosen] for value in task.inputs(split, config))
@@ -106,17 +131,22 @@ def _explain(options: Options, trained: Any) -> Any:
         return explain_clouds(clouds, training, options.methods, options.units, options.seed)
 
 
-def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:
-    """The numbers of the samples of the classes; ValueError if there is no such class, or no sample."""
+def known_classes(classes: tuple[str, ...], names: list[str]) -> None:
+    """ValueError if there is no such class."""
     import difflib
-
-    import torch
 
     for name in classes:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"there is no class {name!r}.{hint} The classes are {', '.join(names)}.")
+
+
+def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:
+    """The numbers of the samples of the classes; ValueError if there is no such class, or no sample."""
+    import torch
+
+    known_classes(classes, names)
     if not classes:
         return torch.arange(len(label))
     numbers = torch.tensor([names.index(name) for name in classes])
@@ -133,6 +163,14 @@ def summary(values: dict[str, Any]) -> list[str]:
     terms = ", ".join(f"{n} {np.mean(np.abs(v)):.3f}" for n, v in account.items() if n != "missing")
     missing = float(np.max(np.abs(account["missing"]) / size))
     lines = [f"logit = {terms} (means of absolute values); missing at most {missing:.0e} of them"]
+    if "maps" in values:
+        on = [row for row in values["maps"] if row["on_own_points"] is not None]
+        inside, share = (np.mean([row[name] for row in on]) for name in ("on_own_points", "share_of_points"))
+        lines.append(
+            f"{100 * inside:.1f} % of the evidence for a label lies on the {100 * share:.1f} % of the points that get it "
+            f"({len(on)} maps)"
+        )
+        lines.append(values["note"])
     if "dropping" in values:
         for name, v in values["dropping"]["methods"].items():
             lines.append(
