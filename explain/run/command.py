@@ -61,7 +61,10 @@ def main(options: Options) -> None:
         "for the class, blue against it; a score is a part of the logit, and the terms of each bar add up to it.",
         "command": command_of(options),
     }
-    found.values["command"] = page["command"]
+    found.values |= {
+        "command": page["command"],
+        "missing": largest_missing(found.values["predicted"]["account"]),
+    }
     checkpoint.save_json(options.run / FILES[0], found.values)
     checkpoint.save_arrays(options.run / FILES[1], found.arrays)
     checkpoint.write(options.run / FILES[2], write_page(page).encode())
@@ -156,19 +159,23 @@ def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> An
     return of.nonzero()[:, 0]
 
 
+def largest_missing(account: dict[str, Any]) -> float:
+    """The missing term relative to the size of all others, of the sample where it is largest."""
+    size = sum(np.abs(v) for name, v in account.items() if name != "missing")
+    return float(np.max(np.abs(account["missing"]) / size))
+
+
 def summary(values: dict[str, Any]) -> list[str]:
     """The findings in lines."""
-    account = values["predicted"]["account"]
-    size = sum(np.abs(v) for name, v in account.items() if name != "missing")
+    account, missing = values["predicted"]["account"], values["missing"]
     terms = ", ".join(f"{n} {np.mean(np.abs(v)):.3f}" for n, v in account.items() if n != "missing")
-    missing = float(np.max(np.abs(account["missing"]) / size))
     lines = [f"logit = {terms} (means of absolute values); missing at most {missing:.0e} of them"]
     if "maps" in values:
-        on = [row for row in values["maps"] if row["on_own_points"] is not None]
-        inside, share = (np.mean([row[name] for row in on]) for name in ("on_own_points", "share_of_points"))
+        inside, share = values["on_own_points"], values["share_of_points"]
+        shown = "–" if inside is None else f"{100 * inside:.1f} %"
         lines.append(
-            f"{100 * inside:.1f} % of the evidence for a label lies on the {100 * share:.1f} % of the points that get it "
-            f"({len(on)} maps)"
+            f"{shown} of the evidence for a label lies on the {100 * share:.1f} % of the points that get it (means of "
+            f"{len(values['maps'])} maps)"
         )
         lines.append(values["note"])
     if "dropping" in values:

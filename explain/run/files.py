@@ -131,6 +131,7 @@ def _explain_class(trained: Trained, file: Path, row: dict[str, Any], layout: La
     clouds = Clouds(network, inputs[0], torch.full((1,), -1), [file.name], names)
     found = Found()
     first = explain_maps(clouds, found, clouds.logits(), order)
+    del found.values["label"]  # a file has none
     found.points = inputs[0][0, :, :3].cpu().numpy()
     scores = {
         name: torch.from_numpy(found.arrays[f"scores/{name}"][0]) for name in ("runner_up", "difference")

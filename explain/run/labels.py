@@ -74,6 +74,9 @@ def explain_labels(clouds: Labelled, classes: Sequence[str] = ()) -> Found:
         )
     whole = join(maps)
     found.values = {"predicted": whole.to_json(), "classes": clouds.names, "maps": rows, "note": NOTE}
+    for name in ("share_of_points", "on_own_points", "effective_points"):
+        known = [row[name] for row in rows if row[name] is not None]
+        found.values[name] = float(np.mean(known)) if known else None
     found.arrays = {
         "scores/predicted": whole.scores.cpu().numpy(),
         "predicted": clouds.predicted.cpu().numpy().astype(np.uint8),

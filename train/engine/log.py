@@ -37,13 +37,9 @@ class Tracker:
 
     def _start(self, config: Config, folder: Path, resume: bool) -> Any:
         known = last_id(folder) if resume else None
+        more = {"config": asdict(config)} if known is None else {"id": known, "resume": "allow"}
         return self.wandb.init(
-            project="dropfold",
-            name=folder.name,
-            dir=str(folder),
-            mode=config.wandb,
-            config=asdict(config),
-            **({} if known is None else {"id": known, "resume": "allow"}),
+            project="dropfold", name=folder.name, dir=str(folder), mode=config.wandb, **more
         )
 
     def log(self, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`dropfold predict`: the command of dropfold.train, and with --explain the reasons that dropfold.explain finds."""
+"""`dropfold predict`: the command of dropfold.train, and with --explain why a run says so."""
 
 from __future__ import annotations
 
