@@ -1,6 +1,8 @@
 """Runs that label points: `dropfold explain RUN`, and `dropfold predict RUN FILE --explain` of theirs and of classifiers."""
 
 import json
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 from dropfold.__main__ import main
 from dropfold.data_scripts.readers.ply import read_vertices, write_vertices
 from dropfold.explain import explain
-from dropfold.explain.run.command import FILES
+from dropfold.explain.run.command import FILES, rows_of
+from dropfold.train.engine.log import log_rows
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks import parts
@@ -69,19 +72,22 @@ def test_a_run_that_labels_points(runs, task, capsys):
 
 def test_a_map_of_a_part_is_that_of_its_points(runs):
     """The first map, anew: the logit of a part, averaged over the points that the network calls so."""
-    main(["explain", str(runs / "parts"), "--classes", "pole/lower"])
-    row = json.loads((runs / "parts" / FILES[0]).read_text())["maps"][0]
-    assert row["class"] == "pole/lower"
     trained = Trained.of(runs / "parts")
+    names, category = trained.signature.class_names, np.array(trained.signature.part_category)
+    predicted = trained.predictions["predicted"]
+    c = int(np.bincount(predicted.ravel()).argmax())
+    main(["explain", str(runs / "parts"), "--classes", names[c]])
+    row = json.loads((runs / "parts" / FILES[0]).read_text())["maps"][0]
+    assert row["class"] == names[c]
     index = [trained.data.name[i] for i in trained.data.test.index].index(row["cloud"])
+    mask = torch.from_numpy(predicted[index] == c)[None]
     inputs, _ = parts.fixed(trained.data.test, [index], trained.config)
-    logits = trained.network(*inputs)
-    mask = logits[..., :2].argmax(-1) == 0  # of a pole, the parts are two
-    found = explain(trained.network, inputs, 0, points=mask)
+    assert category[c] == int(inputs[1])
+    found = explain(trained.network, inputs, c, points=mask)
     assert row["points"] == int(mask.sum())
     scores = checkpoint.load_arrays(runs / "parts" / FILES[1])["scores/predicted"][0]
     np.testing.assert_allclose(scores, found.scores[0], rtol=1e-4, atol=1e-6)
-    assert torch.allclose(found.logit, logits[0, mask[0], 0].mean())
+    assert torch.allclose(found.logit, trained.network(*inputs)[0, mask[0], c].mean())
 
 
 @pytest.mark.parametrize(
@@ -157,26 +163,20 @@ def test_what_is_not_ours_is_not_replaced(runs, tmp_path):
         main(["predict", str(runs / "clouds"), str(file), "--explain-out", str(tmp_path)])
 
 
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
-def test_rows_go_to_the_runs_own_wandb_run(runs, mode, monkeypatch, tmp_path):
-    """A resumed W&B run of the same id, and nothing of a run that was made without W&B."""
-    sent = SimpleNamespace(options=None, rows={}, ended=False)
-
-    def init(**options):
-        sent.options = options
-        return SimpleNamespace(log=sent.rows.update, finish=lambda: setattr(sent, "ended", True))
-
-    monkeypatch.setitem(__import__("sys").modules, "wandb", SimpleNamespace(init=init))
-    run = tmp_path / "run"
-    __import__("shutil").copytree(runs / "parts", run)
-    config, signature = checkpoint.load_config(run)
-    config.wandb = mode
-    checkpoint.save_config(run / "config.json", config, signature)
-    (run / "wandb" / "offline-run-20260101_000000-abc12345").mkdir(parents=True)
-    main(["explain", str(run)])
-    if mode == "disabled":
-        assert sent.options is None
-        return
-    assert (sent.options["id"], sent.options["mode"], sent.ended) == ("abc12345", "offline", True)
-    assert "explain/missing" in sent.rows
-    assert "explain/on_own_points" in sent.rows
+def test_rows_go_to_the_runs_own_wandb_run(runs, monkeypatch, tmp_path):
+    """To that which was last begun in the folder, in the run's mode; nothing of a run that was made without W&B."""
+    begun, sent = [], {}
+    run = SimpleNamespace(log=sent.update, finish=lambda: begun.append("ended"))
+    wandb = SimpleNamespace(init=lambda **options: begun.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    main(["explain", str(runs / "parts")])  # made with --wandb disabled
+    assert begun == []
+    values = json.loads((runs / "parts" / FILES[0]).read_text())
+    config = replace(checkpoint.load_config(runs / "parts")[0], wandb="offline")
+    for name in ("offline-run-20260102_000000-abc12345", "run-20260101_000000-older"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    log_rows(config, tmp_path, rows_of(values), print)
+    options, ended = begun
+    assert (options["id"], options["mode"], ended) == ("abc12345", "offline", "ended")
+    assert sent["explain/on_own_points"] == values["on_own_points"]
+    assert sent["explain/missing"] == values["missing"]
