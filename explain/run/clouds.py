@@ -17,7 +17,7 @@ from dropfold.explain.score.curves import dropping
 from dropfold.explain.units.ablation import To
 from dropfold.train.tasks.points import to_base64
 
-DROPPED = tuple(i / 20 for i in range(20))  # the steps of the slider
+DROPPED = tuple(i / 10 for i in range(10))  # the steps of the slider
 
 
 def explain_clouds(clouds: Clouds, training: Clouds, methods: Sequence[str], to: To, seed: int = 0) -> Found:

@@ -181,7 +181,8 @@ def summary(values: dict[str, Any]) -> list[str]:
     if "dropping" in values:
         for name, v in values["dropping"]["methods"].items():
             lines.append(
-                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %)"
+                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %), "
+                f"{100 * v['inserted_mean']:.1f} % with them alone"
             )
         game = values["two_shape_game"]
         shares = [f"{name} {v['top']:.3f}" for name, v in game["methods"].items() if v["top"] is not None]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dropfold.explain.maps.explanation import effective_points
+from dropfold.explain.maps.methods import METHODS
 from dropfold.explain.run.found import BATCH, Clouds, Found, in_words, mean, mean_interval, percent
 from dropfold.explain.score.curves import FRACTIONS, cascade, dropping, inserted_shares
 from dropfold.explain.score.game import FIRST, pairs, two_shape_game
@@ -16,6 +17,7 @@ from dropfold.explain.score.infidelity import SETS, SHARE, Drops, infidelity, ra
 from dropfold.explain.score.saliency import saliency
 
 GAME_PAIRS = 54
+IN_LOGITS = (*METHODS, "ablation")  # others have units of their own
 
 
 def score_maps(
@@ -54,9 +56,7 @@ def _measure(
     start = time.perf_counter()
     scores = saliency(network, x, target, name, seed)
     seconds = time.perf_counter() - start
-    curves = {
-        order: dropping(network, x, scores, FRACTIONS, order).right(label) for order in ("most", "least")
-    }
+    curves = {"most": dropping(network, x, scores, FRACTIONS).right(label)}
     some = [share for share in inserted if share < 1]
     curves["inserted"] = dropping(network, x, scores, some, "insertion").right(label)
     left = mean_interval(curves["most"].mean(0))  # of each cloud's mean over the fractions
@@ -70,40 +70,31 @@ def _measure(
         "most_interval": left[1:],
         "inserted_mean": mean(curves["inserted"].mean(0)),
         "effective_points": mean(effective_points(scores)),
-        "infidelity": _nanmean(of_sets.as_it_is),
-        "infidelity_scaled": _nanmean(of_sets.scaled),
+        "infidelity": of_sets.relative(of_sets.as_it_is) if name in IN_LOGITS else None,
+        "infidelity_scaled": of_sets.relative(of_sets.scaled),
         "drawn_anew": anew,
         "seconds_a_map": seconds / len(x),
     }
-
-
-def _nanmean(values: Tensor) -> float | None:
-    value = float(values.nanmean())
-    return value if value == value else None
 
 
 def _charts(
     clouds: Clouds, values: dict[str, Any], inserted: Sequence[float], clean: float
 ) -> dict[str, Any]:
     shares = [0.0, *FRACTIONS]
-    last = [] if inserted[-1] >= 1 else [1.0]
     charts: list[dict[str, Any]] = [
         {
-            "title": f"Accuracy without the {order} salient share of points",
-            "lines": [{"name": in_words(n), "y": [clean, *v[order]]} for n, v in values.items()],
+            "title": "Accuracy without the most salient share of points",
+            "lines": [{"name": in_words(n), "y": [clean, *v["most"]]} for n, v in values.items()],
             "x": shares,
             "share": True,
-        }
-        for order in ("most", "least")
-    ]
-    charts.append(
+        },
         {
             "title": "Accuracy with the most salient share of points alone",
             "lines": [{"name": in_words(n), "y": [*v["inserted"], clean]} for n, v in values.items()],
-            "x": [*inserted, *last],
+            "x": [*(share for share in inserted if share < 1), 1.0],
             "share": True,
-        }
-    )
+        },
+    ]
     layers = list(next(iter(values.values()))["drawn_anew"])
     charts.append(
         {
@@ -135,11 +126,11 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
     text = (
         "Mean accuracy over the steps of dropping, lower is better, with its 95 % bootstrap interval over clouds, and over "
-        f"those of insertion, higher is better. Infidelity (Yeh et al. 2019): how far the scores of {SETS} random sets of "
-        f"{SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for a map of zeros; as it is, "
-        "and with the best factor. How many points share the evidence. |Rank correlation| with the map of the network "
-        "whose last layer, and whose every layer, is drawn anew: a score about the network falls to 0, one that knows no "
-        "class stays at 1 where the last layer alone is. Time of one map."
+        "those of insertion, higher is better. Infidelity (Yeh et al. 2019): how far the scores of "
+        f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps of "
+        "zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
+        "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew: a score about the "
+        "network falls to 0, one that knows no class stays at 1 where the last layer alone is. Time of one map."
     )
     head = ["score", "accuracy left", "interval", "inserted", "infidelity", "with a factor", "effective points",
             "last layer anew", "all anew", "a map"]  # fmt: skip

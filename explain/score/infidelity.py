@@ -6,8 +6,8 @@ For a cloud x, a logit f and scores phi, in logits a point,
 
 I a random set of a share of the points, each as likely as another. A map says here by how much the logit falls without
 I. The same with the best factor of the map, alpha = E[s d] / E[s^2] of s = sum_I phi and d = f(x) - f(x without I), is
-what scores in other units than logits are compared by: E[d^2] - E[s d]^2 / E[s^2]. Both are divided by E[d^2], the
-infidelity of a map of zeros: 0 is exact, 1 says no more than nothing.
+what scores in other units than logits are compared by: E[d^2] - E[s d]^2 / E[s^2]. Beside them stands E[d^2], the
+infidelity of a map of zeros: relative to it 0 is exact, and 1 says no more than nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
 
-SETS, SHARE = 10, 0.1  # random sets of a cloud, and the share of its points in each
+SETS, SHARE = 8, 0.1  # random sets of a cloud, and the share of its points in each
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,17 @@ class Drops:
 
 @dataclass(frozen=True)
 class Infidelity:
-    """Of each cloud [B], relative to that of a map of zeros (NaN where no set changes the logit): of the map as it is, and
-    of the map times `factor`."""
+    """Of each cloud [B]: of the map as it is, of the map times its `factor`, and of a map of zeros."""
 
     as_it_is: Tensor
     scaled: Tensor
+    zeros: Tensor
     factor: Tensor
+
+    def relative(self, values: Tensor) -> float | None:
+        """The mean over clouds relative to that of maps of zeros; None where no set changes a logit."""
+        nothing = float(self.zeros.mean())
+        return float(values.mean()) / nothing if nothing else None
 
 
 @torch.no_grad()
@@ -83,6 +88,4 @@ def infidelity(scores: Tensor, drops: Drops) -> Infidelity:
     s = (scores.double() * drops.sets).sum(-1)
     product, size, nothing = (s * d).mean(0), (s * s).mean(0), (d * d).mean(0)
     factor = torch.where(size > 0, product / size, 0)
-    return Infidelity(
-        ((s - d) ** 2).mean(0) / nothing, ((factor * s - d) ** 2).mean(0) / nothing, factor
-    )  # 0 / 0 is NaN
+    return Infidelity(((s - d) ** 2).mean(0), ((factor * s - d) ** 2).mean(0), nothing, factor)

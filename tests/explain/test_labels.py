@@ -129,7 +129,7 @@ def test_a_cloud_in_a_file_is_explained(runs, tmp_path, capsys):
     )
     (shape,) = content_of(page.read_text())["shapes"]
     assert len(shape["maps"]) == 3
-    assert len(shape["steps"]) == 20
+    assert len(shape["steps"]) == 10
     main(["predict", str(runs / "clouds"), str(file), "--explain"])  # its own files may be replaced
     assert str(page) in capsys.readouterr().out
 

@@ -192,11 +192,14 @@ def test_the_infidelity_of_an_exact_map_is_0_and_of_a_map_of_zeros_1(clouds):
     assert drops.sets.sum(-1).eq(5).all()  # a tenth of 48
     for times, as_it_is in ((1.0, 0.0), (3.0, 4.0), (-1.0, 4.0)):
         found = infidelity(times * exact, drops)
-        assert found.as_it_is.tolist() == pytest.approx([as_it_is] * 3, abs=1e-10)
+        assert (found.as_it_is / found.zeros).tolist() == pytest.approx([as_it_is] * 3, abs=1e-10)
+        assert found.relative(found.as_it_is) == pytest.approx(as_it_is, abs=1e-10)
         assert found.scaled.tolist() == pytest.approx([0.0] * 3, abs=1e-10)
         assert found.factor.tolist() == pytest.approx([1 / times] * 3)
     zeros = infidelity(torch.zeros_like(exact), drops)
-    assert zeros.as_it_is.tolist() == zeros.scaled.tolist() == pytest.approx([1.0] * 3)
+    assert zeros.as_it_is.equal(zeros.zeros)
+    assert zeros.scaled.equal(zeros.zeros)
+    assert zeros.zeros.tolist() == pytest.approx((drops.fall**2).mean(0).tolist())
     with pytest.raises(ValueError, match="drops 0 of 48 points"):
         random_drops(Sum(), clouds, TARGET, share=0.001)
     with pytest.raises(ValueError, match=r"must be \[3, 48\]"):
