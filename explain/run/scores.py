@@ -127,8 +127,8 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
     text = (
         "Mean accuracy over the steps of dropping, lower is better, with its 95 % bootstrap interval over clouds, and over "
         "those of insertion, higher is better. Infidelity (Yeh et al. 2019): how far the scores of "
-        f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps of "
-        "zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
+        f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps "
+        "of zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
         "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew: a score about the "
         "network falls to 0, one that knows no class stays at 1 where the last layer alone is. Time of one map."
     )
