@@ -30,7 +30,7 @@ class Options:
     """Scores of points beside each other: also gradient_x_activation, feature_norm, critical_points, zheng, zheng_iterative
     and ablation."""
     classes: tuple[str, ...] = ()
-    """Only samples of these classes; default: all."""
+    """Only samples of these classes, or maps of these labels; default: all."""
     units: Literal["mean", "zero"] = "mean"
     """What a removed unit is replaced by: its mean over the training split, or 0."""
     split: Literal["train", "validation", "test"] = "test"
