@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("dropfold.train.__main__", "train a network by a recipe"),
     "evaluate": ("dropfold.train.predict.evaluate", "the scores of a run on a split of its data"),
     "predict": (
-        "dropfold.train.predict.predict",
+        "dropfold.explain.run.predict",
         "what a run says of files: a class, or a label for each point",
     ),
     "explain": ("dropfold.explain.run.command", "why a run decides as it does, and which units matter"),

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from dropfold.explain.cut.biases import effective_biases, noting_winners, winners_alone
 from dropfold.explain.cut.cuts import EVIDENCE, Cut, Leaf, Leaves, Place
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
@@ -68,6 +69,7 @@ class Pass:
     def __init__(self, network: nn.Module, cut: Cut, inputs: Inputs) -> None:
         self.network, self.cut, self.inputs = network, cut, inputs
         self.plain = cut.plain
+        self.winners: dict[nn.Module, Tensor] = {}
 
     def capture(self, gradients: bool = True) -> tuple[Leaves, Tensor]:
         """`(leaves, logits)`: copies of the tensors at the cut, and the logits as a function of them."""
@@ -78,7 +80,8 @@ class Pass:
                 leaves[term] = value.detach().clone().requires_grad_(gradients)
             return leaves[term].clone()  # what follows may work in place
 
-        logits = self._forward(leaf)
+        with noting_winners(self.network) as self.winners:
+            logits = self._forward(leaf)
         if not logits.is_floating_point() or logits.dim() not in (2, 3):
             raise ValueError(
                 f"{type(self.network).__name__} must give logits [B, classes], or [B, N, classes] of points; got "
@@ -122,8 +125,9 @@ class Pass:
             yield out.view(len(some), self.inputs.samples, *out.shape[1:])
 
     def bias_terms(self, leaves: Leaves) -> Tensor:
-        """What the effective biases add to every logit: the tangent of the logits along them, in one forward pass."""
-        with unfused(self.network), forward_ad.dual_level():
+        """What the effective biases add to every logit at the leaves of `capture`: the tangent of the logits along them, in
+        one forward pass."""
+        with unfused(self.network), winners_alone(self.network, self.winners), forward_ad.dual_level():
             duals = {n: forward_ad.make_dual(*pair) for n, pair in effective_biases(self.network).items()}
             plain, self.plain = self.plain, True
             try:
@@ -195,22 +199,6 @@ def _hook(module: nn.Module, place: Place, leaf: Leaf, calls: dict[Place, int]) 
 def detached(network: nn.Module) -> dict[str, Tensor]:
     """The parameters by name, none of which asks for a gradient."""
     return {name: value.detach() for name, value in network.named_parameters()}
-
-
-def effective_biases(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each bias by name, and the constant that its layer adds: a BatchNorm's is beta - gamma mean / sqrt(var + eps)."""
-    found = {}
-    for name, value in network.named_parameters():
-        owner, _, own = name.rpartition(".")
-        if not any("bias" in word for word in (own, owner.rpartition(".")[2])):
-            continue
-        bias = value.detach()
-        norm: Any = network.get_submodule(owner)
-        added, is_norm = bias, issubclass(type(norm), nn.modules.batchnorm._BatchNorm)
-        if is_norm and norm.running_mean is not None:
-            added = bias - norm.weight.detach() * norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
-        found[name] = bias, added
-    return found
 
 
 def smooth_modules(network: nn.Module) -> tuple[list[str], bool]:

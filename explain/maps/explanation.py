@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,12 +105,8 @@ class Explanation:
         """The points of sample i with their score, which MeshLab (`quality`) and CloudCompare (`scalar_score`) show."""
         if self.points is None:
             raise ValueError("these samples are no clouds, and a PLY holds points; take .scores.")
-        from dropfold.data_scripts.readers.ply import write_vertices
-
-        score = self.sample(i).detach().cpu().double().numpy().astype(np.float32)
         xyz = (self.points[i] if self.batch is None else self.points[self.batch == i]).detach().cpu().numpy()
-        columns = {axis: xyz[:, c].astype(np.float32) for c, axis in enumerate("xyz")}
-        write_vertices(Path(path), columns | {"quality": score, "scalar_score": score})
+        write_scores(Path(path), xyz, {"score": self.sample(i)})
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.scores.shape))
@@ -142,6 +140,21 @@ class Explanation:
 def dumps(explanation: Explanation) -> str:
     """`to_json` as text."""
     return json.dumps(explanation.to_json(), indent=2)
+
+
+def write_scores(path: Path, xyz: np.ndarray, scores: Mapping[str, Tensor]) -> None:
+    """A PLY, whole or not at all, of points [N, 3] and their scores [N] by name: for CloudCompare each is `scalar_NAME`, for
+    MeshLab the first is `quality`, too. What is no letter of a property's name becomes _."""
+    from dropfold.data_scripts.readers.ply import write_vertices
+    from dropfold.data_scripts.work import atomic
+
+    columns = {axis: xyz[:, c].astype(np.float32) for c, axis in enumerate("xyz")}
+    for name, score in scores.items():
+        values = score.detach().cpu().double().numpy().astype(np.float32)
+        columns |= {} if "quality" in columns else {"quality": values}
+        columns["scalar_" + re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)] = values
+    with atomic.replacing(Path(path), ".ply") as temporary:
+        write_vertices(temporary, columns)
 
 
 def effective_points(scores: Tensor) -> Tensor:

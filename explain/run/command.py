@@ -4,7 +4,8 @@ Writes explanation.json, explanation.npz and explanation.html into the run: for 
 that speak for the predicted class, the runner-up and the difference, and the terms that add up to the logit; what dropping
 the most salient points does, beside random scores and the distance from the centre; the two-shape game; and the units of
 the last pooled layer. For a run on videos: the frames and pixels, with frozen gates. For a run on images: the positions of
-the last convolution, pixels replaced by their mean, and the units that the last linear layer reads.
+the last convolution, pixels replaced by their mean, and the units that the last linear layer reads. For a run that labels
+points: what speaks for the labels of each cloud, or of blocks of a scene.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Options:
     """Scores of points beside each other: also gradient_x_activation, feature_norm, critical_points, zheng, zheng_iterative
     and ablation. Of images: xgrad_cam, grad_cam, gradient_x_activation, ablation, feature_norm and random."""
     classes: tuple[str, ...] = ()
-    """Only samples of these classes; default: all."""
+    """Only samples of these classes, or maps of these labels; default: all."""
     units: Literal["mean", "zero"] = "mean"
     """What a removed unit is replaced by: its mean over the training split, or 0."""
     split: Literal["train", "validation", "test"] = "test"
@@ -43,6 +44,7 @@ def main(options: Options) -> None:
     from dropfold.explain.maps.methods import METHODS
     from dropfold.explain.page.page import write_page
     from dropfold.explain.score.saliency import SCORES
+    from dropfold.train.engine.log import log_rows
     from dropfold.train.storage import checkpoint
     from dropfold.train.tasks.trained import Trained
 
@@ -52,11 +54,7 @@ def main(options: Options) -> None:
     if not options.methods:
         raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
     trained = Trained.of(options.run, train_on_validation=False)
-    if trained.config.task not in ("clouds", "video", "images"):
-        raise ValueError(
-            f"{options.run} is a run on {trained.config.task}, which labels points: explain it in Python, with "
-            "dropfold.explain.explain(network, inputs, target, points=...)."
-        )
+    refuse_idle(options, trained.config.task)
     found = _explain(options, trained)
     page = found.page | {
         "title": f"{trained.config.recipe}: why it decides",
@@ -64,13 +62,38 @@ def main(options: Options) -> None:
         "for the class, blue against it; a score is a part of the logit, and the terms of each bar add up to it.",
         "command": command_of(options),
     }
-    found.values["command"] = page["command"]
+    found.values |= {
+        "command": page["command"],
+        "missing": largest_missing(found.values["predicted"]["account"]),
+    }
     checkpoint.save_json(options.run / FILES[0], found.values)
     checkpoint.save_arrays(options.run / FILES[1], found.arrays)
     checkpoint.write(options.run / FILES[2], write_page(page).encode())
+    log_rows(trained.config, options.run, rows_of(found.values), print)
     for line in summary(found.values):
         print(line)
     print(f"page: {options.run / FILES[2]}")
+
+
+def refuse_idle(options: Options, task: str) -> None:
+    """Refuse options that a run of this task would take without using them."""
+    usual = Options(options.run)
+    for name in ("methods", "units", "seed"):
+        if task not in ("clouds", "images") and getattr(options, name) != getattr(usual, name):
+            raise ValueError(
+                f"--{name} is for runs that classify clouds or images, and {options.run} is one on {task}; leave it out."
+            )
+
+
+def rows_of(values: dict[str, Any], prefix: str = "explain/") -> dict[str, float]:
+    """The single numbers of the findings by their path, for W&B; lists are of samples, and stay in the files."""
+    rows: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows |= rows_of(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            rows[prefix + name] = value
+    return rows
 
 
 def command_of(options: Options) -> str:
@@ -88,6 +111,11 @@ def _explain(options: Options, trained: Any) -> Any:
 
     task, config, names = trained.task, trained.config, trained.signature.class_names
     split = trained.split(options.split)
+    if config.task in ("parts", "blocks", "scenes"):
+        from dropfold.explain.run.labels import explain_labels, labelled_split
+
+        known_classes(options.classes, names)
+        return explain_labels(labelled_split(trained, split), options.classes)
     chosen = chosen_samples(options.classes, names, split.label)
     device = next(trained.network.parameters()).device
     inputs = tuple(value[chosen] for value in task.inputs(split, config))
@@ -117,17 +145,22 @@ def _explain(options: Options, trained: Any) -> Any:
         return explain_clouds(clouds, training, options.methods, options.units, options.seed)
 
 
-def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:
-    """The numbers of the samples of the classes; ValueError if there is no such class, or no sample."""
+def known_classes(classes: tuple[str, ...], names: list[str]) -> None:
+    """ValueError if there is no such class."""
     import difflib
-
-    import torch
 
     for name in classes:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"there is no class {name!r}.{hint} The classes are {', '.join(names)}.")
+
+
+def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> Any:
+    """The numbers of the samples of the classes; ValueError if there is no such class, or no sample."""
+    import torch
+
+    known_classes(classes, names)
     if not classes:
         return torch.arange(len(label))
     numbers = torch.tensor([names.index(name) for name in classes])
@@ -137,17 +170,30 @@ def chosen_samples(classes: tuple[str, ...], names: list[str], label: Any) -> An
     return of.nonzero()[:, 0]
 
 
+def largest_missing(account: dict[str, Any]) -> float:
+    """The missing term relative to the size of all others, of the sample where it is largest."""
+    size = sum(np.abs(v) for name, v in account.items() if name != "missing")
+    return float(np.max(np.abs(account["missing"]) / size))
+
+
 def summary(values: dict[str, Any]) -> list[str]:
     """The findings in lines."""
-    account = values["predicted"]["account"]
-    size = sum(np.abs(v) for name, v in account.items() if name != "missing")
+    account, missing = values["predicted"]["account"], values["missing"]
     terms = ", ".join(f"{n} {np.mean(np.abs(v)):.3f}" for n, v in account.items() if n != "missing")
-    missing = float(np.max(np.abs(account["missing"]) / size))
     lines = [f"logit = {terms} (means of absolute values); missing at most {missing:.0e} of them"]
+    if "maps" in values:
+        inside, share = values["on_own_points"], values["share_of_points"]
+        shown = "–" if inside is None else f"{100 * inside:.1f} %"
+        lines.append(
+            f"{shown} of the evidence for a label lies on the {100 * share:.1f} % of the points that get it (means of "
+            f"{len(values['maps'])} maps)"
+        )
+        lines.append(values["note"])
     if "dropping" in values:
         for name, v in values["dropping"]["methods"].items():
             lines.append(
-                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %)"
+                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %), "
+                f"{100 * v['inserted_mean']:.1f} % with them alone"
             )
     if "two_shape_game" in values:
         game = values["two_shape_game"]

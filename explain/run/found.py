@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from dropfold.explain.maps.explanation import Explanation
 from dropfold.explain.score.curves import dropping
 from dropfold.explain.score.saliency import CLASS_AGNOSTIC
 from dropfold.train.scoring.intervals import resample
@@ -22,11 +25,15 @@ class Found:
     values: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     page: dict[str, Any] = field(default_factory=dict)
+    points: np.ndarray | None = None
+    """Of a single cloud: its coordinates [N, 3] ..."""
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    """... and its maps by name, [N] each."""
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """A trained network, the clouds x [n, N, C] of a split, their classes [n] and their names."""
+    """A trained network, the clouds x [n, N, C] of a split, their classes [n] (-1: not known) and their names."""
 
     network: nn.Module
     x: Tensor
@@ -37,6 +44,22 @@ class Clouds:
     def logits(self) -> Tensor:
         """[n, classes]."""
         return dropping(self.network, self.x, self.x[..., 0], (0.0,)).logits[0]
+
+
+def join(parts: Sequence[Explanation]) -> Explanation:
+    """Explanations of more samples as one."""
+    one = parts[0]
+    return Explanation(
+        torch.cat([e.scores for e in parts]),
+        {name: torch.cat([e.account[name] for e in parts]) for name in one.account},
+        torch.cat([e.logit for e in parts]),
+        torch.cat([e.target for e in parts]),
+        one.method,
+        one.layer,
+        points=None if one.points is None else torch.cat([e.points for e in parts if e.points is not None]),
+        notes=tuple(dict.fromkeys(note for e in parts for note in e.notes)),
+        class_names=one.class_names,
+    )
 
 
 def mean_interval(values: Tensor) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Is what a map calls salient what the network needs? Dropping and insertion of points, the head randomised, the spread.
+"""Is what a map calls salient what the network needs? Dropping and insertion of points, layers drawn anew.
 
 Fewer points are a valid input of a point network, which grey pixels are not of one for images.
 """
@@ -17,6 +17,7 @@ from dropfold.explain.cut.passes import as_it_was
 from dropfold.explain.score.saliency import saliency
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+INSERTED = (0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,35 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
+def least_points(network: nn.Module) -> int:
+    """The fewest points of a cloud that a network takes: DGCNN's k, as each point needs so many neighbours; else 1."""
+    return int(getattr(network, "k", 1))
+
+
+def inserted_shares(network: nn.Module, points: int) -> tuple[float, ...]:
+    """From the fewest points of a cloud that the network takes: the shares at which insertion is looked at."""
+    first = min(least_points(network), points) / points
+    return (first, *(share for share in INSERTED if share > first))
+
+
+def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers by the names of their places (conv3, fc3), the last one first."""
+    found = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+    return {name.removesuffix(".linear"): module for name, module in reversed(found)}
+
+
 def with_random_layers(network: nn.Module, count: int = 1, seed: int = 0) -> nn.Module:
-    """A copy of a network whose last `count` linear layers are drawn anew (Adebayo et al. 2018)."""
+    """A copy of a network whose last `count` linear layers are drawn anew (Adebayo et al. 2018): the last one first, so that
+    one more layer leaves those above it as they were drawn."""
     other = copy.deepcopy(network)
-    layers = [module for module in other.modules() if isinstance(module, nn.Linear)]
+    layers = list(linear_layers(other).values())
     if not 1 <= count <= len(layers):
         raise ValueError(
             f"{type(network).__name__} has {len(layers)} linear layers; got {count} to draw anew."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for layer in layers[-count:]:
+        for layer in layers[:count]:
             layer.reset_parameters()
     return other
 
@@ -103,3 +122,14 @@ def sanity(network: nn.Module, x: Tensor, target: Tensor, name: str, count: int 
     before = saliency(network, x, target, name, seed)
     after = saliency(with_random_layers(network, count, seed), x, target, name, seed)
     return rank_correlation(before, after)
+
+
+def cascade(network: nn.Module, x: Tensor, target: Tensor, name: str, seed: int = 0) -> dict[str, Tensor]:
+    """By layer, the last one first: |rho| [B] of a score and of that of the network in which this layer and all above it are
+    drawn anew (Adebayo et al. 2018, cascading randomisation)."""
+    before = saliency(network, x, target, name, seed)
+    found = {}
+    for count, layer in enumerate(linear_layers(network), 1):
+        after = saliency(with_random_layers(network, count, seed), x, target, name, seed)
+        found[layer] = rank_correlation(before, after).abs()
+    return found

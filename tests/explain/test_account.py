@@ -6,6 +6,7 @@ from torch import nn
 
 from dropfold import models
 from dropfold.explain import explain
+from dropfold.explain.cut.biases import winners_alone
 from dropfold.models import unfused
 from tests.explain.conftest import CLOUDS, FORMATS, PARTS, randomized, small_pointnet
 
@@ -145,3 +146,11 @@ def test_a_difference_of_classes(clouds):
     assert torch.allclose(difference.scores.sum(1), difference.account["evidence"], atol=1e-10)
     with pytest.raises(ValueError, match="can be subtracted"):
         a.contrast(explain(network, clouds, 2, method="grad_cam"))
+
+
+def test_the_winners_of_a_max_leave_no_trace(clouds):
+    network = small_pointnet()
+    explain(network, clouds, 2)
+    with winners_alone(network, {network.conv3: torch.zeros(3, 1024).long()}):
+        assert "plain" in vars(network.conv3)
+    assert all("plain" not in vars(module) for module in network.modules())

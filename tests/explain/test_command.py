@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dropfold.__main__ import main
-from dropfold.explain.page.page import PAGE, write_page
+from dropfold.explain.page.page import write_page
 from dropfold.explain.run.command import FILES
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -127,4 +127,4 @@ def test_every_string_of_the_page_is_text():
     assert hostile not in page
     assert content_of(page)["title"] == hostile
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|\bon\w+=", page)
-    assert "default-src 'none'" in PAGE.read_text()
+    assert "default-src 'none'" in page

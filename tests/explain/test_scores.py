@@ -5,8 +5,17 @@ import torch
 from torch import nn
 
 from dropfold.explain.maps.explanation import effective_points
-from dropfold.explain.score.curves import dropping, rank_correlation, sanity, with_random_layers
+from dropfold.explain.score.curves import (
+    cascade,
+    dropping,
+    inserted_shares,
+    linear_layers,
+    rank_correlation,
+    sanity,
+    with_random_layers,
+)
 from dropfold.explain.score.game import pairs, two_shape_game
+from dropfold.explain.score.infidelity import infidelity, random_drops
 from dropfold.explain.score.saliency import CLASS_AGNOSTIC, SCORES, saliency
 from tests.explain.conftest import CLOUDS, randomized, small_pointnet
 
@@ -167,3 +176,55 @@ def test_rank_correlation_is_spearmans():
 def test_effective_points_count_those_that_share():
     scores = torch.tensor([[1.0, 1, 1, 1, -5, 0], [0, 0, 2, 0, 0, 0]])
     assert effective_points(scores).tolist() == pytest.approx([4, 1])
+
+
+def test_the_infidelity_of_an_exact_map_is_0_and_of_a_map_of_zeros_1(clouds):
+    """Of a network that adds points up, what a point adds is exactly what the logit loses without it."""
+
+    class Sum(nn.Module):
+        weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double()
+
+        def forward(self, x):
+            return (x @ self.weight).sum(1)
+
+    exact = (clouds @ Sum.weight).gather(2, TARGET[:, None, None].expand(-1, 48, 1))[..., 0]
+    drops = random_drops(Sum(), clouds, TARGET)
+    assert drops.sets.sum(-1).eq(5).all()  # a tenth of 48
+    for times, as_it_is in ((1.0, 0.0), (3.0, 4.0), (-1.0, 4.0)):
+        found = infidelity(times * exact, drops)
+        assert (found.as_it_is / found.zeros).tolist() == pytest.approx([as_it_is] * 3, abs=1e-10)
+        assert found.relative(found.as_it_is) == pytest.approx(as_it_is, abs=1e-10)
+        assert found.scaled.tolist() == pytest.approx([0.0] * 3, abs=1e-10)
+        assert found.factor.tolist() == pytest.approx([1 / times] * 3)
+    zeros = infidelity(torch.zeros_like(exact), drops)
+    assert zeros.as_it_is.equal(zeros.zeros)
+    assert zeros.scaled.equal(zeros.zeros)
+    assert zeros.zeros.tolist() == pytest.approx((drops.fall**2).mean(0).tolist())
+    with pytest.raises(ValueError, match="drops 0 of 48 points"):
+        random_drops(Sum(), clouds, TARGET, share=0.001)
+    with pytest.raises(ValueError, match=r"must be \[3, 48\]"):
+        infidelity(exact[:, :40], drops)
+
+
+def test_a_cascade_goes_from_the_head_down_and_keeps_what_it_has_drawn():
+    network, x = small_pointnet(), torch.rand(2, 24, 3).double()
+    target = TARGET[:2]
+    assert list(linear_layers(network)) == ["fc3", "fc2", "fc1", "conv3", "conv2", "conv1"]
+    one, two = (with_random_layers(network, count) for count in (1, 2))
+    assert one.fc3.weight.equal(two.fc3.weight)
+    assert one.fc2.linear.weight.equal(network.fc2.linear.weight)
+    assert not two.fc2.linear.weight.equal(network.fc2.linear.weight)
+    found = cascade(network, x, target, "xgrad_cam")
+    assert list(found) == list(linear_layers(network))
+    assert found["fc3"].equal(sanity(network, x, target, "xgrad_cam").abs())
+    assert torch.cat(list(cascade(network, x, target, "radius").values())).tolist() == pytest.approx([1] * 12)
+
+
+@pytest.mark.parametrize(("name", "least"), [("PointNet", 1), ("PointNet2", 1), ("DGCNN", 6)])
+def test_insertion_begins_with_the_fewest_points_that_a_network_takes(name, least, clouds):
+    network = randomized(CLOUDS[name]())
+    shares = inserted_shares(network, 48)
+    assert shares[0] == least / 48
+    assert list(shares) == sorted(set(shares))
+    logits = dropping(network, clouds, torch.rand(3, 48), shares, "insertion").logits
+    assert bool(logits.isfinite().all())

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from dropfold.train.tasks.trained import Trained
 
 
+Also = Callable[[int, dict[str, Any]], str]
+"""What else is done with the i-th file, of its row; it may add to the row, and says in words what it did."""
+
+
 @dataclass
 class Options:
     """Predict the class of shapes, or of each of their points, in files."""
@@ -62,7 +66,8 @@ class Options:
     """Print JSON: a list of {file, class, probabilities}; of labelled points {file, out, points, classes, codes, scores}."""
 
 
-def main(options: Options) -> None:
+def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> None:
+    """Predict; `prepare` gives what else is done with each file, before any is predicted."""
     if not options.files:
         print(f"error: no file to predict; usage: dropfold predict {options.run} FILE...", file=sys.stderr)
         raise SystemExit(2)
@@ -79,10 +84,24 @@ def main(options: Options) -> None:
     refuse_idle(options, trained.config.task)
     if trained.config.task == "images":
         options = replace(options, files=images.list_pictures(options.files))
-    if trained.config.task in CLASSIFYING:
-        predict_all(options, classify_each(options, trained, layout), "predicting")
-    else:
-        predict_all(options, label_each(options, trained, layout))
+    classifying = trained.config.task in CLASSIFYING
+    each = (classify_each if classifying else label_each)(options, trained, layout)
+    if prepare is not None:
+        each = and_also(each, prepare(trained))
+    predict_all(options, each, "predicting" if classifying else "")
+
+
+def and_also(
+    each: Callable[[int], tuple[dict[str, Any], str]], also: Also
+) -> Callable[[int], tuple[dict[str, Any], str]]:
+    """Predict the i-th file, and do what else is asked."""
+
+    def both(i: int) -> tuple[dict[str, Any], str]:
+        row, words = each(i)
+        said = also(i, row)
+        return row, words + said
+
+    return both
 
 
 def refuse_idle(options: Options, task: str) -> None:

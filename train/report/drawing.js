@@ -53,25 +53,33 @@ function legend(parent, entries) {
   const box = el("div", null, parent, "legend");
   for (const [name, color] of entries) { const one = el("span", name, box); one.style.setProperty("--dot", color); }
 }
-function cloud(parent, shape, view = { turn: .6, tilt: .35, draws: [] }) {
-  const box = el("div", null, parent, "cloud" + (shape.mark ? " " + shape.mark : "")), canvas = el("canvas", null, box);
-  el("div", shape.title, box); const sub = el("div", shape.note, box); sub.style.color = "var(--soft)";
-  if (shape.legend) legend(box, shape.legend);
-  const P = shape.fine ? new Int16Array(bytes(shape.fine).buffer) : new Int8Array(bytes(shape.points).buffer), full = shape.fine ? 32767 : 127;
-  const n = P.length / 3, classes = shape.colours ? bytes(shape.colours) : null, small = n > 3000 ? .8 : classes ? 1.4 : 1, faint = classes ? .75 : .4, fall = shape.dropped ? bytes(shape.dropped) : null;
-  const S = canvas.width = canvas.height = 420, g = canvas.getContext("2d"); let spin = false;
-  const style = getComputedStyle(document.body);
-  const kept = style.getPropertyValue("--a").trim(), lost = style.getPropertyValue("--b").trim();
+// Points of `packed` coordinates (up to `full`) that turn, with all others of the same view, when they are dragged: from the
+// farthest to the nearest, `paint(g, i, near, x, y)` draws point i; `near` goes from 0 to 1.
+function turning(parent, P, full, view, paint) {
+  const canvas = el("canvas", null, parent), n = P.length / 3, S = canvas.width = canvas.height = 420, g = canvas.getContext("2d"); let spin = false;
   function draw() {
     const c = Math.cos(view.turn), s = Math.sin(view.turn), ct = Math.cos(view.tilt), st = Math.sin(view.tilt), order = [];
     for (let i = 0; i < n; i++) { const X = P[3 * i] / full, Y = P[3 * i + 1] / full, Z = P[3 * i + 2] / full, x = c * X + s * Z, z = c * Z - s * X; order.push([ct * z + st * Y, S / 2 + .46 * S * x, S / 2 - .46 * S * (ct * Y - st * z), i]); }
     order.sort((a, b) => a[0] - b[0]); g.clearRect(0, 0, S, S);
-    for (const [depth, px, py, i] of order) { const f = fall ? fall[i] / 255 : 0; g.globalAlpha = faint + (1 - faint) * (depth + 1) / 2; g.fillStyle = classes ? shape.palette[classes[i]] : f > 0 && (fall && shape.graded ? f > .34 : true) ? lost : kept; const r = small * (3.2 + 2 * (depth + 1) / 2); g.fillRect(px - r / 2, py - r / 2, r, r); }
+    for (const [depth, px, py, i] of order) paint(g, i, (depth + 1) / 2, px, py);
   }
   canvas.onpointerdown = e => { canvas.setPointerCapture(e.pointerId); spin = true; };
   canvas.onpointermove = e => { if (spin) { view.turn += e.movementX / 80; view.tilt = Math.max(-1.5, Math.min(1.5, view.tilt + e.movementY / 80)); view.draws.forEach(again => again()); } };
   canvas.onpointerup = () => { spin = false; };
   view.draws.push(draw); draw();
+}
+const square = (g, x, y, r) => g.fillRect(x - r / 2, y - r / 2, r, r);
+function cloud(parent, shape, view = { turn: .6, tilt: .35, draws: [] }) {
+  const box = el("div", null, parent, "cloud" + (shape.mark ? " " + shape.mark : ""));
+  const P = shape.fine ? new Int16Array(bytes(shape.fine).buffer) : new Int8Array(bytes(shape.points).buffer), full = shape.fine ? 32767 : 127;
+  const classes = shape.colours ? bytes(shape.colours) : null, small = P.length > 9000 ? .8 : classes ? 1.4 : 1, faint = classes ? .75 : .4, fall = shape.dropped ? bytes(shape.dropped) : null;
+  const style = getComputedStyle(document.body), kept = style.getPropertyValue("--a").trim(), lost = style.getPropertyValue("--b").trim();
+  turning(box, P, full, view, (g, i, near, x, y) => {
+    const f = fall ? fall[i] / 255 : 0; g.globalAlpha = faint + (1 - faint) * near;
+    g.fillStyle = classes ? shape.palette[classes[i]] : f > 0 && (fall && shape.graded ? f > .34 : true) ? lost : kept; square(g, x, y, small * (3.2 + 2 * near));
+  });
+  el("div", shape.title, box); const sub = el("div", shape.note, box); sub.style.color = "var(--soft)";
+  if (shape.legend) legend(box, shape.legend);
 }
 function table(parent, head, rows, cell) {
   const t = el("table", null, parent), top = el("tr", null, t); head.forEach(h => el("th", h, top));

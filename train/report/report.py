@@ -30,9 +30,9 @@ def write_report(trained: Trained, sections: Sequence[Section] = ()) -> None:
 
 
 def fill_page(page: Path, content: Any) -> str:
-    """A page with the style and the drawing functions that all pages share, and its content."""
+    """A page with the head, style and drawing functions that all pages share, and its content."""
     text = page.read_text()
-    for name, file in (("STYLE", "page.css"), ("DRAWING", "drawing.js")):
+    for name, file in (("HEAD", "head.html"), ("STYLE", "page.css"), ("DRAWING", "drawing.js")):
         text = text.replace(f"{{{{{name}}}}}", PAGE.with_name(file).read_text())
     return text.replace("{{DATA}}", as_script(content))
 
