@@ -251,7 +251,8 @@ def _tile(
     typing: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any, out_at: Any,
     out_row: Any, inner: Any, add: Any, rows: Any, most: Any, vectors: Any, lanes: Any,
 ) -> Any:  # fmt: skip
-    """A tile of `multiply` held in registers: 1 to `most` rows of `vectors` vectors of `lanes` numbers (0: a register's).
+    """A tile of `multiply` held in registers: 1 to `most` rows of `vectors` vectors of `lanes` numbers (0: a register's);
+    inner is 1 at least.
 
     The last three are literals.
     """
@@ -472,7 +473,8 @@ def multiply(
     typing: Any, routine: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any,
     out_at: Any, out_row: Any, rows: Any, inner: Any, columns: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0: i < rows, k < inner, j < columns, 1 at least.
+    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0: i < rows, k < inner, j < columns, of which rows
+    and columns are 1 at least. A sum of nothing (inner = 0) is 0.
 
     x[i, k] is x[x_at + i x_row + k x_inner]; numbers of one row of w, and of out, are neighbours.
     """
@@ -499,6 +501,11 @@ def multiply(
 def _multiply(
     x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes
 ):
+    if inner == 0:
+        for i in range(0 if add else rows):
+            for j in range(columns):
+                out[out_at + i * out_row + j] = 0
+        return
     j = 0
     while rows == 1 and columns - j >= lanes * VECTORS_OF_ONE_ROW:
         _row(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)
