@@ -161,9 +161,15 @@ def larger(x: Vector, y: Vector) -> Vector:
 
 
 def leaky_relu(x: Vector, slope: Vector) -> Vector:
-    """x where it is positive, and slope x elsewhere."""
-    positive = x.builder.fcmp_ordered(">", x.value, x._constant(0.0))
-    return Vector(x.builder, x.builder.select(positive, x.value, (x * slope).value))
+    """x where it is positive, and slope x elsewhere; with slope 0, a ReLU, 0 of -inf too. NaN stays NaN."""
+    builder = x.builder
+    relu = builder.fcmp_ordered("==", slope.value, x._constant(0.0))
+    finite = float(np.finfo(np.float32 if x.bits == 32 else np.float64).min)  # 0 times this is 0
+    floor = builder.select(relu, x._constant(finite), x._constant(-math.inf))
+    below = builder.fcmp_ordered(">", floor, x.value)
+    positive = builder.fcmp_ordered(">", x.value, x._constant(0.0))
+    bounded = Vector(builder, builder.select(below, floor, x.value))
+    return Vector(builder, builder.select(positive, x.value, (bounded * slope).value))
 
 
 def _pointer(builder: Any, data: Any, at: Any, scalar: Any, kind: Any) -> Any:
