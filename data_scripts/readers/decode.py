@@ -321,7 +321,8 @@ def _look_ahead(packets: Iterable[Any], pages: Pages) -> Iterator[tuple[int, Any
     before, number, passed, behind, own = None, 0, 0, False, set[bytes | None]()
     for packet in itertools.chain(packets, [None]):
         at = math.inf if packet is None else packet.pos
-        own.add(pages.stream_of.get(at))  # one, or in a chain of videos one after another
+        if packet is not None:
+            own.add(pages.stream_of.get(packet.pos))  # one, or in a chain of videos one after another
         breaks = [one for one in pages.breaks if one.stream in own]
         now = passed if at is None else sum(one.at <= at for one in breaks)
         cut = any(one.cut for one in breaks[passed:now])
