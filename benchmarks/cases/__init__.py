@@ -1,1 +1,1 @@
-"""What the commands time: ours, the peers that do the same, and the limits that neither can beat."""
+"""What the commands time: ours, the peers that do the same, and the limits of ours."""

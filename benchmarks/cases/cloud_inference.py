@@ -1,7 +1,7 @@
 """Logits of point-cloud networks in evaluation, without autograd: ours and the peers', from the same weights and clouds.
 
 A peer runs as its repository does, through inductor ("compiled"), and as an ONNX graph in onnxruntime. PointNet++'s peers
-loop over their centres in Python, which both would unroll: they are measured eager alone, and it was not tried.
+run eager alone: through inductor and onnxruntime they were not tried.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _in_onnxruntime(chosen: Side, inputs: tuple[Tensor, ...]) -> Callable[[], Te
 
 
 def comparison(network: Network, setting: Setting) -> list[Case]:
-    """Ours, the peer in each way if its checkout is given, and what no implementation can beat: our own products."""
+    """Ours, the peer in each way if its checkout is given, and our products alone, in torch's libraries."""
     peer = PEER[network]
     more = [] if setting.checkout is None else [peer]
     if more and setting.device == "cpu":

@@ -1,4 +1,5 @@
-"""What no implementation of a step can beat: its own matrix products run alone, and its bytes at the speed of a copy.
+"""What our step would take at least through torch: its own matrix products run alone in torch's libraries, and its bytes
+at the speed of a copy. A peer whose products are faster, or fewer, may be below.
 
 "limit: GEMMs" runs the products of one of our steps (forward, backward, neighbour search) in a row, with nothing between
 them, at their shapes and in their type: through ATen and, in float32 on a CPU, through oneDNN as well, for which is faster

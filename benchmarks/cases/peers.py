@@ -3,6 +3,7 @@ this project (docs/benchmarks.md says how to install them)."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import types
@@ -29,9 +30,11 @@ def load_module(checkout: Path, file: str, replace: dict[str, str] | None = None
                 f"{path} does not contain {old!r}: it is another version than the one measured here."
             )
         source = source.replace(old, new)
-    module = types.ModuleType(f"peer_{path.stem}")
+    # torch.compile looks in sys.modules for what a function calls: each checkout and mended form has its name.
+    own = hashlib.sha256(f"{path.resolve()}\n{source}".encode()).hexdigest()[:12]
+    module = types.ModuleType(f"peer_{path.stem}_{own}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where torch.compile looks for what its functions call
+    sys.modules[module.__name__] = module
     exec(compile(source, str(path), "exec"), module.__dict__)
     return module
 

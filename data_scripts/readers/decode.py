@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dropfold.data_scripts.readers.ogg import Break, find_breaks
+from dropfold.data_scripts.readers.ogg import Pages, read_pages
 from dropfold.data_scripts.schemas.video_schema import frame_size
 from dropfold.data_scripts.work import isolate
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
@@ -34,7 +34,6 @@ BYTES_TO_DECODE = 4 << 30
 DEFAULT_PIXELS = 5_000_000  # what being the default stream counts for in ffmpeg's choice
 MOST_FAULTS = 1000  # packets in a row that cannot be read before a file is given up
 # Decoders that compare checksums inside a file. What they find differs is shown all the same, and said in the log alone.
-# So do pages of Ogg, of which FFmpeg drops those that differ.
 COMPARING = ("apng", "ffv1", "flashsv", "flashsv2", "hevc", "png", "vvc")
 DIFFERS = re.compile("CRC mismatch|mismatching (checksum|crc|md5)|Zlib resync", re.IGNORECASE)
 
@@ -270,8 +269,9 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
     codec = stream.codec_context
     codec.copy_opaque = True  # a frame carries the number of its packet
     pages = container.format.name == "ogg"
-    with _listening(pages or codec.name in COMPARING) as differs:
-        packets = _look_ahead(container.demux(stream), find_breaks(Path(container.name)) if pages else [])
+    with _listening(codec.name in COMPARING) as differs:
+        read = read_pages(Path(container.name)) if pages else Pages({}, [])
+        packets = _look_ahead(container.demux(stream), read)
         faults = 0
         damaged: set[int] = set()  # packets
         # Lossless decoders conceal nothing: what is predicted from a damaged picture is damaged, up to the next key frame.
@@ -287,7 +287,7 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                     for frame in codec.decode(None):
                         yield None if frame.opaque in damaged else frame
                 break
-            if (differs() and pages) or behind:  # else it is said of the packet before
+            if behind:
                 spoilt = True
                 yield None
             if packet is None:
@@ -315,11 +315,15 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                 yield None if frame.opaque in damaged else frame
 
 
-def _look_ahead(packets: Iterable[Any], breaks: list[Break]) -> Iterator[tuple[int, Any, bool, bool]]:
-    """Number, packet, whether the next break cuts it, and whether one stands before it; at the end a packet None."""
-    before, number, passed, behind = None, 0, 0, False
+def _look_ahead(packets: Iterable[Any], pages: Pages) -> Iterator[tuple[int, Any, bool, bool]]:
+    """Number, packet, whether the next break of its stream cuts it, and whether one stands before it; at the end a packet
+    None."""
+    before, number, passed, behind, own = None, 0, 0, False, set[bytes | None]()
     for packet in itertools.chain(packets, [None]):
         at = math.inf if packet is None else packet.pos
+        if packet is not None:
+            own.add(pages.stream_of.get(packet.pos))  # one, or in a chain of videos one after another
+        breaks = [one for one in pages.breaks if one.stream in own]
         now = passed if at is None else sum(one.at <= at for one in breaks)
         cut = any(one.cut for one in breaks[passed:now])
         if before is not None:

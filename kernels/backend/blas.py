@@ -72,6 +72,11 @@ def product(blas, x, transpose_x, y, transpose_y, old, out):
     # Fortran stores columns one after another, so it computes out^T = y^T x^T.
     transposed, plain = np.uint8(84), np.uint8(78)  # the letters T and N
     letters = (transposed if transpose_y else plain, transposed if transpose_x else plain)
-    one, beta = out.dtype.type(1), out.dtype.type(old)
-    operands = (one, y, np.int64(y.shape[1]), x, np.int64(x.shape[1]), beta, out, columns)
+    one, beta, least = (
+        out.dtype.type(1),
+        out.dtype.type(old),
+        np.int64(1),
+    )  # BLAS takes no rows 0 numbers apart
+    apart_y, apart_x = max(least, np.int64(y.shape[1])), max(least, np.int64(x.shape[1]))
+    operands = (one, y, apart_y, x, apart_x, beta, out, max(least, columns))
     _call(blas, (*letters, columns, rows, inner, *operands))

@@ -161,9 +161,15 @@ def larger(x: Vector, y: Vector) -> Vector:
 
 
 def leaky_relu(x: Vector, slope: Vector) -> Vector:
-    """x where it is positive, and slope x elsewhere."""
-    positive = x.builder.fcmp_ordered(">", x.value, x._constant(0.0))
-    return Vector(x.builder, x.builder.select(positive, x.value, (x * slope).value))
+    """x where it is positive, and slope x elsewhere; with slope 0, a ReLU, 0 of -inf too. NaN stays NaN."""
+    builder = x.builder
+    relu = builder.fcmp_ordered("==", slope.value, x._constant(0.0))
+    finite = float(np.finfo(np.float32 if x.bits == 32 else np.float64).min)  # 0 times this is 0
+    floor = builder.select(relu, x._constant(finite), x._constant(-math.inf))
+    below = builder.fcmp_ordered(">", floor, x.value)
+    positive = builder.fcmp_ordered(">", x.value, x._constant(0.0))
+    bounded = Vector(builder, builder.select(below, floor, x.value))
+    return Vector(builder, builder.select(positive, x.value, (bounded * slope).value))
 
 
 def _pointer(builder: Any, data: Any, at: Any, scalar: Any, kind: Any) -> Any:
@@ -251,7 +257,8 @@ def _tile(
     typing: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any, out_at: Any,
     out_row: Any, inner: Any, add: Any, rows: Any, most: Any, vectors: Any, lanes: Any,
 ) -> Any:  # fmt: skip
-    """A tile of `multiply` held in registers: 1 to `most` rows of `vectors` vectors of `lanes` numbers (0: a register's).
+    """A tile of `multiply` held in registers: 1 to `most` rows of `vectors` vectors of `lanes` numbers (0: a register's);
+    inner is 1 at least.
 
     The last three are literals.
     """
@@ -472,7 +479,8 @@ def multiply(
     typing: Any, routine: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, w: Any, w_at: Any, w_inner: Any, out: Any,
     out_at: Any, out_row: Any, rows: Any, inner: Any, columns: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0: i < rows, k < inner, j < columns, 1 at least.
+    """out[i, j] = sum_k x[i, k] w[k, j], or added to it if `add` is not 0: i < rows, k < inner, j < columns, of which rows
+    and columns are 1 at least. A sum of nothing (inner = 0) is 0.
 
     x[i, k] is x[x_at + i x_row + k x_inner]; numbers of one row of w, and of out, are neighbours.
     """
@@ -499,6 +507,11 @@ def multiply(
 def _multiply(
     x, x_at, x_row, x_inner, w, w_at, w_inner, out, out_at, out_row, rows, inner, columns, add, lanes
 ):
+    if inner == 0:
+        for i in range(0 if add else rows):
+            for j in range(columns):
+                out[out_at + i * out_row + j] = 0
+        return
     j = 0
     while rows == 1 and columns - j >= lanes * VECTORS_OF_ONE_ROW:
         _row(x, x_at, x_row, x_inner, w, w_at + j, w_inner, out, out_at + j, out_row, rows, inner, add)

@@ -30,7 +30,7 @@ from dropfold.kernels.backend.workers import each, workers
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.elementwise.cpu import scalar
+from dropfold.kernels.noise.elementwise.cpu import leaky_relu, scalar
 
 ROWS_PER_PAD = 256  # tiles are padded with rows of zeros to a multiple of this
 
@@ -42,7 +42,7 @@ def rows_pass(q, p, idx, owner, start, vectors, slope, offset, z):
         j, g = idx[start + m], owner[start + m]
         for c in range(channels):
             u = vectors[0, c] * (q[j, c] + p[g, c]) + vectors[1, c]
-            z[m, c] = (u if u > 0 else slope * u) - offset[c]
+            z[m, c] = leaky_relu(u, slope) - offset[c]
 
 
 @njit
@@ -51,7 +51,7 @@ def activate_pass(y, vectors, slope, offset, z):
     for m in range(rows):
         for c in range(channels):
             u = vectors[0, c] * y[m, c] + vectors[1, c]
-            z[m, c] = (u if u > 0 else slope * u) - offset[c]
+            z[m, c] = leaky_relu(u, slope) - offset[c]
 
 
 @njit

@@ -349,12 +349,13 @@ def _evaluate(
     vectors = []
     for norm, bias in zip(norms, biases, strict=True):
         if norm is None:
-            of_layer = torch.ones_like(q[0]), torch.zeros_like(q[0]) if bias is None else bias, 1.0
+            one = q.new_ones(q.shape[1])
+            vectors.append((one, torch.zeros_like(one) if bias is None else bias))
         else:
-            of_layer = *scale_and_shift(norm, bias), negative_slope
-        vectors.append((*of_layer[:2], torch.full_like(of_layer[0], of_layer[2])))
-    scale, shift, slope = (torch.cat(parts) for parts in zip(*vectors, strict=True))
-    return group_mlp_eval(q, p, groups.ptr, groups.idx, list(weights), scale, shift, slope)
+            vectors.append(scale_and_shift(norm, bias))
+    scale, shift = (torch.cat(parts) for parts in zip(*vectors, strict=True))
+    slopes = [1.0 if norm is None else negative_slope for norm in norms]
+    return group_mlp_eval(q, p, groups.ptr, groups.idx, list(weights), scale, shift, slopes)
 
 
 def _cloud_ptr(q: Tensor, batch: Tensor | None, batch_size: int | None) -> Tensor:

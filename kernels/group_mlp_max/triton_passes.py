@@ -14,6 +14,7 @@ from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.group_mlp_max.entries import ROWS_PER_BLOCK, Entries, Tile
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.triton import noise_tile
+from dropfold.kernels.noise.elementwise.triton import leaky_relu
 from dropfold.kernels.norm.triton_max import finish_maximum, take_rows
 from dropfold.kernels.points.clouds import transpose_lists
 
@@ -40,7 +41,7 @@ def _group_rows_fwd_kernel(
     shift = tl.load(p_vectors + channels + o_c, mask=mask_c, other=0.0)
     offset = tl.load(p_offset + o_c, mask=mask_c, other=0.0)
     u = scale[None, :] * y + shift[None, :]
-    z = tl.where(u > 0, u, slope * u) - offset[None, :]
+    z = leaky_relu(u, slope) - offset[None, :]
     tl.store(p_z + o_m[:, None] * channels + o_c[None, :], z, mask=inside)
 
 

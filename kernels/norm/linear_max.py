@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dropfold.kernels.backend.gemm import gram, mm
+from dropfold.kernels.norm.plain import activate
 
 
 def moments_of_linear(weight: Tensor, mean_x: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +21,7 @@ def moments_of_linear(weight: Tensor, mean_x: Tensor, covariance: Tensor) -> tup
 def activate_maximum(maximum: Tensor, argmax: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     """a(z) at the max of y; 0 where all rows were dropped."""
     z = scale * maximum + shift
-    return torch.where(argmax >= 0, torch.where(z > 0, z, slope * z), 0)
+    return torch.where(argmax >= 0, activate(z, slope), 0)
 
 
 def gradient_at_maximum(

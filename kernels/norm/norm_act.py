@@ -149,7 +149,7 @@ def linear_norm_act(
         if batch is not None or x.dim() not in (2, 3):
             to_rows(x, batch, batch_size)  # which refuses what does not fit
         check_channels(weight.shape[0], norm, x)
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.flatten(0, -2)
         z = linear_act_eval(rows, weight, *scale_and_shift(norm, bias), negative_slope)
         return z.view(*x.shape[:-1], z.shape[1])
     y = linear(x, weight, bias)

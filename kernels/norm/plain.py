@@ -40,8 +40,8 @@ def _sum_rows(rows: Tensor, sync: bool) -> Tensor:
 
 
 def activate(z: Tensor, negative_slope: float) -> Tensor:
-    """LeakyReLU."""
-    return torch.where(z > 0, z, negative_slope * z)
+    """LeakyReLU; with a slope of 0 ReLU, which makes 0 of -inf too."""
+    return torch.relu(z) if negative_slope == 0 else torch.where(z > 0, z, negative_slope * z)
 
 
 def masked_max(z: Tensor, keep: Tensor, dim: int) -> tuple[Tensor, Tensor]:

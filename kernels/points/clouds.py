@@ -50,7 +50,7 @@ def to_rows(x: Tensor, batch: Tensor | None = None, batch_size: int | None = Non
             raise ValueError(
                 f"batch goes with rows x [M, C]; a dense x [B, N, C] needs none. Got x {describe(x)}."
             )
-        return x.reshape(-1, x.shape[2]), dense_ptr(x.shape[0], x.shape[1], x.device)
+        return x.flatten(0, 1), dense_ptr(x.shape[0], x.shape[1], x.device)
     if x.dim() != 2:
         raise ValueError(f"x must be dense [B, N, C], or rows [M, C] with batch [M]; got {describe(x)}.")
     if batch is None:

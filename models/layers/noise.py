@@ -205,7 +205,7 @@ class DropCluster(Drop):
         idx = global_idx(kernels.knn(points, min(self.k, smallest_cloud(points, batch)), batch=batch))
         if self.radius is None:
             return idx
-        rows = points.reshape(-1, points.shape[-1]).float()
+        rows = points.flatten(0, -2).float()
         far = (rows[idx] - rows[:, None]).square().sum(-1) > self.radius**2
         own = torch.arange(idx.shape[0], device=idx.device)[:, None]
         # Points outside the ball are replaced by the first entry.
@@ -218,13 +218,11 @@ class DropCluster(Drop):
 
 def smallest_cloud(points: Tensor, batch: Tensor | None) -> int:
     """Points in the smallest cloud of a batch."""
-    if batch is None:
-        return points.shape[-2]
-    sizes = torch.bincount(batch)
-    if not (least := int(sizes.min())):
-        raise ValueError(
-            f"cloud {int(sizes.argmin())} of the batch has no points; clusters need some in each."
-        )
+    sizes = None if batch is None else torch.bincount(batch, minlength=1)
+    least = points.shape[-2] if sizes is None else int(sizes.min())
+    if not least:
+        empty = 0 if sizes is None else int(sizes.argmin())
+        raise ValueError(f"cloud {empty} of the batch has no points; clusters need some in each.")
     return least
 
 

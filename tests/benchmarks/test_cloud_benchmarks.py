@@ -1,5 +1,6 @@
 """The point-cloud benchmarks: what is timed side by side computes the same, and the limits are those of the step."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,18 @@ def test_a_loss_curve_is_the_same_again_and_moves_with_its_points():
     first, again, *moved = (gpu_clouds.losses("cpu", True, seed) for seed in (None, None, 1, 2, 3))
     assert gpu_clouds.apart(first, again) == 0
     assert any(gpu_clouds.apart(first, curve) > 0 for curve in moved)  # one alone may round to the same loss
+
+
+def test_modules_of_the_same_name_stay_apart(tmp_path):
+    """torch.compile finds by a function's module what the function calls: of another checkout, or mended otherwise, it would
+    be another function."""
+    loaded = {}
+    for folder, mend in (("a", {}), ("b", {}), ("a", {"1": "3"})):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "model.py").write_text(f"def f():\n    return {folder!r}, 1\n")
+        module = peers.load_module(tmp_path / folder, "model.py", mend)
+        loaded[module.f()] = module
+    for result, module in loaded.items():
+        assert sys.modules[module.f.__module__].f() == result
+        del sys.modules[module.__name__]
+    assert list(loaded) == [("a", 1), ("b", 1), ("a", 3)]

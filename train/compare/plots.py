@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from dropfold.data_scripts.work import atomic
 from dropfold.train.compare import table
 from dropfold.train.compare.corruptions import ALL, LEVELS, corrupt
 from dropfold.train.config.configs import CloudConfig
@@ -217,5 +218,5 @@ def project(points: np.ndarray) -> np.ndarray:
 def save(picture: Any, path: Path) -> None:
     """Write a picture whole or not at all."""
     file = io.BytesIO()
-    picture.savefig(file, format="png", dpi=130)
+    picture.savefig(file, format="png", dpi=130, metadata={"Software": atomic.WRITER})
     checkpoint.write(path, file.getvalue())

@@ -11,20 +11,32 @@ from dropfold.train.compare.table import Rows
 from dropfold.train.scoring.metrics import in_words
 from dropfold.train.storage import checkpoint
 
-TABLE = atomic.Own("table of dropfold", rb"variant,seed|\| (variant|corruption) \|")
-PICTURE = atomic.Own(
-    "picture of dropfold",
-    rb"\x89PNG\r\n\x1a\n.{0,2000}?tEXtSoftware\x00(Matplotlib|%s)" % atomic.WRITER.encode(),
+# A table is known by its columns, and in Markdown by the words below it, too.
+TABLES = {
+    name: atomic.Own("table of dropfold", begins, table.INTERVAL.encode() if name.endswith(".md") else b"")
+    for name, begins in (
+        ("runs.csv", rb"variant,seed,(fold,)?((failure,)?figure,score,|failure\n)"),
+        ("table.csv", rb"variant,seeds,runs,failed,mean,half_width,"),
+        ("table.md", rb"\| variant \| seeds \|"),
+        ("levels.csv", rb"variant,seed,(fold,)?corruption,level,accuracy\n"),
+        ("levels.md", rb"\| corruption \| level \|"),
+        ("summed.md", rb"\| variant \| seeds \|"),
+    )
+}
+PICTURES = dict.fromkeys(
+    ("comparison.png", "levels.png", "corruptions.png"),
+    atomic.Own(
+        "picture of dropfold (older ones do not say that they are)",
+        rb"\x89PNG\r\n\x1a\n.{0,2000}?tEXtSoftware\x00%s" % atomic.WRITER.encode(),
+    ),
 )
-TABLES = ("runs.csv", "table.csv", "table.md", "levels.csv", "levels.md", "summed.md")
-PICTURES = ("comparison.png", "levels.png", "corruptions.png")
 
 
 def check_folder(folder: Path) -> None:
     """Refuse a place for tables and pictures that is no folder, or holds other files of their names, before long work."""
     atomic.check_folder(folder)
-    for name in (*TABLES, *PICTURES):
-        atomic.check_target(folder / name, TABLE if name in TABLES else PICTURE)
+    for name, own in (TABLES | PICTURES).items():
+        atomic.check_target(folder / name, own)
 
 
 def write_results(folder: Path, rows: Rows, baseline: str, by_run: Outcomes | None = None) -> str:

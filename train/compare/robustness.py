@@ -156,7 +156,7 @@ def write_levels(folder: Path, outcomes: Outcomes) -> str:
         for level in range(0 if c == 0 else 1, LEVELS + 1)
     ]
     markdown = table.table(["corruption", "level", *values_by_variant], lines, 1)
-    markdown += "\nAccuracy in per cent, ± Student's 95 % over seeds.\n"
+    markdown += f"\nAccuracy in per cent, ± {table.INTERVAL}\n"
     checkpoint.write(folder / "levels.csv", table.as_csv(rows).encode())
     checkpoint.write(folder / "levels.md", markdown.encode())
     plots.levels(folder / "levels.png", values_by_variant)

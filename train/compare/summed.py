@@ -40,5 +40,5 @@ def table_of(runs: dict[Key, Path]) -> str:
         for variant, seeds in figures.items()
     ]
     head = ["variant", "seeds", *(f"{metrics.in_words(name)}, %" for name in names)]
-    note = f"Of the confusion summed over all points that {most} folds test; ±: Student's 95 % over seeds."
+    note = f"Of the confusion summed over all points that {most} folds test; ±: {table.INTERVAL}"
     return f"{table.table(head, rows, 1)}\n{note}\n"

@@ -27,7 +27,8 @@ COLUMNS = {  # keys of a run's summary, and their titles in the table
 }
 
 
-LEGEND = "±: Student's 95 % over seeds. [ ]: 95 % bootstrap over samples. Differences are paired by seed, fold and sample."
+INTERVAL = "Student's 95 % over seeds."
+LEGEND = f"±: {INTERVAL} [ ]: 95 % bootstrap over samples. Differences are paired by seed, fold and sample."
 
 
 @dataclass

@@ -44,7 +44,7 @@ def kept_points(seed: Tensor, thresholds: Tensor, neighbours: Tensor | None, row
 def kept_by_nearest(seed: Tensor, thresholds: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     k, rows = thresholds.shape[0] - 1, x.shape[0]
     # NaN is nobody's neighbour: beside it, or where distances overflow, a list may have fewer than k distinct members.
-    if rows and bool(x.abs().amax() <= LARGEST_COORDINATE) and bool((ptr.diff() >= k).all()):
+    if x.numel() and x.abs().amax().item() <= LARGEST_COORDINATE and bool((ptr.diff() >= k).all()):
         seeds = uniform(seed, rows) < thresholds[k]
         return (~near_marked(x, ptr, k, seeds)).to(torch.float32)
     return kept_points(seed, thresholds, knn(x, ptr, k), rows)

@@ -18,6 +18,13 @@ from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM, empty_sum
 ROWS_PER_BLOCK = 32  # which a thread takes at a time
 
 
+@njit(inline=True)
+def leaky_relu(z, slope):
+    """z where it is positive, and slope z elsewhere; with slope 0, a ReLU, 0 of -inf too. NaN stays NaN."""
+    elsewhere = slope * z if slope != 0 else z if z != z else slope
+    return z if z > 0 else elsewhere
+
+
 @njit(parallel=True)
 def _apply(y, scale, shift, slope, mode, keep_scale, p, noise_scale, seed, out):
     rows, channels = y.shape
@@ -27,7 +34,7 @@ def _apply(y, scale, shift, slope, mode, keep_scale, p, noise_scale, seed, out):
             noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
-                a = f[c] * (z if z > 0 else slope * z)
+                a = f[c] * leaky_relu(z, slope)
                 out[m, c] = a if y[m, c] != -np.inf else 0
 
 

@@ -13,6 +13,12 @@ from dropfold.kernels.noise.elementwise.operation import ROWS_PER_SUM, empty_sum
 
 
 @jit
+def leaky_relu(z, slope):
+    """z where it is positive, and slope z elsewhere; with slope 0, a ReLU, 0 of -inf too. NaN stays NaN."""
+    return tl.where((slope == 0) & (z <= 0), 0.0, tl.where(z > 0, z, slope * z))
+
+
+@jit
 def _norm_apply_fwd_kernel(
     p_y, p_scale, p_shift, slope, p_keep_scale, p_probability, p_noise_scale, p_seed, p_out, rows, channels,
     MODE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BY_FOUR: tl.constexpr,
@@ -26,7 +32,7 @@ def _norm_apply_fwd_kernel(
     scale = tl.load(p_scale + o_c, mask=o_c < channels, other=0.0)
     shift = tl.load(p_shift + o_c, mask=o_c < channels, other=0.0)
     z = scale[None, :] * y + shift[None, :]
-    a = tl.where(z > 0, z, slope * z)
+    a = leaky_relu(z, slope)
     if MODE != 0:
         a *= noise_tile(
             *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, channels),

@@ -11,8 +11,8 @@ from dropfold.kernels.backend.gemm import mm
 from dropfold.kernels.backend.numba import launch, njit, threads_for
 from dropfold.kernels.backend.panels import BYTES_PER_PANEL_ROW, multiply_panels, pack
 from dropfold.kernels.backend.vector import elementwise, larger, largest_of_rows, leaky_relu, multiply_routine
+from dropfold.kernels.noise.elementwise.cpu import scalar
 from dropfold.kernels.norm.evaluation.operation import empty_pools
-from dropfold.kernels.points.clouds import check_rows
 
 ROWS_PER_BLOCK = 48  # which a thread takes at a time
 PANELS_PER_PASS = 8  # multiplied before a pass over their columns: a block of them fits the nearest cache
@@ -82,7 +82,7 @@ def _apply(routine, x, weight, scale, shift, slope, out):
             multiply_panels(routine, x, first, n, panels, begin, min(count, begin + PANELS_PER_PASS), y, row)
             for m in range(n):
                 to = (first + m) * channels + at
-                _affine_act(own, (y, m * row, scale, at, shift, at, slope, at, flat, to))
+                _affine_act(own, (y, m * row, scale, at, shift, at, slope, 0, flat, to))
 
 
 @njit(parallel=True)
@@ -108,17 +108,16 @@ def _pool(routine, x, weight, ptr, scale, shift, slope, mean, maxima, means):
                 _affine_larger(own, (y, m * row, scale, at, shift, at, best, to, best, to))
             if mean:
                 for m in range(n):
-                    _affine_act_add(own, (y, m * row, scale, at, shift, at, slope, at, total, to, total, to))
+                    _affine_act_add(own, (y, m * row, scale, at, shift, at, slope, 0, total, to, total, to))
     for b in prange(maxima.shape[0]):
         points = ptr[b + 1] - ptr[b]
         top, added = np.full(channels, -np.inf, x.dtype), np.zeros(channels, x.dtype)
         for block in range(block_ptr[b], block_ptr[b + 1]):
             _larger(channels, (best, block * channels, top, 0, top, 0))
             _add(channels, (total, block * channels, added, 0, added, 0))
+        _act(channels, (top, 0, slope, 0, top, 0))
         for c in range(channels):
-            z = top[c]
-            a = z if z > 0 else slope[c] * z
-            maxima[b, c] = a if points else 0
+            maxima[b, c] = top[c] if points else 0
             means[b, c] = added[c] / max(points, 1)
 
 
@@ -149,7 +148,7 @@ def _edge_conv(routine, x, central, near, idx, scale, shift, slope, out):
                 i = first + m
                 largest_of_rows(q, row, lists, i * k, k, best, 0, own)
                 to = i * channels + at
-                _affine_add_act(own, (p, m * row, scale, at, shift, at, best, 0, slope, at, flat, to))
+                _affine_add_act(own, (p, m * row, scale, at, shift, at, best, 0, slope, 0, flat, to))
 
 
 @njit
@@ -168,9 +167,12 @@ def _cut(ptr, rows):
 
 
 @njit(parallel=True)
-def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slope, out):
+def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slopes, out):
     """Some groups a thread, some of their entries at a time, through all layers. `weights` are those of all layers one after
-    another in memory, and so are the vectors."""
+    another in memory, and so are scale and shift; a slope each.
+
+    A group is one thread's, and few large groups would leave the others idle. Our networks have none: the last level of
+    PointNet++, whose group is all points, is `linear_norm_max`."""
     layers, widest, width = channels.shape[0], channels.max(), BYTES_PER_PANEL_ROW // q.itemsize
     padded = (channels + width - 1) // width * width
     starts, places = np.zeros(layers + 1, np.int64), np.zeros(layers, np.int64)  # of vectors, of panels
@@ -195,7 +197,7 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slope, 
                     g += 1
                 owner[m] = g
                 at = idx[first + m] * c
-                _sum_affine_act(c, (flat_q, at, flat_p, g * c, scale, 0, shift, 0, slope, 0, z, m * c))
+                _sum_affine_act(c, (flat_q, at, flat_p, g * c, scale, 0, shift, 0, slopes[0], 0, z, m * c))
             for i in range(1, layers):
                 x, inner, c = z[: n * c].reshape(n, c), c, channels[i]
                 of_layer = panels[places[i - 1] : places[i]].reshape(padded[i] // width, inner, width)
@@ -211,11 +213,11 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slope, 
                             )
                         else:
                             to = m * c + at
-                            _affine_act(own, (y, m * row, scale, of, shift, of, slope, of, other, to))
+                            _affine_act(own, (y, m * row, scale, of, shift, of, slopes[i], 0, other, to))
                 z, other = other, z
         for g in range(pieces[piece], stop):
             if ptr[g + 1] > ptr[g]:
-                _act(last, (flat_out, g * last, slope, starts[-2], flat_out, g * last))
+                _act(last, (flat_out, g * last, slopes[-1], 0, flat_out, g * last))
             else:
                 out[g] = 0
 
@@ -224,13 +226,11 @@ def linear_act_eval(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, slo
     rows = x.shape[0]
     if rows < MIN_ROWS:
         y = torch.addcmul(shift, mm(x, weight.T), scale)
-        return y if slope == 1 else torch.nn.functional.leaky_relu_(y, slope)
+        return y.relu_() if slope == 0 else y if slope == 1 else torch.nn.functional.leaky_relu_(y, slope)
     out = x.new_empty((rows, weight.shape[0]))
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * rows * weight.numel()):
-        slopes = torch.full_like(scale, slope)
-        launch(
-            _apply, multiply_routine(x.dtype), x.contiguous(), weight.contiguous(), scale, shift, slopes, out
-        )
+        options = scale, shift, scalar(slope, x.dtype)
+        launch(_apply, multiply_routine(x.dtype), x.contiguous(), weight.contiguous(), *options, out)
     return out
 
 
@@ -239,7 +239,7 @@ def linear_pool_eval(
 ) -> tuple[Tensor, Tensor]:
     pools = empty_pools(x, weight, ptr)
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * x.shape[0] * weight.numel()):
-        options = ptr, scale, shift, torch.full_like(scale, slope), mean
+        options = ptr, scale, shift, scalar(slope, x.dtype), mean
         launch(_pool, multiply_routine(x.dtype), x.contiguous(), weight.contiguous(), *options, *pools)
     return pools
 
@@ -247,23 +247,23 @@ def linear_pool_eval(
 def edge_conv_eval(
     x: Tensor, central: Tensor, near: Tensor, idx: Tensor, scale: Tensor, shift: Tensor, slope: float
 ) -> Tensor:
-    check_rows(idx, x.shape[0])
     out = x.new_empty((x.shape[0], near.shape[0]))
     with threads_for(NANOSECONDS_PER_NUMBER * idx.shape[1] * out.numel()):
         graph = central.contiguous(), near.contiguous(), idx.contiguous()
-        options = scale, shift, torch.full_like(scale, slope)
+        options = scale, shift, scalar(slope, x.dtype)
         launch(_edge_conv, multiply_routine(x.dtype), x.contiguous(), *graph, *options, out)
     return out
 
 
 def group_mlp_eval(
-    q: Tensor, p: Tensor, ptr: Tensor, idx: Tensor, weights: list[Tensor], scale: Tensor, shift: Tensor, slope: Tensor
+    q: Tensor, p: Tensor, ptr: Tensor, idx: Tensor, weights: list[Tensor], scale: Tensor, shift: Tensor,
+    slopes: list[float],
 ) -> Tensor:  # fmt: skip
-    check_rows(idx, q.shape[0])
     channels = torch.tensor([q.shape[1], *(weight.shape[0] for weight in weights)])
     of_layers = torch.cat([weight.flatten() for weight in weights])
     out = q.new_empty((p.shape[0], weights[-1].shape[0]))
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * idx.shape[0] * sum(weight.numel() for weight in weights)):
         graph = q.contiguous(), p.contiguous(), ptr.contiguous(), idx.contiguous()
-        launch(_group_mlp, multiply_routine(q.dtype), *graph, channels, of_layers, scale, shift, slope, out)
+        options = scale, shift, q.new_tensor(slopes)
+        launch(_group_mlp, multiply_routine(q.dtype), *graph, channels, of_layers, *options, out)
     return out

@@ -13,7 +13,7 @@ NaN wins a max; a cloud without points is 0. The scale stands behind the product
 pass over W: so nothing is kept from one call to the next, and a weight that was changed in whatever way is the next call's.
 On the CPU a thread makes rows of the product that fit its own cache, and passes over them there.
 
-The operations beside this folder take this path by themselves (`nothing_learns`).
+The operations beside this folder take this path by themselves (`nothing_learns`); row numbers they have checked before.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ edge_conv_eval = operator(
 )
 group_mlp_eval = operator(
     "group_mlp_eval(Tensor q, Tensor p, Tensor ptr, Tensor idx, Tensor[] weights, Tensor scale, Tensor shift, "
-    "Tensor slope) -> Tensor",
+    "float[] slopes) -> Tensor",
     implementations=__package__,
     cpu_alone=True,
     fake=lambda q, p, ptr, idx, weights, *_: q.new_empty((p.shape[0], weights[-1].shape[0])),

@@ -12,7 +12,7 @@ from torch import Tensor
 from dropfold.kernels.backend.numba import launch, njit
 from dropfold.kernels.noise.draw import NoiseArguments
 from dropfold.kernels.noise.draw.cpu import noise_row, numba_noise
-from dropfold.kernels.noise.elementwise.cpu import scalar
+from dropfold.kernels.noise.elementwise.cpu import leaky_relu, scalar
 from dropfold.kernels.norm.norm_pool.operation import empty_pools
 
 
@@ -63,13 +63,13 @@ def _pool(
                 keep, largest, value = f[c] > 0, best[c], y[m, c]
                 z = scale[c] * value + shift[c]
                 da = one if z > 0 else slope
-                a = da * z
+                a = leaky_relu(z, slope)
                 better = keep & ((a > largest) | (a != a))
                 arg[c] = m if better else arg[c]
                 best[c] = a if better else largest
                 da = da if keep else zero
                 count[c] += one if keep else zero
-                total[c] += da * z
+                total[c] += a if keep else zero
                 slopes[c] += da
                 y_hats[c] += da * (value - mean[c]) * rstd[c]
         maximum[b] = best

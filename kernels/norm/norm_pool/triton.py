@@ -9,6 +9,7 @@ from torch import Tensor
 from dropfold.kernels.backend.launch import cdiv, next_power_of_2
 from dropfold.kernels.backend.triton import jit
 from dropfold.kernels.noise.draw.triton import noise_tile
+from dropfold.kernels.noise.elementwise.triton import leaky_relu
 from dropfold.kernels.norm.norm_pool.operation import empty_pools
 from dropfold.kernels.norm.triton_max import finish_maximum, take_rows
 
@@ -85,10 +86,10 @@ def _norm_pool_fwd_kernel(
             keep = keep & (f > 0)
         z = scale * y + shift
         da = tl.where(keep, tl.where(z > 0, 1.0, slope), 0.0)
-        a = tl.where(z > 0, z, slope * z)
+        a = leaky_relu(z, slope)
         maximum, argmax = take_rows(maximum, argmax, a, keep, o_m, rows)
         count += tl.sum(keep.to(tl.float32), axis=0)
-        total += tl.sum(da * z, axis=0)
+        total += tl.sum(tl.where(keep, a, 0.0), axis=0)
         slopes += tl.sum(da, axis=0)
         y_hats += tl.sum(da * (y - mean) * rstd, axis=0)
     o = i_b * channels + o_c

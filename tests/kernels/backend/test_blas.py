@@ -29,7 +29,7 @@ def entries(dtype: torch.dtype) -> Entries:
 def test_products_of_all_kinds_are_torchs(dtype: torch.dtype, old: int) -> None:
     if not _blas.routine(dtype):
         pytest.skip("compiled loops have no product here")
-    for m, k, n in ((1, 1, 1), (7, 5, 3), (64, 33, 130)):
+    for m, k, n in ((1, 1, 1), (7, 5, 3), (64, 33, 130), (7, 0, 3), (7, 5, 0), (0, 5, 3)):
         for x_turned, y_turned in itertools.product((False, True), repeat=2):
             x = torch.randn((k, m) if x_turned else (m, k)).to(dtype)
             y = torch.randn((n, k) if y_turned else (k, n)).to(dtype)

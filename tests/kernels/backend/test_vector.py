@@ -63,7 +63,7 @@ LANES = BYTES_PER_REGISTER // 4
 SIZES = [
     (rows, inner, columns)
     for rows in (1, 2, 3, 5, ROWS_PER_TILE, 2 * ROWS_PER_TILE + 3)
-    for inner in (1, 7)
+    for inner in (0, 1, 7)
     for columns in (1, 3, 4, LANES, 2 * LANES, 3 * LANES + 7)
 ]
 

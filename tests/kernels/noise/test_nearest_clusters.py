@@ -54,12 +54,13 @@ def test_in_large_clouds():
     assert torch.equal(*both_ways(torch.rand(sum(sizes), 3), sizes, 8, 0.5, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("bad", [1, 97])
-def test_points_that_are_nowhere_are_nobodys_neighbours(bad, value):
+def test_points_that_are_nowhere_are_nobodys_neighbours(bad, value, dtype):
     """Their lists repeat the point itself, and repetitions do not count, so thresholds differ from point to point."""
     for seed in range(5):
-        x = torch.randn(100, 3)
+        x = torch.randn(100, 3).to(dtype)
         x[torch.randperm(100)[:bad]] = value
         assert torch.equal(*both_ways(x, (100,), 6, 0.5, seed))
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,3 +171,86 @@ def test_what_learns_takes_the_operations_own_forms():
         }
     with pytest.raises(RuntimeError, match="functorch"):
         torch.func.jvp(lambda x: linear_norm_max(x, weight, None, norm), (x,), (x,))
+
+
+def affine_of(norm, y):
+    """BatchNorm of y in float64, as NumPy has it."""
+    gamma, beta, mean, var = (t.double().numpy() for t in norm[:4])
+    with np.errstate(over="ignore"):
+        return gamma * (y - mean) / np.sqrt(var + norm.eps) + beta
+
+
+def leaky(z, slope):
+    """LeakyReLU; ReLU of -inf is 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where((z > 0) | np.isnan(z), z, 0.0 if slope == 0 else slope * z)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_without_input_channels_is_the_bias(biased, learns):
+    """And with zero of them a group's and an edge's too, dense and in rows."""
+    norm, bias = fixed(20, torch.float64), torch.randn(20).double() if biased else None
+    z = torch.from_numpy(leaky(affine_of(norm, bias.numpy() if biased else 0.0), 0.2))
+    weight, options = torch.empty(20, 0).double().requires_grad_(learns), {"negative_slope": 0.2}
+    for x in (torch.empty(60, 0).double(), torch.empty(2, 30, 0).double()):
+        clouds, idx = (1, 2)[x.dim() - 2], torch.arange(x.shape[-2])[:, None].expand(*x.shape[:-1], 1)
+        torch.testing.assert_close(
+            linear_norm_act(x, weight, bias, norm, **options), z.expand(*x.shape[:-1], 20)
+        )
+        for found in (
+            linear_norm_max(x, weight, bias, norm, **options),
+            *linear_norm_pool(x, weight, bias, norm, **options),
+        ):
+            torch.testing.assert_close(found, z.expand(clouds, 20))
+        torch.testing.assert_close(
+            edge_conv(x, idx, weight, bias, norm, **options), z.expand(*x.shape[:-1], 20)
+        )
+    groups = Groups(torch.tensor([0, 50, 100]), torch.arange(100) % 60)
+    q, p = torch.empty(60, 0).double(), torch.empty(2, 0).double()
+    found = group_mlp_max(q, p, groups, [weight], [None, norm], [None, bias], **options)
+    torch.testing.assert_close(found, z.expand(2, 20))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("points", [5, 60])
+def test_what_overflows_is_activated_as_its_limit(points, slope, learns):
+    """gamma 1e30 makes -inf, inf and NaN of -1e30, 1e30 and NaN: ReLU makes 0 of the first, and NaN stays."""
+    x = torch.zeros(4, points, 1)
+    x[0, 3], x[1, 1], x[2, 2], x[3] = -1e30, 1e30, torch.nan, -1e30
+    norm = fixed(9, torch.float32)._replace(
+        gamma=torch.full((9,), 1e30), beta=torch.zeros(9), mean=torch.zeros(9)
+    )
+    weight, options = torch.ones(9, 1).requires_grad_(learns), {"negative_slope": slope}
+    with np.errstate(over="ignore"):
+        z = torch.from_numpy(leaky(affine_of(norm, x.numpy()).astype(np.float32), slope))
+    error = {"rtol": 1e-5, "atol": 0, "equal_nan": True}
+    for rows in (x, x.flatten(0, 1)):
+        torch.testing.assert_close(
+            linear_norm_act(rows, weight, None, norm, **options), z.view(*rows.shape[:-1], 9), **error
+        )
+    itself = torch.arange(points)[:, None].expand(4, points, 1)
+    central = torch.cat([torch.zeros_like(weight), weight], 1)
+    torch.testing.assert_close(edge_conv(x, itself, central, None, norm, **options), z, **error)
+    highest = z.amax(1)
+    torch.testing.assert_close(linear_norm_max(x, weight, None, norm, **options), highest, **error)
+    pools = linear_norm_pool(x, weight, None, norm, **options)
+    if not (learns and slope):  # a max of -inf alone is none of its points
+        torch.testing.assert_close(pools[0], highest, **error)
+    torch.testing.assert_close(pools[1], z.mean(1), **error)
+    groups = Groups(torch.arange(4 * points + 1), torch.arange(4 * points))
+    q, p = x.flatten(0, 1), torch.zeros(4 * points, 1)
+    norms = [one(norm), fixed(9, torch.float32), fixed(9, torch.float32)]
+    weights = [torch.randn(9, 1).requires_grad_(learns), torch.randn(9, 9)]
+    found = group_mlp_max(q, p, groups, weights, norms, **options)
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = leaky(affine_of(norms[0], q.numpy()).astype(np.float32), slope)
+        for w, of in zip(weights, norms[1:], strict=True):
+            z = leaky(affine_of(of, z @ w.detach().double().numpy().T), slope)
+    torch.testing.assert_close(found.double(), torch.from_numpy(z), rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def one(norm):
+    """The first channel of a BatchNorm."""
+    return norm._replace(**{name: getattr(norm, name)[:1] for name in norm._fields[:4]})

@@ -110,3 +110,12 @@ def test_a_ball_holds_the_points_within_its_radius_and_repeats_the_point_itself(
     assert (lists[:, 0] == torch.arange(10)).all()
     for i, row in enumerate(lists.tolist()):
         assert set(row) == {j for j in range(10) if abs(i - j) <= reach}
+
+
+@pytest.mark.parametrize("reading", ["gather", "scatter"])
+def test_clusters_of_no_points_are_refused_in_every_form(reading):
+    noise = DropCluster(0.5, k=5, reading=reading).train()
+    for inputs in ({"x": torch.randn(2, 0, 3)}, {"x": torch.randn(0, 3), "batch": torch.empty(0).long()}):
+        for form in (contextlib.nullcontext(), unfused(noise)):
+            with form, pytest.raises(ValueError, match=r"^cloud 0 of the batch has no points; clusters need"):
+                noise(**inputs)

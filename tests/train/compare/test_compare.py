@@ -13,6 +13,7 @@ from dataclasses import replace
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from scipy import stats
 
@@ -20,6 +21,7 @@ from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.work.processes import cores
 from dropfold.models.formats import FormatSpec
 from dropfold.train.compare import compare, corruptions, results, robustness, studies, table
+from dropfold.train.compare.outcomes import Outcome
 from dropfold.train.compare.results import write_results
 from dropfold.train.config.configs import NoiseConfig
 from dropfold.train.config.recipes import recipe
@@ -84,11 +86,47 @@ def test_other_files_of_the_names_of_tables_and_pictures_are_not_replaced(folder
         assert (out / name).read_text() == "mine,2026\n"
 
 
-def test_tables_of_an_earlier_start_are_replaced(tmp_path):
-    rows = [{"variant": "a", "seed": 0, "score": 0.5, "parameters": 1, "seconds": 1.0}]
-    text = write_results(tmp_path, rows, "a")
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"fold": 2, "figure": "overall_accuracy", "score": 0.5, "parameters": 1, "seconds": 1.0},
+        {"figure": "overall_accuracy", "score": 0.5, "run": "a"},
+        {"failure": "the mean loss is nan"},
+    ],
+)
+def test_results_of_an_earlier_start_are_replaced(row, tmp_path):
+    """Also where its first run failed and others did not."""
+    rows = [{"variant": "a", "seed": 0, **row}, {"variant": "b", "seed": 0, **row}]
+    outcome = Outcome(np.arange(40), np.zeros(40, np.int64), np.ones(40, bool))
+    by_run = {(name, 0, row.get("fold", -1)): outcome for name in "ab" if "score" in row}
+    text = write_results(tmp_path, rows, "a", by_run)
+    assert (tmp_path / "comparison.png").exists() == bool(by_run)
     results.check_folder(tmp_path)
-    assert write_results(tmp_path, rows, "a") == text
+    assert write_results(tmp_path, rows, "a", by_run) == text
+    start = {"variant": "a", "seed": 1, **({"fold": 2} if "fold" in row else {})}
+    write_results(tmp_path, [{**start, "failure": "killed"}, *rows], "a", by_run)
+    results.check_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("runs.csv", "variant,seed,accuracy\na,0,0.9\n"),
+        ("table.csv", "variant,seeds,mean\na,3,0.9\n"),
+        ("table.md", "| variant | seeds | mine |\n|---|---|---|\n"),
+        ("levels.md", "| corruption | level |\n|---|---|\n"),
+        ("comparison.png", None),
+    ],
+)
+def test_what_the_user_made_alike_is_not_replaced(name, content, tmp_path):
+    """A picture of Matplotlib may be anybody's."""
+    path = tmp_path / name
+    if content is None:
+        Figure().savefig(path)
+    else:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is there and is no (table|picture) of dropfold"):
+        results.check_folder(tmp_path)
 
 
 def test_variants_of_a_recipe_are_a_grid():
