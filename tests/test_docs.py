@@ -100,7 +100,17 @@ def test_every_operation_and_recipe_has_a_page():
 
 SOURCES = [
     path
-    for folder in ("dropfold", "kernels", "models", "train", "explain", "compress", "data_scripts", "benchmarks", "docs")
+    for folder in (
+        "dropfold",
+        "kernels",
+        "models",
+        "train",
+        "explain",
+        "compress",
+        "data_scripts",
+        "benchmarks",
+        "docs",
+    )
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "cases" not in path.parts  # they name files of the peers' checkouts
 ]

@@ -127,7 +127,14 @@ class Pass:
     def bias_terms(self, leaves: Leaves) -> Tensor:
         """What the effective biases add to every logit at the leaves of `capture`: the tangent of the logits along them, in
         one forward pass."""
-        with unfused(self.network), winners_alone(self.network, self.winners), forward_ad.dual_level():
+        # A layer that the cut goes through shows all its points at the cut.
+        names = {module: name for name, module in self.network.named_modules()}
+        winners = {
+            layer: rows
+            for layer, rows in self.winners.items()
+            if not any(place.module.startswith(f"{names[layer]}.") for place in self.cut.places)
+        }
+        with unfused(self.network), winners_alone(self.network, winners), forward_ad.dual_level():
             duals = {n: forward_ad.make_dual(*pair) for n, pair in effective_biases(self.network).items()}
             plain, self.plain = self.plain, True
             try:

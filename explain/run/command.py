@@ -190,10 +190,11 @@ def summary(values: dict[str, Any]) -> list[str]:
         )
         lines.append(values["note"])
     if "dropping" in values:
+        what = "points" if "inserted_mean" in next(iter(values["dropping"]["methods"].values())) else "pixels"
         for name, v in values["dropping"]["methods"].items():
+            alone = f", {100 * v['inserted_mean']:.1f} % with them alone" if "inserted_mean" in v else ""
             lines.append(
-                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient points (mean of 10 to 50 %), "
-                f"{100 * v['inserted_mean']:.1f} % with them alone"
+                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient {what}{alone} (means of 10 to 50 %)"
             )
     if "two_shape_game" in values:
         game = values["two_shape_game"]
