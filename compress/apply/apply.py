@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,15 @@ def apply(
     return small, Choice(dict(channels), sizes)
 
 
+def able(plan: Plan, *example: Any, **options: Any) -> Plan:
+    """The plan without the groups that cannot lose a channel, each tried by itself, as where code knows a width by heart."""
+    whole = {group.name: range(group.size) for group in plan.groups}
+    bad = _unable(plan, whole, example, options)
+    fixed = dict.fromkeys(bad, "the network's own code relies on its width, or on where its channels are")
+    less = plan.without(*bad)
+    return replace(less, fixed=dict(less.fixed) | fixed)
+
+
 def _build(plan: Plan, channels: Mapping[str, Sequence[int]]) -> tuple[nn.Module, dict[str, list[int]]]:
     small = copy.deepcopy(plan.model)
     state = _cut(plan, channels)
@@ -130,7 +139,17 @@ def _build(plan: Plan, channels: Mapping[str, Sequence[int]]) -> tuple[nn.Module
 def _culprits(
     plan: Plan, channels: Mapping[str, Sequence[int]], example: Sequence[Any], options: Mapping[str, Any]
 ) -> str:
-    """Which groups cannot lose a channel, each tried by itself."""
+    """What to leave out."""
+    bad = _unable(plan, channels, example, options)
+    if not bad:
+        return "Each group alone can lose a channel."
+    return f"Leave them out: plan.without({', '.join(map(repr, bad))})."
+
+
+def _unable(
+    plan: Plan, channels: Mapping[str, Sequence[int]], example: Sequence[Any], options: Mapping[str, Any]
+) -> list[str]:
+    """Which of the groups cannot lose their first channel."""
     bad = []
     for name in channels:
         one = {name: range(1, plan[name].size)} if plan[name].size > 1 else {}
@@ -138,9 +157,7 @@ def _culprits(
             _compare(_build(plan, one)[0], masked(plan, one), example, options)
         except ArithmeticError:
             bad.append(name)
-    if not bad:
-        return "Each group alone can lose a channel."
-    return f"Leave them out: plan.without({', '.join(map(repr, bad))})."
+    return bad
 
 
 def _cut(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -174,6 +191,7 @@ def _cut_size(module: nn.Module, name: str, size: Sequence[int], state: Mapping[
     return list(size)
 
 
+@torch.no_grad()
 def _compare(small: nn.Module, whole: nn.Module, example: Sequence[Any], options: Mapping[str, Any]) -> None:
     def run(model: nn.Module, exact: bool) -> list[Tensor]:
         with torch.random.fork_rng(devices=()):

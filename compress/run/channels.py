@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.compress.apply.apply import apply
+from dropfold.compress.apply.apply import able, apply
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.cost.work import kept_parameters, kept_work, multiply_adds, work_of
 from dropfold.compress.methods.criteria import CRITERIA, Criterion, random
@@ -43,11 +43,13 @@ def take_channels_out(
     Raises:
         ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
-    run = trained.run
+    example = example_of(trained)
+    plan = plan_channels(trained.network, *example)
     if not hasattr(trained.network, "wiring"):
+        plan = able(plan, *example)
+    if not plan.groups:
         raise ValueError(
-            f"{run} holds a {type(trained.network).__name__}, which does not say whose channels its matrices read: channels "
-            "are taken from PointNet, PointNet++ and DGCNN, and by dropfold.compress from networks of your own."
+            f"no channels can be taken out of {trained.run}: {'; '.join(str(plan).splitlines())}."
         )
     config = replace(
         trained.config,
@@ -59,7 +61,7 @@ def take_channels_out(
         seed=trained.config.seed if seed is None else seed,
     )
     asked = {
-        "run": str(run),
+        "run": str(trained.run),
         "method": method,
         "target": [what, part],
         "epochs": config.epochs,
@@ -67,8 +69,6 @@ def take_channels_out(
     }
     asked["seed"] = config.seed
     found = begun(out, asked)
-    example = example_of(trained)
-    plan = plan_channels(trained.network)
     criterion = partial(random, seed=config.seed) if method == "random" else CRITERIA[method]
     work = work_of(trained.network, *example)
     if found is None:

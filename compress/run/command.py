@@ -1,10 +1,11 @@
 """`dropfold compress RUN --target latency 0.5`: a smaller network out of a trained one, fine-tuned, as a run of its own.
 
-Of networks over points channels are taken out: which ones is chosen once. The small network is compared with the one in
-which those channels are masked, its BatchNorms are measured anew, and then it is trained on. The matrices of a recurrent
-network over videos become tensor networks: drawn near to their formats first (admm), or at once (decompose). What was
-chosen and measured is kept in the new run's compression.json; the same command again goes on from there. `evaluate`,
-`predict`, `explain`, `compare` and `robustness` take the new run like any other.
+Of networks over points and images channels are taken out: which ones is chosen once. The small network is compared with
+the one in which those channels are masked, its BatchNorms are measured anew, and then it is trained on. The matrices of a
+recurrent network over videos become tensor networks: drawn near to their formats first (admm), or at once (decompose).
+
+What was chosen and measured is kept in the new run's compression.json; the same command again goes on from there.
+`evaluate`, `predict`, `explain`, `compare` and `robustness` take the new run like any other.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     method: Literal["l1", "norm", "fpgm", "bn_scale", "random", "admm", "decompose"] | None = None
-    """Points: which channels matter, by the absolute weights that make them (l1), by all weights that make and read them
-    (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, or at random. Videos: formats after
-    ADMM (admm, the default), or at once (decompose)."""
+    """Points, images: which channels matter, by the absolute weights that make them (l1), by all weights that make and read
+    them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, or at random. Videos: formats
+    after ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
-    """Points: what shrinks, and to which part of the original's: milliseconds of one sample measured here, multiply-adds, or
-    parameters."""
+    """Points, images: what shrinks, and to which part of the original's: milliseconds of one sample measured here,
+    multiply-adds, or parameters."""
     ih: FormatSpec = field(default_factory=FormatSpec)
     """Videos: the format of the input-to-hidden matrix."""
     hh: FormatSpec = field(default_factory=FormatSpec)

@@ -283,7 +283,7 @@ def reestimate_batch_norm(
     2019), and the network fails in evaluation although it learnt well. Re-estimation repairs this; weights do not change.
     """
     run = model if run is None else run
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     modes = {module: module.training for module in model.modules()}
     model.train()

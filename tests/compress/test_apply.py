@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.compress import Choice, apply, masked, plan_channels
+from dropfold.compress import Choice, able, apply, masked, plan_channels
 from dropfold.compress.plan.plan import Plan
 from dropfold.models import PointNet
+from dropfold.models.images.resnet import ResNet
+from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.sizes import resize, sizes_of
-from tests.compress.networks import FOREIGN, OURS, Plain
+from tests.compress.networks import FOREIGN, OURS, Plain, used
 
 
 def random_channels(plan, share=0.55):
@@ -104,6 +106,34 @@ def test_code_that_knows_a_width_by_heart_is_named():
     with pytest.raises(ArithmeticError, match=r"knows a width by heart.*plan.without\('features.4'\)\."):
         apply(plan, channels, x)
     apply(plan.without("features.4"), {k: v for k, v in channels.items() if k != "features.4"}, x)
+
+
+STREAMS = "stage2.0.conv2", "stage3.0.conv2"  # what option A pads knows where its channels are
+
+
+@pytest.mark.parametrize(
+    ("make", "stay"),
+    [
+        pytest.param(lambda: ResNet(10, 20), STREAMS, id="20"),
+        pytest.param(lambda: ResNet(10, 56), STREAMS, id="56", marks=pytest.mark.slow),
+        pytest.param(lambda: VGG16(10), (), id="vgg"),
+    ],
+)
+def test_the_networks_for_images(make, stay):
+    network, x = used(make()), torch.rand(1, 3, 16, 16)
+    plan = plan_channels(network, x).without(*stay)
+    small, _ = apply(plan, {group.name: range(group.size // 2) for group in plan.groups}, x)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    left = [m for m in small.modules() if isinstance(m, nn.Conv2d)]
+    assert all(a.out_channels < b.out_channels for a, b in zip(left, convolutions, strict=True))
+
+
+def test_what_relies_on_where_its_channels_are_stays():
+    network, x = used(ResNet(10, 8)), torch.rand(1, 3, 8, 8)
+    found = able(plan_channels(network, x), x)
+    assert set(found.fixed) == {*STREAMS, "fc"}
+    assert "relies on its width" in found.fixed[STREAMS[0]]
+    assert [g.name for g in found.groups] == ["conv", "stage1.0.conv1", "stage2.0.conv1", "stage3.0.conv1"]
 
 
 def test_a_choice_builds_the_network_anew():
