@@ -1,4 +1,4 @@
-# make train | make video | make rooms | make test | make lint | make test-slow | make fuzz; everything is installed into .venv on first use.
+# make train | make video | make rooms | make compress | make test | make lint | make test-slow | make fuzz; everything is installed into .venv on first use.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || command -v rocm-
 	! curl -sfIo /dev/null --max-time 5 https://download.pytorch.org/whl/cpu/torch/ || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: train video rooms test test-slow fuzz lint format clean
+.PHONY: train video rooms compress test test-slow fuzz lint format clean
 
 train: $(VENV)/.train
 	$(BIN)/dropfold train furniture $(ARGS)
@@ -30,6 +30,13 @@ rooms: $(VENV)/.train data/local/rooms.h5
 data/local/rooms.h5: | $(VENV)/.train
 	$(BIN)/dropfold data rooms --out data/local/rooms_raw
 	$(BIN)/dropfold data s3dis --source data/local/rooms_raw --out $@
+
+# A PointNet on furniture, trained once, and the same with half the multiply-adds. Goes on where it was interrupted.
+POINTNET_RUN ?= runs/furniture-pointnet
+compress: $(VENV)/.train
+	test -f $(POINTNET_RUN)/summary.json || \
+		$(BIN)/dropfold train furniture-pointnet $(if $(wildcard $(POINTNET_RUN)/config.json),--resume,--out) $(POINTNET_RUN)
+	$(BIN)/dropfold compress $(POINTNET_RUN) --target macs 0.5 $(ARGS)
 
 data/local/moving_furniture.h5: | $(VENV)/.train
 	$(BIN)/dropfold data moving-furniture
