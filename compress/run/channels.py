@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dropfold.compress.apply.apply import able, apply
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.cost.work import kept_parameters, kept_work, multiply_adds, work_of
-from dropfold.compress.methods.criteria import CRITERIA, Criterion, random
+from dropfold.compress.methods.criteria import CRITERIA, random
+from dropfold.compress.methods.taylor import taylor
 from dropfold.compress.methods.uniform import Channels, choose_uniform, keep_share
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.plan import Plan
@@ -22,6 +23,7 @@ from dropfold.compress.run.record import FILE, begun, example_of, figures, settl
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
 from dropfold.train.engine.run import Run
+from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.trained import Trained
 
@@ -69,10 +71,11 @@ def take_channels_out(
     }
     asked["seed"] = config.seed
     found = begun(out, asked)
-    criterion = partial(random, seed=config.seed) if method == "random" else CRITERIA[method]
     work = work_of(trained.network, *example)
     if found is None:
-        channels, times = _choose(plan, criterion, what, part, work, example)
+        channels, times = _choose(
+            plan, _scores(trained, plan, method, config.seed), what, part, work, example
+        )
         found = {**settle(asked, trained), "times": times, "channels": channels}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
@@ -94,16 +97,39 @@ def take_channels_out(
     return found
 
 
+def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:
+    """How much each channel of each group matters."""
+    if method == "taylor":
+        return taylor(plan, _losses(trained))
+    criterion = partial(random, seed=seed) if method == "random" else CRITERIA[method]
+    return {group.name: criterion(plan, group) for group in plan.groups}
+
+
+def _losses(trained: Trained) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """The loss of each training batch of an epoch, as a function of the network."""
+    data, config = trained.data, trained.config
+    device = next(trained.network.parameters()).device
+    weight, family = (None if v is None else v.to(device) for v in (data.weight, data.family))
+
+    def loss(inputs: Sequence[Tensor], label: Tensor, network: nn.Module) -> Tensor:
+        logits, label = network(*(value.to(device) for value in inputs)), label.to(device)
+        if family is not None:
+            logits = restrict_to_family(logits, family, family[label])
+        return loss_function(logits, label, config, weight)
+
+    for inputs, label in trained.task.batches(data.train, config, 0):
+        yield partial(loss, inputs, label)
+
+
 def _choose(
     plan: Plan,
-    criterion: Criterion,
+    scores: Mapping[str, Tensor],
     what: str,
     part: float,
     work: Mapping[str, Any],
     example: Sequence[Tensor],
 ) -> tuple[Channels, dict[str, float]]:
     """The channels that stay, and the milliseconds of each share of them, if the target is a time."""
-    scores = {group.name: criterion(plan, group) for group in plan.groups}
 
     def known(_: Plan, group: Any) -> Tensor:
         return scores[group.name]

@@ -18,7 +18,7 @@ import tyro
 
 from dropfold.models.formats import FormatSpec
 
-CHANNELS = "l1", "norm", "fpgm", "bn_scale", "random"
+CHANNELS = "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
 FORMATS = "admm", "decompose"
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("latency", 0.5)
@@ -30,10 +30,10 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
-    method: Literal["l1", "norm", "fpgm", "bn_scale", "random", "admm", "decompose"] | None = None
+    method: Literal["l1", "norm", "fpgm", "bn_scale", "taylor", "random", "admm", "decompose"] | None = None
     """Points, images: which channels matter, by the absolute weights that make them (l1), by all weights that make and read
-    them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, or at random. Videos: formats
-    after ADMM (admm, the default), or at once (decompose)."""
+    them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, by the change of the loss to
+    first order (taylor), or at random. Videos: formats after ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: milliseconds of one sample measured here,
     multiply-adds, or parameters."""
