@@ -2,6 +2,7 @@
 
 from dropfold.explain.maps.explanation import Explanation, effective_points
 from dropfold.explain.maps.maps import explain
+from dropfold.explain.score.axioms import axioms
 from dropfold.explain.score.curves import cascade, dropping, rank_correlation, sanity
 from dropfold.explain.score.game import two_shape_game
 from dropfold.explain.score.infidelity import infidelity, random_drops
@@ -14,6 +15,7 @@ __all__ = [
     "Explanation",
     "ablate",
     "attributes",
+    "axioms",
     "cascade",
     "correlations",
     "cumulative_accuracy",
