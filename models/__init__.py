@@ -7,7 +7,7 @@ from dropfold.models.clouds.pointnet import PointNet
 from dropfold.models.clouds.pointnet2 import PointNet2
 from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
 from dropfold.models.clouds.pointnet_segmentation import PointNetSegmentation
-from dropfold.models.images.networks import ImageClassifier, image_network, multiply_adds
+from dropfold.models.images.networks import ImageClassifier, image_network
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNormAct, LinearNormMax, LinearNormPool
@@ -51,7 +51,6 @@ __all__ = [
     "fdht_lstm",
     "ht_lstm",
     "image_network",
-    "multiply_adds",
     "needs_reestimation",
     "reestimate_batch_norm",
     "rnn_table",

@@ -119,7 +119,7 @@ class ADMM(Method):
 
 def residual(weight: Tensor, near: Format) -> float:
     """|W - Z| / |W|."""
-    z = near.to_dense().to(weight)
+    weight, z = weight.detach(), near.to_dense().detach().to(weight)
     return float((weight - z).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
 
 

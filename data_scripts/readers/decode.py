@@ -292,6 +292,7 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                 yield None
             if packet is None:
                 break
+            differs()  # what was said until now is of the packet before
             packet.opaque = number
             spoilt = spoilt and not packet.is_keyframe
             try:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
 
@@ -109,6 +110,9 @@ class ImageClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         channels = len(self.mean)
+        check_tensors(mean=self.mean, images=images)
+        if not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise ValueError(f"images must be bytes or floating point numbers; got {images.dtype}.")
         if images.dim() != 4 or images.shape[3] != channels:
             raise ValueError(f"images must be [B, H, W, {channels}]; got {list(images.shape)}.")
         x = images.to(self.mean.dtype) / 255 if images.dtype == torch.uint8 else images

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dropfold.kernels.backend.inputs import check_floating
+from dropfold.kernels.backend.inputs import check_floating, check_type_of
 
 WIDTHS = (16, 32, 64)
 
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
         draw_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels)
+        check_images(x, self.conv.weight, self.in_channels)
         x = self.activation(self.norm(self.conv(x)))
         x = self.stage3(self.stage2(self.stage1(x)))
         return self.fc(self.dropout(self.pool(x).flatten(1)))
@@ -95,9 +95,11 @@ def draw_he(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def check_images(x: Tensor, channels: int, least: int = 1) -> None:
-    """Refuse what is no batch of images [B, channels, H, W] of at least `least` rows and columns."""
-    check_floating(x=x)
+def check_images(x: Tensor, weight: Tensor, channels: int, least: int = 1) -> None:
+    """Refuse what is no batch of images [B, channels, H, W] of at least `least` rows and columns, in the type and on the
+    device of the weights."""
+    check_floating(weight=weight, x=x)
+    check_type_of("the weights", weight, x=x)
     if x.dim() != 4 or x.shape[1] != channels or min(x.shape) < 1 or min(x.shape[2:]) < least:
         size = f", H and W at least {least}" if least > 1 else ""
         raise ValueError(f"x must be images [B, {channels}, H, W]{size}; got {list(x.shape)}.")

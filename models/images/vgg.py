@@ -45,5 +45,5 @@ class VGG16(nn.Module):
         draw_he(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, SMALLEST)
+        check_images(x, self.fc.weight, self.in_channels, SMALLEST)
         return self.fc(self.dropout(self.pool(self.features(x)).flatten(1)))

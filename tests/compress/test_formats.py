@@ -79,7 +79,9 @@ def test_the_relative_penalty_does_not_know_a_scale():
     torch.testing.assert_close(*losses)
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "tr" else ()) for name in FORMATS]
+)
 def test_the_penalty_alone_draws_a_matrix_to_its_format(name):
     """Without a loss W comes to its format: the residual falls and ends near zero."""
     network = lstm()

@@ -17,6 +17,7 @@ from tests.models.walk import CALLS, KERNELS, MODELS, NOT_CALLED_WITH_TENSORS
 
 HERE = [str(Path(package.__file__).resolve().parent) for package in (dropfold.kernels, dropfold.models)]
 LARGE = {
+    "VGG16",
     "DGCNN",
     "DGCNNSegmentation",
     "PointNet",

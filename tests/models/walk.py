@@ -198,6 +198,14 @@ def clips(clouds: int = CLOUDS, points: int = 5) -> Tensors:
     return {"x": random(clouds, points, 3, 4)}
 
 
+def images(clouds: int = CLOUDS, points: int = 16) -> Tensors:
+    return {"x": random(clouds, 3, points, points)}
+
+
+def pixels(clouds: int = CLOUDS, points: int = 16) -> Tensors:
+    return {"x": random(clouds, points, points, 3).abs()}
+
+
 def parts(clouds: int = CLOUDS, points: int = 40) -> Tensors:
     return {"x": random(clouds, points, 3), "category": torch.arange(clouds) % 2}
 
@@ -225,7 +233,7 @@ TT = FormatSpec("tt", (3, 4), (2, 3), (2,))
 SMALL = Level(4, (Scale(0.5, 4, (8, 8)), Scale(1.0, 4, (8,))))
 NOT_CALLED_WITH_TENSORS = {
     "BatchNorm", "Groups", "Noise", "NETWORKS", "Network", "draw_seed", "needs_reestimation", "reestimate_batch_norm",
-    "rnn_table", "unfused",
+    "image_network", "rnn_table", "unfused",
 }  # fmt: skip
 KERNELS = {
     "ball_query": operation(kernels.ball_query, ball_query.reference, balls, radius=0.7, k=K, exact=True),
@@ -289,6 +297,11 @@ MODELS = {
     ),
     "VideoClassifier": module(
         lambda: models.VideoClassifier(models.TensorLSTM(12, 6, batch_first=True), 3), clips
+    ),
+    "ResNet": module(lambda: models.ResNet(4, 8), images),
+    "VGG16": module(lambda: models.VGG16(4), images),
+    "ImageClassifier": module(
+        lambda: models.ImageClassifier(models.ResNet(4, 8), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]), pixels
     ),
     "EdgeConv2": module(
         lambda: EdgeConv2(CHANNELS, (7, 6)),

@@ -42,6 +42,7 @@ RANGES: tuple[tuple[tuple[str, ...], Holds, str], ...] = (
         lambda value: 0 <= value < 1,
         "in 0 .. 1, below 1",
     ),
+    (("sizes",), lambda value: all(1 <= n < 2**31 for size in value.values() for n in size), "numbers of at least 1"),
     (("mean",), lambda value: abs(value) <= 255, "in -255 .. 255"),
     (
         ("augment.scale",),

@@ -85,11 +85,11 @@ def _norm_pool_fwd_kernel(
             )
             keep = keep & (f > 0)
         z = scale * y + shift
-        da = tl.where(keep, tl.where(z > 0, 1.0, slope), 0.0)
         a = leaky_relu(z, slope)
+        total += tl.sum(tl.where(keep, a, 0.0), axis=0)
         maximum, argmax = take_rows(maximum, argmax, a, keep, o_m, rows)
         count += tl.sum(keep.to(tl.float32), axis=0)
-        total += tl.sum(tl.where(keep, a, 0.0), axis=0)
+        da = tl.where(keep, tl.where(z > 0, 1.0, slope), 0.0)
         slopes += tl.sum(da, axis=0)
         y_hats += tl.sum(da * (y - mean) * rstd, axis=0)
     o = i_b * channels + o_c

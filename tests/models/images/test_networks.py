@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.models import VGG16, ImageClassifier, ResNet, image_network, multiply_adds
+from dropfold.models import VGG16, ImageClassifier, ResNet, image_network
+from dropfold.models.images.networks import multiply_adds
 from dropfold.models.images.resnet import BasicBlock
 
 

@@ -16,6 +16,7 @@ ONE_OF = {
     "blocks": "s3dis-dgcnn",
     "scenes": "rooms",
     "video": "action-video",
+    "images": "fashion-resnet20",
 }
 
 
