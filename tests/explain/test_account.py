@@ -150,13 +150,11 @@ def test_a_difference_of_classes(clouds):
 
 def test_a_batch_norm_without_weights_shifts_too():
     """-mean / std is what it adds: with the same numbers as a BatchNorm's own bias the account is the same."""
-    network = randomized(
-        nn.Sequential(
-            nn.Conv1d(3, 6, 1), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(24, 4)
-        )
-    )
+    layers = [nn.Conv1d(3, 6, 1), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(24, 4)]
+    network = nn.Sequential(*layers).double().eval()
     norm, own = network[1], nn.BatchNorm1d(6).double().eval()
-    norm.running_mean.uniform_(-1, 1)
+    norm.running_mean.copy_(torch.tensor([-1.0, -0.4, 0.3, 0.5, 0.8, 1.0]))
+    norm.running_var.copy_(torch.tensor([0.5, 0.8, 1.0, 1.2, 1.5, 2.0]))
     own.load_state_dict(norm.state_dict(), strict=False)
     x = torch.rand(2, 3, 4).double()
     found = explain(network, x, 1, layer="0", channels=1)
