@@ -66,9 +66,10 @@ class Inputs:
                     f"{place} has a number that is not finite, first at {first}; a score of it says nothing. Mend or leave "
                     "out that sample."
                 )
-        found, samples = bound.get("batch", batch), len(x)
-        if found is x:  # an argument of that name that is no numbers of samples
-            found = batch
+        own = {
+            name: value for name, value in bound.items() if value is not x
+        }  # which may be called batch itself
+        found, samples = own.get("batch", batch), len(x)
         if found is None and x.dim() == 2 and isinstance(network, TAKE_ROWS):
             found = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # a single cloud in rows
         if found is not None:
