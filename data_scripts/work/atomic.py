@@ -56,27 +56,28 @@ DATA_SET = Own("data set (HDF5) of dropfold", rb"\x89HDF\r\n\x1a\n", b"dropfold/
 
 
 def check_target(
-    path: Path, own: Own = DATA_SET, *, option: str = "--out", overwrite: bool | None = None
+    path: Path, own: Own = DATA_SET, *, option: str | None = "--out", overwrite: bool | None = None
 ) -> None:
     """Refuse to put a command's output in the place of anything but what it would write itself: a folder, a device, a link,
     or somebody's file, which would be lost. An empty file is nobody's.
 
+    option: of the command, which says where its output goes; None: it has none.
     overwrite: whether the user allows to replace any file, by the command's option --overwrite; None: it has none.
     """
+    otherwise = "move it away" if option is None else f"give {option} the name of a file"
     if path.is_dir():
-        raise SchemaError(f"{path} is a folder; give {option} the name of a file.")
+        raise SchemaError(f"{path} is a folder; {otherwise}.")
     if path.exists() and not path.is_file():
-        raise SchemaError(f"{path} is a device or a pipe; give {option} the name of a file.")
+        raise SchemaError(f"{path} is a device or a pipe; {otherwise}.")
     if path.is_symlink():  # which a file that is renamed to this place would replace
-        raise SchemaError(
-            f"{path} is a link to {os.readlink(path)}, and would be lost; give {option} the name of a file."
-        )
+        raise SchemaError(f"{path} is a link to {os.readlink(path)}, and would be lost; {otherwise}.")
     if not path.exists():
         return
     if path.stat().st_size and not overwrite and not _is(path, own):
+        other = "" if option is None else f"give another {option}, or "
         allow = "" if overwrite is None else ", or replace it with --overwrite"
         raise SchemaError(
-            f"{path} is there and is no {own.kind}, and would be lost; give another {option}, or move it away{allow}."
+            f"{path} is there and is no {own.kind}, and would be lost; {other}move it away{allow}."
         )
 
 

@@ -14,18 +14,22 @@ from dropfold.models import LinearNormMax
 
 
 def effective_biases(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Each bias by name, and the constant that its layer adds: a BatchNorm's is beta - gamma mean / sqrt(var + eps)."""
+    """Each bias by name, and the constant that its layer adds: a BatchNorm's is beta - gamma mean / sqrt(var + eps), with
+    beta = 0 and gamma = 1 where it has none."""
     found = {}
     for name, value in network.named_parameters():
         owner, _, own = name.rpartition(".")
         if not any("bias" in word for word in (own, owner.rpartition(".")[2])):
             continue
         bias = value.detach()
-        norm: Any = network.get_submodule(owner)
-        added, is_norm = bias, issubclass(type(norm), nn.modules.batchnorm._BatchNorm)
-        if is_norm and norm.running_mean is not None:
-            added = bias - norm.weight.detach() * norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
-        found[name] = bias, added
+        found[name] = bias, bias
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            norm: Any = module
+            shift = norm.running_mean * torch.rsqrt(norm.running_var + norm.eps)
+            beta = torch.zeros_like(shift) if norm.bias is None else norm.bias.detach()
+            gamma = 1 if norm.weight is None else norm.weight.detach()
+            found[f"{name}.bias" if name else "bias"] = beta, beta - gamma * shift
     return found
 
 

@@ -75,19 +75,21 @@ def cut_of(
     """The cut of a network at a layer, by default the one where its evidence is read best.
 
     Raises:
-        ValueError: there is no such layer, or the layer or the axis of its channels must be said.
+        ValueError: there is no such layer, it is frozen, or the layer or the axis of its channels must be said.
     """
     known = known_cuts(network)
-    if layer is None:
-        if not known:
-            raise ValueError(
-                f"no layer of {type(network).__name__} is known to read its evidence at; give layer=, one of its modules "
-                f"({_listed(network)}), and channels=, the axis of that module's output that holds the channels."
-            )
-        cut = known[0]
-    elif found := [one for one in known if one.layer == layer]:
-        cut = found[0]
-    else:
+    if layer is None and not known:
+        raise ValueError(
+            f"no layer of {type(network).__name__} is known to read its evidence at; give layer=, one of its modules "
+            f"({_listed(network)}), and channels=, the axis of that module's output that holds the channels."
+        )
+    cut = next((one for one in known if layer in (None, one.layer)), None)
+    if cut is not None and channels not in (None, cut.channels):
+        raise ValueError(
+            f"at {cut.layer!r} channels are the last axis; got channels={channels}, leave it out."
+        )
+    if cut is None:
+        assert layer is not None
         check_layer(network, layer)
         ours = bool(known) and not known[0].plain
         if channels is None and not ours:
@@ -95,10 +97,16 @@ def cut_of(
                 f"which axis of the output of {layer!r} holds its channels? Give channels=: 1 for images [B, C, H, W], -1 "
                 "where they are last."
             )
+        constant = known[0].frozen if ours else ()
+        if frozen and (around := [name for name in constant if f"{layer}.".startswith(f"{name}.")]):
+            raise ValueError(
+                f"{around[0]!r} is frozen, a constant of the sample, and no evidence is read in it; give frozen=False, or "
+                "a layer outside it."
+            )
         axis = -1 if channels is None else channels
         place = Place(layer, "out", whole)
         cut = Cut(layer, (place,), lambda f, inputs: channels_last(f, axis, layer, inputs))
-        cut = replace(cut, channels=axis, frozen=known[0].frozen if ours else ())
+        cut = replace(cut, channels=axis, frozen=constant)
     return cut if frozen else replace(cut, frozen=(), gates=False)
 
 
@@ -112,13 +120,18 @@ def check_layer(network: nn.Module, layer: str) -> None:
         )
 
 
-def channels_last(f: Tensor, axis: int, layer: str, inputs: Inputs) -> Tensor:
-    """The output of a layer as [B, *positions, C], or rows [M, C] that `inputs.batch` counts."""
+def check_axis(f: Tensor, axis: int, layer: str) -> None:
+    """Refuse an axis of channels that the output of a layer does not have, or its first."""
     if not -f.dim() <= axis < f.dim() or axis % f.dim() == 0:
         raise ValueError(
             f"channels must be an axis of the output of {layer!r}, {list(f.shape)}, other than its first, which counts "
             f"samples or rows; got {axis}."
         )
+
+
+def channels_last(f: Tensor, axis: int, layer: str, inputs: Inputs) -> Tensor:
+    """The output of a layer as [B, *positions, C], or rows [M, C] that `inputs.batch` counts."""
+    check_axis(f, axis, layer)
     f = f.movedim(axis, -1)
     if inputs.batch is None and f.dim() == 2 and len(f) > inputs.samples and len(f) % inputs.samples == 0:
         return f.view(inputs.samples, -1, f.shape[1])  # rows of dense clouds

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels.backend.describe import describe
+from dropfold.kernels.points.clouds import batch_to_ptr
+from dropfold.models import NETWORKS
 
 Given = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+TAKE_ROWS = tuple(kind for known in NETWORKS.values() for kind in (known.classification, known.segmentation))
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class Inputs:
 
     @classmethod
     def of(cls, network: nn.Module, given: Given, batch: Tensor | None = None) -> Inputs:
-        """A tensor, a tuple of arguments, or a mapping of their names; `batch` where the network has no argument of that
-        name and takes rows.
+        """A tensor, a tuple of arguments, or a mapping of their names; `batch` of rows goes to the network, too, if it has
+        an argument of that name.
 
         Raises:
             TypeError: the first argument is no tensor, or the arguments do not fit the network.
-            ValueError: there is no sample, or a number that is not finite.
+            ValueError: there is no sample, a number that is not finite, or a batch that does not go with rows.
         """
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
@@ -40,9 +43,16 @@ class Inputs:
             kwargs = dict(given)
         else:
             args = tuple(given) if isinstance(given, tuple | list) else (given,)
-        name = type(network).__name__
+        args, kwargs = tuple(map(_for_autograd, args)), {k: _for_autograd(v) for k, v in kwargs.items()}
+        name, signature = type(network).__name__, inspect.signature(network.forward)
+        if batch is not None and "batch" in list(signature.parameters)[1:]:
+            if "batch" in kwargs:
+                raise ValueError(
+                    "batch is among the inputs and stands beside them; leave one of the two out."
+                )
+            kwargs["batch"] = batch
         try:
-            bound = inspect.signature(network.forward).bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{name} cannot be called with these inputs: {error}.") from None
         x = next(iter(bound.values()), None)
@@ -56,13 +66,16 @@ class Inputs:
                     f"{place} has a number that is not finite, first at {first}; a score of it says nothing. Mend or leave "
                     "out that sample."
                 )
-        found = bound.get("batch", batch)
-        if found is None and x.dim() == 2 and hasattr(network, "in_channels"):
+        own = {
+            name: value for name, value in bound.items() if value is not x
+        }  # which may be called batch itself
+        found, samples = own.get("batch", batch), len(x)
+        if found is None and x.dim() == 2 and isinstance(network, TAKE_ROWS):
             found = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # a single cloud in rows
-        samples = len(x)
         if found is not None:
-            size = bound.get("batch_size")
-            samples = int(size) if size is not None else int(found[-1]) + 1 if len(found) else 0
+            rows = [x] if isinstance(network, TAKE_ROWS) else list(bound.values())
+            samples = _count(found, rows, bound.get("batch_size"))
+            found = found.to(x.device, torch.int64)
         if not samples:
             raise ValueError(f"there is no sample in the inputs: {describe(x)}.")
         return cls(args, kwargs, x, found, samples)
@@ -85,3 +98,22 @@ class Inputs:
             per = len(flat) // self.samples  # as of centres in rows: as many of each sample
             return flat.view(self.samples, per).sum(1)
         return flat.new_zeros(self.samples).index_add(0, self.batch, flat)
+
+
+def _for_autograd(value: Any) -> Any:
+    """A copy of a tensor that was made in inference mode, which no gradient may go through; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _count(batch: Any, inputs: list[Any], size: int | None) -> int:
+    """How many samples `batch` counts; ValueError if it is not sorted, or none of the inputs has as many rows."""
+    if not isinstance(batch, Tensor):
+        raise ValueError(f"batch must be a tensor, the sample of each row; got a {type(batch).__name__}.")
+    count = len(batch_to_ptr(batch.cpu(), size)) - 1
+    tensors = [value for value in inputs if isinstance(value, Tensor) and value is not batch]
+    if not any(len(value) == len(batch) and value.dim() > 1 for value in tensors):
+        raise ValueError(
+            f"batch has the sample of each of {len(batch)} rows, and the inputs have not as many: "
+            f"{', '.join(map(describe, tensors))}. Leave it out of dense clouds [B, N, C]."
+        )
+    return count

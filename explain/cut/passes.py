@@ -26,7 +26,7 @@ VALUES_AT_ONCE = 2**22  # features that are replayed together
 KEPT = "_transform"  # PointNet's own memory of its last forward
 SMOOTH = (
     nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.LayerNorm,
-    nn.GroupNorm, nn.MultiheadAttention, nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm, nn.MultiheadAttention, nn.modules.instancenorm._InstanceNorm, nn.RNNBase, nn.RNNCellBase,
 )  # fmt: skip
 PIECEWISE = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.modules.pooling._MaxPoolNd)
 
@@ -44,6 +44,21 @@ def as_it_was(network: nn.Module) -> Iterator[None]:
             module.training = training
         for module, value in kept.items():
             setattr(module, KEPT, value)
+
+
+@contextmanager
+def differentiable(network: nn.Module) -> Iterator[None]:
+    """While it is open, PyTorch's own RNNs run without cuDNN, whose backward pass needs training mode, and without oneDNN,
+    which has no forward mode of differentiation."""
+    if not any(isinstance(module, nn.RNNBase) for module in network.modules()):
+        yield
+        return
+    before = torch.backends.mkldnn.set_flags(_enabled=False)
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mkldnn.set_flags(_enabled=before[0])
 
 
 class FrozenGates(TorchFunctionMode):
@@ -86,6 +101,18 @@ class Pass:
             raise ValueError(
                 f"{type(self.network).__name__} must give logits [B, classes], or [B, N, classes] of points; got "
                 f"{list(logits.shape)}."
+            )
+        given = self.inputs
+        if len(logits) != given.samples and (given.batch is None or len(logits) != len(given.batch)):
+            rows = "" if given.batch is None else f", or one for each of {len(given.batch)} rows"
+            raise ValueError(
+                f"{type(self.network).__name__} must give logits of each of {given.samples} samples{rows}; got "
+                f"{list(logits.shape)}. The first axis of the first input counts samples, or with batch= rows."
+            )
+        if gradients and not logits.requires_grad:
+            raise ValueError(
+                f"no gradient goes from the logits to {self.cut.layer!r}: they do not depend on it, or on its values as "
+                "constants alone. Take another layer."
             )
         return leaves, logits
 
@@ -210,5 +237,11 @@ def detached(network: nn.Module) -> dict[str, Tensor]:
 
 def smooth_modules(network: nn.Module) -> tuple[list[str], bool]:
     """`(names of the kinds of modules that are not piecewise linear, whether some are)`."""
-    kinds = sorted({type(module).__name__ for module in network.modules() if isinstance(module, SMOOTH)})
+    kinds = sorted({type(module).__name__ for module in network.modules() if _is_smooth(module)})
     return kinds, any(isinstance(module, PIECEWISE) for module in network.modules())
+
+
+def _is_smooth(module: nn.Module) -> bool:
+    """Not piecewise linear in evaluation; a BatchNorm without running statistics divides by those of its input."""
+    batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return isinstance(module, SMOOTH) or (batch_norm and module.running_mean is None)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-4  # of the largest term: what is missing is below it in float32 if nothing is left out
+
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
@@ -37,18 +39,30 @@ class Explanation:
     batch: Tensor | None = None
     notes: tuple[str, ...] = ()
     class_names: tuple[str, ...] | None = None
+    logits: Tensor | None = None
+    """[B, classes]: all of them, of labelled points their means over the chosen ones."""
+    frozen: bool = True
+    """Whether T-Nets and gates were constants of the sample."""
 
     def __len__(self) -> int:
         return len(self.logit)
 
     def contrast(self, other: Explanation) -> Explanation:
         """Why this class rather than the other's: scores, terms and logits subtracted, which is exact for a network whose
-        account is; ValueError if the two are not of the same samples, layer and method."""
-        mine, theirs = ((e.method, e.layer, tuple(e.scores.shape), tuple(e.account)) for e in (self, other))
+        account is; ValueError if the two are not of the same samples, network, layer and method."""
+        mine, theirs = (
+            (e.method, e.layer, f"frozen={e.frozen}", tuple(e.scores.shape), tuple(e.account))
+            for e in (self, other)
+        )
         if mine != theirs or self.against is not None or other.against is not None:
             raise ValueError(
                 f"two explanations of the same samples, layer and method can be subtracted; got {mine} and {theirs}."
             )
+        for what in ("points", "batch", "logits"):
+            if not _close(getattr(self, what), getattr(other, what)):
+                raise ValueError(
+                    f"two explanations of the same samples and network can be subtracted; these differ in their {what}."
+                )
         return replace(
             self,
             scores=self.scores - other.scores,
@@ -64,7 +78,7 @@ class Explanation:
 
     def sample(self, i: int) -> Tensor:
         """The scores of sample i."""
-        self._check(i)
+        i = self._check(i)
         return self.scores[i] if self.batch is None else self.scores[self.batch == i]
 
     def title(self, i: int) -> str:
@@ -74,13 +88,13 @@ class Explanation:
 
     def sentence(self, i: int) -> str:
         """The account of sample i in words."""
-        self._check(i)
+        i = self._check(i)
         terms = {name: float(value[i]) for name, value in self.account.items()}
         shown = " ".join(f"{_signed(v)} {name}" for name, v in terms.items() if name != "missing")
         missing, logit = terms.get("missing", 0.0), float(self.logit[i])
         if "missing" not in terms:
             shown += " + what is not counted"
-        elif abs(missing) > 1e-4 * max(abs(logit), *(abs(v) for v in terms.values())):
+        elif abs(missing) > ROUNDING * max(abs(logit), *(abs(v) for v in terms.values())):
             shown += f" {_signed(missing)} missing"
         said = f"{shown} = {logit:.3f}, the {self._logit_of(i)}"
         if not bool((self.sample(i) > 0).any()):
@@ -105,6 +119,7 @@ class Explanation:
         """The points of sample i with their score, which MeshLab (`quality`) and CloudCompare (`scalar_score`) show."""
         if self.points is None:
             raise ValueError("these samples are no clouds, and a PLY holds points; take .scores.")
+        i = self._check(i)
         xyz = (self.points[i] if self.batch is None else self.points[self.batch == i]).detach().cpu().numpy()
         write_scores(Path(path), xyz, {"score": self.sample(i)})
 
@@ -132,9 +147,11 @@ class Explanation:
         own = f"logit of {self._name(self.target[i])}"
         return own if self.against is None else f"{own} minus that of {self._name(self.against[i])}"
 
-    def _check(self, i: int) -> None:
+    def _check(self, i: int) -> int:
+        """The number of a sample, counted from the first."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"there are {len(self)} samples, from 0; got {i}.")
+        return i % len(self)
 
 
 def dumps(explanation: Explanation) -> str:
@@ -162,6 +179,16 @@ def effective_points(scores: Tensor) -> Tensor:
     p = scores.clamp(min=0).double()
     p = p / p.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     return torch.special.entr(p).sum(-1).exp()
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors are the same up to rounding, or both are none."""
+    if a is None or b is None:
+        return a is b
+    if a.shape != b.shape:
+        return False
+    a, b = (t.double().cpu() for t in (a, b))
+    return bool(((a - b).abs() <= ROUNDING * a.abs().amax()).all())
 
 
 def _signed(value: float) -> str:

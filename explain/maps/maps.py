@@ -14,15 +14,20 @@ from torch import Tensor, nn
 from dropfold.explain.cut.cuts import EVIDENCE, cut_of, known_cuts
 from dropfold.explain.cut.images import last_convolution
 from dropfold.explain.cut.inputs import Given, Inputs
-from dropfold.explain.cut.passes import Pass, as_it_was, smooth_modules
+from dropfold.explain.cut.passes import Pass, as_it_was, differentiable, smooth_modules
 from dropfold.explain.cut.positions import Winners
-from dropfold.explain.maps.explanation import Explanation
+from dropfold.explain.maps.explanation import ROUNDING, Explanation
 from dropfold.explain.maps.methods import METHODS, ablation
 from dropfold.explain.maps.targets import choose
 
+NOT_EXACT = (
+    "the terms do not add up to the logit: what follows {} is not piecewise linear (a smooth activation, a product), or "
+    "something goes past that layer. How much is the missing term."
+)
 INVERTED = 0.1  # share of channels whose weight changes sign, above which the map is said to be unsafe
 
 
+@torch.inference_mode(False)  # with gradients, wherever it is called
 def explain(
     network: nn.Module,
     inputs: Given,
@@ -39,6 +44,8 @@ def explain(
 ) -> Explanation:
     """Scores of points, pixels or frames for a logit, and its account.
 
+    Points in another order have the same scores up to rounding: sums over points are then added up in another order.
+
     Args:
         network: any of dropfold's, a classifier around a TensorLSTM or TensorGRU, or any module with `layer` and `channels`.
         inputs: what it is called with: a tensor, a tuple of arguments, or a mapping of their names.
@@ -51,23 +58,33 @@ def explain(
             [M]); default: all.
         frozen: T-Nets and gates are constants of the sample. Without, products are counted twice, and "missing" shows it.
         account: whether to compute bias and missing, which takes a second, plain forward.
-        batch: [M], the sample of each row, of networks on rows whose `forward` has no argument of that name.
+        batch: [M], the sample of each row, of networks on rows; it goes to the network, too, if `forward` has an argument
+            of that name.
+        class_names: of all classes, in the order of the logits.
 
     Raises:
         ValueError: no such layer, class, method or point; numbers that are not finite; a network with no exact account.
     """
+    if method is not None and method not in (*METHODS, "ablation"):
+        raise ValueError(f"method must be one of {', '.join([*METHODS, 'ablation'])}; got {method!r}.")
     given = Inputs.of(network, inputs, batch)
     if layer is None and not known_cuts(network) and (found := last_convolution(network, given)):
+        if channels not in (None, 1):
+            raise ValueError(
+                f"channels of {found!r}, a map [B, C, H, W], are at axis 1; got channels={channels}."
+            )
         layer, channels = found, 1
     cut = cut_of(network, layer, channels, frozen)
     method = method or cut.method
-    if method not in METHODS and method != "ablation":
-        raise ValueError(f"method must be one of {', '.join([*METHODS, 'ablation'])}; got {method!r}.")
     notes = _doubts(network, account)
-    with as_it_was(network):
+    with as_it_was(network), differentiable(network):
         run = Pass(network, cut, given)
         with Winners(network, cut.levels) as winners:
             leaves, logits = run.capture()
+        if class_names is not None and len(class_names) != logits.shape[-1]:
+            raise ValueError(
+                f"class_names must name all {logits.shape[-1]} classes; got {len(class_names)} names."
+            )
         classes, weight = choose(logits.detach(), target, points, given)
         s = given.add_up(logits * weight)
         pulled = torch.autograd.grad(s.sum(), list(leaves.values()), allow_unused=True)
@@ -81,6 +98,9 @@ def explain(
         if account:
             terms["bias"] = given.add_up(run.bias_terms(leaves) * weight)
             terms["missing"] = logit - sum(terms.values())
+            size = torch.stack([logit, *terms.values()]).abs().amax(0)
+            if not notes and bool((terms["missing"].abs() > ROUNDING * size).any()):
+                notes.append(NOT_EXACT.format(cut.layer))
         f, g = (cut.arrange(t, given) for t in (leaves[EVIDENCE], gradients[EVIDENCE]))
         if method == "ablation":
             g = channel_drops(run, leaves, logit, weight)
@@ -101,6 +121,8 @@ def explain(
         batch=None if given.batch is None or scores.shape[:1] != given.batch.shape else given.batch,
         notes=tuple(notes),
         class_names=None if class_names is None else tuple(class_names),
+        logits=torch.stack([given.add_up(one * weight.sum(-1)) for one in logits.detach().unbind(-1)], -1),
+        frozen=frozen,
     )
 
 
@@ -129,6 +151,7 @@ def inverted_share(f: Tensor, inputs: Inputs) -> float:
     """The share of channels, over the samples, that are active somewhere and whose sum is negative."""
     rows = inputs.batch is not None and len(f) == len(inputs.batch) and f.dim() == 2
     parts = inputs.per_sample(f) if rows else list(f.reshape(len(f), -1, f.shape[-1]))
+    parts = [part for part in parts if len(part)]  # batch may leave a number out
     active = torch.stack([part.amax(0) > 0 for part in parts])
     negative = torch.stack([part.sum(0) < 0 for part in parts])
     return float((active & negative).sum() / active.sum().clamp(min=1))

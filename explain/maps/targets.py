@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,10 +33,19 @@ def choose(
         )
         classes = torch.stack(list(mean)).argmax(-1)
     else:
-        classes = torch.as_tensor(target, device=logits.device)
-        if classes.is_floating_point() or classes.dim() > 1 or classes.numel() not in (1, inputs.samples):
+        try:
+            classes = torch.as_tensor(target, device=logits.device)
+        except (TypeError, ValueError, RuntimeError):  # a name, say
+            classes = torch.tensor(math.nan)
+        if (
+            classes.dtype == torch.bool
+            or classes.is_floating_point()
+            or classes.dim() > 1
+            or classes.numel() not in (1, inputs.samples)
+        ):
             raise ValueError(
-                f"target must be a class, or one for each of the {inputs.samples} samples; got {target!r}."
+                f"target must be the number of a class, or int [{inputs.samples}], one for each of the {inputs.samples} "
+                f"samples; got {target!r}."
             )
         classes = classes.long().expand(inputs.samples) if classes.dim() == 0 else classes.long()
         classes = classes.expand(inputs.samples)
@@ -56,7 +66,7 @@ def _share(points: int | Tensor | None, ones: Tensor, inputs: Inputs) -> Tensor:
     if points is None:
         chosen[:] = True
     elif isinstance(points, Tensor) and points.dtype == torch.bool and points.shape == ones.shape:
-        chosen = points
+        chosen = points.to(ones.device)
     elif isinstance(points, int) and not isinstance(points, bool):
         sizes = [len(part) for part in inputs.per_sample(ones)]
         if not 0 <= points < min(sizes):
@@ -66,7 +76,7 @@ def _share(points: int | Tensor | None, ones: Tensor, inputs: Inputs) -> Tensor:
         if inputs.batch is None:
             chosen[:, points] = True
         else:
-            first = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+            first = torch.tensor([0, *sizes[:-1]], device=ones.device).cumsum(0)
             chosen[first + points] = True
     else:
         got = f"{list(points.shape)} {points.dtype}" if isinstance(points, Tensor) else repr(points)

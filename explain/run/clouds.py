@@ -10,7 +10,7 @@ from torch import Tensor
 from dropfold.explain.maps.explanation import Explanation, effective_points
 from dropfold.explain.maps.maps import explain
 from dropfold.explain.page.page import shape_of
-from dropfold.explain.run.found import BATCH, Clouds, Found, join, mean
+from dropfold.explain.run.found import BATCH, Clouds, Found, check_runner_up, join, mean
 from dropfold.explain.run.scores import play, score_maps
 from dropfold.explain.run.units import explain_units
 from dropfold.explain.score.curves import dropping
@@ -34,6 +34,7 @@ def explain_clouds(clouds: Clouds, training: Clouds, methods: Sequence[str], to:
 
 def explain_maps(clouds: Clouds, found: Found, logits: Tensor, order: Tensor) -> Explanation:
     """The predicted class, the runner-up and their difference, with their accounts."""
+    check_runner_up(clouds.names)
     first, second = (in_batches(clouds, order[:, place]) for place in (0, 1))
     difference = first.contrast(second)
     accounts = {"predicted": first, "runner_up": second, "difference": difference}

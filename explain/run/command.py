@@ -18,7 +18,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from dropfold.data_scripts.work import atomic
+
 FILES = "explanation.json", "explanation.npz", "explanation.html"
+OWN = (
+    atomic.Own("explanation of dropfold", rb"\{", rb'"command": "dropfold explain '),
+    atomic.Own("explanation of dropfold", rb"PK\x03\x04.{26}scores/"),
+    atomic.Own("explanation of dropfold", rb"<!doctype html>", rb"<title>dropfold explanation</title>"),
+)
 
 
 @dataclass
@@ -55,6 +62,8 @@ def main(options: Options) -> None:
         raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
     trained = Trained.of(options.run, train_on_validation=False)
     refuse_idle(options, trained.config.task)
+    for name, own in zip(FILES, OWN, strict=True):
+        atomic.check_target(options.run / name, own, option=None)
     found = _explain(options, trained)
     page = found.page | {
         "title": f"{trained.config.recipe}: why it decides",

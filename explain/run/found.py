@@ -59,7 +59,18 @@ def join(parts: Sequence[Explanation]) -> Explanation:
         points=None if one.points is None else torch.cat([e.points for e in parts if e.points is not None]),
         notes=tuple(dict.fromkeys(note for e in parts for note in e.notes)),
         class_names=one.class_names,
+        logits=None if one.logits is None else torch.cat([e.logits for e in parts if e.logits is not None]),
+        frozen=one.frozen,
     )
+
+
+def check_runner_up(names: Sequence[str]) -> None:
+    """Refuse a network of a single class, which has none."""
+    if len(names) < 2:
+        raise ValueError(
+            f"a network that knows the class {', '.join(names)} alone decides between none, and there is no runner-up; "
+            "explain a run of two classes or more."
+        )
 
 
 def mean_interval(values: Tensor) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from dropfold.explain.maps.maps import explain
 from dropfold.explain.maps.methods import METHODS
 from dropfold.explain.page.page import account_of, doubt, pack_scores
 from dropfold.explain.run.clouds import join
-from dropfold.explain.run.found import Found, in_words, mean, mean_interval, percent
+from dropfold.explain.run.found import Found, check_runner_up, in_words, mean, mean_interval, percent
 from dropfold.explain.run.image_units import explain_image_units
 from dropfold.explain.score.curves import FRACTIONS, rank_correlation, with_random_layers
 from dropfold.explain.units.ablation import To, unit_values
@@ -75,6 +75,7 @@ def explain_images(images: Images, training: Images, methods: Sequence[str], to:
 
 def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor) -> None:
     """The predicted class, the runner-up and their difference, with their accounts."""
+    check_runner_up(images.names)
     first, second = (in_batches(images, order[:, place]) for place in (0, 1))
     difference = first.contrast(second)
     accounts = {"predicted": first, "runner_up": second, "difference": difference}

@@ -30,7 +30,7 @@ class Curve:
 
     def right(self, label: Tensor) -> Tensor:
         """[S, B]: 1 where the prediction is the label [B]."""
-        return (self.logits.argmax(-1) == label).double()
+        return (self.logits.argmax(-1) == label.to(self.logits.device)).double()
 
     def accuracy(self, label: Tensor) -> list[float]:
         """At each fraction."""
@@ -62,7 +62,7 @@ def dropping(
     if order not in ("most", "least", "insertion"):
         raise ValueError(f"order must be 'most', 'least' or 'insertion'; got {order!r}.")
     n = x.shape[1]
-    ranked = scores.argsort(dim=1, descending=order != "least", stable=True)
+    ranked = scores.to(x.device).argsort(dim=1, descending=order != "least", stable=True)
     found = []
     with as_it_was(network):
         for fraction in fractions:

@@ -36,7 +36,7 @@ class Game:
 
     def mean_top(self) -> tuple[float, float, float]:
         """`(mean, low, high)` over valid pairs, with the 95 % bootstrap interval over pairs; NaN without any."""
-        values = self.top[self.valid].mean(1).double().numpy()
+        values = self.top[self.valid].mean(1).double().cpu().numpy()
         if not len(values):
             return float("nan"), float("nan"), float("nan")
         low, high = resample(len(values), lambda times: times @ values / len(values))
@@ -63,14 +63,14 @@ def two_shape_game(
     """Play with clouds x [B, N, C] of classes [B]: the pairs `chosen` [P, 2] overlaid, the score `name` of both classes."""
     both = torch.cat([x[chosen[:, 0]], x[chosen[:, 1]]], 1)  # [P, 2 N, C]
     n = x.shape[1]
-    classes = label[chosen]
+    classes = label[chosen].to(x.device)
     with as_it_was(network), torch.no_grad():
-        first = network(both).topk(FIRST, -1).indices if len(both) else classes
+        first = network(both).argsort(-1, descending=True)[:, :FIRST] if len(both) else classes
     valid = (first[:, None] == classes[..., None]).any(-1).all(-1)
     top, mass = [], []
     for side in (0, 1):
         scores = saliency(network, both, classes[:, side], name, seed) if len(both) else both[..., 0]
-        own = (torch.arange(2 * n) < n) == (side == 0)
+        own = (torch.arange(2 * n, device=x.device) < n) == (side == 0)
         highest = scores.topk(2 * n // TOP, -1).indices
         top.append(own[highest].double().mean(1))
         positive = scores.clamp(min=0).double()

@@ -85,7 +85,7 @@ def infidelity(scores: Tensor, drops: Drops) -> Infidelity:
     if scores.shape != drops.sets.shape[1:]:
         raise ValueError(f"scores must be {list(drops.sets.shape[1:])}; got {list(scores.shape)}.")
     d = drops.fall.double()
-    s = (scores.double() * drops.sets).sum(-1)
+    s = (scores.to(drops.fall.device).double() * drops.sets).sum(-1)
     product, size, nothing = (s * d).mean(0), (s * s).mean(0), (d * d).mean(0)
     factor = torch.where(size > 0, product / size, 0)
     return Infidelity(((s - d) ** 2).mean(0), ((factor * s - d) ** 2).mean(0), nothing, factor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,8 +30,10 @@ ROUNDS = 20  # of zheng_iterative, until half of the points are dropped
 Scorer = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 
+@torch.inference_mode(False)  # with gradients, wherever it is called
 def saliency(network: nn.Module, x: Tensor, target: Tensor, name: str, seed: int = 0) -> Tensor:
     """Scores [B, N] of dense clouds x [B, N, C] for the classes `target` [B]; ValueError if there is no such score."""
+    x = x.clone() if x.is_inference() else x  # through which no gradient may go
     if name in (*METHODS, "ablation"):
         return explain(network, x, target, method=name, account=False).scores
     if name not in SCORES:
@@ -105,13 +108,14 @@ def zheng_iterative(network: nn.Module, x: Tensor, target: Tensor, seed: int) ->
     """Half of the points in `ROUNDS` rounds, in the order in which they were dropped; then the others by one shot."""
     b, n = x.shape[:2]
     kept = torch.arange(n, device=x.device).expand(b, n)
-    each = max(1, n // 2 // ROUNDS)
     scores = torch.zeros(b, n, dtype=x.dtype, device=x.device)
-    for done in range(0, n // 2, each):
+    ends = sorted({n // 2 * i // ROUNDS for i in range(ROUNDS + 1)})
+    for done, end in pairwise(ends):
+        each = end - done
         found = zheng(network, _taken(x, kept), target, seed)
         order = found.argsort(descending=True, stable=True)
         gone, left = order[:, :each], order[:, each:].sort().values
-        rank = torch.arange(done, done + each, device=x.device, dtype=x.dtype).expand(b, -1)
+        rank = torch.arange(done, end, device=x.device, dtype=x.dtype).expand(b, -1)
         scores.scatter_(1, kept.gather(1, gone), n - rank)
         kept = kept.gather(1, left)
     last = zheng(network, _taken(x, kept), target, seed).argsort(dim=1, stable=True).argsort(1).to(x.dtype)

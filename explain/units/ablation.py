@@ -8,6 +8,7 @@ only what follows is computed anew; at the network's own cut what is above it is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dropfold.explain.cut.cuts import EVIDENCE, check_layer, known_cuts
+from dropfold.explain.cut.cuts import EVIDENCE, check_axis, check_layer, known_cuts
 from dropfold.explain.cut.inputs import Given, Inputs
 from dropfold.explain.cut.passes import Pass, as_it_was, detached
 from dropfold.models import DGCNN, EdgeConv, PointNet, PointNet2
@@ -58,7 +59,7 @@ def ablate(
     """The logits of `inputs` without `units` of a layer.
 
     Args:
-        layer: a module's name; default: the pooled layer.
+        layer: a module's name, or "edge1..4", DGCNN's own cut; default: the pooled layer.
         units: their numbers, or bool [C].
         to: "zero", "mean" over these inputs, or the values that replace all channels, [C] of each part of the output, as of
             training data: `unit_values(network, training, layer).means()`.
@@ -66,20 +67,24 @@ def ablate(
         channels: the axis of channels, if it is not the last.
 
     Raises:
-        ValueError: no such layer or unit.
+        ValueError: no such layer, unit, graph or axis.
     """
     given = Inputs.of(network, inputs)
     layer = layer or pooled_layer(network)
-    check_layer(network, layer)
-    if graph not in ("anew", "kept"):
-        raise ValueError(f"graph must be 'anew' or 'kept'; got {graph!r}.")
+    _check_graph(network, graph)
     with as_it_was(network):
+        if run := _own_cut(network, given, layer, channels):
+            leaves = run.capture(gradients=False)[0]
+            own = Units((leaves[EVIDENCE],))
+            removed = torch.where(_chosen(units, own, layer), _replacement(own, to)[0], own.parts[0])
+            return run.above(leaves | {EVIDENCE: removed}).detach()
+        check_layer(network, layer)
         values = _watch(network, given, layer, channels)
-        chosen = _chosen(units, values.count, layer)
+        chosen = _chosen(units, values, layer)
         replacement = _replacement(values, to)
 
         def change(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(torch.where(chosen, r.to(p), p) for p, r in zip(parts, replacement, strict=True))
+            return tuple(torch.where(chosen, r, p) for p, r in zip(parts, replacement, strict=True))
 
         with _graphs(network, given, graph):
             return _run(network, given, layer, channels, change)
@@ -92,8 +97,10 @@ def unit_values(
     """What a layer gives, channels last."""
     given = Inputs.of(network, inputs)
     layer = layer or pooled_layer(network)
-    check_layer(network, layer)
     with as_it_was(network):
+        if run := _own_cut(network, given, layer, channels):
+            return Units((run.capture(gradients=False)[0][EVIDENCE],))
+        check_layer(network, layer)
         return _watch(network, given, layer, channels)
 
 
@@ -109,26 +116,26 @@ def each_unit(
 ) -> Tensor:
     """The logits [C, B, classes] without each unit of a layer in turn; arguments as `ablate`.
 
-    Of the pooled layer of PointNet, PointNet++ and DGCNN in one pass; at the network's own cut (conv2, sa2, "edge1..4", all
-    graphs kept) what is above is replayed; of another layer a pass a unit.
+    Of the pooled layer of PointNet, PointNet++ and DGCNN in one pass; at the network's own cut (conv2, sa2, "edge1..4", with
+    no graph above) what is above is replayed; of another layer, or with channels on another axis, a pass a unit.
     """
     given = Inputs.of(network, inputs)
     layer = layer or pooled_layer(network)
-    if cuts := [cut for cut in known_cuts(network) if cut.layer == layer and cut.above is not None]:
-        with as_it_was(network):
+    _check_graph(network, graph)
+    cuts = [cut for cut in known_cuts(network) if cut.layer == layer and cut.above is not None]
+    with as_it_was(network):
+        if cuts and channels in (None, -1):
             run = Pass(network, cuts[0], given)
             leaves = run.capture(gradients=False)[0]
             (value,) = _replacement(Units((leaves[EVIDENCE],)), to)
             return torch.cat(list(run.without_each_channel(leaves, value)))
-    check_layer(network, layer)
-    if layer != POOLED.get(type(network)):
-        count = unit_values(network, inputs, layer, channels).count
-        return torch.stack(
-            [ablate(network, inputs, layer, [u], to, graph=graph, channels=channels) for u in range(count)]
-        )
-    with as_it_was(network):
-        values = _watch(network, given, layer, None)
-        return rank_one(network, values, _replacement(values, to))
+        if layer == _known_pool(network) and channels in (None, -1):
+            values = _watch(network, given, layer, None)
+            return rank_one(network, values, _replacement(values, to))
+    count = unit_values(network, inputs, layer, channels).count
+    return torch.stack(
+        [ablate(network, inputs, layer, [u], to, graph=graph, channels=channels) for u in range(count)]
+    )
 
 
 def rank_one(network: Any, values: Units, replacement: tuple[Tensor, ...]) -> Tensor:
@@ -161,11 +168,34 @@ def head(network: Any, values: Units) -> Tensor:
 
 def pooled_layer(network: nn.Module) -> str:
     """The layer whose units are ablated by default; ValueError if none is known."""
-    if type(network) not in POOLED:
+    layer = _known_pool(network)
+    if layer is None:
         raise ValueError(
             f"give layer=, the name of a module of {type(network).__name__} whose output's last axis are units."
         )
-    return POOLED[type(network)]
+    return layer
+
+
+def _known_pool(network: nn.Module) -> str | None:
+    return next((layer for kind, layer in POOLED.items() if isinstance(network, kind)), None)
+
+
+def _own_cut(network: nn.Module, given: Inputs, layer: str, channels: int | None) -> Pass | None:
+    """At a cut that a network has a name for and no module, as DGCNN's "edge1..4"; None: the layer is a module."""
+    modules = dict(network.named_modules())
+    cuts = [cut for cut in known_cuts(network) if cut.layer == layer and cut.above is not None]
+    if not cuts or layer in modules:
+        return None
+    if channels not in (None, -1):
+        raise ValueError(f"at {layer!r} channels are the last axis; got channels={channels}, leave it out.")
+    return Pass(network, cuts[0], given)
+
+
+def _check_graph(network: nn.Module, graph: str) -> None:
+    if graph not in ("anew", "kept"):
+        raise ValueError(f"graph must be 'anew' or 'kept'; got {graph!r}.")
+    if graph == "kept" and not any(isinstance(m, EdgeConv) for m in network.modules()):
+        raise ValueError(f"graph='kept' is for DGCNN; {type(network).__name__} has no graphs.")
 
 
 # Hooks
@@ -200,10 +230,16 @@ def _run(
     def after(module: nn.Module, args: Any, out: Any) -> Any:
         if isinstance(out, Points):
             assert out.features is not None
+            if axis != -1:
+                raise ValueError(
+                    f"channels of {layer!r} are the last axis; got channels={channels}, leave it out."
+                )
             return out._replace(features=change((out.features,))[0])
         parts = out if isinstance(out, tuple) else (out,)
         if not all(isinstance(part, Tensor) for part in parts):
             raise ValueError(f"the output of {layer!r} is no tensor; name a module inside it.")
+        for part in parts:
+            check_axis(part, axis, layer)
         changed = tuple(part.movedim(-1, axis) for part in change(tuple(p.movedim(axis, -1) for p in parts)))
         return changed if isinstance(out, tuple) else changed[0]
 
@@ -218,8 +254,6 @@ def _run(
 def _graphs(network: nn.Module, given: Inputs, graph: str) -> Iterator[None]:
     """With "kept", each EdgeConv is given the graph that it has in the whole network."""
     layers = [m for m in network.modules() if isinstance(m, EdgeConv)] if graph == "kept" else []
-    if graph == "kept" and not layers:
-        raise ValueError(f"graph='kept' is for DGCNN; {type(network).__name__} has no graphs.")
     kept: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, args: Any) -> None:
@@ -246,7 +280,7 @@ def _replacement(values: Units, to: To | tuple[Tensor, ...]) -> tuple[Tensor, ..
             raise ValueError(
                 f"the values that replace units must be {len(values.parts)} of [{values.count}]; got {shapes}."
             )
-        return to
+        return tuple(t.to(part) for t, part in zip(to, values.parts, strict=True))
     if to == "zero":
         return tuple(part.new_zeros(values.count) for part in values.parts)
     if to == "mean":
@@ -254,9 +288,19 @@ def _replacement(values: Units, to: To | tuple[Tensor, ...]) -> tuple[Tensor, ..
     raise ValueError(f"to must be 'zero', 'mean' or a tuple of tensors; got {to!r}.")
 
 
-def _chosen(units: Sequence[int] | Tensor, count: int, layer: str) -> Tensor:
+def _chosen(units: Sequence[int] | Tensor, values: Units, layer: str) -> Tensor:
     """bool [C] of the units."""
-    chosen = torch.as_tensor(units if len(units) else [], dtype=None if len(units) else torch.int64)
+    count, device = values.count, values.parts[0].device
+    try:
+        chosen = torch.as_tensor(units, device=device)
+    except (TypeError, ValueError, RuntimeError):  # names, say
+        chosen = torch.tensor(math.nan)
+    if chosen.dim() != 1:
+        raise ValueError(
+            f"units of {layer!r} are a list of numbers from 0 to {count - 1}, or bool [{count}]; got {units!r}."
+        )
+    if not len(chosen):
+        return torch.zeros(count, dtype=torch.bool, device=device)
     if chosen.dtype == torch.bool:
         if chosen.shape != (count,):
             raise ValueError(f"{layer!r} has {count} units; got bool {list(chosen.shape)}.")
@@ -265,4 +309,4 @@ def _chosen(units: Sequence[int] | Tensor, count: int, layer: str) -> Tensor:
         len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < count
     ):
         raise ValueError(f"units of {layer!r} are numbers from 0 to {count - 1}; got {chosen.tolist()[:8]}.")
-    return torch.zeros(count, dtype=torch.bool).index_fill(0, chosen, True)
+    return torch.zeros(count, dtype=torch.bool, device=device).index_fill(0, chosen.long(), True)

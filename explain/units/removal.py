@@ -29,12 +29,14 @@ def cumulative_accuracy(
     fractions: Sequence[float] = FRACTIONS,
 ) -> list[float]:
     """Accuracy on samples of pooled `values` and classes `label` with the first units of `order` [U] replaced."""
-    found = []
+    found, order = [], order.to(values.parts[0].device)
     with as_it_was(network):
         for fraction in fractions:
             gone = torch.zeros(values.count, dtype=torch.bool, device=order.device)
             gone[order[: round(fraction * values.count)]] = True
-            parts = tuple(torch.where(gone, r, p) for p, r in zip(values.parts, replacement, strict=True))
+            parts = tuple(
+                torch.where(gone, r.to(p), p) for p, r in zip(values.parts, replacement, strict=True)
+            )
             found.append(float((head(network, Units(parts)).argmax(1) == label).double().mean()))
     return found
 

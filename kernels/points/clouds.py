@@ -28,7 +28,10 @@ def batch_to_ptr(batch: Tensor, batch_size: int | None = None) -> Tensor:
         batch_size = int(batch[-1]) + 1 if batch.numel() else 0
     if batch.is_cpu and batch.numel() and not torch.compiler.is_compiling():
         if bool((batch[1:] < batch[:-1]).any()):
-            raise ValueError("batch must be sorted: the points of a cloud stand together, as PyG has them.")
+            raise ValueError(
+                "batch must be sorted: the points of a cloud stand together, as PyG has them. Sort the rows and batch by "
+                "batch.argsort(stable=True)."
+            )
         if not 0 <= int(batch[0]) <= int(batch[-1]) < batch_size:
             raise ValueError(
                 f"batch must count clouds from 0 to batch_size - 1 = {batch_size - 1}; got {int(batch[0])} to "

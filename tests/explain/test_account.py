@@ -148,6 +148,80 @@ def test_a_difference_of_classes(clouds):
         a.contrast(explain(network, clouds, 2, method="grad_cam"))
 
 
+def test_a_batch_norm_without_weights_shifts_too():
+    """-mean / std is what it adds: with the same numbers as a BatchNorm's own bias the account is the same."""
+    layers = [nn.Conv1d(3, 6, 1), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(24, 4)]
+    network = nn.Sequential(*layers).double().eval()
+    norm, own = network[1], nn.BatchNorm1d(6).double().eval()
+    norm.running_mean.copy_(torch.tensor([-1.0, -0.4, 0.3, 0.5, 0.8, 1.0]))
+    norm.running_var.copy_(torch.tensor([0.5, 0.8, 1.0, 1.2, 1.5, 2.0]))
+    own.load_state_dict(norm.state_dict(), strict=False)
+    x = torch.rand(2, 3, 4).double()
+    found = explain(network, x, 1, layer="0", channels=1)
+    assert error(found) < EXACT
+    network[1] = own
+    assert torch.allclose(
+        found.account["bias"], explain(network, x, 1, layer="0", channels=1).account["bias"]
+    )
+    assert not found.notes
+
+
+def test_a_batch_norm_without_running_statistics_is_not_piecewise_linear():
+    network = nn.Sequential(
+        nn.Conv1d(3, 6, 1),
+        nn.BatchNorm1d(6, track_running_stats=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    ).double()
+    found = explain(network, torch.rand(2, 3, 4).double(), 1, layer="0", channels=1)
+    assert "BatchNorm1d is not piecewise linear" in found.notes[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_lstm_of_pytorch_is_explained_and_its_missing_term_said(dtype):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.rnn, self.head = (
+                nn.Linear(4, 6),
+                nn.LSTM(6, 5, batch_first=True),
+                nn.Linear(5, 3),
+            )
+            self.activation = nn.ReLU()
+
+        def forward(self, x):
+            return self.head(self.rnn(self.activation(self.inner(x)))[0][:, -1])
+
+    network, x = Net().to(dtype), torch.rand(2, 7, 4, dtype=dtype)
+    before = torch.backends.mkldnn.enabled
+    found = explain(network, x, 1, layer="activation", channels=-1)
+    assert torch.backends.mkldnn.enabled == before
+    f = network.activation(network.inner(x)).detach().requires_grad_()
+    s = network.head(network.rnn(f)[0][:, -1])[:, 1]
+    g = torch.autograd.grad(s.sum(), f)[0]
+    assert torch.allclose(found.account["evidence"], (g * f).sum((1, 2)), rtol=1e-4)
+    assert torch.allclose(sum(found.account.values()), s.detach(), rtol=1e-4)
+    assert "LSTM is not piecewise linear" in found.notes[0]
+
+
+def test_what_is_no_module_and_not_piecewise_linear_is_said():
+    class Net(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.body, self.head, self.function = nn.Linear(4, 6), nn.Linear(6, 3), function
+
+        def forward(self, x):
+            return self.head(self.function(self.body(x)))
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
+    for function, exact in ((nn.functional.gelu, False), (lambda x: x * x, False), (torch.relu, True)):
+        found = explain(Net(function).double(), x, 1, layer="body", channels=-1)
+        assert (error(found) < EXACT) == exact
+        assert len(found.notes) == (0 if exact else 1)
+        assert exact or "do not add up" in found.notes[0]
+
+
 def test_the_winners_of_a_max_leave_no_trace(clouds):
     network = small_pointnet()
     explain(network, clouds, 2)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from dropfold.__main__ import main
 from dropfold.explain.page.page import write_page
 from dropfold.explain.run.command import FILES
+from dropfold.explain.run.found import check_runner_up
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from tests.train.conftest import (  # noqa: F401
@@ -114,6 +117,34 @@ def test_a_run_on_videos(tmp_path, video_folder):  # noqa: F811
 def test_refused(run, words, said):
     with pytest.raises(SystemExit, match=re.escape(said)):
         main(["explain", str(run), *words])
+
+
+def test_files_of_others_are_not_replaced(run, tmp_path):
+    """They are refused before any work, and all three stay as they are; those of the command are replaced."""
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in FILES:
+        (run / name).unlink(missing_ok=True)
+    for name, spoil, said in (
+        (FILES[2], lambda path: path.write_text("<!doctype html> my notes"), "is no explanation of dropfold"),
+        (FILES[0], lambda path: path.write_text('{"mine": 1}'), "is no explanation of dropfold"),
+        (FILES[1], lambda path: np.savez(path, a=np.zeros(2)), "is no explanation of dropfold"),
+        (FILES[0], lambda path: path.symlink_to(tmp_path / "elsewhere.json"), "is a link to"),
+        (FILES[1], lambda path: path.mkdir(), "is a folder; move it away"),
+    ):
+        spoil(run / name)
+        with pytest.raises(SystemExit, match=said):
+            main(["explain", str(run)])
+        assert [path.name for path in run.glob("explanation.*")] == [name]
+        if (run / name).is_dir():
+            (run / name).rmdir()
+        else:
+            (run / name).unlink()
+
+
+def test_a_network_of_one_class_decides_nothing():
+    with pytest.raises(ValueError, match="the class chair alone decides between none"):
+        check_runner_up(["chair"])
+    check_runner_up(["chair", "lamp"])
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -71,6 +71,26 @@ def test_zheng_iterative_drops_first_what_the_first_round_scores_highest(clouds)
     assert [len(row.unique()) for row in iterative] == [48, 48, 48]
 
 
+@pytest.mark.parametrize("points", [512, 47, 8])
+def test_zheng_iterative_drops_half_in_20_rounds_at_most(points, monkeypatch):
+    """The gradient is asked for once a round, of the points that are left, and once more of the second half."""
+    seen = []
+
+    def ask(network, x, target, seed):
+        seen.append(x.shape[1])
+        return x[..., 0]
+
+    monkeypatch.setattr("dropfold.explain.score.saliency.zheng", ask)
+    x = torch.rand(1, points, 3, generator=torch.Generator().manual_seed(0))
+    found = saliency(small_pointnet(), x, TARGET[:1], "zheng_iterative")
+    assert len(seen) == min(20, points // 2) + 1
+    assert seen[0] == points
+    assert seen[-1] == points - points // 2
+    assert seen == sorted(set(seen), reverse=True)
+    highest = x[0, :, 0].argsort(descending=True)[: points // 2]
+    assert found[0].argsort(descending=True)[: points // 2].equal(highest)
+
+
 def test_random_is_of_its_seed(clouds):
     network = small_pointnet()
     a, b, c = (saliency(network, clouds, TARGET, "random", seed) for seed in (0, 0, 1))
@@ -134,6 +154,26 @@ def test_the_game_is_won_where_the_truth_is_planted(monkeypatch):
     for name in CLASS_AGNOSTIC:
         top = two_shape_game(network, x, label, chosen, name).top
         assert torch.allclose(top.mean(1), torch.full((2,), 0.5).double())
+
+
+def test_a_game_is_valid_where_both_classes_are_among_the_first_three(monkeypatch):
+    """A network whose logits are the mean of a cloud: which classes come first is planted. Of two classes both always do."""
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(1)
+
+    monkeypatch.setitem(SCORES, "first", lambda network, x, target, seed: x[..., 0])
+    plain = torch.eye(5)[:, None].expand(-1, 4, -1)
+    loud = plain.clone()
+    loud[0, :, 1:] = torch.tensor([0.0, 9, 9, 9])  # drowns class 1, and class 0 of its own
+    label, chosen = torch.arange(5), torch.tensor([[0, 1], [2, 3], [1, 4]])
+    game = two_shape_game(Mean(), loud, label, chosen, "first")
+    assert game.valid.tolist() == [False, True, True]
+    assert game.share_valid == pytest.approx(2 / 3)
+    assert game.mean_top()[0] == pytest.approx(float(game.top[1:].mean()))
+    two = two_shape_game(Mean(), plain[:2, :, :2], label[:2], chosen[:1], "first")
+    assert two.valid.tolist() == [True]
 
 
 def test_a_game_without_valid_pairs_says_nothing(clouds):
