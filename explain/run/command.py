@@ -201,9 +201,13 @@ def summary(values: dict[str, Any]) -> list[str]:
     if "dropping" in values:
         what = "points" if "inserted_mean" in next(iter(values["dropping"]["methods"].values())) else "pixels"
         for name, v in values["dropping"]["methods"].items():
-            alone = f", {100 * v['inserted_mean']:.1f} % with them alone" if "inserted_mean" in v else ""
+            alone = (
+                f", {100 * v['inserted_mean']:.1f} % with them alone (of up to 50 %)"
+                if "inserted_mean" in v
+                else ""
+            )
             lines.append(
-                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient {what}{alone} (means of 10 to 50 %)"
+                f"{name}: accuracy {100 * v['most_mean']:.1f} % without its most salient {what} (mean of 10 to 50 %){alone}"
             )
     if "two_shape_game" in values:
         game = values["two_shape_game"]

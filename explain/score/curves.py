@@ -17,7 +17,7 @@ from dropfold.explain.cut.passes import as_it_was
 from dropfold.explain.score.saliency import saliency
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
-INSERTED = (0.02, 0.05, 0.1, 0.2, 0.5, 0.8)
+INSERTED = (0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
