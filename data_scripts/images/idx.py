@@ -22,6 +22,7 @@ from dropfold.data_scripts.work.errors import ArchiveError
 UINT8 = 8
 GZIP = b"\x1f\x8b"
 MOST_BYTES = 1 << 32  # of a file's values
+PIECE = 1 << 20
 
 
 def read_idx(path: Path, axes: int) -> tuple[np.ndarray, str]:
@@ -56,7 +57,7 @@ def _read(path: Path, file: BinaryIO, axes: int) -> tuple[np.ndarray, str]:
     size = math.prod(shape)
     if not 0 < size <= MOST_BYTES:
         raise ArchiveError(f"{path} states {_words(shape)} values, expected 1 to {MOST_BYTES:,} of them.")
-    values = file.read(size + 1)
+    values = _read_up_to(file, size + 1)
     if len(values) != size:
         found = f"only {len(values):,}" if len(values) < size else "more"
         raise ArchiveError(
@@ -64,6 +65,15 @@ def _read(path: Path, file: BinaryIO, axes: int) -> tuple[np.ndarray, str]:
         )
     digest = hashlib.sha256(head + lengths + values).hexdigest()
     return np.frombuffer(values, np.uint8).reshape(shape), digest
+
+
+def _read_up_to(file: BinaryIO, size: int) -> bytes:
+    """So many bytes or what there is; memory is taken for what there is alone, whatever a broken header states."""
+    pieces: list[bytes] = []
+    while size and (piece := file.read(min(size, PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _words(shape: tuple[int, ...]) -> str:

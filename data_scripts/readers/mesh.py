@@ -201,7 +201,8 @@ def _read_ply(path: Path) -> Mesh:
     missing = [name for name in "xyz" if name not in columns or isinstance(columns[name], ply.Lists)]
     if missing:
         raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns)}.")
-    vertices = np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of NaN that signals, which is found with all that is not finite
+        vertices = np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64)
     pieces = [np.empty((0, 3), np.int64)]
     if "face" in elements:
         faces = elements["face"]
@@ -264,8 +265,7 @@ def _read_stl(path: Path) -> Mesh:
     count = int.from_bytes(content[80:84], "little") if room >= 0 else 0
     # A binary file may begin with "solid", too: its length tells.
     if room >= 0 and room == count * FACET.itemsize:
-        facets = np.frombuffer(content, FACET, count, head)
-        corners = facets["corners"].reshape(-1, 3).astype(np.float64)
+        corners = _stl_corners(content, count, head)
     elif content.lstrip()[:5].lower() == b"solid" and b"\0" not in content[:1024]:
         corners = _read_stl_text(path, content)
     elif room < 0:
@@ -274,12 +274,18 @@ def _read_stl(path: Path) -> Mesh:
         raise ShapeError(f"{path} ends after {room // FACET.itemsize} of {count} triangles (truncated?).")
     elif content[head + count * FACET.itemsize :].strip(b"\0 \r\n"):
         say(f"{path}: what follows the {count} triangles that its header counts is left")
-        corners = np.frombuffer(content, FACET, count, head)["corners"].reshape(-1, 3).astype(np.float64)
+        corners = _stl_corners(content, count, head)
     else:
-        corners = np.frombuffer(content, FACET, count, head)["corners"].reshape(-1, 3).astype(np.float64)
+        corners = _stl_corners(content, count, head)
     if len(corners) == 0:
         raise ShapeError(f"{path} has no triangles.")
     return Mesh(corners, np.arange(len(corners)).reshape(-1, 3))
+
+
+def _stl_corners(content: bytes, count: int, head: int) -> np.ndarray:
+    """The corners [3 F, 3] of a binary file's triangles."""
+    with np.errstate(invalid="ignore"):  # of NaN that signals, which is found with all that is not finite
+        return np.frombuffer(content, FACET, count, head)["corners"].reshape(-1, 3).astype(np.float64)
 
 
 def _read_stl_text(path: Path, content: bytes) -> np.ndarray:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
@@ -74,7 +75,25 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read what `save_arrays` wrote."""
     with _advising(path), np.load(sealed.open_archive(path), allow_pickle=False) as arrays:
+        _check_sizes(path, arrays)
         return dict(arrays)
+
+
+def _check_sizes(path: Path, arrays: Any) -> None:
+    """Refuse an array whose header states more than is there, before memory is taken for it."""
+    for member in arrays.zip.infolist():
+        with arrays.zip.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise DamagedError(
+                f"{path} is damaged: {member.filename} states {list(shape)} numbers, and holds fewer."
+            )
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

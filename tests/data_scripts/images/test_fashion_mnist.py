@@ -130,3 +130,12 @@ def test_the_shipped_part():
     assert len(np.unique(found.pixels.reshape(3000, -1), axis=0)) == 3000  # no image trains and tests
     assert found.pixels[0].sum(dtype=int) == 76247
     assert "Zalando" in SHIPPED.with_name("CREDITS.md").read_text().split("## fashion.h5")[1]
+
+
+def test_no_memory_is_taken_for_what_a_header_states_alone(tmp_path):
+    path = tmp_path / "a.idx"
+    path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 1, 4, 772_014_080) + bytes(22))
+    with pytest.raises(
+        ArchiveError, match=r"states 1 x 4 x 772014080 = 3,088,056,320 bytes and holds only 22"
+    ):
+        read_idx(path, 3)

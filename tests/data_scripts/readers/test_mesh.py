@@ -588,3 +588,13 @@ def test_damage_is_read_or_said(seed, tmp_path):
         except ShapeError as error:
             said = str(error)
         assert name in said or np.isfinite(found.vertices).all()
+
+
+def test_nan_that_signals_is_not_finite(tmp_path):
+    """Turning it into float64 would warn."""
+    corners = np.arange(9, dtype="<f4")
+    corners.view("<u4")[4] = 0x7F800001
+    path = tmp_path / "a.stl"
+    path.write_bytes(bytes(80) + struct.pack("<I", 1) + bytes(12) + corners.tobytes() + bytes(2))
+    with pytest.raises(ShapeError, match="not finite"):
+        read_points(path, 4)

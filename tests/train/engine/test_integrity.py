@@ -1,5 +1,6 @@
 """The files of a run belong together: who changes, loses or shares them is told what to do; the rest is made anew."""
 
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -529,3 +531,16 @@ def test_weights_of_the_best_epoch_are_made_anew_or_missed(best_epoch, whole, fo
         resume(whole, folder)
     (whole / "best.safetensors").unlink()
     assert resume(whole, folder).train()["epochs"] == 3
+
+
+def test_no_memory_is_taken_for_what_an_array_states_alone(tmp_path):
+    """An archive without a checksum, whose header was changed."""
+    path = tmp_path / "predictions.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f4", "fortran_order": False, "shape": (9, 2**32)}
+        )
+        archive.writestr("logits.npy", header.getvalue() + bytes(144))
+    with pytest.raises(DamagedError, match=r"logits\.npy states \[9, 4294967296\] numbers, and holds fewer"):
+        checkpoint.load_arrays(path)
