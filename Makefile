@@ -36,7 +36,7 @@ POINTNET_RUN ?= runs/furniture-pointnet
 compress: $(VENV)/.train
 	test -f $(POINTNET_RUN)/summary.json || \
 		$(BIN)/dropfold train furniture-pointnet $(if $(wildcard $(POINTNET_RUN)/config.json),--resume,--out) $(POINTNET_RUN)
-	$(BIN)/dropfold compress $(POINTNET_RUN) --target macs 0.5 $(ARGS)
+	$(BIN)/dropfold compress $(POINTNET_RUN) $(ARGS)
 
 data/local/moving_furniture.h5: | $(VENV)/.train
 	$(BIN)/dropfold data moving-furniture

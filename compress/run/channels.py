@@ -63,13 +63,9 @@ def take_channels_out(
         seed=trained.config.seed if seed is None else seed,
     )
     asked = {
-        "run": str(trained.run),
-        "method": method,
-        "target": [what, part],
-        "epochs": config.epochs,
-        "lr": config.lr,
-    }
-    asked["seed"] = config.seed
+        "run": str(trained.run.resolve()), "method": method, "target": [what, part], "epochs": config.epochs,
+        "lr": config.lr, "seed": config.seed,
+    }  # fmt: skip
     found = begun(out, asked)
     work = work_of(trained.network, *example)
     if found is None:

@@ -1,11 +1,11 @@
-"""`dropfold compress RUN --target latency 0.5`: a smaller network out of a trained one, fine-tuned, as a run of its own.
+"""`dropfold compress RUN --target macs 0.5`: a smaller network out of a trained one, fine-tuned, as a run of its own.
 
 Of networks over points and images channels are taken out: which ones is chosen once. The small network is compared with
 the one in which those channels are masked, its BatchNorms are measured anew, and then it is trained on. The matrices of a
 recurrent network over videos become tensor networks: drawn near to their formats first (admm), or at once (decompose).
 
 What was chosen and measured is kept in the new run's compression.json; the same command again goes on from there.
-`evaluate`, `predict`, `explain`, `compare` and `robustness` take the new run like any other.
+`evaluate`, `predict`, `explain` and `robustness` take the new run like any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dropfold.models.formats import FormatSpec
 CHANNELS = "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
 FORMATS = "admm", "decompose"
 Target = tuple[Literal["latency", "macs", "parameters"], float]
-TARGET: Target = ("latency", 0.5)
+TARGET: Target = ("macs", 0.5)
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Options:
     them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, by the change of the loss to
     first order (taylor), or at random. Videos: formats after ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
-    """Points, images: what shrinks, and to which part of the original's: milliseconds of one sample measured here,
-    multiply-adds, or parameters."""
+    """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
+    one sample measured here (latency)."""
     ih: FormatSpec = field(default_factory=FormatSpec)
     """Videos: the format of the input-to-hidden matrix."""
     hh: FormatSpec = field(default_factory=FormatSpec)
@@ -103,7 +103,7 @@ def table(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
     target = " ".join(map(str, found.get("target", ())))
-    shown = Table(title=f"{found['run']}, {found['method']} {target}")
+    shown = Table(title=f"{Path(found['run']).name}, {found['method']} {target}")
     for name in ("", "before", "after", "after / before"):
         shown.add_column(name, justify="right" if name else "left")
     for name, digits in (

@@ -57,8 +57,8 @@ def compress_into_formats(
         seed=config.seed if seed is None else seed,
     )  # fmt: skip
     asked = {
-        "run": str(trained.run), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed, "rho": rho,
-        "ih": json.loads(json.dumps(asdict(ih))), "hh": json.loads(json.dumps(asdict(hh))),
+        "run": str(trained.run.resolve()), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed,
+        "rho": rho, "ih": json.loads(json.dumps(asdict(ih))), "hh": json.loads(json.dumps(asdict(hh))),
     }  # fmt: skip
     gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4
     cored = replace(config, ih=ih, hh=hh)

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
-from dropfold.explain.run.found import Found, in_words, mean, percent
+from dropfold.explain.run.found import Found
+from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
 from dropfold.explain.units.ablation import To, Units
-from dropfold.explain.units.damage import Damage, attributes, correlations, damage
+from dropfold.explain.units.damage import attributes, damage
 from dropfold.explain.units.removal import FRACTIONS as REMOVED
 
 if TYPE_CHECKING:
     from dropfold.explain.run.images import Images
 
 BATCH = 64
-SHOWN_UNITS = 24
-IMAGES_OF_A_UNIT = 6
 
 
 def last_linear(network: nn.Module, x: Tensor) -> str | None:
@@ -73,36 +72,22 @@ def explain_image_units(images: Images, found: Found, training: Images, logits: 
     p, trained_on = (inputs_of(images.network, layer, some.x) for some in (images, training))
     means = trained_on.mean(0)
     replaced = torch.zeros_like(means) if to == "zero" else means
-    harm = damage(logits, without_each(logits, p, replaced, weight), images.label)
     known = attributes(Units((p,)), images.label, logits.softmax(-1), None, weight)
-    same = without_each(logits, p, replaced, weight).argmax(-1) == logits.argmax(-1)
-    found.values["units"] = {
-        "layer": layer,
-        "to": to,
-        "loss_mean": mean(harm.loss),
-        "loss_worst": float(harm.loss.max()),
-        "worst_class_loss_mean": mean(harm.worst_class_loss),
-        "worst_class_loss_worst": float(harm.worst_class_loss.max()),
-        "change_no_prediction": mean(same.all(1)),
-        "correlations": correlations(known, harm),
-    }
-    found.arrays |= {f"units/{name}": v.cpu().numpy() for name, v in (*vars(harm).items(), *known.items())}
-    found.page["tables"].append(removed_table(images, found, training, p, trained_on, linear))
-    found.page["units"] = unit_rows(images, found, harm, p, known["class_selectivity"])
-    head = ["attribute", "with the loss over all", "with the worst class's loss"]
-    rows = [
-        [in_words(name), *(f"{r['r']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})" for r in both.values())]
-        for name, both in found.values["units"]["correlations"].items()
-    ]
-    text = "Pearson's r over units, with Fisher's 95 % interval: which attribute tells what removing a unit would do?"
-    found.page["tables"].append(
-        {"title": "What tells a unit's damage", "text": text, "head": head, "rows": rows}
+    without = without_each(logits, p, replaced, weight)
+    harm = record_damage(found, layer, to, logits, without, images.label, known)
+    remove_units(images, found, training, p, trained_on, linear)
+    shown = p[: len(found.page["images"])]
+    found.page["units"] = unit_rows(
+        *(found, harm, images.names, shown, known["class_selectivity"]),
+        units="an input of the last linear layer",
+        drive="images that drive it",
     )
+    add_correlations(found)
 
 
-def removed_table(
+def remove_units(
     images: Images, found: Found, training: Images, p: Tensor, trained_on: Tensor, linear: Any
-) -> dict[str, Any]:
+) -> None:
     """Accuracy with most units replaced by their training mean: least important first, ranked on training images."""
     means, logits = trained_on.mean(0), training.logits()
     without = without_each(logits, trained_on, means, linear.weight.detach())
@@ -110,51 +95,22 @@ def removed_table(
     scores = {
         "exact ablation": damage(logits, without, training.label).loss,
         "std x out-weights": known["std_x_out"],
-        "random": torch.rand(len(means), generator=torch.Generator().manual_seed(0)),
     }
-    accuracy: dict[str, list[float]] = {}
-    for name, score in scores.items():
-        order, accuracy[name] = score.argsort(stable=True).to(p.device), []
+
+    def accuracy_of(order: Tensor) -> list[float]:
+        accuracy = []
         for fraction in REMOVED:
-            left = p.clone()
-            gone = order[: round(fraction * len(means))]
+            left, gone = p.clone(), order[: round(fraction * len(means))].to(p.device)
             left[:, gone] = means[gone]
             with torch.no_grad():
                 right = linear(left).argmax(1) == images.label
-            accuracy[name].append(float(right.double().mean()))
-    found.values["units"]["removed"] = {"fractions": list(REMOVED), "accuracy": accuracy}
-    head = ["order", *(f"{100 * fraction:.0f} % removed" for fraction in REMOVED)]
-    rows = [[name, *map(percent, row)] for name, row in accuracy.items()]
-    text = (
+            accuracy.append(float(right.double().mean()))
+        return accuracy
+
+    add_removal(
+        found,
+        scores,
+        accuracy_of,
         "Accuracy without fine-tuning: removed units are their training mean. Units are ranked on training images, accuracy "
-        "is of these."
+        "is of these.",
     )
-    return {"title": "Removing many units", "text": text, "head": head, "rows": rows}
-
-
-def unit_rows(images: Images, found: Found, harm: Damage, p: Tensor, selectivity: Tensor) -> dict[str, Any]:
-    """The units that harm a class most, and the images of the page that drive each."""
-    summary, rows, shown = found.values["units"], [], len(found.page["images"])
-    for u in harm.worst_class_loss.argsort(descending=True)[:SHOWN_UNITS].tolist():
-        strongest = p[:shown, u].topk(min(IMAGES_OF_A_UNIT, shown)).indices.tolist()
-        worst = images.names[int(harm.worst_class[u])]
-        rows.append(
-            {
-                "unit": u,
-                "loss": float(harm.loss[u]),
-                "classes": [None if v != v else round(v, 5) for v in harm.class_loss[u].tolist()],
-                "selectivity": float(selectivity[u]),
-                "shapes": [[k, -1, round(float(p[k, u]), 4)] for k in strongest],
-                "words": f"Unit {u}: removing it costs {worst} most, {float(harm.worst_class_loss[u]):.3f} of log p, and "
-                f"{float(harm.loss[u]):.4f} over all. The images that drive it:",
-            }
-        )
-    ratio = summary["worst_class_loss_mean"] / max(summary["loss_mean"], 1e-12)
-    replaced = "its training mean" if summary["to"] == "mean" else "0"
-    text = (
-        f"Fall of log p(truth) when an input of the last linear layer is replaced by {replaced}: {summary['loss_mean']:.4f} "
-        f"over all and {summary['worst_class_loss_mean']:.3f} for its worst class ({ratio:.0f} times), in the mean of "
-        f"{len(harm.loss):,} units; {percent(summary['change_no_prediction'])} of them change no prediction. Below are the "
-        f"{len(rows)} that harm a class most; click one."
-    )
-    return {"text": text, "rows": rows}

@@ -39,7 +39,7 @@ def run(folder, tmp_path_factory):  # noqa: F811
 
 
 def compress(run, out, *more):
-    main(["compress", str(run), "--target", "macs", "0.5", "--epochs", "2", "--out", str(out), *more])
+    main(["compress", str(run), "--epochs", "2", "--out", str(out), *more])
 
 
 def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):
     capsys.readouterr()
     assert "is compressed already" in refused(out, capsys=capsys)
     assert "was begun with epochs 2, and this asks for 3" in refused(
-        run, "--target", "macs", "0.5", "--epochs", "3", "--out", out, capsys=capsys
+        run, "--epochs", "3", "--out", out, capsys=capsys
     )
     for part in ("0", "1", "-2", "nan"):
         assert "above 0 and below 1" in refused(run, "--target", "macs", part, capsys=capsys)

@@ -185,7 +185,9 @@ def test_what_cannot_become_a_format_is_said(dense, video_folder, tmp_path, caps
     out = ["--out", tmp_path / "a"]
     assert "give a format for a matrix" in refused(dense, *out, capsys=capsys)
     assert "multiply to 42" in refused(dense, *IH[:3], "6", "7", *IH[5:], *out, capsys=capsys)
-    assert "--target is for channels" in refused(dense, *IH, "--target", "macs", "0.5", *out, capsys=capsys)
+    assert "--target is for channels" in refused(
+        dense, *IH, "--target", "latency", "0.5", *out, capsys=capsys
+    )
     assert "takes channels out" in refused(dense, *IH, "--method", "norm", *out, capsys=capsys)
     assert "--rho must be above 0" in refused(dense, *IH, "--rho", "-1", *out, capsys=capsys)
     Run(small_video(video_folder, out=tmp_path / "mega", epochs=1)).train()

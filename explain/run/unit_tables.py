@@ -1,0 +1,108 @@
+"""What is said of the units of any run: their damage as numbers and tables, and the rows of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dropfold.explain.run.found import Found, in_words, mean, percent
+from dropfold.explain.units.ablation import To
+from dropfold.explain.units.damage import Damage, correlations, damage
+from dropfold.explain.units.removal import FRACTIONS as REMOVED
+
+SHOWN = 24  # units of the page
+DRIVEN = 6  # samples of each
+
+Attributes = dict[str, Tensor]
+
+
+def record_damage(
+    found: Found, layer: str, to: To, logits: Tensor, without: Tensor, label: Tensor, known: Attributes
+) -> Damage:
+    """The numbers and arrays of the units of `layer`: logits [n, K], and those `without` each unit [U, n, K]."""
+    harm = damage(logits, without, label)
+    found.values["units"] = {
+        "layer": layer,
+        "to": to,
+        "loss_mean": mean(harm.loss),
+        "loss_worst": float(harm.loss.max()),
+        "worst_class_loss_mean": mean(harm.worst_class_loss),
+        "worst_class_loss_worst": float(harm.worst_class_loss.max()),
+        "change_no_prediction": mean((without.argmax(-1) == logits.argmax(-1)).all(1)),
+        "correlations": correlations(known, harm),
+    }
+    found.arrays |= {f"units/{name}": v.cpu().numpy() for name, v in (*vars(harm).items(), *known.items())}
+    return harm
+
+
+def add_correlations(found: Found) -> None:
+    """The table of what tells a unit's damage."""
+    rows = [
+        [in_words(name), *(f"{r['r']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})" for r in both.values())]
+        for name, both in found.values["units"]["correlations"].items()
+    ]
+    text = "Pearson's r over units, with Fisher's 95 % interval: which attribute tells what removing a unit would do?"
+    head = ["attribute", "with the loss over all", "with the worst class's loss"]
+    found.page["tables"].append(
+        {"title": "What tells a unit's damage", "text": text, "head": head, "rows": rows}
+    )
+
+
+def add_removal(
+    found: Found, scores: Mapping[str, Tensor], accuracy_of: Callable[[Tensor], list[float]], text: str
+) -> None:
+    """The accuracy with most units gone, least important first by each of the `scores` [U] and at random."""
+    count = len(next(iter(scores.values())))
+    ranked = {**scores, "random": torch.rand(count, generator=torch.Generator().manual_seed(0))}
+    accuracy = {name: accuracy_of(score.argsort(stable=True)) for name, score in ranked.items()}
+    found.values["units"]["removed"] = {"fractions": list(REMOVED), "accuracy": accuracy}
+    head = ["order", *(f"{100 * fraction:.0f} % removed" for fraction in REMOVED)]
+    rows = [[name, *map(percent, row)] for name, row in accuracy.items()]
+    found.page["tables"].append({"title": "Removing many units", "text": text, "head": head, "rows": rows})
+
+
+def unit_rows(
+    found: Found,
+    harm: Damage,
+    names: list[str],
+    values: Tensor,
+    selectivity: Tensor,
+    *,
+    units: str,
+    drive: str,
+    winners: Tensor | None = None,
+) -> dict[str, Any]:
+    """The units that harm a class most, and of `values` [n, U] the samples that drive each, with the point that wins.
+
+    units, drive: what they are, and the samples, in words.
+    """
+    summary, rows = found.values["units"], []
+    for u in harm.worst_class_loss.argsort(descending=True)[:SHOWN].tolist():
+        driving = values[:, u].topk(min(DRIVEN, len(values))).indices.tolist()
+        worst = names[int(harm.worst_class[u])]
+        rows.append(
+            {
+                "unit": u,
+                "loss": float(harm.loss[u]),
+                "classes": [None if v != v else round(v, 5) for v in harm.class_loss[u].tolist()],
+                "selectivity": float(selectivity[u]),
+                "shapes": [
+                    [k, -1 if winners is None else int(winners[k, u]), round(float(values[k, u]), 4)]
+                    for k in driving
+                ],
+                "words": f"Unit {u}: removing it costs {worst} most, {float(harm.worst_class_loss[u]):.3f} of log p, and "
+                f"{float(harm.loss[u]):.4f} over all. The {drive}:",
+            }
+        )
+    ratio = summary["worst_class_loss_mean"] / max(summary["loss_mean"], 1e-12)
+    replaced = "its training mean" if summary["to"] == "mean" else "0"
+    text = (
+        f"Fall of log p(truth) when {units} is replaced by {replaced}: {summary['loss_mean']:.4f} over all and "
+        f"{summary['worst_class_loss_mean']:.3f} for its worst class ({ratio:.0f} times), in the mean of "
+        f"{len(harm.loss):,} units; {percent(summary['change_no_prediction'])} of them change no prediction. Below are the "
+        f"{len(rows)} that harm a class most; click one."
+    )
+    return {"text": text, "rows": rows}
