@@ -21,13 +21,12 @@ from dropfold.data_scripts.images.picture import SUFFIXES, is_gray, read_picture
 from dropfold.data_scripts.schemas import image_schema, shape_schema
 from dropfold.data_scripts.schemas.h5_file import TRAIN, VALIDATION
 from dropfold.data_scripts.schemas.image_schema import Images
-from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files
 from dropfold.data_scripts.schemas.video_schema import frame_size
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import PictureError, SchemaError
 from dropfold.data_scripts.work.folders import (
-    OTHER_KIND,
     Unread,
     account,
     name_some,
@@ -35,11 +34,7 @@ from dropfold.data_scripts.work.folders import (
     print_line,
     printable,
     shorten,
-    suffix_of,
-    walk,
 )
-
-LOOSE = "in no class folder"
 
 
 @dataclass
@@ -70,19 +65,8 @@ def list_pictures(
     folder: Path, split_folders: SplitFolders = "auto"
 ) -> tuple[list[Picture], list[Unread], list[str]]:
     """Every file under `folder`: the pictures, the others with the reason why they are not read, and what was guessed."""
-    tree = walk(folder)
-    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
-    unread = list(tree.unread)
-    unread += [Unread(file.name, OTHER_KIND) for file in tree.files if suffix_of(file.name) not in SUFFIXES]
-    parents = [tuple(name.split("/")[:-1]) for name in names]
-    places, notes = place_files(parents, split_folders)
-    found = []
-    for name, place in zip(names, places):
-        if place.inner:
-            found.append(Picture(name, printable(place.inner[0]), place.split))
-        else:
-            unread.append(Unread(name, LOOSE))
-    notes += note_empty(tree.folders, parents, places, "pictures")
+    files, unread, notes = list_files(folder, SUFFIXES, split_folders, "pictures")
+    found = [Picture(name, printable(place.inner[0]), place.split) for name, place in files]
     notes += note_alike((picture.class_name for picture in found), "classes")
     return found, unread, notes
 

@@ -11,12 +11,21 @@ What is guessed is said in a sentence; where nothing decides, a `SchemaError` as
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN, VALIDATION
 from dropfold.data_scripts.work.errors import SchemaError
-from dropfold.data_scripts.work.folders import name_some, printable, shorten
+from dropfold.data_scripts.work.folders import (
+    OTHER_KIND,
+    Unread,
+    name_some,
+    printable,
+    shorten,
+    suffix_of,
+    walk,
+)
 
 SplitFolders = Literal["auto", "yes", "no"]
 SPLIT_OF_WORD = {
@@ -26,6 +35,9 @@ SPLIT_OF_WORD = {
 }  # fmt: skip
 NAMES = ("train", "val", "test")
 ARTICLE = {"class": "a class", "area": "an area"}
+
+
+LOOSE = "in no class folder"
 
 
 class Place(NamedTuple):
@@ -224,6 +236,23 @@ def _is_plain(
     """Of areas, where a folder may hold a folder a scene: whether all that lies in `around` is an area or a split."""
     inner = {folders[len(around)] for folders in parents if len(folders) > len(around)}
     return all(_is_word(name) or bool(keeps_whole and keeps_whole.fullmatch(name)) for name in inner)
+
+
+def list_files(
+    folder: Path, suffixes: Collection[str], answer: SplitFolders, what: str
+) -> tuple[list[tuple[str, Place]], list[Unread], list[str]]:
+    """Every file under a folder that has one folder a class: those with such `suffixes` and their places, the others with
+    the reason why they are not read, and what was guessed. what: the files in words, e.g. videos."""
+    tree = walk(folder)
+    names = [file.name for file in tree.files if suffix_of(file.name) in suffixes]
+    unread = list(tree.unread)
+    unread += [Unread(file.name, OTHER_KIND) for file in tree.files if suffix_of(file.name) not in suffixes]
+    parents = [tuple(name.split("/")[:-1]) for name in names]
+    places, notes = place_files(parents, answer)
+    files = list(zip(names, places))
+    unread += [Unread(name, LOOSE) for name, place in files if not place.inner]
+    notes += note_empty(tree.folders, parents, places, what)
+    return [(name, place) for name, place in files if place.inner], unread, notes
 
 
 def note_empty(

@@ -21,7 +21,7 @@ from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.shape_schema import TRAIN, VALIDATION, Clouds
-from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
+from dropfold.data_scripts.schemas.split_folders import LOOSE, SplitFolders, note_empty, place_files
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
 from dropfold.data_scripts.work import atomic
@@ -40,7 +40,6 @@ from dropfold.data_scripts.work.folders import (
     walk,
 )
 
-LOOSE = "in no class folder"
 OTHER_FORM = "other files of a ShapeNet model that is read"
 MOST_ALIKE = 3  # files that a line names of which the same is said
 

@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dropfold.data_scripts.readers.decode import SUFFIXES
-from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files
 from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Sourced
 from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import (
-    OTHER_KIND,
     Unread,
     account,
     note_alike,
     printable,
-    suffix_of,
-    walk,
 )
-
-LOOSE = "in no class folder"
 
 
 @dataclass(kw_only=True)
@@ -49,17 +44,9 @@ class Rest(NamedTuple):
 
 def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> tuple[list[Clip], Rest]:
     """Every file under `folder`: the clips, and the others with the reason why they are not read."""
-    tree = walk(folder)
-    names = [file.name for file in tree.files if suffix_of(file.name) in SUFFIXES]
-    unread = list(tree.unread)
-    unread += [Unread(file.name, OTHER_KIND) for file in tree.files if suffix_of(file.name) not in SUFFIXES]
-    parents = [tuple(name.split("/")[:-1]) for name in names]
-    places, notes = place_files(parents, split_folders)
+    files, unread, notes = list_files(folder, SUFFIXES, split_folders, "videos")
     found = []
-    for name, place in zip(names, places):
-        if not place.inner:
-            unread.append(Unread(name, LOOSE))
-            continue
+    for name, place in files:
         group = place.inner if len(place.inner) > 1 else (place.inner[0], name.rpartition("/")[2])
         found.append(
             Clip(
@@ -70,7 +57,6 @@ def list_clips(folder: Path, split_folders: SplitFolders = "auto") -> tuple[list
                 place.split,
             )
         )
-    notes += note_empty(tree.folders, parents, places, "videos")
     notes += note_alike((clip.classes[0] for clip in found), "classes")
     return found, Rest(unread, notes)
 
