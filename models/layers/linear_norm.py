@@ -19,6 +19,7 @@ from dropfold.kernels.backend.gemm import COORDINATES
 from dropfold.kernels.backend.inputs import check_tensors
 from dropfold.kernels.noise.draw import keep_mask
 from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
+from dropfold.models.layers.low_rank import LowRank
 from dropfold.models.layers.matrix import Affine, is_nn_linear, matrix_of, product_is_cheaper
 from dropfold.models.layers.plain import (
     ApplyNoise,
@@ -104,10 +105,6 @@ class LinearNorm(HasPlainForm):
         """The plain linear map, BatchNorm and activation of x [..., C_in], made of coordinates if of few `channels`."""
         return self.activation(call_norm(self.norm, self._called(x, channels), self.sync))
 
-    def _takes_matrix(self, x: Tensor) -> bool:
-        """Whether a product with the matrix of `linear` is the cheaper way to apply it."""
-        return is_nn_linear(self.linear) or bool(product_is_cheaper(self.linear, x.numel() // x.shape[-1]))
-
     def _called(self, x: Tensor, channels: int | None = None) -> Tensor:
         """`linear`, called as a module on x, which is made of so many `channels`."""
         return call_linear(self.linear, x, channels, coordinates=self.coordinates)
@@ -117,7 +114,7 @@ class LinearNorm(HasPlainForm):
 
         x' is x, or, where a chain of maps is cheaper one by one, x after all of them but the last.
         """
-        if product_is_cheaper(self.linear, x.numel() // x.shape[-1]) is False:
+        if product_is_cheaper(self.linear, rows_of(x)) is False:
             chain, channels = list(self.linear.children()), x.shape[-1]
             for part in chain[:-1]:
                 x = call_linear(part, x, channels, coordinates=self.coordinates)
@@ -159,10 +156,10 @@ class LinearNormAct(LinearNorm):
         options |= {"noise": self._dropout(x, options["noise"])}
         if g:
             return kernels.norm_act(self._beside(x, g[0], options["batch"]), norm, **options)
-        if not self._takes_matrix(x):
+        if not is_nn_linear(self.linear) and product_is_cheaper(self.linear, rows_of(x)) is None:
             return kernels.norm_act(self._called(x), norm, **options)
-        weight, bias = self.matrix()
-        with rounding_unless(self.coordinates or weight.shape[1] <= COORDINATES, x):
+        with rounding_unless(self.coordinates or x.shape[-1] <= COORDINATES, x):
+            x, weight, bias = self._last_matrix(x)
             return kernels.linear_norm_act(x, weight, bias, norm, **options)
 
     def plain(self, x: Tensor, *g: Tensor, noise: Noise | None, **clouds: Any) -> Tensor:
@@ -190,11 +187,15 @@ class LinearNormAct(LinearNorm):
             raise ValueError("a layer with dropout takes no noise: both would drop the same features.")
 
     def _beside(self, x: Tensor, g: Tensor, batch: Tensor | None) -> Tensor:
-        weight, bias = self.matrix()
+        if isinstance(self.linear, LowRank):
+            (weight, bias), last = matrix_of(self.linear[0]), self.linear[1]
+        else:
+            (weight, bias), last = self.matrix(), None
         of_cloud, of_point = weight.split([g.shape[-1], x.shape[-1]], 1)
-        return add_to_points(
+        y = add_to_points(
             linear(x, of_point, coordinates=self.coordinates), kernels.linear(g, of_cloud, bias), batch
         )
+        return y if last is None else kernels.linear(y, *matrix_of(last))
 
 
 class LinearNormMax(LinearNorm):
@@ -277,6 +278,9 @@ class EdgeConv(LinearNorm):
 
     def operation(self, x: Tensor, idx: Tensor, norm: BatchNorm, **options: Any) -> Any:
         with rounding_unless(self.coordinates, x):
+            if isinstance(self.linear, LowRank):  # the first map meets points, before they are gathered
+                x = linear(x, self.linear[0].weight, coordinates=self.coordinates)  # type: ignore[arg-type]
+                return kernels.edge_conv(x, idx, *matrix_of(self.linear[1]), norm, **options)
             return kernels.edge_conv(x, idx, *self.matrix(), norm, **options)
 
     def plain(
@@ -288,6 +292,11 @@ class EdgeConv(LinearNorm):
         z = self.activated(edges(rows, idx), rows.shape[1])
         kept = None if noise is None else keep_mask(noise, ptr, len(rows), z.shape[2])[idx]
         return self.pool(z, kept).view(*x.shape[:-1], z.shape[-1])
+
+
+def rows_of(x: Tensor) -> int:
+    """How many rows x [..., C] has."""
+    return x.numel() // x.shape[-1]
 
 
 def edges(rows: Tensor, idx: Tensor) -> Tensor:

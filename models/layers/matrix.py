@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from dropfold.models.layers.low_rank import Halves, LowRank
 from dropfold.models.layers.tensor_linear import TensorLinear
 
 MAX_ERROR = 0.1  # of an affine map, relative to its largest output: far above the rounding of bfloat16
@@ -49,7 +50,10 @@ def matrix_of(module: nn.Module, in_features: int | None = None) -> Affine:
             return matrix_of(module, in_features)
     if isinstance(module, TensorLinear) and _keeps_forward(module, TensorLinear):
         return Affine(module.weight.to_dense().T, module.bias)
-    if type(module) is nn.Sequential and _keeps_forward(module, nn.Sequential):
+    if isinstance(module, Halves) and _keeps_forward(module, Halves):
+        return Affine(torch.block_diag(module.weight, module.weight), None)
+    if _is_chain(module):
+        assert isinstance(module, nn.Sequential)
         parts = [part for part in module if not isinstance(part, nn.Identity)]
         if parts:
             found = matrix_of(parts[0], in_features)
@@ -70,7 +74,10 @@ def product_is_cheaper(maps: nn.Module, rows: int) -> bool | None:
     A pair of rank r costs M r (in + out) over M rows; its matrix costs in r out, and then M in out. None for a module that
     is no `nn.Sequential` of maps whose cost is known.
     """
-    if type(maps) is not nn.Sequential or not _keeps_forward(maps, nn.Sequential) or len(maps) < 2:
+    if not _is_chain(maps):
+        return None
+    assert isinstance(maps, nn.Sequential)
+    if len(maps) < 2:
         return None
     sizes = [size for size in map(_size, maps) if size is not None]
     if len(sizes) < len(maps):
@@ -78,6 +85,11 @@ def product_is_cheaper(maps: nn.Module, rows: int) -> bool | None:
     n_in, n_out = sizes[0][0], sizes[-1][1]
     product = sum(n_in * inner * out for inner, out, _ in sizes[1:])
     return product + rows * n_in * n_out < rows * sum(macs for _, _, macs in sizes)
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether a call of the module calls its parts one after the other."""
+    return type(module) in (nn.Sequential, LowRank) and _keeps_forward(module, nn.Sequential)
 
 
 def _keeps_forward(module: nn.Module, cls: type[nn.Module]) -> bool:
@@ -100,6 +112,9 @@ def _size(module: nn.Module) -> tuple[int, int, int] | None:
     if is_nn_linear(module):
         n_out, n_in = module.weight.shape  # type: ignore[misc]
         return n_in, n_out, n_in * n_out
+    if isinstance(module, Halves) and _keeps_forward(module, Halves):
+        n_in, n_out = module.in_features, module.out_features
+        return n_in, n_out, n_in * n_out // 2
     if isinstance(module, TensorLinear) and _keeps_forward(module, TensorLinear):
         n_in, n_out = module.in_features, module.out_features
         return n_in, n_out, min(module.weight.lowered_macs(), n_in * n_out)

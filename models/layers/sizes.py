@@ -1,7 +1,7 @@
 """Layers of other sizes in a network that was built with its usual ones.
 
 A network with channels taken out is built by its own constructor, and then its matrices and BatchNorms get their sizes
-here: nothing in a forward knows a width by heart.
+here: nothing in a forward knows a width by heart. A third number is a rank: two thin maps take the matrix's place.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dropfold.models.layers.linear_norm import LinearNorm
+from dropfold.models.layers.linear_norm import EdgeConv, LinearNorm
+from dropfold.models.layers.low_rank import CONVOLUTIONS, LowRank, check_rank, low_rank
 
 Sizes = Mapping[str, Sequence[int]]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def sizes_of(network: nn.Module) -> dict[str, list[int]]:
-    """[channels out, channels in] of each matrix and convolution by its name, [channels] of each BatchNorm."""
-    return {name: found for name, module in network.named_modules() if (found := _size(module)) is not None}
+    """[channels out, channels in] of each matrix and convolution by its name, with the rank if it is two thin ones, and
+    [channels] of each BatchNorm."""
+    sizes = {name: found for name, module in network.named_modules() if (found := _size(module)) is not None}
+    pairs = tuple(f"{name}." for name, size in sizes.items() if len(size) == 3)
+    return {name: size for name, size in sizes.items() if not name.startswith(pairs)}
 
 
 def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
@@ -33,10 +36,11 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
     Raises:
         ValueError: a layer that is not there, or none whose size can be given; nothing is changed then.
     """
-    modules = dict(network.named_modules())
+    modules, shared = dict(network.named_modules()), tied(network)
+    edges = edge_matrices(network)
     for name, size in sizes.items():
         found = _size(modules[name]) if name in modules else None
-        if found is None or len(found) != len(size) or min(size) < 1:
+        if found is None or not _fits(modules[name], found, list(size), name in edges):
             what = (
                 "there is none"
                 if name not in modules
@@ -44,9 +48,14 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
             )
             raise ValueError(f"sizes has {name!r}: {list(size)}, and in {type(network).__name__} {what}.")
     for name, size in sizes.items():
-        if list(size) != _size(modules[name]):
+        if list(size) == _size(modules[name]):
+            continue
+        if len(size) == 3:
+            network.set_submodule(name, low_rank(modules[name], *size, edges=name in edges))
+        else:
             _set_size(modules[name], size)
-    for module in modules.values():
+    _tie(network, shared)
+    for module in network.modules():
         if isinstance(module, LinearNorm):
             module.in_channels = _channels_in(module.linear)
         elif hasattr(module, "fit_sizes"):
@@ -54,12 +63,54 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
     return network
 
 
+def tied(network: nn.Module) -> dict[str, str]:
+    """Parameters that a network has under several names: each such name -> the first one."""
+    first: dict[int, str] = {}
+    names = [(name, id(p)) for name, p in network.named_parameters(remove_duplicate=False)]
+    for name, key in names:
+        first.setdefault(key, name)
+    several = {key for name, key in names if first[key] != name}
+    return {name: first[key] for name, key in names if key in several}
+
+
+def _tie(network: nn.Module, shared: Mapping[str, str]) -> None:
+    """Give parameters that were one and the same before, and have new sizes now, one parameter again."""
+    for name, first in shared.items():
+        owner, _, kind = name.rpartition(".")
+        one, own = network.get_parameter(first), network.get_parameter(name)
+        if one.shape != own.shape:
+            raise ValueError(
+                f"{first} and {name} are one parameter, and sizes give it both {list(one.shape)} and {list(own.shape)}."
+            )
+        setattr(network.get_submodule(owner), kind, one)
+
+
+def edge_matrices(network: nn.Module) -> set[str]:
+    """The names of the matrices on [x_j - x_i ; x_i]."""
+    return {f"{name}.linear" for name, module in network.named_modules() if isinstance(module, EdgeConv)}
+
+
 def _size(module: nn.Module) -> list[int] | None:
+    if isinstance(module, LowRank):
+        return module.size
     if isinstance(module, nn.Linear):
         return [module.out_features, module.in_features]
     if isinstance(module, CONVOLUTIONS):
         return [module.out_channels, module.in_channels]
     return [module.num_features] if isinstance(module, NORMS) else None
+
+
+def _fits(module: nn.Module, found: list[int], size: list[int], edges: bool) -> bool:
+    """Whether a layer of one size can be given another."""
+    if min(size) < 1:
+        return False
+    if len(size) == 3 and len(found) == 2:
+        try:
+            check_rank(module, *size, edges=edges)
+        except ValueError:
+            return False
+        return True
+    return size == found if len(found) == 3 else len(size) == len(found)
 
 
 def _channels_in(linear: nn.Module) -> int:

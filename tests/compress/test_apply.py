@@ -151,10 +151,17 @@ def test_a_choice_builds_the_network_anew():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"channels": {"a": [-1]}, "sizes": {}}', '{"channels": {"a": [true]}, "sizes": {}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"channels": {}, "ranks": {"a": -1}, "sizes": {}}',
+        '{"channels": {"a": [-1]}, "sizes": {}}',
+        '{"channels": {"a": [true]}, "sizes": {}}',
+    ],
 )
 def test_what_is_no_choice_is_refused(text):
-    with pytest.raises(ValueError, match="a choice is a JSON object with channels and sizes"):
+    with pytest.raises(ValueError, match="a choice is a JSON object: channels and sizes map"):
         Choice.from_json(text)
 
 

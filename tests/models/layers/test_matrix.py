@@ -148,15 +148,15 @@ def test_the_cheaper_order_is_taken():
     assert product_is_cheaper(pair[0], 1000) is None
     assert product_is_cheaper(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), 10) is None
     called = []
-    pair[1].register_forward_hook(lambda *_: called.append("second"))
+    pair[0].register_forward_hook(lambda *_: called.append("first"))
     layer = LinearNormAct(100, 100)
     layer.linear = pair
     layer(torch.randn(1000, 100))
-    assert called == ["second"]
+    assert called == ["first"]
     layer.linear = wide
-    wide[1].register_forward_hook(lambda *_: called.append("wide"))
+    wide[0].register_forward_hook(lambda *_: called.append("wide"))
     layer(torch.randn(1000, 100))
-    assert called == ["second"]
+    assert called == ["first"]
 
 
 def test_what_is_not_affine_is_refused():
