@@ -10,32 +10,48 @@ apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dropfold.compress.apply.choice import Choice, Chosen
 from dropfold.compress.plan.plan import Plan, removed
 from dropfold.models import unfused
 from dropfold.models.clouds.pointnet2 import Interpolated
 from dropfold.models.clouds.pointnet_segmentation import BesideAffine
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
 from dropfold.models.layers.linear_norm import EdgeConv, LinearNorm, LinearNormAct
-from dropfold.models.layers.sizes import CONVOLUTIONS
+from dropfold.models.layers.low_rank import CONVOLUTIONS, Halves, LowRank
+from dropfold.models.layers.sizes import edge_matrices
 
 Form = Literal["own", "textbook"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of a matrix or convolution: rows [in], how often each column is multiplied for each output, windows included."""
+    """Of a matrix or convolution: rows [in], how often each column is multiplied for each output, windows included.
+
+    Two thin maps of rank r in its place cost r (first sum of rows + second out).
+    """
 
     rows: Tensor
     out: int
     channelwise: bool = False  # a depthwise convolution: column c is of output c alone
+    first: float = 1.0
+    second: int = 0
+    rank: int | None = None
+
+    def macs(self) -> int:
+        """Multiply-adds."""
+        total = int(self.rows.sum())
+        if self.rank is not None:
+            return round(self.rank * (self.first * total + self.second * self.out))
+        return total if self.channelwise else total * self.out
 
 
 def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: Any) -> dict[str, Work]:
@@ -43,42 +59,55 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
     found: dict[str, Work] = {}
     hooks = []
 
-    def add(name: str, module: nn.Module, rows: Tensor | int) -> None:
-        linear: Any = module
-        if isinstance(rows, int):
-            rows = torch.full((linear.in_features,), rows)
-        before = found[name].rows if name in found else 0
-        found[name] = Work(rows + before, linear.out_features)
+    def add(name: str, work: Work) -> None:
+        if (before := found.get(name)) is not None:
+            work = replace(work, rows=work.rows + before.rows, second=work.second + before.second)
+        found[name] = work
 
     def leaf(name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(module, nn.Linear):
-                add(name, module, inputs[0].numel() // module.in_features)
-                return
-            window = module.weight[0, 0].numel() * (output.numel() // module.out_channels)
-            columns = module.in_channels // module.groups
-            depthwise = columns == 1 and module.groups > 1
-            rows = torch.full((module.out_channels if depthwise else columns,), window)
-            found[name] = Work(rows, module.out_channels, depthwise)
+            if isinstance(module, Halves):
+                calls = inputs[0].numel() // module.weight.shape[1]
+                add(name, Work(torch.full((module.weight.shape[1],), calls), len(module.weight)))
+            elif isinstance(module, nn.Linear):
+                calls = inputs[0].numel() // module.in_features
+                rows, halves = torch.full((module.in_features,), calls), 2 if name in edges else 1
+                add(name, Work(rows, module.out_features, second=halves * calls))
+            else:
+                places = output.numel() // module.out_channels
+                columns = module.in_channels // module.groups
+                depthwise = columns == 1 and module.groups > 1
+                rows = torch.full(
+                    (module.out_channels if depthwise else columns,), module.weight[0, 0].numel() * places
+                )
+                add(name, Work(rows, module.out_channels, depthwise, second=places))
 
         return hook
 
     def layer(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-            for part, matrix, rows in _rows(name, module, inputs):
-                add(part, matrix, rows)
+            for part, work in _works(name, module, inputs):
+                add(part, work)
 
         return hook
 
+    fused, edges = form == "own", edge_matrices(network)
+    pairs = [
+        f"{name}.linear."
+        for name, module in network.named_modules()
+        if fused and isinstance(module, LinearNorm) and isinstance(module.linear, LowRank)
+    ]
     try:
         for name, module in network.named_modules():
-            if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            if name.startswith(tuple(pairs)):
+                continue  # counted with their layer
+            if isinstance(module, (nn.Linear, Halves, *CONVOLUTIONS)):
                 hooks.append(module.register_forward_hook(leaf(name)))
-            elif form == "own" and isinstance(module, LinearNorm | GroupMLPMax | EdgeConv2):
+            elif fused and isinstance(module, LinearNorm | GroupMLPMax | EdgeConv2):
                 hooks.append(module.register_forward_pre_hook(layer(name), with_kwargs=True))
         training = {module: module.training for module in network.modules()}
         try:
-            with torch.no_grad(), nullcontext() if form == "own" else unfused(network):
+            with torch.no_grad(), nullcontext() if fused else unfused(network):
                 network.eval()(*example, **options)
         finally:
             for module, was in training.items():
@@ -89,13 +118,13 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
     return found
 
 
-def _rows(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, nn.Module, Tensor | int]]:
-    """The name, matrix and rows of each product that a fused layer makes without calling its `linear`."""
+def _works(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[str, Work]]:
+    """The name and work of each product that a fused layer makes without calling its `linear`."""
     if isinstance(module, GroupMLPMax | EdgeConv2):
-        return _rows_of_groups(name, module, inputs)
+        return _works_of_groups(name, module, inputs)
     assert isinstance(module, LinearNorm)
     linear = module.linear
-    if not isinstance(linear, nn.Linear):
+    if not isinstance(linear, nn.Linear | LowRank):
         return []
     if isinstance(module, Interpolated):
         points, below, g = inputs
@@ -108,39 +137,48 @@ def _rows(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[str
         parts = [*inputs[1:], inputs[0]]
     else:
         parts = [inputs[0]]
-    rows = torch.cat([torch.full((x.shape[-1],), x.numel() // x.shape[-1]) for x in parts])
-    if isinstance(module, EdgeConv):  # x stands in both halves
-        rows = rows.repeat(2)
-    return [(f"{name}.linear", linear, rows)]
+    rows = torch.cat([torch.full((x.shape[-1],), _rows(x)) for x in parts])
+    calls, edges = max(map(_rows, parts)), isinstance(module, EdgeConv)
+    if edges:  # x stands in both halves
+        rows, calls = rows.repeat(2), 2 * calls
+    rank = linear.rank if isinstance(linear, LowRank) else None
+    first = 0.5 if edges else 1.0
+    return [(f"{name}.linear", Work(rows, linear.out_features, first=first, second=calls, rank=rank))]
 
 
-def _rows_of_groups(
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]
+
+
+def _works_of_groups(
     name: str, module: GroupMLPMax | EdgeConv2, inputs: Sequence[Any]
-) -> list[tuple[str, nn.Module, Tensor | int]]:
+) -> list[tuple[str, Work]]:
     """The first matrix meets points and centres, the others the members of groups."""
     layers: Any = module.layers
-    points = inputs[0 if isinstance(module, EdgeConv2) else 1]
-    rows = torch.full((layers[0].linear.in_features,), points.numel() // points.shape[-1])
+    rows = torch.full(
+        (layers[0].linear.in_features,), _rows(inputs[0 if isinstance(module, EdgeConv2) else 1])
+    )
     if isinstance(module, GroupMLPMax):
         rows[:3] += len(inputs[2])
         entries = inputs[3].idx.numel()
     else:
         entries = inputs[1].numel()
-    others = [(f"{name}.layers.{i}.linear", layer.linear, entries) for i, layer in enumerate(layers) if i]
-    return [(f"{name}.layers.0.linear", layers[0].linear, rows), *others]
+    works = [Work(rows, layers[0].linear.out_features)]
+    for layer in layers[1:]:
+        works.append(Work(torch.full((layer.linear.in_features,), entries), layer.linear.out_features))
+    return [(f"{name}.layers.{i}.linear", work) for i, work in enumerate(works)]
 
 
 def multiply_adds(work: Mapping[str, Work]) -> int:
     """All of them together."""
-    return sum(_cost(w, w.out, w.rows) for w in work.values())
+    return sum(w.macs() for w in work.values())
 
 
-def _cost(work: Work, out: int, rows: Tensor) -> int:
-    return int(rows.sum()) * (1 if work.channelwise else out)
-
-
-def kept_work(plan: Plan, work: Mapping[str, Work], channels: Mapping[str, Sequence[int]]) -> int:
-    """The multiply-adds that are left if only these channels of the plan's groups stay."""
+def works_left(plan: Plan, work: Mapping[str, Work], choice: Chosen) -> dict[str, Work]:
+    """The work of each matrix with what was chosen."""
+    channels, ranks = (
+        (choice.channels, choice.ranks) if isinstance(choice, Choice) else (choice, dict[str, int]())
+    )
     out = {name: w.out for name, w in work.items()}
     stays = {name: torch.ones(len(w.rows), dtype=torch.bool) for name, w in work.items()}
     for name, kept in channels.items():
@@ -152,14 +190,33 @@ def kept_work(plan: Plan, work: Mapping[str, Work], channels: Mapping[str, Seque
                 out[matrix] -= len(positions)
             if axis == 1 or work[matrix].channelwise:
                 stays[matrix][positions] = False
-    return sum(_cost(w, out[name], w.rows[stays[name]]) for name, w in work.items())
+    return {
+        name: replace(w, rows=w.rows[stays[name]], out=out[name], rank=ranks.get(name, w.rank))
+        for name, w in work.items()
+    }
 
 
-def kept_parameters(plan: Plan, channels: Mapping[str, Sequence[int]]) -> int:
+def kept_work(plan: Plan, work: Mapping[str, Work], choice: Chosen) -> int:
+    """The multiply-adds that are left with what was chosen."""
+    return multiply_adds(works_left(plan, work, choice))
+
+
+def kept_parameters(plan: Plan, choice: Chosen) -> int:
     """The parameters that are left."""
+    channels, ranks = (
+        (choice.channels, choice.ranks) if isinstance(choice, Choice) else (choice, dict[str, int]())
+    )
     sizes = {name: list(p.shape) for name, p in plan.model.named_parameters()}
     for name, kept in channels.items():
         for tensor, axis, positions in removed(plan[name], kept):
             if tensor in sizes:
                 sizes[tensor][axis] -= len(positions)
-    return sum(torch.Size(size).numel() for size in sizes.values())
+    edges, total = edge_matrices(plan.model), 0
+    for name, size in sizes.items():
+        rank = ranks.get(name.removesuffix(".weight"))
+        if rank is None:
+            total += math.prod(size)
+        else:
+            halves = 2 if name.removesuffix(".weight") in edges else 1
+            total += rank * (math.prod(size[1:]) // halves + halves * size[0])
+    return total

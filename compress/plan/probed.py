@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.compress.plan.plan import Group, Plan, Slices, tensors
-from dropfold.models.layers.sizes import CONVOLUTIONS, NORMS
+from dropfold.models.layers.low_rank import CONVOLUTIONS
+from dropfold.models.layers.sizes import NORMS
 
 MATRICES = (nn.Linear, *CONVOLUTIONS)
 NONE, MIXED = -1, -2  # an input that no channel reaches, or more than one
