@@ -1,0 +1,1 @@
+"""Collaborative Compression: channels and singular values compete for what stays."""
