@@ -1,0 +1,118 @@
+"""What may become of a layer, and the order in which a network's layers are made smaller.
+
+Along a layer's path of steps the numbers of channels and the ranks are rounded up to whole vectors, and a matrix whose rank
+does not pay keeps its form: an option. Its loss of information is that of the weights that it really gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dropfold.compress.apply.choice import Choice
+from dropfold.compress.cost.ledger import Ledger
+from dropfold.compress.methods.collaborative.layers import Layer, Matrix
+from dropfold.compress.methods.collaborative.steps import information_loss, singular_parts
+from dropfold.compress.methods.uniform import ALIGN
+
+Path = Sequence[tuple[Tensor, list[int]]]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Kept channels and ranks of a layer, and the loss of information."""
+
+    choice: Choice
+    loss: float
+
+
+def options_of(layer: Layer, path: Path, align: int = ALIGN) -> list[Option]:
+    """The different options along a path, the whole layer first."""
+    last = {}
+    for step, (kept, _) in enumerate(path):
+        for channel in range(layer.channels):
+            if kept[channel]:
+                last[channel] = step  # a channel that goes late comes back first
+    found: dict[tuple[object, ...], Option] = {}
+    for kept, ranks in path:
+        stays = _aligned(layer, kept, last, align)
+        now, given = [], {}
+        for matrix, rank in zip(layer.matrices, ranks, strict=True):
+            masked = matrix.weight * _columns(matrix, stays)
+            rank = -(-rank // align) * align if rank >= align else rank
+            if matrix.ranked and _pays(matrix, stays, rank):
+                given[matrix.name] = rank
+                u, s, v = singular_parts(masked, rank)
+                masked = u * s @ v.T
+            now.append(masked)
+        key = (*stays.tolist(), *given.items())
+        if key not in found:
+            choice = Choice(layer.by_group(stays), given)
+            found[key] = Option(choice, information_loss(layer, now))
+    return list(found.values())
+
+
+def merged(options: Sequence[Option], ledger: Ledger) -> Choice:
+    """The choice of all layers together."""
+    channels = {name: kept for option in options for name, kept in option.choice.channels.items()}
+    ranks = {name: rank for option in options for name, rank in option.choice.ranks.items()}
+    return ledger.paying(Choice(channels, ranks))
+
+
+def trace(layers: Sequence[Sequence[Option]], ledger: Ledger, most: float = 0.0) -> list[Choice]:
+    """Choices of the whole network, ever smaller, until one costs `most` at most or nothing is left to take.
+
+    Each time one layer goes on, to the option by which its loss grows least for what the network's cost falls: where the
+    curves are convex, equal loss for each unit of cost in all layers, the condition of the best allocation. The cost is that
+    of the whole choice, so that what a layer's channels save in the matrices that make them counts too. Among steps that
+    reach `most` the one of least loss is taken.
+    """
+    entries = [[ledger.entry(option.choice) for option in part] for part in layers]
+    at = [0] * len(layers)
+    now = ledger.cost(own[0] for own in entries)
+    found = [merged([part[0] for part in layers], ledger)]
+    while now > most:
+        steps = []
+        for i, (part, own) in enumerate(zip(layers, entries, strict=True)):
+            others = [entries[k][at[k]] for k in range(len(layers)) if k != i]
+            for j in range(at[i] + 1, len(part)):
+                then = ledger.cost([*others, own[j]])
+                if then < now:
+                    more = part[j].loss - part[at[i]].loss
+                    steps.append((more / (now - then), more, i, j, then))
+        if not steps:
+            break
+        _, _, i, j, then = min(steps)
+        if then <= most:
+            _, _, i, j, then = min((s for s in steps if s[4] <= most), key=lambda s: s[1])
+        at[i], now = j, then
+        found.append(merged([part[k] for part, k in zip(layers, at, strict=True)], ledger))
+    return found
+
+
+def _aligned(layer: Layer, kept: Tensor, last: dict[int, int], align: int) -> Tensor:
+    """The kept channels, and as many more of each group as make a multiple of `align`, those that went last."""
+    stays, start = kept.clone(), 0
+    for size in layer.groups.values():
+        own = range(start, start + size)
+        count = int(stays[start : start + size].sum())
+        more = min(size, -(-count // align) * align) - count if count >= align else 0
+        for channel in sorted((c for c in own if not stays[c]), key=lambda c: (-last[c], c))[:more]:
+            stays[channel] = True
+        start += size
+    return stays
+
+
+def _columns(matrix: Matrix, stays: Tensor) -> Tensor:
+    if not len(stays):
+        return torch.ones(matrix.weight.shape[1], dtype=torch.float64)
+    return ((matrix.channel < 0) | stays[matrix.channel.clamp(min=0)]).double()
+
+
+def _pays(matrix: Matrix, stays: Tensor, rank: int) -> bool:
+    """Whether two thin maps multiply less than the matrix, and have that rank."""
+    out, inputs = len(matrix.weight), int(_columns(matrix, stays).sum())
+    return rank * (out + inputs) < out * inputs and rank <= min(out, inputs)
