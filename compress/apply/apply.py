@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dropfold.compress.apply.choice import Choice, Chosen, check_choice, stays
 from dropfold.compress.plan.plan import Plan, removed, tensors
@@ -60,8 +62,12 @@ def apply(plan: Plan, choice: Chosen, *example: Any, **options: Any) -> tuple[nn
 
 
 def able(plan: Plan, *example: Any, **options: Any) -> Plan:
-    """The plan without the groups that cannot lose a channel, each tried by itself, as where code knows a width by heart."""
-    bad = _unable(plan, [group.name for group in plan.groups], example, options)
+    """The plan without the groups that cannot lose channels, as where code knows a width by heart.
+
+    Each is tried by itself, without its even and without its odd channels.
+    """
+    tries = [{group.name: list(range(start, group.size, 2)) for group in plan.groups} for start in (0, 1)]
+    bad = dict.fromkeys(name for channels in tries for name in _unable(plan, channels, example, options))
     fixed = dict.fromkeys(bad, "the network's own code relies on its width, or on where its channels are")
     less = plan.without(*bad)
     return replace(less, fixed=dict(less.fixed) | fixed)
@@ -91,18 +97,17 @@ def _culprits(plan: Plan, choice: Choice, example: Sequence[Any], options: Mappi
     """What to leave out."""
     bad = _unable(plan, choice.channels, example, options)
     if not bad:
-        return "Each group alone can lose a channel."
+        return "Each group alone can go without its channels; together they cannot."
     return f"Leave them out: plan.without({', '.join(map(repr, bad))})."
 
 
 def _unable(
-    plan: Plan, names: Iterable[str], example: Sequence[Any], options: Mapping[str, Any]
+    plan: Plan, channels: Mapping[str, Sequence[int]], example: Sequence[Any], options: Mapping[str, Any]
 ) -> list[str]:
-    """Which of the groups cannot lose their first channel."""
+    """Which of the groups alone cannot keep these channels only."""
     bad = []
-    for name in names:
-        size = plan[name].size
-        one = Choice({name: list(range(1, size))} if size > 1 else {})
+    for name, kept in channels.items():
+        one = Choice({name: list(kept)} if kept else {})
         try:
             _compare(plan, one, _build(plan, one)[0], example, options)
         except ArithmeticError:
@@ -166,14 +171,19 @@ def _compare(
             torch.manual_seed(0)  # of networks that draw in evaluation, as the first of their farthest points
             if not exact:
                 return tensors(copy.deepcopy(model).to(dtype).eval()(*example, **options))
-            inputs, more = map(_double, example), {key: _double(value) for key, value in options.items()}
+            inputs, more = tree_map(_double, (list(example), dict(options)))
             return tensors(copy.deepcopy(model).double().eval()(*inputs, **more))
 
     equal = EQUAL
     try:
         expected = run(whole, exact=True)
-    except RuntimeError:  # its code knows float32 by heart
+    except RuntimeError as error:  # its code knows float32 by heart
         expected, equal = run(whole, exact=False), EQUAL_IN_FLOAT32
+        warnings.warn(
+            f"{type(small).__name__} does not run in float64 ({error}); it is compared in {dtype}, to {equal:g} and not to "
+            f"{EQUAL:g}.",
+            stacklevel=3,
+        )
     try:
         found = run(small, exact=equal == EQUAL)
     except Exception as error:
@@ -181,7 +191,13 @@ def _compare(
             f"{type(small).__name__} does not run without these channels ({error}): its code knows a width by heart, or "
             "the plan does not know what reads them."
         ) from error
+    if not expected:
+        raise ArithmeticError(f"{type(small).__name__} returns no tensor to compare.")
     for a, b in zip(found, expected, strict=True):
+        if not b.isfinite().all():
+            raise ArithmeticError(
+                f"{type(small).__name__} returns NaN or infinities for this example; give it another one."
+            )
         off, scale = float((a - b).abs().max()), float(b.abs().max())
         if not off <= equal * max(scale, 1.0):
             raise ArithmeticError(

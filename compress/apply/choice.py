@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,13 +71,12 @@ def check_choice(plan: Plan, choice: Chosen) -> Choice:
         KeyError: no such group or matrix.
         ValueError: a channel that the group does not have, a group that would end, a rank that the matrix does not have.
     """
-    given = (
-        choice if isinstance(choice, Choice) else Choice({name: list(kept) for name, kept in choice.items()})
-    )
-    channels = {name: _checked(plan, name, kept) for name, kept in given.channels.items()}
-    if given.ranks:
-        _check_ranks(plan, channels, given.ranks)
-    return Choice(channels, dict(given.ranks), given.sizes)
+    if not isinstance(choice, Choice):
+        choice = Choice({name: _listed(name, kept) for name, kept in choice.items()})
+    channels = {name: _checked(plan, name, kept) for name, kept in choice.channels.items()}
+    if choice.ranks:
+        _check_ranks(plan, channels, choice.ranks)
+    return Choice(channels, dict(choice.ranks), choice.sizes)
 
 
 def stays(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
@@ -95,8 +95,8 @@ def stays(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[i
 
 
 def _checked(plan: Plan, name: str, kept: Sequence[int]) -> list[int]:
-    group, found = plan[name], sorted(set(map(int, kept)))
-    if len(found) != len(kept) or not found or found[0] < 0 or found[-1] >= group.size:
+    group, found = plan[name], sorted(set(kept)) if all(map(_is_count, kept)) else []
+    if len(found) != len(kept) or not found or found[-1] >= group.size:
         raise ValueError(
             f"{name} keeps channels {_shown(kept)}; expected one or more different ones of 0 .. {group.size - 1}."
         )
@@ -121,6 +121,13 @@ def _check_ranks(plan: Plan, channels: Mapping[str, Sequence[int]], ranks: Mappi
             check_rank(plan.model.get_submodule(name), out, inputs, rank, name in edges)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+
+def _listed(name: str, kept: Any) -> list[int]:
+    try:
+        return [value.item() if isinstance(value, Tensor | np.integer) else value for value in kept]
+    except TypeError as error:
+        raise ValueError(f"{name} keeps a list of channel numbers; got {kept!r}.") from error
 
 
 def _is_count(value: Any) -> bool:

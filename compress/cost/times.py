@@ -28,7 +28,7 @@ def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECO
     The networks take turns, so that what else the machine does meets all of them. Two first calls of each, which compile and
     fill caches, do not count.
     """
-    devices = [next(network.parameters()).device for network in networks]
+    devices = [next((p.device for p in network.parameters()), torch.device("cpu")) for network in networks]
     taken: list[list[float]] = [[] for _ in networks]
     before = [[module.training for module in network.modules()] for network in networks]
     try:

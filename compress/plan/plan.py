@@ -8,7 +8,7 @@ channels are one group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -88,9 +88,22 @@ def removed(group: Group, kept: Iterable[int]) -> list[tuple[str, int, Tensor]]:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors in what a model returns."""
+    """The tensors in what a model returns: one, or some in lists, tuples, mappings and dataclasses.
+
+    Raises:
+        TypeError: it holds something else, in which tensors may hide.
+    """
     if isinstance(value, Tensor):
         return [value]
+    if is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, part.name) for part in fields(value)]
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [t for part in value for t in tensors(part)] if isinstance(value, list | tuple) else []
+    if isinstance(value, list | tuple):
+        return [t for part in value for t in tensors(part)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return []
+    raise TypeError(
+        f"a network must return tensors, in lists, tuples, mappings or dataclasses; got {type(value).__name__}. Wrap it "
+        "in a module that returns its tensors."
+    )

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from dropfold.compress.plan.plan import Group, Plan, Slices, tensors
 from dropfold.models.layers.low_rank import CONVOLUTIONS
-from dropfold.models.layers.sizes import NORMS
+from dropfold.models.layers.sizes import NORMS, tied
 
 MATRICES = (nn.Linear, *CONVOLUTIONS)
 NONE, MIXED = -1, -2  # an input that no channel reaches, or more than one
@@ -42,7 +43,9 @@ class _Leaf:
 
     @property
     def axis(self) -> int:
-        """Of the channels in its inputs and outputs."""
+        """Of the channels in its inputs and outputs, which may come without a batch."""
+        if isinstance(self.module, CONVOLUTIONS):
+            return -1 - len(self.module.kernel_size)
         return -1 if isinstance(self.module, nn.Linear) else 1
 
 
@@ -78,8 +81,14 @@ def _leaves(model: nn.Module) -> tuple[dict[str, _Leaf], dict[str, str]]:
     leaves, fixed = {}, {}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
+        if any(isinstance(p, UninitializedParameter) for p in own):
+            raise ValueError(
+                f"{name} has no sizes yet: call the network once before its channels are planned."
+            )
         if hasattr(module, "parametrizations"):
             fixed[name] = "its weight is parametrized"
+        elif isinstance(module, MATRICES) and "weight" not in module._parameters:
+            fixed[name] = "its weight is made anew at each call (weight_norm, spectral_norm, pruning)"
         elif isinstance(module, NORMS):
             leaves[name] = _Leaf(name, module, True, module.num_features, module.num_features)
         elif isinstance(module, CONVOLUTIONS):
@@ -119,7 +128,7 @@ class _Probe:
     def run(self) -> dict[str, _Found]:
         """What was found of each leaf that is called."""
         for leaf in self.leaves.values():
-            leaf.module.register_forward_hook(self._hook(leaf))
+            leaf.module.register_forward_hook(self._hook(leaf), with_kwargs=True)
         self.model(*self.example, **self.options)
         called = [leaf for leaf in self.leaves.values() if leaf.name in self.usual]
         found = {leaf.name: _Found() for leaf in called}
@@ -173,13 +182,16 @@ class _Probe:
         return spelled
 
     def _hook(self, leaf: _Leaf) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
+        def hook(
+            module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> Any:
             if self.changed is None:
                 self.usual.setdefault(leaf.name, []).append(
                     output.clone()
                 )  # what comes after may work in place
                 return None
-            bad = inputs[0].movedim(leaf.axis, 0).flatten(1).isnan().any(1)
+            (x,) = (*args, *named.values())
+            bad = x.movedim(leaf.axis, 0).flatten(1).isnan().any(1)
             seen = self.reached.setdefault(leaf.name, torch.zeros_like(bad))
             seen |= bad
             call = self.calls[leaf.name] = self.calls.get(leaf.name, -1) + 1
@@ -262,6 +274,10 @@ def _plan(
         )
         for (makers, _), roots in alike.items()
     ]
+    for group in list(groups):
+        if (why := _shared_beyond(model, group)) is not None:
+            groups.remove(group)
+            fixed.setdefault(group.name, why)
     grouped = {s.tensor.rpartition(".")[0] for group in groups for s in group.slices if s.axis == 0}
     fixed |= {name: "it was not called" for name in leaves if name not in found}
     return Plan(model, _named(groups), {name: why for name, why in fixed.items() if name not in grouped})
@@ -278,6 +294,20 @@ def _why_they_stay(
             return f"{where}{type(model).__name__} returns its channels"
         if found[name].mixed:
             return f"{where}its channels are mixed on the way to {', '.join(sorted(found[name].mixed))}"
+    return None
+
+
+def _shared_beyond(model: nn.Module, group: Group) -> str | None:
+    """A sentence if a parameter of the group is another layer's too, and would lose other channels there."""
+    shared = tied(model)
+    places = {(s.tensor, s.axis): s.positions for s in group.slices}
+    for tensor, axis in places:
+        for other in shared if tensor in shared else ():
+            if shared[other] != shared[tensor] or other == tensor:
+                continue
+            same = places.get((other, axis))
+            if same is None or not torch.equal(same.sort(1)[0], places[tensor, axis].sort(1)[0]):
+                return f"{tensor} is {other} too, whose channels are others"
     return None
 
 

@@ -47,6 +47,7 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
                 else f"it is a {type(modules[name]).__name__} of {found}"
             )
             raise ValueError(f"sizes has {name!r}: {list(size)}, and in {type(network).__name__} {what}.")
+    _check_tied(network, shared, sizes)
     for name, size in sizes.items():
         if list(size) == _size(modules[name]):
             continue
@@ -64,25 +65,39 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
 
 
 def tied(network: nn.Module) -> dict[str, str]:
-    """Parameters that a network has under several names: each such name -> the first one."""
+    """Parameters that several layers of a network share: each of their names -> the first one."""
     first: dict[int, str] = {}
-    names = [(name, id(p)) for name, p in network.named_parameters(remove_duplicate=False)]
+    names = [
+        (f"{prefix}.{name}" if prefix else name, id(p))
+        for prefix, module in network.named_modules()
+        for name, p in module.named_parameters(recurse=False)
+    ]
     for name, key in names:
         first.setdefault(key, name)
     several = {key for name, key in names if first[key] != name}
     return {name: first[key] for name, key in names if key in several}
 
 
+def _check_tied(network: nn.Module, shared: Mapping[str, str], sizes: Sizes) -> None:
+    """ValueError if a parameter of several layers would get several sizes."""
+
+    def size(name: str) -> list[int] | None:
+        owner = name.rpartition(".")[0]
+        found = sizes.get(owner, _size(network.get_submodule(owner)))
+        return found if found is None else list(found)[: network.get_parameter(name).dim()]
+
+    for name, first in shared.items():
+        if size(name) != size(first):
+            raise ValueError(
+                f"{first} and {name} are one parameter, and sizes give it both {size(first)} and {size(name)}."
+            )
+
+
 def _tie(network: nn.Module, shared: Mapping[str, str]) -> None:
     """Give parameters that were one and the same before, and have new sizes now, one parameter again."""
     for name, first in shared.items():
         owner, _, kind = name.rpartition(".")
-        one, own = network.get_parameter(first), network.get_parameter(name)
-        if one.shape != own.shape:
-            raise ValueError(
-                f"{first} and {name} are one parameter, and sizes give it both {list(one.shape)} and {list(own.shape)}."
-            )
-        setattr(network.get_submodule(owner), kind, one)
+        setattr(network.get_submodule(owner), kind, network.get_parameter(first))
 
 
 def edge_matrices(network: nn.Module) -> set[str]:

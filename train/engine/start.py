@@ -38,6 +38,11 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
         )
     state = _without_noise(network.state_dict())
     differing = [name for name in {**state, **weights} if _shape(name, state) != _shape(name, weights)]
+    if differing and other.sizes != config.sizes:
+        raise ValueError(
+            f"--start {run} has other sizes than its config builds, by `dropfold compress`; start from the run that it was "
+            "made of, or train the compressed run on with `dropfold compress --epochs`."
+        )
     if differing:
         raise ValueError(
             f"--start {run} is another network: {their_words}; this config builds: {ours}. {len(differing)} of their "

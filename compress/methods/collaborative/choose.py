@@ -10,7 +10,7 @@ from torch import Tensor
 from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.methods.collaborative.layers import Layer, layers_of
-from dropfold.compress.methods.collaborative.options import Option, Path, merged, options_of, trace
+from dropfold.compress.methods.collaborative.options import Option, Path, merged, options_of
 from dropfold.compress.methods.collaborative.rates import MOST, allocate, fit_exponential
 from dropfold.compress.methods.collaborative.steps import path
 from dropfold.compress.plan.plan import Plan
@@ -29,13 +29,8 @@ def paths_of(
     return found
 
 
-def collaborative(paths: Sequence[tuple[Layer, Path]], ledger: Ledger, most: float = 0.0) -> list[Choice]:
-    """Choices until one costs `most` at most: see `options.trace`."""
-    return trace([options_of(layer, steps) for layer, steps in paths], ledger, most)
-
-
-def collaborative_by_rates(
-    paths: Sequence[tuple[Layer, Path]], ledger: Ledger, released: bool = True
+def collaborative(
+    paths: Sequence[tuple[Layer, Path]], ledger: Ledger, released: bool = False
 ) -> list[Choice]:
     """Choices for ever more saved work, shared out over the layers by exponential fits: see `rates`.
 

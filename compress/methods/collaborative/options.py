@@ -1,4 +1,4 @@
-"""What may become of a layer, and the order in which a network's layers are made smaller.
+"""What may become of a layer.
 
 Along a layer's path of steps the numbers of channels and the ranks are rounded up to whole vectors, and a matrix whose rank
 does not pay keeps its form: an option. Its loss of information is that of the weights that it really gets.
@@ -60,37 +60,6 @@ def merged(options: Sequence[Option], ledger: Ledger) -> Choice:
     channels = {name: kept for option in options for name, kept in option.choice.channels.items()}
     ranks = {name: rank for option in options for name, rank in option.choice.ranks.items()}
     return ledger.paying(Choice(channels, ranks))
-
-
-def trace(layers: Sequence[Sequence[Option]], ledger: Ledger, most: float = 0.0) -> list[Choice]:
-    """Choices of the whole network, ever smaller, until one costs `most` at most or nothing is left to take.
-
-    Each time one layer goes on, to the option by which its loss grows least for what the network's cost falls: where the
-    curves are convex, equal loss for each unit of cost in all layers, the condition of the best allocation. The cost is that
-    of the whole choice, so that what a layer's channels save in the matrices that make them counts too. Among steps that
-    reach `most` the one of least loss is taken.
-    """
-    entries = [[ledger.entry(option.choice) for option in part] for part in layers]
-    at = [0] * len(layers)
-    now = ledger.cost(own[0] for own in entries)
-    found = [merged([part[0] for part in layers], ledger)]
-    while now > most:
-        steps = []
-        for i, (part, own) in enumerate(zip(layers, entries, strict=True)):
-            others = [entries[k][at[k]] for k in range(len(layers)) if k != i]
-            for j in range(at[i] + 1, len(part)):
-                then = ledger.cost([*others, own[j]])
-                if then < now:
-                    more = part[j].loss - part[at[i]].loss
-                    steps.append((more / (now - then), more, i, j, then))
-        if not steps:
-            break
-        _, _, i, j, then = min(steps)
-        if then <= most:
-            _, _, i, j, then = min((s for s in steps if s[4] <= most), key=lambda s: s[1])
-        at[i], now = j, then
-        found.append(merged([part[k] for part, k in zip(layers, at, strict=True)], ledger))
-    return found
 
 
 def _aligned(layer: Layer, kept: Tensor, last: dict[int, int], align: int) -> Tensor:
