@@ -1,7 +1,8 @@
 """What choices cost, in sums: quick enough to try thousands of them.
 
 The work of a matrix left with some of its columns and rows needs two sums, how often its columns are multiplied and how many
-rows there are, and channels of different groups take from both by themselves. An entry holds what a choice takes.
+rows there are, and channels of different groups take from both by themselves. An entry is what a choice takes. Exact
+but in PointNet for parts, where the rows of one product are the channels of another: targets are counted on small networks.
 """
 
 from __future__ import annotations

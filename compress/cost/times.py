@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
+from dropfold.models.layers.linear_norm import LinearNorm
+from dropfold.models.layers.low_rank import CONVOLUTIONS
+
 CALLS, SECONDS = 15, 1.5  # of each network at least
 MOST_CALLS = 200
 
@@ -50,3 +54,38 @@ def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECO
             for module, training in zip(network.modules(), modes, strict=True):
                 module.training = training
     return [Times(*(torch.tensor(times).quantile(q).item() for q in (0.2, 0.5, 0.8))) for times in taken]
+
+
+def layer_times(network: nn.Module, *example: Any, seconds: float = SECONDS) -> dict[str, float]:
+    """Milliseconds of each layer by its name, in calls of the network on an example, in evaluation: medians.
+
+    A layer is one of the fused ones, or a matrix or convolution that is called by itself; what is in none is not in it.
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in layers)
+        if not inside and isinstance(module, (LinearNorm, GroupMLPMax, EdgeConv2, nn.Linear, *CONVOLUTIONS)):
+            layers[name] = module
+    taken: dict[str, list[float]] = {name: [] for name in layers}
+    began: dict[str, float] = {}
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def before(name: str) -> Any:
+        return lambda *_: began.update({name: clock()})
+
+    def after(name: str) -> Any:
+        return lambda *_: taken[name].append(1e3 * (clock() - began[name]))
+
+    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
+    hooks += [layer.register_forward_hook(after(name)) for name, layer in layers.items()]
+    try:
+        times_of([network], *example, seconds=seconds)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: torch.tensor(times[2:]).median().item() for name, times in taken.items() if len(times) > 2}

@@ -1,16 +1,15 @@
-"""How much work the matrices of a network do: multiply-adds, as a function of which channels are kept.
+"""How much work the matrices of a network do: multiply-adds.
 
 A matrix [out, in] that is applied to some rows costs rows * out * in multiply-adds, a convolution as many for each element
 of its window. The columns of one matrix may be applied to different numbers of rows, as where a cloud's feature stands
 beside its points. In the form "own" each product is counted as often as the layers here do it (EdgeConv: for points, not for
-edges), in the form "textbook" as the plain formulas do. What is left after pruning is exact but in PointNet for parts,
-where the rows of one product are the channels of another. Searches for neighbours and a T-Net's product with points are
-apart.
+edges), in the form "textbook" as the plain formulas do. Searches for neighbours and a T-Net's product with points are apart.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,8 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dropfold.compress.apply.choice import Choice, Chosen
-from dropfold.compress.plan.plan import Plan, removed
 from dropfold.models import unfused
 from dropfold.models.clouds.pointnet2 import Interpolated
 from dropfold.models.clouds.pointnet_segmentation import BesideAffine
@@ -55,8 +52,16 @@ class Work:
 
 
 def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: Any) -> dict[str, Work]:
-    """The work of each matrix and convolution, by its name, in one call of the network on an example, in evaluation."""
+    """The work of each matrix and convolution, by its name, in one call of the network on an example, in evaluation.
+
+    A warning names modules with matrices of their own that are not counted, as an LSTM's.
+    """
     found: dict[str, Work] = {}
+    if uncounted := _uncounted(network):
+        names = ", ".join(
+            f"{name or 'itself'} ({type(module).__name__})" for name, module in uncounted.items()
+        )
+        warnings.warn(f"the multiply-adds of {names} are not counted.", stacklevel=2)
     hooks = []
 
     def add(name: str, work: Work) -> None:
@@ -174,49 +179,23 @@ def multiply_adds(work: Mapping[str, Work]) -> int:
     return sum(w.macs() for w in work.values())
 
 
-def works_left(plan: Plan, work: Mapping[str, Work], choice: Chosen) -> dict[str, Work]:
-    """The work of each matrix with what was chosen."""
-    channels, ranks = (
-        (choice.channels, choice.ranks) if isinstance(choice, Choice) else (choice, dict[str, int]())
-    )
-    out = {name: w.out for name, w in work.items()}
-    stays = {name: torch.ones(len(w.rows), dtype=torch.bool) for name, w in work.items()}
-    for name, kept in channels.items():
-        for tensor, axis, positions in removed(plan[name], kept):
-            matrix, _, kind = tensor.rpartition(".")
-            if kind != "weight" or matrix not in work:
-                continue
-            if axis == 0:
-                out[matrix] -= len(positions)
-            if axis == 1 or work[matrix].channelwise:
-                stays[matrix][positions] = False
+def parameters_of(network: nn.Module) -> dict[str, Work]:
+    """The numbers of each matrix and convolution, as work that is done once: for costs counted in parameters."""
+    edges, found = edge_matrices(network), {}
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            weight, halves = module.weight, 2 if name in edges else 1
+            depthwise = weight.shape[1] == 1 and getattr(module, "groups", 1) > 1
+            rows = torch.full((weight.shape[0 if depthwise else 1],), math.prod(weight.shape[2:]))
+            found[name] = Work(rows, weight.shape[0], depthwise, first=1 / halves, second=halves)
+    return found
+
+
+def _uncounted(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules with matrices of their own that are no matrix or convolution known here."""
+    known = (nn.Linear, Halves, *CONVOLUTIONS, nn.Embedding, nn.EmbeddingBag)
     return {
-        name: replace(w, rows=w.rows[stays[name]], out=out[name], rank=ranks.get(name, w.rank))
-        for name, w in work.items()
+        name: module
+        for name, module in network.named_modules()
+        if not isinstance(module, known) and any(p.dim() > 1 for p in module.parameters(recurse=False))
     }
-
-
-def kept_work(plan: Plan, work: Mapping[str, Work], choice: Chosen) -> int:
-    """The multiply-adds that are left with what was chosen."""
-    return multiply_adds(works_left(plan, work, choice))
-
-
-def kept_parameters(plan: Plan, choice: Chosen) -> int:
-    """The parameters that are left."""
-    channels, ranks = (
-        (choice.channels, choice.ranks) if isinstance(choice, Choice) else (choice, dict[str, int]())
-    )
-    sizes = {name: list(p.shape) for name, p in plan.model.named_parameters()}
-    for name, kept in channels.items():
-        for tensor, axis, positions in removed(plan[name], kept):
-            if tensor in sizes:
-                sizes[tensor][axis] -= len(positions)
-    edges, total = edge_matrices(plan.model), 0
-    for name, size in sizes.items():
-        rank = ranks.get(name.removesuffix(".weight"))
-        if rank is None:
-            total += math.prod(size)
-        else:
-            halves = 2 if name.removesuffix(".weight") in edges else 1
-            total += rank * (math.prod(size[1:]) // halves + halves * size[0])
-    return total

@@ -1,17 +1,17 @@
-"""The same share of channels from every group, as many as a target asks for; a criterion says which ones.
+"""The same share of channels from every group; a criterion says which ones.
 
 The rival that every allocation over layers has to beat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
+from dropfold.compress.apply.choice import Choice
 from dropfold.compress.methods.criteria import Criterion
 from dropfold.compress.plan.plan import Plan
 
 Channels = dict[str, list[int]]
-Cost = Callable[[Mapping[str, Sequence[int]]], float]
 ALIGN = 8  # channels of a vector of the processor: other widths cost the time of the next multiple
 SHARES = [i / 64 for i in range(64, 0, -1)]
 
@@ -29,26 +29,7 @@ def keep_share(plan: Plan, criterion: Criterion, share: float, align: int = ALIG
     return channels
 
 
-def choose_uniform(
-    plan: Plan,
-    criterion: Criterion,
-    cost: Cost,
-    most: float,
-    shares: Sequence[float] = SHARES,
-    align: int = ALIGN,
-) -> Channels:
-    """The largest of the `shares` whose `cost` is at most `most`.
-
-    Raises:
-        ValueError: none is; the sentence names the least.
-    """
-    least = float("inf")
-    for share in sorted(shares, reverse=True):
-        channels = keep_share(plan, criterion, share, align)
-        found = cost(channels)
-        if found <= most:
-            return channels
-        least = min(least, found)
-    raise ValueError(
-        f"the target, {most:g}, is out of reach: the least that these channels can come to is {least:g}."
-    )
+def uniform(plan: Plan, criterion: Criterion, shares: Sequence[float] = SHARES) -> list[Choice]:
+    """The choices for ever smaller shares, the whole network first."""
+    choices = [Choice(keep_share(plan, criterion, share)) for share in sorted(shares, reverse=True)]
+    return [choice for choice, before in zip(choices, [None, *choices[:-1]], strict=True) if choice != before]

@@ -12,22 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.compress.apply.apply import able, apply
+from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.times import times_of
-from dropfold.compress.cost.work import kept_parameters, kept_work, multiply_adds, work_of
+from dropfold.compress.cost.work import multiply_adds, work_of
+from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
+from dropfold.compress.methods.collaborative.layers import Energy, energies, layers_of
 from dropfold.compress.methods.criteria import CRITERIA, random
 from dropfold.compress.methods.taylor import taylor
-from dropfold.compress.methods.uniform import Channels, choose_uniform, keep_share
+from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.record import FILE, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
+from dropfold.compress.run.target import first_within, ledger_of
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
 from dropfold.train.engine.run import Run
 from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.scene_prediction import progress
 from dropfold.train.tasks.trained import Trained
 
-TIMED_SHARES = [1.0, *(i / 16 for i in range(15, 0, -1))]
+CHOICE = "choice.json"  # for a loop of the user's own: `Choice.load`, `resize`
+COLLABORATIVE: dict[str, Energy] = {"cc": "fisher", "cc-released": "mean"}
 
 
 def take_channels_out(
@@ -63,21 +69,23 @@ def take_channels_out(
         seed=trained.config.seed if seed is None else seed,
     )
     asked = {
-        "run": str(trained.run.resolve()), "method": method, "target": [what, part], "epochs": config.epochs,
-        "lr": config.lr, "seed": config.seed,
+        **of_run(trained), "method": method, "target": [what, part], "epochs": config.epochs, "lr": config.lr,
+        "seed": config.seed,
     }  # fmt: skip
     found = begun(out, asked)
-    work = work_of(trained.network, *example)
     if found is None:
-        channels, times = _choose(
-            plan, _scores(trained, plan, method, config.seed), what, part, work, example
-        )
-        found = {**settle(asked, trained), "times": times, "channels": channels}
+        choice, times = _choose(trained, plan, method, what, part, config.seed, example)
+        found = {
+            **settle(asked, trained),
+            "times": times,
+            "channels": choice.channels,
+            "ranks": choice.ranks,
+        }
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
-    channels = found["channels"]
-    small, choice = apply(plan, channels, *example)
+    small, choice = apply(plan, Choice(found["channels"], found["ranks"]), *example)
     if "scores" not in found:
+        atomic.write_bytes(out / CHOICE, choice.to_json().encode())
         found["scores"] = _scores_before(trained, small)
         checkpoint.save_json(out / FILE, found)
     else:
@@ -86,11 +94,27 @@ def take_channels_out(
     resuming = checkpoint.holds_run(out)
     summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
     if "cost" not in found:
-        fine = Trained.of(out)
         found["scores"]["fine-tuned"] = _test_figures(summary)
-        found["cost"] = _costs(trained.network, fine.network, example, work)
+        found["cost"] = _costs(trained.network, Trained.of(out).network, example)
         checkpoint.save_json(out / FILE, found)
     return found
+
+
+def _choose(
+    trained: Trained, plan: Plan, method: str, what: str, part: float, seed: int, example: Sequence[Tensor]
+) -> tuple[Choice, dict[str, Any]]:
+    """The choice of a method that meets the target, and what was timed for it."""
+    ledger, layers = ledger_of(plan, what, example)
+    if method in COLLABORATIVE:
+        energy = energies(plan, _losses(trained), COLLABORATIVE[method])
+        with progress("layers", len(layers_of(plan, energy))) as advance:
+            paths = paths_of(plan, energy, advance)
+        choices = collaborative(paths, ledger, released=method == "cc-released")
+    else:
+        scores = _scores(trained, plan, method, seed)
+        choices = uniform(plan, lambda _, group: scores[group.name])
+    choice, timed = first_within(plan, choices, what, part, example)
+    return choice, {"layers": layers, "choices": timed} if what == "latency" else {}
 
 
 def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:
@@ -117,38 +141,6 @@ def _losses(trained: Trained) -> Iterator[Callable[[nn.Module], Tensor]]:
         yield partial(loss, inputs, label)
 
 
-def _choose(
-    plan: Plan,
-    scores: Mapping[str, Tensor],
-    what: str,
-    part: float,
-    work: Mapping[str, Any],
-    example: Sequence[Tensor],
-) -> tuple[Channels, dict[str, float]]:
-    """The channels that stay, and the milliseconds of each share of them, if the target is a time."""
-
-    def known(_: Plan, group: Any) -> Tensor:
-        return scores[group.name]
-
-    if what == "macs":
-        return choose_uniform(plan, known, partial(kept_work, plan, work), part * multiply_adds(work)), {}
-    if what == "parameters":
-        return choose_uniform(
-            plan, known, partial(kept_parameters, plan), part * kept_parameters(plan, {})
-        ), {}
-    small = [apply(plan, keep_share(plan, known, share))[0] for share in TIMED_SHARES]
-    times = [times.p50 for times in times_of(small, *example, seconds=0.5)]
-    for share, ms in zip(TIMED_SHARES, times, strict=True):
-        if ms <= part * times[0]:
-            return keep_share(plan, known, share), {
-                f"{s:g}": t for s, t in zip(TIMED_SHARES, times, strict=True)
-            }
-    raise ValueError(
-        f"--target latency {part:g} is out of reach: the original takes {times[0]:.2f} ms here, and with a "
-        f"{TIMED_SHARES[-1]:g}th of the channels {min(times):.2f} ms, {min(times) / times[0]:.2f} of it."
-    )
-
-
 def _scores_before(trained: Trained, small: nn.Module) -> dict[str, dict[str, float]]:
     """Figures on the test split: of the original, and of the small network before and after its BatchNorms are adapted."""
     scores = {"original": figures(trained, trained.network), "channels taken out": figures(trained, small)}
@@ -170,15 +162,13 @@ def _test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}
 
 
-def _costs(
-    original: nn.Module, small: nn.Module, example: Sequence[Tensor], work: Mapping[str, Any]
-) -> dict[str, list[float]]:
+def _costs(original: nn.Module, small: nn.Module, example: Sequence[Tensor]) -> dict[str, list[float]]:
     """[before, after] of each cost."""
     batch = [value.expand(32, *value.shape[1:]).contiguous() for value in example]
     one, many = (times_of([original, small], *inputs) for inputs in (example, batch))
     return {
         "ms at batch 1": [one[0].p50, one[1].p50],
         "ms at batch 32": [many[0].p50, many[1].p50],
-        "M multiply-adds": [multiply_adds(work) / 1e6, multiply_adds(work_of(small, *example)) / 1e6],
+        "M multiply-adds": [multiply_adds(work_of(network, *example)) / 1e6 for network in (original, small)],
         "parameters": [sum(p.numel() for p in network.parameters()) for network in (original, small)],
     }

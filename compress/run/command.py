@@ -18,7 +18,7 @@ import tyro
 
 from dropfold.models.formats import FormatSpec
 
-CHANNELS = "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
+CHANNELS = "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
 FORMATS = "admm", "decompose"
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("macs", 0.5)
@@ -30,10 +30,17 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
-    method: Literal["l1", "norm", "fpgm", "bn_scale", "taylor", "random", "admm", "decompose"] | None = None
-    """Points, images: which channels matter, by the absolute weights that make them (l1), by all weights that make and read
-    them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, by the change of the loss to
-    first order (taylor), or at random. Videos: formats after ADMM (admm, the default), or at once (decompose)."""
+    method: (
+        Literal[
+            "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "random", "admm", "decompose"
+        ]
+        | None
+    ) = None
+    """Points, images: channels and ranks of matrices, as many in each layer as its loss of information allows (cc, the
+    default; cc-released as its authors' code allots them); or the same share of channels everywhere, which ones by the
+    absolute weights that make them (l1), by all weights that make and read them (norm), by the distance to the others
+    (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor), or at random. Videos: formats after
+    ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
     one sample measured here (latency)."""
@@ -58,11 +65,12 @@ def main(options: Options) -> None:
 
     from dropfold.compress.run.channels import take_channels_out
     from dropfold.compress.run.formats import compress_into_formats
+    from dropfold.compress.run.record import going_on
     from dropfold.train.tasks.trained import Trained
 
     (what, part), training = options.target, (options.epochs, options.lr, options.seed)
     trained = Trained.of(options.run)
-    method = options.method or ("admm" if trained.config.task == "video" else "norm")
+    method = options.method or ("admm" if trained.config.task == "video" else "cc")
     _check(options, method)
     if trained.config.sizes:
         raise ValueError(
@@ -70,10 +78,13 @@ def main(options: Options) -> None:
         )
     name = f"{options.run.name}-{method}" + (f"-{what}-{part:g}" if method in CHANNELS else "")
     out = options.out or options.run.with_name(name)
-    if method in CHANNELS:
-        found = take_channels_out(trained, out, method, what, part, *training)
-    else:
-        found = compress_into_formats(trained, out, method, options.ih, options.hh, options.rho, *training)
+    with going_on(out):
+        if method in CHANNELS:
+            found = take_channels_out(trained, out, method, what, part, *training)
+        else:
+            found = compress_into_formats(
+                trained, out, method, options.ih, options.hh, options.rho, *training
+            )
     Console().print(table(found))
     print(f"run: {out}")
 
@@ -92,6 +103,8 @@ def _check(options: Options, method: str) -> None:
         raise ValueError(
             f"--ih and --hh are formats of recurrent networks; --method {method} takes channels out."
         )
+    if method in CHANNELS and options.rho != Options.rho:
+        raise ValueError(f"--rho is ADMM's penalty; --method {method} has none.")
     if method in FORMATS and options.target != TARGET:
         raise ValueError(
             f"--target is for channels; --method {method} is given formats with ranks, --ih and --hh."

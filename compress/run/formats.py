@@ -12,7 +12,7 @@ from torch import nn
 
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.methods.admm import ADMM, decomposed
-from dropfold.compress.run.record import FILE, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
 from dropfold.data_scripts.work import atomic
 from dropfold.models import TensorGRU
 from dropfold.models.formats import FormatSpec
@@ -57,7 +57,7 @@ def compress_into_formats(
         seed=config.seed if seed is None else seed,
     )  # fmt: skip
     asked = {
-        "run": str(trained.run.resolve()), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed,
+        **of_run(trained), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed,
         "rho": rho, "ih": json.loads(json.dumps(asdict(ih))), "hh": json.loads(json.dumps(asdict(hh))),
     }  # fmt: skip
     gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from dropfold.train.engine.run import refuse_run
+from dropfold.train.storage.belonging import file_checksum
+from dropfold.train.storage.checkpoint import WEIGHTS
 from dropfold.train.storage.provenance import commit, machine
 from dropfold.train.storage.sealed import load_json
 from dropfold.train.tasks.trained import Trained
@@ -28,6 +31,8 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         refuse_run(out)
         return None
     found = load_json(out / FILE)
+    if not isinstance(found, dict) or "method" not in found:
+        raise ValueError(f"{out / FILE} is no record of a compression; give another --out.")
     for name, value in asked.items():
         if found.get(name) != value:
             raise ValueError(
@@ -35,6 +40,22 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
             )
     print(f"note: {out} goes on from what was done before.", file=sys.stderr)
     return found
+
+
+def of_run(trained: Trained) -> dict[str, str]:
+    """Which run is compressed: its folder, and the checksum of its weights."""
+    return {"run": str(trained.run.resolve()), "weights": file_checksum(trained.run / WEIGHTS)}
+
+
+@contextmanager
+def going_on(out: Path) -> Iterator[None]:
+    """What is interrupted says how it goes on, once something is kept."""
+    try:
+        yield
+    except BaseException as error:
+        if (out / FILE).exists():
+            error.add_note(f"what is done is in {out}, and the same command goes on from there")
+        raise
 
 
 def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:

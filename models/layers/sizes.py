@@ -102,7 +102,11 @@ def _tie(network: nn.Module, shared: Mapping[str, str]) -> None:
 
 def edge_matrices(network: nn.Module) -> set[str]:
     """The names of the matrices on [x_j - x_i ; x_i]."""
-    return {f"{name}.linear" for name, module in network.named_modules() if isinstance(module, EdgeConv)}
+    return {
+        f"{name}.linear".removeprefix(".")
+        for name, module in network.named_modules()
+        if isinstance(module, EdgeConv)
+    }
 
 
 def _size(module: nn.Module) -> list[int] | None:

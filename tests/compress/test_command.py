@@ -1,11 +1,13 @@
 """`dropfold compress` from a run to a smaller run, interrupted anywhere, and what it refuses."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from dropfold.__main__ import main
+from dropfold.compress import Choice
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run import channels as stages
 from dropfold.train.config.ranges import check_options
@@ -39,7 +41,8 @@ def run(folder, tmp_path_factory):  # noqa: F811
 
 
 def compress(run, out, *more):
-    main(["compress", str(run), "--epochs", "2", "--out", str(out), *more])
+    method = [] if "--method" in more else ["--method", "norm"]
+    main(["compress", str(run), "--epochs", "2", "--out", str(out), *method, *more])
 
 
 def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
@@ -71,6 +74,25 @@ def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
     weights = (out / "model.safetensors").read_bytes()
     compress(run, out)  # again: nothing is left to do
     assert (out / "model.safetensors").read_bytes() == weights
+
+
+def test_channels_and_ranks_by_their_loss_of_information(run, tmp_path, capsys, monkeypatch):
+    """The default method, with explanations and scores of the new run."""
+    monkeypatch.setattr(stages, "paths_of", partial(stages.paths_of, step=0.1))
+    out = tmp_path / "small"
+    main(["compress", str(run), "--epochs", "1", "--out", str(out), "--target", "macs", "0.3"])
+    assert "cc macs 0.3" in capsys.readouterr().out
+    found = load_json(out / "compression.json")
+    before, after = found["cost"]["M multiply-adds"]
+    assert after <= 0.3 * before
+    assert found["channels"]
+    for name, rank in found["ranks"].items():
+        assert Trained.of(out).config.sizes[name][2] == rank
+    choice = Choice.load(out / "choice.json")
+    assert (choice.channels, choice.ranks) == (found["channels"], found["ranks"])
+    assert choice.sizes == Trained.of(out).config.sizes
+    main(["evaluate", str(out)])
+    assert "overall accuracy" in capsys.readouterr().out
 
 
 def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypatch, capsys):
@@ -130,15 +152,25 @@ def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):
     capsys.readouterr()
     assert "is compressed already" in refused(out, capsys=capsys)
     assert "was begun with epochs 2, and this asks for 3" in refused(
-        run, "--epochs", "3", "--out", out, capsys=capsys
+        run, "--method", "norm", "--epochs", "3", "--out", out, capsys=capsys
     )
     for part in ("0", "1", "-2", "nan"):
         assert "above 0 and below 1" in refused(run, "--target", "macs", part, capsys=capsys)
     assert "out of reach: the least" in refused(
-        run, "--target", "macs", "1e-9", "--out", tmp_path / "a", capsys=capsys
+        run, "--method", "norm", "--target", "macs", "1e-9", "--out", tmp_path / "a", capsys=capsys
     )
     assert not (tmp_path / "a").exists()
     assert "is not there" in refused(tmp_path / "nothing", capsys=capsys)
+    assert "--rho is ADMM's penalty; --method norm has none" in refused(
+        run, "--method", "norm", "--rho", "2", capsys=capsys
+    )
+    for text in ('{"mine": 1}', "[1, 2]"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / "compression.json").write_text(text)
+        assert "compression.json" in refused(
+            run, "--method", "norm", "--out", tmp_path / "own", capsys=capsys
+        )
+        assert (tmp_path / "own" / "compression.json").read_text() == text
     Run(small_video(video_folder, out=tmp_path / "video", epochs=1)).train()
     assert "no channels can be taken out of" in refused(tmp_path / "video", "--method", "norm", capsys=capsys)
 

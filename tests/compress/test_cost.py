@@ -1,15 +1,21 @@
 """Multiply-adds beside torch's own counter, what is left of them, and times."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dropfold.compress import apply, plan_channels
-from dropfold.compress.cost.times import times_of
-from dropfold.compress.cost.work import kept_parameters, kept_work, multiply_adds, work_of
+from dropfold.compress import Choice, apply, plan_channels
+from dropfold.compress.cost.ledger import Ledger
+from dropfold.compress.cost.times import layer_times, times_of
+from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.criteria import CRITERIA
-from dropfold.compress.methods.uniform import choose_uniform, keep_share
+from dropfold.compress.methods.uniform import keep_share, uniform
+from dropfold.compress.run.target import _count, first_within
 from dropfold.models import DGCNN, PointNet, PointNet2, unfused
+from dropfold.models.layers.low_rank import Halves
 from tests.compress.networks import FOREIGN, OURS
 
 # Multiply-adds of the matrices for a cloud of 1,024 points, by arithmetic from the published widths: points x in x out, in
@@ -57,18 +63,69 @@ def test_our_form_multiplies_points_and_not_edges():
     assert multiply_adds({"": textbook["edge2.linear"]}) == 5 * by_layer["edge2.linear"]
 
 
+@pytest.mark.parametrize("ranks", [False, True])
 @pytest.mark.parametrize("name", [*OURS, *FOREIGN])
-def test_what_is_left_is_the_small_networks_own(name):
+def test_the_ledger_is_the_small_networks_own_count(name, ranks):
     network, example = {**OURS, **FOREIGN}[name]()
     plan, work = plan_channels(network, *example), work_of(network, *example)
-    channels = keep_share(plan, CRITERIA["random"], 0.6, align=1)
-    small, _ = apply(plan, channels)
-    assert kept_parameters(plan, channels) == sum(p.numel() for p in small.parameters())
-    left, own = kept_work(plan, work, channels), multiply_adds(work_of(small, *example))
+    choice = Choice(keep_share(plan, CRITERIA["random"], 0.6, align=1))
+    if ranks:
+        sizes = apply(plan, choice)[1].sizes
+        thin = {
+            k: min(s) // 3 for k, s in sizes.items() if len(s) == 2 and min(s) > 8 and ".layers." not in k
+        }
+        choice = Choice(choice.channels, thin)
+    ledger, numbers = Ledger(plan, work), Ledger(plan, parameters_of(network))
+    choice = ledger.paying(choice)
+    small, _ = apply(plan, choice, *example)
+    left, own = ledger.cost([ledger.entry(choice)]), multiply_adds(work_of(small, *example))
     if name == "pointnet-parts":  # the rows of one product are channels of conv4
-        assert own < left < 1.5 * own
+        assert own < left < 1.6 * own
     else:
         assert left == own
+    counted = {
+        k: m for k, m in small.named_modules() if isinstance(m, nn.Linear | Halves | nn.Conv1d | nn.Conv2d)
+    }
+    assert numbers.cost([numbers.entry(choice)]) == sum(m.weight.numel() for m in counted.values())
+
+
+@pytest.mark.parametrize("form", ["own", "textbook"])
+def test_thin_maps_are_counted_as_they_run(form):
+    """An EdgeConv's first map meets points in our form, and edges in the textbook's."""
+    network, example = OURS["dgcnn"]()
+    points, edges = 2 * 48, 2 * 48 * 5
+    small, _ = apply(plan_channels(network), Choice({}, {"edge2.linear": 16, "embed.linear": 32}))
+    found = work_of(small, *example, form=form)
+    by_layer = {
+        name: sum(w.macs() for k, w in found.items() if k.startswith(name)) for name in ("edge2", "embed")
+    }
+    assert by_layer["embed"] == points * 32 * (512 + 1024)
+    if form == "own":
+        assert by_layer["edge2"] == points * 16 * (64 + 2 * 64)
+    else:
+        assert by_layer["edge2"] == edges * 16 * (2 * 64 + 2 * 64)
+
+
+def test_a_convolution_that_is_called_twice_counts_twice_and_what_is_not_counted_is_named():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Conv2d(3, 3, 3, padding=1)
+            self.rnn = nn.LSTM(8, 4)
+
+        def forward(self, x):
+            return self.rnn(self.c(self.c(x).relu()).flatten(0, 2))[0]
+
+    with pytest.warns(UserWarning, match=r"rnn \(LSTM\) are not counted"):
+        assert multiply_adds(work_of(Twice(), torch.rand(1, 3, 8, 8))) == 2 * 64 * 81
+
+
+def test_layer_times_are_parts_of_the_whole():
+    network, example = OURS["dgcnn"]()
+    whole, layers = times_of([network], *example, seconds=0.1)[0], layer_times(network, *example, seconds=0.1)
+    assert list(layers) == ["edge1", "edge2", "edge3", "edge4", "embed", "fc1", "fc2", "fc3"]
+    assert 0 < sum(layers.values()) < 3 * whole.p80
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_times_take_turns_and_leave_modes_as_they_were():
@@ -107,17 +164,36 @@ def test_the_most_important_channels_stay(criterion):
     assert keep_share(plan, CRITERIA[criterion], 125 / 128, align=1)["conv2"] == kept
 
 
-def test_uniform_width_meets_its_target_in_whole_vectors():
+@pytest.mark.parametrize(("what", "near"), [("macs", 0.42), ("parameters", 0.42)])
+def test_uniform_width_meets_its_target_in_whole_vectors(what, near):
     network, example = OURS["dgcnn"]()
-    plan, work = plan_channels(network), work_of(network, *example)
-    whole = multiply_adds(work)
-    channels = choose_uniform(plan, CRITERIA["l1"], lambda kept: kept_work(plan, work, kept), 0.5 * whole)
-    assert 0.42 * whole < kept_work(plan, work, channels) <= 0.5 * whole
-    assert all(len(kept) % 8 == 0 for kept in channels.values())
+    plan = plan_channels(network)
+    choices = uniform(plan, CRITERIA["l1"])
+    choice, table = first_within(plan, choices, what, 0.5, example)
+    count = partial(_count, what=what, example=example)
+    assert near * count(network) < count(apply(plan, choice)[0]) <= 0.5 * count(network)
+    assert count(apply(plan, choices[choices.index(choice) - 1])[0]) > 0.5 * count(network)
+    assert all(len(kept) % 8 == 0 for kept in choice.channels.values())
+    assert table == []
     with pytest.raises(
-        ValueError, match=r"out of reach: the least that these channels can come to is [\d.e+]+\."
+        ValueError, match=r"out of reach: the least that this method comes to is 0\.\d+ of the"
     ):
-        choose_uniform(plan, CRITERIA["l1"], lambda kept: kept_work(plan, work, kept), 10)
+        first_within(plan, choices, what, 1e-9, example)
+
+
+def test_a_time_is_met_by_the_first_choice_that_is_quick_enough():
+    network = nn.Sequential(
+        nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 4)
+    )
+    x = torch.rand(256, 512)
+    plan = plan_channels(network, x)
+    choice, table = first_within(plan, uniform(plan, CRITERIA["l1"]), "latency", 0.6, (x,))
+    assert table[0][0] == 1.0
+    parts = [ms / table[0][1] for _, ms in table]
+    assert next(p for p in parts if p <= 0.6) == parts[[part <= 0.6 for part in parts].index(True)]
+    assert len(choice.channels["0"]) < 2048
+    with pytest.raises(ValueError, match=r"out of reach: the original takes [\d.]+ ms here, and the least"):
+        first_within(plan, uniform(plan, CRITERIA["l1"])[:3], "latency", 0.01, (x,))
 
 
 def test_a_criterion_that_does_not_apply_says_so():

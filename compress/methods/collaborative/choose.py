@@ -12,20 +12,23 @@ from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.methods.collaborative.layers import Layer, layers_of
 from dropfold.compress.methods.collaborative.options import Option, Path, merged, options_of
 from dropfold.compress.methods.collaborative.rates import MOST, allocate, fit_exponential
-from dropfold.compress.methods.collaborative.steps import path
+from dropfold.compress.methods.collaborative.steps import STEP, path
 from dropfold.compress.plan.plan import Plan
 
 SHARES = [i / 64 for i in range(1, 61)]  # of all work, up to 0.95
 
 
 def paths_of(
-    plan: Plan, energy: Mapping[str, Tensor], advance: Callable[[], None] = lambda: None
+    plan: Plan,
+    energy: Mapping[str, Tensor],
+    advance: Callable[[int], object] = lambda _: None,
+    step: float = STEP,
 ) -> list[tuple[Layer, Path]]:
-    """Each layer of the network and its path; `advance` is called after each."""
+    """Each layer of the network and its path, in steps of such a part; `advance` is called with 1 after each."""
     found = []
     for layer in layers_of(plan, energy):
-        found.append((layer, path(layer)))
-        advance()
+        found.append((layer, path(layer, step=step)))
+        advance(1)
     return found
 
 

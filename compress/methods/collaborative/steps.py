@@ -60,9 +60,17 @@ def singular_parts(a: Tensor, rank: int) -> Parts:
     """The first `rank` singular parts, from the eigenvectors of the smaller product of A with itself."""
     if not rank:
         return Parts(a.new_zeros(len(a), 0), a.new_zeros(0), a.new_zeros(a.shape[1], 0))
+    left = (a != 0).any(0)
+    if not left.all():  # columns that went
+        u, s, v = singular_parts(a[:, left], min(rank, int(left.sum())))
+        return Parts(u, s, a.new_zeros(a.shape[1], v.shape[1]).index_copy_(0, left.nonzero().flatten(), v))
     tall = a.shape[0] > a.shape[1]
     square = a.T @ a if tall else a @ a.T
-    values, vectors = torch.linalg.eigh(square)
+    try:
+        values, vectors = torch.linalg.eigh(square)
+    except RuntimeError:  # does not converge where many eigenvalues are 0
+        u, s, vh = torch.linalg.svd(a, full_matrices=False)
+        return Parts(u[:, :rank], s[:rank], vh[:rank].T)
     s = values.flip(0)[:rank].clamp(min=0).sqrt()
     side = vectors.flip(1)[:, :rank]
     other = (a if tall else a.T) @ side / s.clamp(min=torch.finfo(a.dtype).tiny)
