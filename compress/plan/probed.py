@@ -129,7 +129,11 @@ class _Probe:
         """What was found of each leaf that is called."""
         for leaf in self.leaves.values():
             leaf.module.register_forward_hook(self._hook(leaf), with_kwargs=True)
-        self.model(*self.example, **self.options)
+        out = self.model(*self.example, **self.options)
+        if not all(t.isfinite().all() for t in tensors(out)):
+            raise ValueError(
+                f"{type(self.model).__name__} returns NaN or infinities for this example; give it another one."
+            )
         called = [leaf for leaf in self.leaves.values() if leaf.name in self.usual]
         found = {leaf.name: _Found() for leaf in called}
         reach: dict[str, set[str]] = {}  # reader -> leaves that it reads

@@ -44,12 +44,12 @@ class LowRank(nn.Sequential):
     @property
     def rank(self) -> int:
         """How many channels stand between them."""
-        return int(self[0].weight.shape[0])
+        return int(self.get_parameter("0.weight").shape[0])
 
     @property
     def out_features(self) -> int:
         """How many channels come out."""
-        return int(self[1].weight.shape[0])
+        return int(self.get_parameter("1.weight").shape[0])
 
     @property
     def size(self) -> list[int]:
@@ -74,8 +74,9 @@ def low_rank(module: nn.Module, out: int, inputs: int, rank: int, edges: bool = 
     bias = some.bias is not None
     if isinstance(module, CONVOLUTIONS):
         kept = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "padding_mode")}
-        first: nn.Module = type(module)(inputs, rank, module.kernel_size, bias=False, **kept, **options)  # type: ignore[arg-type]
-        return LowRank(first, type(module)(rank, out, 1, bias=bias, **options))  # type: ignore[arg-type]
+        convolution: Any = type(module)
+        first = convolution(inputs, rank, module.kernel_size, bias=False, **kept, **options)
+        return LowRank(first, convolution(rank, out, 1, bias=bias, **options))
     if edges:
         return LowRank(Halves(inputs // 2, rank, **options), nn.Linear(2 * rank, out, bias=bias, **options))
     return LowRank(nn.Linear(inputs, rank, bias=False, **options), nn.Linear(rank, out, bias=bias, **options))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +53,11 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
         if list(size) == _size(modules[name]):
             continue
         if len(size) == 3:
-            network.set_submodule(name, low_rank(modules[name], *size, edges=name in edges))
+            network.set_submodule(name, low_rank(modules[name], size[0], size[1], size[2], name in edges))
         else:
             _set_size(modules[name], size)
     _tie(network, shared)
+    module: Any
     for module in network.modules():
         if isinstance(module, LinearNorm):
             module.in_channels = _channels_in(module.linear)
@@ -125,7 +127,7 @@ def _fits(module: nn.Module, found: list[int], size: list[int], edges: bool) -> 
         return False
     if len(size) == 3 and len(found) == 2:
         try:
-            check_rank(module, *size, edges=edges)
+            check_rank(module, size[0], size[1], size[2], edges)
         except ValueError:
             return False
         return True
