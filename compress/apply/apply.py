@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from dropfold.compress.apply.choice import Choice, Chosen, check_choice, stays
+from dropfold.compress.plan.choice import Choice, Chosen, check_choice, stays
 from dropfold.compress.plan.plan import Plan, removed, tensors
 from dropfold.models.layers.low_rank import factors, product
 from dropfold.models.layers.sizes import edge_matrices, resize, sizes_of

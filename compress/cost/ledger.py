@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.work import Work
+from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan, removed
 
 

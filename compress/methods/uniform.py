@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.methods.criteria import Criterion
+from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 
 Channels = dict[str, list[int]]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.compress.apply.apply import able, apply
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
@@ -21,6 +20,7 @@ from dropfold.compress.methods.criteria import CRITERIA, random
 from dropfold.compress.methods.taylor import taylor
 from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
+from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
 from dropfold.compress.run.target import first_within, ledger_of

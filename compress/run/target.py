@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dropfold.compress.apply.apply import apply
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
+from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 
 TIMED = 16  # of the choices, the whole network among them

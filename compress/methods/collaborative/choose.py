@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.methods.collaborative.layers import Layer, layers_of
 from dropfold.compress.methods.collaborative.options import Option, Path, merged, options_of
 from dropfold.compress.methods.collaborative.rates import MOST, allocate, fit_exponential
 from dropfold.compress.methods.collaborative.steps import STEP, path
+from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 
 SHARES = [i / 64 for i in range(1, 61)]  # of all work, up to 0.95

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dropfold.compress.apply.choice import Choice
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.methods.collaborative.layers import Layer, Matrix
 from dropfold.compress.methods.collaborative.steps import information_loss, singular_parts
 from dropfold.compress.methods.uniform import ALIGN
+from dropfold.compress.plan.choice import Choice
 
 Path = Sequence[tuple[Tensor, list[int]]]
 
