@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.compress.apply.apply import able, apply
-from dropfold.compress.cost.times import times_of
-from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
 from dropfold.compress.methods.collaborative.layers import Energy, energies, layers_of
 from dropfold.compress.methods.criteria import CRITERIA, random
@@ -22,7 +20,8 @@ from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
+from dropfold.compress.run.measures import costs, explanations_kept, layers, work_before_and_after
+from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle, show
 from dropfold.compress.run.target import first_within, ledger_of
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
@@ -95,8 +94,15 @@ def take_channels_out(
     summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
     if "cost" not in found:
         found["scores"]["fine-tuned"] = _test_figures(summary)
-        found["cost"] = _costs(trained.network, Trained.of(out).network, example)
+        fine = Trained.of(out)
+        found["cost"] = {
+            "M multiply-adds": work_before_and_after(trained, fine, example),
+            **costs(trained, fine, example),
+        }
+        found["layers"] = layers(trained, fine, example)
+        found["explanations"] = explanations_kept(trained, fine)
         checkpoint.save_json(out / FILE, found)
+        show(fine, found)
     return found
 
 
@@ -104,7 +110,7 @@ def _choose(
     trained: Trained, plan: Plan, method: str, what: str, part: float, seed: int, example: Sequence[Tensor]
 ) -> tuple[Choice, dict[str, Any]]:
     """The choice of a method that meets the target, and what was timed for it."""
-    ledger, layers = ledger_of(plan, what, example)
+    ledger, by_layer = ledger_of(plan, what, example)
     if method in COLLABORATIVE:
         energy = energies(plan, _losses(trained), COLLABORATIVE[method])
         with progress("layers", len(layers_of(plan, energy))) as advance:
@@ -114,7 +120,7 @@ def _choose(
         scores = _scores(trained, plan, method, seed)
         choices = uniform(plan, lambda _, group: scores[group.name])
     choice, timed = first_within(plan, choices, what, part, example)
-    return choice, {"layers": layers, "choices": timed} if what == "latency" else {}
+    return choice, {"layers": by_layer, "choices": timed} if what == "latency" else {}
 
 
 def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:
@@ -160,15 +166,3 @@ def _adapt(trained: Trained, small: nn.Module) -> None:
 
 def _test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}
-
-
-def _costs(original: nn.Module, small: nn.Module, example: Sequence[Tensor]) -> dict[str, list[float]]:
-    """[before, after] of each cost."""
-    batch = [value.expand(32, *value.shape[1:]).contiguous() for value in example]
-    one, many = (times_of([original, small], *inputs) for inputs in (example, batch))
-    return {
-        "ms at batch 1": [one[0].p50, one[1].p50],
-        "ms at batch 32": [many[0].p50, many[1].p50],
-        "M multiply-adds": [multiply_adds(work_of(network, *example)) / 1e6 for network in (original, small)],
-        "parameters": [sum(p.numel() for p in network.parameters()) for network in (original, small)],
-    }

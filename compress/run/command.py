@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -65,6 +65,7 @@ def main(options: Options) -> None:
 
     from dropfold.compress.run.channels import take_channels_out
     from dropfold.compress.run.formats import compress_into_formats
+    from dropfold.compress.run.page import table
     from dropfold.compress.run.record import going_on
     from dropfold.train.tasks.trained import Trained
 
@@ -109,27 +110,3 @@ def _check(options: Options, method: str) -> None:
         raise ValueError(
             f"--target is for channels; --method {method} is given formats with ranks, --ih and --hh."
         )
-
-
-def table(found: dict[str, Any]) -> Any:
-    """What became of the network, stage by stage and group by group."""
-    from rich.table import Table
-
-    target = " ".join(map(str, found.get("target", ())))
-    shown = Table(title=f"{Path(found['run']).name}, {found['method']} {target}")
-    for name in ("", "before", "after", "after / before"):
-        shown.add_column(name, justify="right" if name else "left")
-    for name, digits in (
-        ("ms at batch 1", 2),
-        ("ms at batch 32", 1),
-        ("M multiply-adds", 1),
-        ("parameters", 0),
-    ):
-        if name not in found["cost"]:
-            continue
-        before, after = found["cost"][name]
-        shown.add_row(name, f"{before:,.{digits}f}", f"{after:,.{digits}f}", f"{after / before:.2f}")
-    leading = next(iter(found["scores"]["original"]))
-    for stage, scores in found["scores"].items():
-        shown.add_row(f"{leading}, {stage}", "", f"{100 * scores[leading]:.1f} %", "")
-    return shown

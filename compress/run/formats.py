@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from dropfold.compress.cost.times import times_of
 from dropfold.compress.methods.admm import ADMM, decomposed
-from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
+from dropfold.compress.run.measures import costs
+from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle, show
 from dropfold.data_scripts.work import atomic
 from dropfold.models import TensorGRU
 from dropfold.models.formats import FormatSpec
@@ -87,8 +87,11 @@ def compress_into_formats(
         name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
     }
     if "cost" not in found:
-        found["cost"] = _costs(trained, Trained.of(out).network)
+        fine = Trained.of(out)
+        work = [trained.task.facts(network)["macs"] / 1e6 for network in (trained.network, fine.network)]
+        found["cost"] = {"M multiply-adds": work, **costs(trained, fine, example_of(trained), many=False)}
         checkpoint.save_json(out / FILE, found)
+        show(fine, found)
     return found
 
 
@@ -116,15 +119,3 @@ def _draw_near(
         config = replace(config, resume=out) if checkpoint.holds_run(out) else config
         Run(config, [ADMM(specs, gates, rho)], weights=trained.network.state_dict()).train()
     return Trained.of(out).network
-
-
-def _costs(trained: Trained, small: nn.Module) -> dict[str, list[float]]:
-    """[before, after] of each cost."""
-    example = example_of(trained)
-    times = times_of([trained.network, small], *example)
-    facts = [trained.task.facts(network) for network in (trained.network, small)]
-    return {
-        "ms at batch 1": [times[0].p50, times[1].p50],
-        "M multiply-adds": [fact["macs"] / 1e6 for fact in facts],
-        "parameters": [sum(p.numel() for p in network.parameters()) for network in (trained.network, small)],
-    }

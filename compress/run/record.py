@@ -10,7 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dropfold.compress.run.page import command, sections
+from dropfold.train.engine.log import log_rows
 from dropfold.train.engine.run import refuse_run
+from dropfold.train.report.report import write_report
 from dropfold.train.storage.belonging import file_checksum
 from dropfold.train.storage.checkpoint import WEIGHTS
 from dropfold.train.storage.provenance import commit, machine
@@ -18,6 +21,7 @@ from dropfold.train.storage.sealed import load_json
 from dropfold.train.tasks.trained import Trained
 
 FILE = "compression.json"
+WHEN = ("before", "after")
 
 
 def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -61,6 +65,19 @@ def going_on(out: Path) -> Iterator[None]:
 def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
     """What was asked for, by whom and where."""
     return {**asked, "commit": commit(), "machine": machine(next(trained.network.parameters()).device)}
+
+
+def show(fine: Trained, found: Mapping[str, Any]) -> None:
+    """Write the new run's page again, with what the compression found, and send it to its W&B run."""
+    write_report(fine, sections(found), made_by=command(found))
+    numbers = {
+        f"compress/{name}, {when}": pair[i]
+        for name, pair in found["cost"].items()
+        for i, when in enumerate(WHEN)
+    }
+    for stage, scores in found["scores"].items():
+        numbers |= {f"compress/{stage}/{name}": value for name, value in scores.items()}
+    log_rows(fine.config, fine.run, numbers, lambda text: print(text, file=sys.stderr))
 
 
 def example_of(trained: Trained) -> tuple[Tensor, ...]:

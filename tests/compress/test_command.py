@@ -10,6 +10,7 @@ from dropfold.__main__ import main
 from dropfold.compress import Choice
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run import channels as stages
+from dropfold.compress.run import measures
 from dropfold.train.config.ranges import check_options
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -30,7 +31,7 @@ from tests.train.engine.test_integrity import Interrupt, Interrupted
 @pytest.fixture(autouse=True)
 def _few_calls(monkeypatch):
     """Times are not what is tested."""
-    monkeypatch.setattr(stages, "times_of", lambda *given, **_: times_of(*given, seconds=0))
+    monkeypatch.setattr(measures, "times_of", lambda *given, **_: times_of(*given, seconds=0))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,15 @@ def test_channels_and_ranks_by_their_loss_of_information(run, tmp_path, capsys, 
     assert choice.sizes == Trained.of(out).config.sizes
     main(["evaluate", str(out)])
     assert "overall accuracy" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    for words in (
+        "Layer by layer",
+        "rank correlation of",
+        f"dropfold compress {run} --method cc --target macs 0.3",
+    ):
+        assert words in page
+    assert -1 <= found["explanations"]["rank correlation"] <= 1
+    assert found["layers"]["sizes"]["fc3"][0][1] == 256
 
 
 def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypatch, capsys):
@@ -105,7 +115,7 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
     for module, name in (
         (stages, "_scores_before"),  # after the choice
         (stages, "Run"),  # before the first step
-        (stages, "_costs"),  # after the last one
+        (stages, "costs"),  # after the last one
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stop)

@@ -171,7 +171,7 @@ def test_an_interrupted_one_goes_on_to_the_same(dense, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise Interrupted
 
-    for name in ("_draw_near", "Run", "_costs"):
+    for name in ("_draw_near", "Run", "costs"):
         with monkeypatch.context() as patch:
             patch.setattr(stages, name, stop)
             with pytest.raises(Interrupted):

@@ -23,9 +23,13 @@ from dropfold.train.tasks.trained import Trained
 PAGE = Path(__file__).with_name("report_page.html")
 
 
-def write_report(trained: Trained, sections: Sequence[Section] = ()) -> None:
-    """Write `report.html` into a finished run's folder; `sections` come after those of the run's task."""
-    page = fill_page(PAGE, collect(trained, sections))
+def write_report(trained: Trained, sections: Sequence[Section] = (), made_by: str | None = None) -> None:
+    """Write `report.html` into a finished run's folder; `sections` come after those of the run's task.
+
+    `made_by` is the command that repeats the run, if it is no `dropfold train`.
+    """
+    content = collect(trained, sections)
+    page = fill_page(PAGE, content if made_by is None else {**content, "command": made_by})
     checkpoint.write(trained.run / "report.html", page.encode())
 
 
@@ -150,6 +154,8 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
 
 def command(config: Config) -> str:
     """The command line that repeats the run: the recipe, and what differs from it."""
+    if config.sizes:
+        return "dropfold compress RUN (its options are in this run's compression.json)"
     words = ["dropfold", "train", config.recipe]
     base = _flat(asdict(recipe(config.recipe))) if config.recipe in RECIPES else {}
     for key, value in _flat(asdict(config)).items():
