@@ -6,8 +6,8 @@ methods that train from scratch for the epochs of both (`dcff`, `scratch`). What
 that an interrupted study goes on.
 
 The table has each method's figure and its difference from the original's, paired by seed and fold, with Student's 95 %
-interval over seeds and a bootstrap interval over samples; runs.csv has what each run costs, too, beside its original: parts of
-the multiply-adds, parameters and milliseconds (those were measured while the study ran, maybe beside other work).
+interval over seeds and a bootstrap interval over samples. runs.csv has what each run costs beside its original, too: parts
+of the multiply-adds, parameters and milliseconds (those were measured while the study ran, maybe beside other work).
 """
 
 from __future__ import annotations

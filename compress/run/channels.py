@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.compress.apply.apply import able, apply
+from dropfold.compress.methods.ablation import ablation
 from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
 from dropfold.compress.methods.collaborative.layers import Energy, energies, layers_of
 from dropfold.compress.methods.criteria import CRITERIA, random
@@ -32,6 +34,7 @@ from dropfold.train.tasks.scene_prediction import progress
 from dropfold.train.tasks.trained import Trained
 
 CHOICE = "choice.json"  # for a loop of the user's own: `Choice.load`, `resize`
+ABLATED = 2  # batches on which each channel is masked in turn
 COLLABORATIVE: dict[str, Energy] = {"cc": "fisher", "cc-released": "mean"}
 
 
@@ -127,6 +130,9 @@ def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, T
     """How much each channel of each group matters."""
     if method == "taylor":
         return taylor(plan, _losses(trained))
+    if method == "ablation":
+        with progress("channels", sum(group.size for group in plan.groups)) as advance:
+            return ablation(plan, islice(_losses(trained), ABLATED), advance)
     criterion = partial(random, seed=seed) if method == "random" else CRITERIA[method]
     return {group.name: criterion(plan, group) for group in plan.groups}
 

@@ -18,8 +18,11 @@ import tyro
 
 from dropfold.models.formats import FormatSpec
 
-CHANNELS = "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
+Method = Literal[
+    "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "ablation", "random", "admm", "decompose"
+]  # fmt: skip
 FORMATS = "admm", "decompose"
+CHANNELS = tuple(method for method in get_args(Method) if method not in FORMATS)
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("macs", 0.5)
 
@@ -30,17 +33,12 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
-    method: (
-        Literal[
-            "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "random", "admm", "decompose"
-        ]
-        | None
-    ) = None
+    method: Method | None = None
     """Points, images: channels and ranks of matrices, as many in each layer as its loss of information allows (cc, the
     default; cc-released as its authors' code allots them); or the same share of channels everywhere, which ones by the
     absolute weights that make them (l1), by all weights that make and read them (norm), by the distance to the others
-    (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor), or at random. Videos: formats after
-    ADMM (admm, the default), or at once (decompose)."""
+    (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor) or measured with each masked in turn
+    (ablation: slow), or at random. Videos: formats after ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
     one sample measured here (latency)."""
