@@ -30,9 +30,8 @@ def masked(plan: Plan, choice: Chosen) -> nn.Module:
     edges = edge_matrices(model)
     for name, rank in choice.ranks.items():
         weight: Any = model.get_submodule(name).weight
-        weight.copy_(
-            product(*(f.double() for f in factors(weight, rank, name in edges)), edges=name in edges)
-        )
+        first, second = factors(weight, rank, name in edges)
+        weight.copy_(product(first.double(), second.double(), name in edges))
     return model
 
 

@@ -125,7 +125,7 @@ def _check_ranks(plan: Plan, channels: Mapping[str, Sequence[int]], ranks: Mappi
 
 def _listed(name: str, kept: Any) -> list[int]:
     try:
-        return [value.item() if isinstance(value, Tensor | np.integer) else value for value in kept]
+        return [int(value) if isinstance(value, Tensor | np.integer) else value for value in kept]
     except TypeError as error:
         raise ValueError(f"{name} keeps a list of channel numbers; got {kept!r}.") from error
 

@@ -31,7 +31,7 @@ def ledger_of(plan: Plan, what: str, example: Sequence[Tensor]) -> tuple[Ledger,
 
 def price_of(work: Mapping[str, Any], times: Mapping[str, float]) -> dict[str, float]:
     """Milliseconds of a multiply-add of each matrix."""
-    price = {}
+    price: dict[str, float] = {}
     for layer, ms in times.items():
         own = [name for name in work if name == layer or name.startswith(f"{layer}.")]
         total = sum(work[name].macs() for name in own)

@@ -25,7 +25,7 @@ def paths_of(
     step: float = STEP,
 ) -> list[tuple[Layer, Path]]:
     """Each layer of the network and its path, in steps of such a part; `advance` is called with 1 after each."""
-    found = []
+    found: list[tuple[Layer, Path]] = []
     for layer in layers_of(plan, energy):
         found.append((layer, path(layer, step=step)))
         advance(1)

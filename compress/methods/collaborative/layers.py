@@ -82,9 +82,9 @@ def layers_of(plan: Plan, energy: Mapping[str, Tensor]) -> list[Layer]:
         for name in names:
             weight = matrices[name].weight.detach()
             channel = torch.full((weight.shape[1],), -1)
-            for group, positions in reads[name].items():
-                numbers = torch.arange(sizes[group])[:, None].expand_as(positions)
-                channel[positions.flatten()] = starts[group] + numbers.flatten()
+            for read, positions in reads[name].items():
+                numbers = torch.arange(sizes[read])[:, None].expand_as(positions)
+                channel[positions.flatten()] = starts[read] + numbers.flatten()
             edge = name in edges
             channel = (
                 channel[: len(channel) // 2] if edge else channel.repeat_interleave(weight[0, 0].numel())

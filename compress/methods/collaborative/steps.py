@@ -107,7 +107,8 @@ def metrics(
     and [rank] of each matrix."""
     others = max(1, units_left(layer, state) - 1)
     of_channels = torch.zeros(layer.channels, dtype=torch.float64)
-    of_values, base = [], torch.zeros((), dtype=torch.float64)
+    of_values: list[Tensor] = []
+    base = torch.zeros((), dtype=torch.float64)
     for matrix, a, part in zip(layer.matrices, state.now, parts, strict=True):
         base = base + _add_matrix(matrix, a, part, others, gamma, of_channels, of_values)
     # Each candidate's figure is that of its own matrices; the others of the layer stay as they are, at `base` in sum.
