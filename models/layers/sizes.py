@@ -28,7 +28,7 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
     """Give the layers that `sizes` names theirs, as `sizes_of` lists them, and return the network.
 
     What has another size than before gets fresh weights, on its device and in its type: initial ones, to train from or to
-    load others over.
+    load others over. They are torch's, or those of the network's `draw_weights(names and layers)`, if it has one.
 
     Raises:
         ValueError: a layer that is not there, or none whose size can be given; nothing is changed then.
@@ -43,14 +43,16 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
                 else f"it is a {type(modules[name]).__name__} of {found}"
             )
             raise ValueError(f"sizes has {name!r}: {list(size)}, and in {type(network).__name__} {what}.")
-    for name, size in sizes.items():
-        if list(size) != _size(modules[name]):
-            _set_size(modules[name], size)
+    fresh = [(name, modules[name]) for name, size in sizes.items() if list(size) != _size(modules[name])]
+    for name, module in fresh:
+        _set_size(module, sizes[name])
     for module in modules.values():
         if isinstance(module, LinearNorm):
             module.in_channels = _channels_in(module.linear)
         elif hasattr(module, "fit_sizes"):
             module.fit_sizes()
+        if hasattr(module, "draw_weights"):
+            module.draw_weights(fresh)
     return network
 
 
