@@ -204,9 +204,12 @@ def fused(network: nn.Module) -> nn.Module:
     small = copy.deepcopy(network)
     for name in fusions_of(small):
         layer = small.get_submodule(name)
-        for kind in FUSED:
-            if parametrize.is_parametrized(layer, kind):
-                parametrize.remove_parametrizations(layer, kind, leave_parametrized=True)
+        weights = {kind: getattr(layer, kind) for kind in FUSED if parametrize.is_parametrized(layer, kind)}
+        # parametrize.remove_parametrizations would take `weight` from the class that the copy shares with the network
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer.parametrizations
+        for kind, weight in weights.items():
+            layer.register_parameter(kind, nn.Parameter(weight))
     return small
 
 
