@@ -20,10 +20,10 @@ Two schedules:
 - `ANNEALED`: k = 5 / E, T_e = 50, distances divided by their median, in log space. So filters are ranked anew at each epoch.
   P is near one-hot as soon as exp(T) is far above n (`DCFF` logs how near); T_e and k say when.
 
-The layer of a residual stream: each of those that add to one another chooses and fuses for itself, and they agree in m. No
-filter of one has a partner in another, as all are trained from scratch. A filter that stays chosen keeps its row, and the
-others take the rows that are free: what reads a channel is not given another one without need. Published are two kinds of
-widths for ResNets, those of the first convolution of each block and those of the stages.
+Residual streams: each of the layers whose outputs add up chooses and fuses for itself, and all that they agree in is m. No
+filter of one has a partner in another, as all are trained from scratch. (Published are, for ResNets, widths of the first
+convolution of each block, and of the three stages, the streams.) A filter that stays chosen keeps its row, and new ones take
+the rows that became free, so that what reads a channel is not given another one without need.
 
 Filters of a depthwise convolution read a channel each and are not fused: such a layer has m filters of its own.
 """
@@ -185,10 +185,10 @@ def hold_filters(network: nn.Module, filters: Mapping[str, int]) -> nn.Module:
 def fusions_of(network: nn.Module) -> dict[str, tuple[Tensor, Fusion]]:
     """The filters [n, ...] of each layer that holds more than it has, and how they are fused."""
     return {
-        name: (module.parametrizations.weight.original, module.parametrizations.weight[0])  # type: ignore
+        name: (module.parametrizations.weight.original, module.parametrizations.weight[0])
         for name, module in network.named_modules()
         if parametrize.is_parametrized(module, "weight")
-        and isinstance(module.parametrizations.weight[0], Fusion)  # type: ignore
+        and isinstance(module.parametrizations.weight[0], Fusion)
     }
 
 

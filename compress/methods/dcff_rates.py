@@ -1,8 +1,9 @@
 """DCFF's published rates of removed filters (lmbxmu/DCFF, README), and the sizes of the small networks that they make.
 
-A layer of n filters keeps int(n (1 - rate)), in floating point as published. With 10 classes at 32 x 32, convolutions alone:
-VGG-16 72.348 M multiply-adds (published as 72.77 M, which fits with three for each output of a BatchNorm), ResNet-56 55.056 M
-and 384,316 parameters (55.84 M, which fits with two for each such output, the average and the linear layer).
+A layer of n filters keeps int(n (1 - rate)), in floating point as published. With 10 classes at 32 x 32 the convolutions
+of VGG-16 then have 72.348 M multiply-adds (published are 72.77 M, which fits with three for each output of a BatchNorm),
+those of ResNet-56 55.056 M, with 384,316 parameters in all (published are 55.84 M, which fits with two for each such output,
+the average and the linear layer).
 """
 
 from __future__ import annotations

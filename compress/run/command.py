@@ -22,6 +22,9 @@ from dropfold.models.formats import FormatSpec
 CHANNELS = "l1", "norm", "fpgm", "bn_scale", "taylor", "random"
 SCRATCH = "dcff", "dcff_released", "scratch"
 FORMATS = "admm", "decompose"
+Method = Literal[
+    "l1", "norm", "fpgm", "bn_scale", "taylor", "random", "dcff", "dcff_released", "scratch", "admm", "decompose"
+]  # fmt: skip
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("macs", 0.5)
 
@@ -32,16 +35,12 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
-    method: (
-        Literal[
-            "l1", "norm", "fpgm", "bn_scale", "taylor", "random", "dcff", "dcff_released", "scratch", "admm", "decompose"
-        ]
-        | None
-    ) = None
+    method: Method | None = None
     """Points, images: which channels matter, by the absolute weights that make them (l1), by all weights that make and read
     them (norm, the default), by the distance to the others (fpgm), by the BatchNorm's scale, by the change of the loss to
     first order (taylor), or at random; or the smaller network is trained anew, with filters that are fused from all of the
-    original's number (dcff, annealed; dcff_released, as its authors have it), or as it is (scratch). Videos: formats after ADMM (admm, the default), or at once (decompose)."""
+    original's number (dcff, annealed; dcff_released, as its authors have it), or as it is (scratch). Videos: formats after
+    ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
     one sample measured here (latency)."""

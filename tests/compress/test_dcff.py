@@ -48,9 +48,7 @@ def proxies(filters, t, relative):
 
 def importances(p, small):
     n = len(p)
-    return np.array(
-        [sum(np.mean(p[j] * np.log(p[j] / (p[k] + small))) for k in range(n)) for j in range(n)]
-    )
+    return np.array([sum(np.mean(p[j] * np.log(p[j] / (p[k] + small))) for k in range(n)) for j in range(n)])
 
 
 def conv(m=5, n=12, columns=3):
@@ -87,9 +85,7 @@ def test_filters_are_fused_by_the_papers_formulas(schedule, epoch):
     found = network[0].weight.detach().flatten(1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=12 * rounding)  # sums of 12 numbers below 1
     bias = network[0].parametrizations.bias.original.detach().numpy()
-    np.testing.assert_allclose(
-        network[0].bias.detach(), p[fusion.chosen] @ bias, rtol=0, atol=12 * rounding
-    )
+    np.testing.assert_allclose(network[0].bias.detach(), p[fusion.chosen] @ bias, rtol=0, atol=12 * rounding)
     assert network[0](torch.rand(2, 3, 6, 6)).shape == (2, 5, 4, 4)
 
 

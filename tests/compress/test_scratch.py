@@ -63,9 +63,7 @@ def test_smaller_runs_from_new_weights(run, tmp_path, capsys):  # noqa: F811
 
 def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path, monkeypatch):  # noqa: F811
     whole, out = tmp_path / "whole", tmp_path / "cut"
-    monkeypatch.setattr(
-        scratch, "Run", lambda config, methods: Run(config, [*methods, Interrupt(None)])
-    )
+    monkeypatch.setattr(scratch, "Run", lambda config, methods: Run(config, [*methods, Interrupt(None)]))
     compress(run, whole, *DCFF)
 
     def stop(*_, **__):
