@@ -101,7 +101,7 @@ def _check(options: Options, method: str) -> None:
             raise ValueError(f"--{name} must be above 0; got {value:g}.")
     if method not in FORMATS and (options.ih, options.hh) != (FormatSpec(), FormatSpec()):
         raise ValueError(
-            f"--ih and --hh are formats of recurrent networks; --method {method} takes no formats, but channels out."
+            f"--ih and --hh are formats of recurrent networks; --method {method} takes channels out and no formats."
         )
     if method in FORMATS and options.target != TARGET:
         raise ValueError(

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_said(run, tmp_path, capsys):  # noqa: F811
     assert "out of reach: the least" in refused(
         run, *DCFF, "--target", "macs", "1e-9", "--out", out, capsys=capsys
     )
-    assert "--method scratch takes no formats" in refused(
+    assert "--method scratch takes channels out and no formats" in refused(
         run, "--method", "scratch", "--ih.format", "tt", "--out", out, capsys=capsys
     )
     assert not out.exists()
