@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from dropfold.compress.methods.dcff import (
 )
 from dropfold.compress.methods.dcff_rates import RATES, sizes_at
 from dropfold.compress.methods.uniform import keep_share
-from dropfold.models import VGG16, ResNet
+from dropfold.models import VGG16, DGCNNSegmentation, PointNet2Segmentation, ResNet
 from dropfold.models.images.networks import multiply_adds
 from dropfold.models.layers.sizes import resize, sizes_of
+from dropfold.train.config.configs import PartConfig
+from dropfold.train.tasks.points import with_initial_weights
 from tests.compress.networks import FOREIGN, OURS, used
 
 
@@ -321,7 +324,8 @@ def test_rates_that_do_not_fit_are_refused():
 
 
 def test_layers_of_other_sizes_are_drawn_as_the_network_draws_its_own():
-    """He's for convolutions; those that keep their size are not touched."""
+    """He's for convolutions, Xavier's where a config asks for it, a transform that begins as the identity; layers that keep
+    their size are not touched."""
     network = ResNet(10, 20)
     before = network.stage3[1].conv2.weight.clone()
     resize(network, {"stage3.0.conv1": [640, 32], "stage3.0.norm1": [640], "stage3.0.conv2": [64, 640]})
@@ -329,3 +333,15 @@ def test_layers_of_other_sizes_are_drawn_as_the_network_draws_its_own():
         std = math.sqrt(2 / (9 * layer.out_channels))
         assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.01)  # of 184,320 or more
     assert torch.equal(network.stage3[1].conv2.weight, before)
+    config = PartConfig(Path("parts.h5"), network="pointnet2", initial_weights="xavier")
+    drawn = with_initial_weights(PointNet2Segmentation(7, 3, categories=4), config)
+    layers = drawn.sa1.scales[0].layers[1].linear, drawn.fp2.layers[1].linear
+    resize(drawn, {"sa1.scales.0.layers.1.linear": [200, 300], "fp2.layers.1.linear": [200, 300]})
+    assert float(layers[0].weight.detach().std()) == pytest.approx((2 / 500) ** 0.5, rel=0.01)  # of 60,000
+    assert not layers[0].bias.any()
+    assert float(layers[1].weight.detach().abs().max()) <= 300**-0.5  # torch's
+    edges = DGCNNSegmentation(7, 3, categories=4)
+    last = edges.input_transform.fc3
+    resize(edges, {"input_transform.fc3": [9, 40]})
+    assert not last.weight.any()
+    assert torch.equal(last.bias.view(3, 3), torch.eye(3))
