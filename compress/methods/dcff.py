@@ -18,7 +18,8 @@ Two schedules:
   weights P is one-hot from epoch 1 on in float32, 0 log 0 makes the importances NaN, and the choice of epoch 0, of random
   weights, stays: it is the small network trained from scratch, with one epoch of fusion before.
 - `ANNEALED`: k = 5 / E, T_e = 50, distances divided by their median, in log space. So filters are ranked anew at each epoch.
-  P is near one-hot as soon as exp(T) is far above n (`DCFF` logs how near); T_e and k say when.
+  Of filters that are about equally far from each other, as random ones are, P is one-hot as soon as exp(T) is far above n,
+  T(E / 10) is 13; later on near ones alone are fused. `DCFF` logs the mean weight of a filter in its own proxy.
 
 Residual streams: each of the layers whose outputs add up chooses and fuses for itself, and all that they agree in is m. No
 filter of one has a partner in another, as all are trained from scratch. (Published are, for ResNets, widths of the first
