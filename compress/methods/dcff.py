@@ -24,7 +24,8 @@ Two schedules:
 Residual streams: each of the layers whose outputs add up chooses and fuses for itself, and all that they agree in is m. No
 filter of one has a partner in another, as all are trained from scratch. (Published are, for ResNets, widths of the first
 convolution of each block, and of the three stages, the streams.) A filter that stays chosen keeps its row, and new ones take
-the rows that became free, so that what reads a channel is not given another one without need.
+the rows that became free, so that what reads a channel is not given another one without need. (The authors' rows are in
+order of importance.)
 
 Filters of a depthwise convolution read a channel each and are not fused: such a layer has m filters of its own.
 """
