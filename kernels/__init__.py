@@ -1,6 +1,5 @@
 """Operations on point clouds and sequences, each in a CPU and a Triton implementation, with a reference in plain torch."""
 
-from dropfold.kernels import flops
 from dropfold.kernels.backend.gemm import linear
 from dropfold.kernels.group_mlp_max import group_mlp_max
 from dropfold.kernels.noise.draw import Noise
@@ -46,5 +45,3 @@ __all__ = [
     "norm_pool",
     "three_nn_interpolate",
 ]
-
-flops.register()

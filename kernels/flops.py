@@ -1,10 +1,9 @@
 """Floating-point operations of the operators here, for `torch.utils.flop_counter.FlopCounterMode`.
 
-Counted are products of matrices, a multiply-add as 2, as torch counts its own; and the distances of `knn`, 2 C for each
-pair of points of a cloud. What is counted is what is done: an EdgeConv multiplies points, not edges, and backward passes that
-make products anew count them again. Activations, norms, pools and searches in three coordinates count 0, as with torch.
-
-Without this a counter passes over custom operators in silence. `import dropfold.kernels` registers it.
+`import dropfold.kernels.flops` tells the counter, which otherwise passes over custom operators in silence. Counted are
+products of matrices, a multiply-add as 2, as torch counts its own; and the distances of `knn`, 2 C for each pair of points
+of a cloud. What is counted is what is done: an EdgeConv multiplies points, not edges, and backward passes that make products
+anew count them again. Activations, norms, pools and searches in three coordinates count 0, as with torch.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+import dropfold.kernels  # noqa: F401  (the operators)
 from dropfold.kernels.recurrent.kron.factors import multiply_adds, right_first
 
 
@@ -99,9 +99,6 @@ OPERATIONS: dict[str, Callable[..., int]] = {
 }
 
 
-def register() -> None:
-    """Tell torch's counter; a second time does nothing."""
-    for name, formula in OPERATIONS.items():
-        packet = getattr(torch.ops.dropfold, name)
-        if packet not in flop_registry:
-            register_flop_formula(packet, get_raw=True)(formula)
+for _name, _formula in OPERATIONS.items():
+    if (_packet := getattr(torch.ops.dropfold, _name)) not in flop_registry:
+        register_flop_formula(_packet, get_raw=True)(_formula)

@@ -54,13 +54,7 @@ def take_channels_out(
         ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
     example = example_of(trained)
-    plan = plan_channels(trained.network, *example)
-    if not hasattr(trained.network, "wiring"):
-        plan = able(plan, *example)
-    if not plan.groups:
-        raise ValueError(
-            f"no channels can be taken out of {trained.run}: {'; '.join(str(plan).splitlines())}."
-        )
+    plan = plan_of(trained, example)
     config = replace(
         trained.config,
         out=out,
@@ -76,7 +70,7 @@ def take_channels_out(
     }  # fmt: skip
     found = begun(out, asked)
     if found is None:
-        choice, times = _choose(trained, plan, method, what, part, config.seed, example)
+        choice, times = choose(trained, plan, method, what, part, config.seed, example)
         found = {
             **settle(asked, trained),
             "times": times,
@@ -96,20 +90,37 @@ def take_channels_out(
     resuming = checkpoint.holds_run(out)
     summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
     if "cost" not in found:
-        found["scores"]["fine-tuned"] = _test_figures(summary)
-        fine = Trained.of(out)
-        found["cost"] = {
-            "M multiply-adds": work_before_and_after(trained, fine, example),
-            **costs(trained, fine, example),
-        }
-        found["layers"] = layers(trained, fine, example)
-        found["explanations"] = explanations_kept(trained, fine)
-        checkpoint.save_json(out / FILE, found)
-        show(fine, found)
+        found["scores"]["fine-tuned"] = test_figures(summary)
+        finish(trained, found, out, example)
     return found
 
 
-def _choose(
+def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
+    """The plan of a run's network, without what its own code knows by heart; ValueError if nothing is left of it."""
+    plan = plan_channels(trained.network, *example)
+    if not hasattr(trained.network, "wiring"):
+        plan = able(plan, *example)
+    if not plan.groups:
+        raise ValueError(
+            f"no channels can be taken out of {trained.run}: {'; '.join(str(plan).splitlines())}."
+        )
+    return plan
+
+
+def finish(trained: Trained, found: dict[str, Any], out: Path, example: Sequence[Tensor]) -> None:
+    """Measure what became of a run, keep it with what was found, and show it."""
+    fine = Trained.of(out)
+    found["cost"] = {
+        "M multiply-adds": work_before_and_after(trained, fine, example),
+        **costs(trained, fine, example),
+    }
+    found["layers"] = layers(trained, fine, example)
+    found["explanations"] = explanations_kept(trained, fine)
+    checkpoint.save_json(out / FILE, found)
+    show(fine, found)
+
+
+def choose(
     trained: Trained, plan: Plan, method: str, what: str, part: float, seed: int, example: Sequence[Tensor]
 ) -> tuple[Choice, dict[str, Any]]:
     """The choice of a method that meets the target, and what was timed for it."""
@@ -170,5 +181,5 @@ def _adapt(trained: Trained, small: nn.Module) -> None:
         )
 
 
-def _test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+def test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}

@@ -1,7 +1,8 @@
 """`dropfold compress RUN --target macs 0.5`: a smaller network out of a trained one, fine-tuned, as a run of its own.
 
 Of networks over points and images channels are taken out: which ones is chosen once. The small network is compared with
-the one in which those channels are masked, its BatchNorms are measured anew, and then it is trained on. The matrices of a
+the one in which those channels are masked, its BatchNorms are measured anew, and then it is trained on; or a network of
+these sizes is trained anew (dcff, scratch). The matrices of a
 recurrent network over videos become tensor networks: drawn near to their formats first (admm), or at once (decompose).
 
 What was chosen and measured is kept in the new run's compression.json; the same command again goes on from there.
@@ -19,10 +20,12 @@ import tyro
 from dropfold.models.formats import FormatSpec
 
 Method = Literal[
-    "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "ablation", "random", "admm", "decompose"
+    "cc", "cc-released", "l1", "norm", "fpgm", "bn_scale", "taylor", "ablation", "random",
+    "dcff", "dcff-released", "scratch", "admm", "decompose"
 ]  # fmt: skip
+SCRATCH = "dcff", "dcff-released", "scratch"
 FORMATS = "admm", "decompose"
-CHANNELS = tuple(method for method in get_args(Method) if method not in FORMATS)
+CHANNELS = tuple(method for method in get_args(Method) if method not in SCRATCH + FORMATS)
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("macs", 0.5)
 
@@ -38,7 +41,9 @@ class Options:
     default; cc-released as its authors' code allots them); or the same share of channels everywhere, which ones by the
     absolute weights that make them (l1), by all weights that make and read them (norm), by the distance to the others
     (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor) or measured with each masked in turn
-    (ablation: slow), or at random. Videos: formats after ADMM (admm, the default), or at once (decompose)."""
+    (ablation: slow), or at random. Or the smaller network is trained anew, with filters that are fused from all of the
+    original's number (dcff, annealed; dcff-released, as its authors have it), or as it is (scratch). Videos: formats after
+    ADMM (admm, the default), or at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
     one sample measured here (latency)."""
@@ -49,9 +54,10 @@ class Options:
     rho: float = 1.0
     """ADMM's penalty, relative to the squared norm of each matrix."""
     epochs: int | None = None
-    """All of them together; default: a fifth of the run's, for videos half."""
+    """All of them together; default: a fifth of the run's, for videos half, for dcff and scratch, which start from new
+    weights, as many as the run's."""
     lr: float | None = None
-    """At the start; default: a fifth of the run's."""
+    """At the start; default: a fifth of the run's, for dcff and scratch the run's."""
     seed: int | None = None
     """Of random channels and of training; default: the run's."""
     out: Path | None = None
@@ -65,6 +71,7 @@ def main(options: Options) -> None:
     from dropfold.compress.run.formats import compress_into_formats
     from dropfold.compress.run.page import table
     from dropfold.compress.run.record import going_on
+    from dropfold.compress.run.scratch import train_smaller
     from dropfold.train.tasks.trained import Trained
 
     (what, part), training = options.target, (options.epochs, options.lr, options.seed)
@@ -75,11 +82,13 @@ def main(options: Options) -> None:
         raise ValueError(
             f"{options.run} is compressed already; compress the run that it was made of, to another target."
         )
-    name = f"{options.run.name}-{method}" + (f"-{what}-{part:g}" if method in CHANNELS else "")
+    name = f"{options.run.name}-{method}" + (f"-{what}-{part:g}" if method not in FORMATS else "")
     out = options.out or options.run.with_name(name)
     with going_on(out):
         if method in CHANNELS:
             found = take_channels_out(trained, out, method, what, part, *training)
+        elif method in SCRATCH:
+            found = train_smaller(trained, out, method, what, part, *training)
         else:
             found = compress_into_formats(
                 trained, out, method, options.ih, options.hh, options.rho, *training
@@ -98,9 +107,9 @@ def _check(options: Options, method: str) -> None:
     for name, value in (("rho", options.rho), ("epochs", options.epochs), ("lr", options.lr)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be above 0; got {value:g}.")
-    if method in CHANNELS and (options.ih, options.hh) != (FormatSpec(), FormatSpec()):
+    if method not in FORMATS and (options.ih, options.hh) != (FormatSpec(), FormatSpec()):
         raise ValueError(
-            f"--ih and --hh are formats of recurrent networks; --method {method} takes channels out."
+            f"--ih and --hh are formats of recurrent networks; --method {method} takes channels out and no formats."
         )
     if method in CHANNELS and options.rho != Options.rho:
         raise ValueError(f"--rho is ADMM's penalty; --method {method} has none.")

@@ -12,7 +12,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,12 +44,17 @@ class EdgeTransform(nn.Module):
         self.fc1 = LinearNormAct(1024, 512, **options)
         self.fc2 = LinearNormAct(512, 256, **options)
         self.fc3 = nn.Linear(256, 9)
-        nn.init.zeros_(self.fc3.weight)
-        self.fc3.bias.data.copy_(torch.eye(3).flatten())
+        self.draw_weights(self.named_modules())
 
     def forward(self, x: Tensor, graph: Tensor, **clouds: Any) -> Tensor:
         x = self.embed(self.edge(x, graph, **clouds), **clouds)
         return last_layer(self.fc3, self.fc2(self.fc1(x)), coordinates=True).view(-1, 3, 3)
+
+    def draw_weights(self, layers: Iterable[tuple[str, nn.Module]]) -> None:
+        """Let the last layer make the identity, if it is one of these."""
+        if any(layer is self.fc3 for _, layer in layers):
+            nn.init.zeros_(self.fc3.weight)
+            self.fc3.bias.data.copy_(torch.eye(3).flatten())
 
 
 class DGCNNSegmentation(HasPlainForm):

@@ -14,11 +14,20 @@ A): a block that halves takes every other row and column of its input, and zeros
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from dropfold.kernels.backend.inputs import check_floating, check_type_of
 
 WIDTHS = (16, 32, 64)
+
+
+def draw_he(layers: Iterable[tuple[str, nn.Module]]) -> None:
+    """Draw the weights of convolutions from N(0, 2 / (outputs x kernel)) (He et al. 2015, equation 14)."""
+    for _, module in layers:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicBlock(nn.Module):
@@ -74,7 +83,9 @@ class ResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(third, num_classes)
-        draw_he(self)
+        draw_he(self.named_modules())
+
+    draw_weights = staticmethod(draw_he)
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.conv.weight, self.in_channels)
@@ -86,13 +97,6 @@ class ResNet(nn.Module):
 def _stage(in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
     later = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *later)
-
-
-def draw_he(network: nn.Module) -> None:
-    """Draw the weights of convolutions from N(0, 2 / (outputs x kernel)) (He et al. 2015, equation 14)."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def check_images(x: Tensor, weight: Tensor, channels: int, least: int = 1) -> None:

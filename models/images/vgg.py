@@ -42,7 +42,9 @@ class VGG16(nn.Module):
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(before, num_classes)
-        draw_he(self)
+        draw_he(self.named_modules())
+
+    draw_weights = staticmethod(draw_he)
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.fc.weight, self.in_channels, SMALLEST)

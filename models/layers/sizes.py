@@ -32,7 +32,7 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
     """Give the layers that `sizes` names theirs, as `sizes_of` lists them, and return the network.
 
     What has another size than before gets fresh weights, on its device and in its type: initial ones, to train from or to
-    load others over.
+    load others over. They are torch's, or those of the network's `draw_weights(names and layers)`, if it has one.
 
     Raises:
         ValueError: a layer that is not there, or none whose size can be given; nothing is changed then.
@@ -49,20 +49,21 @@ def resize(network: nn.Module, sizes: Sizes) -> nn.Module:
             )
             raise ValueError(f"sizes has {name!r}: {list(size)}, and in {type(network).__name__} {what}.")
     _check_tied(network, shared, sizes)
-    for name, size in sizes.items():
-        if list(size) == _size(modules[name]):
-            continue
-        if len(size) == 3:
-            network.set_submodule(name, low_rank(modules[name], size[0], size[1], size[2], name in edges))
-        else:
-            _set_size(modules[name], size)
-    _tie(network, shared)
+    fresh = [(name, modules[name]) for name, size in sizes.items() if list(size) != _size(modules[name])]
     module: Any
+    for name, module in fresh:
+        if len(size := sizes[name]) == 3:
+            network.set_submodule(name, low_rank(module, size[0], size[1], size[2], name in edges))
+        else:
+            _set_size(module, size)
+    _tie(network, shared)
     for module in network.modules():
         if isinstance(module, LinearNorm):
             module.in_channels = _channels_in(module.linear)
         elif hasattr(module, "fit_sizes"):
             module.fit_sizes()
+        if hasattr(module, "draw_weights"):
+            module.draw_weights([part for part in fresh if len(sizes[part[0]]) < 3])
     return network
 
 

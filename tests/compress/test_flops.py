@@ -42,7 +42,6 @@ def test_every_operator_with_products_has_a_formula():
         if s.name.startswith("dropfold::")
     }
     assert {name for name in ours if not name.startswith("test")} == free | set(flops.OPERATIONS)
-    flops.register()  # again
 
 
 def test_searches_count_the_pairs_of_each_cloud():

@@ -463,7 +463,7 @@ class Run:
             "epochs": config.epochs,
             "seconds": round(self.seconds, 2),
             "peak_memory_bytes": memory.peak(self.accelerator.device),
-            "parameters": self.parameters,
+            "parameters": sum(p.numel() for p in network.parameters()),
             **self.task.facts(network),
             "commit": self.commit,
             "machine": machine(self.accelerator.device),

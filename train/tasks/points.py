@@ -55,7 +55,8 @@ def with_initial_weights(network: nn.Module, config: PointConfig) -> nn.Module:
                 "initial_weights xavier is yanx27's, who has PointNet and PointNet++ and no DGCNN; give "
                 "--initial-weights torch."
             )
-        draw_xavier(network)
+        draw_xavier(network.named_modules())
+        network.draw_weights = draw_xavier  # type: ignore[assignment]  # of layers that get other sizes
     return network
 
 
@@ -102,7 +103,7 @@ def describe(config: PointConfig) -> str:
         kind += f", clusters of {noise.k}"
     name = NETWORKS[config.network].title
     name += f" ({config.grouping.upper()})" if config.network == "pointnet2" else ""
-    name += " (channels taken out)" if config.sizes else ""
+    name += " (fewer channels)" if config.sizes else ""
     return f"{name} with {kind}, {config.points} points"
 
 
