@@ -52,7 +52,9 @@ def round_rows(x, first, rows):
             scales[m] = np.nan
         elif top[0] > 0:
             factor = np.float32(LARGEST) / top[0]
-            for i in range(k):  # the sum rounds to an integer, to even at a half, which then stands in the last bits
+            for i in range(
+                k
+            ):  # the sum rounds to an integer, to even at a half, which then stands in the last bits
                 shifted[i] = row[i] * factor + np.float32(SHIFT)
             for i in range(k):
                 to[i] = np.int16(bits_of_shifted[i] - np.int32(BITS_OF_SHIFT))
@@ -114,7 +116,9 @@ def _write_tile(builder: Any, values: Any, rows: int) -> None:
         total.add_incoming(ir.Constant(sums_kind, None), entry)
     at = builder.add(w_at, builder.mul(w_pair, k))
     parts = [
-        builder.load(_pointer(builder, p_w, builder.add(at, builder.add(column, column)), half, both), align=2)
+        builder.load(
+            _pointer(builder, p_w, builder.add(at, builder.add(column, column)), half, both), align=2
+        )
         for column in columns
     ]
     after = []
@@ -134,7 +138,9 @@ def _write_tile(builder: Any, values: Any, rows: int) -> None:
         factor = _repeat(builder, builder.load(pointer, align=4), LANES)
         for v, column in enumerate(columns):
             total = builder.sitofp(after[row * VECTORS_PER_TILE + v], out_kind)
-            pointer = _pointer(builder, p_out, builder.add(place(out_at, out_row, row), column), real, out_kind)
+            pointer = _pointer(
+                builder, p_out, builder.add(place(out_at, out_row, row), column), real, out_kind
+            )
             builder.store(builder.fmul(total, factor), pointer, align=4)
 
 
@@ -179,7 +185,9 @@ def multiply_routine() -> int:
 
 
 @intrinsic
-def multiply(typing, routine, x, x_at, x_row, scale, scale_at, w, w_at, w_pair, out, out_at, out_row, rows, pairs):
+def multiply(
+    typing, routine, x, x_at, x_row, scale, scale_at, w, w_at, w_pair, out, out_at, out_row, rows, pairs
+):
     """out[out_at + i out_row + j] = scale[scale_at + i] sum_k x[i, k] w[k, j] over the columns j of one panel, whose pairs of
     rows are `w_pair` apart."""
     kinds = (x, x_at, x_row, scale, scale_at, w, w_at, w_pair, out, out_at, out_row, rows, pairs)

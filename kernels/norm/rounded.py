@@ -61,14 +61,18 @@ def round_matrix(weight: Tensor) -> Rounded:
         ValueError: it has numbers that are not finite, or too many columns.
     """
     if not bool(weight.isfinite().all()):
-        raise ValueError(f"a weight {describe(weight)} holds NaN or infinity, which cannot be rounded to 8 bits.")
+        raise ValueError(
+            f"a weight {describe(weight)} holds NaN or infinity, which cannot be rounded to 8 bits."
+        )
     if weight.shape[1] > MOST_INPUTS:
         raise ValueError(
             f"a matrix in 8 bits has at most {MOST_INPUTS:,} inputs, so that sums fit 32 bits; got {describe(weight)}."
         )
     weight = weight.detach()
     scale = weight.abs().amax(1) / LARGEST if weight.shape[1] else weight.new_zeros(len(weight))
-    integers = (weight / scale.clamp(min=torch.finfo(scale.dtype).tiny)[:, None]).round().clamp(-LARGEST, LARGEST)
+    integers = (
+        (weight / scale.clamp(min=torch.finfo(scale.dtype).tiny)[:, None]).round().clamp(-LARGEST, LARGEST)
+    )
     return Rounded(integers.to(torch.int8), scale)
 
 
