@@ -1,10 +1,10 @@
 """`python -m benchmarks.precision RUN...`: trained runs in float32, int8 and bf16: accuracy, and time beside float32.
 
 Accuracy is over the run's test split with Wilson's 95 % interval; a difference to float32 is paired by sample, with a
-bootstrap interval. `same` is the share of all samples of the file (training ones, too) of which the class is the same as in
-float32. Times are of logits of one cloud and of a batch, the three one after another in a fresh order, again and again; the ratio is
-the median over the rounds of the time to float32's, with a 95 % interval by bootstrap. bf16 is slow on a processor
-without instructions for it; `--precisions int8` leaves it out.
+bootstrap interval. `same` is the share of all samples of the file (training ones, too) of which the class is the same as
+in float32. Times are of logits of one cloud and of a batch, the three one after another in a fresh order, again and
+again; the ratio is the median over the rounds of the time to float32's, with a 95 % interval by bootstrap. bf16 is slow
+on a processor without instructions for it; `--precisions int8` leaves it out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a results file: a figure of a run in a precision, its interval, and float32's figure (for times the ratio)."""
+    """One line of a results file: a figure of a run in a precision, its interval, and float32's figure."""
 
     date: str
     commit: str

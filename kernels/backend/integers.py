@@ -2,8 +2,9 @@
 
     z = x_row / s,  s = max |x_row| / 127,      out[i, j] = s_i sum_k round(z_ik) w_jk
 
-Each row has a scale of its own, so that no row depends on its neighbours; a row with NaN or infinity is NaN, and one of zeros is
-0. The sum is exact: |w| <= 254 (a difference of two bytes) and at most `MOST_INPUTS` products stay below 2^31.
+Each row has a scale of its own, so that no row depends on its neighbours; a row with NaN or infinity is NaN, and one of
+zeros, or of nothing above `SMALLEST`, is 0. The sum is exact: |w| <= 254 (a difference of two bytes) and at most 65,536
+products stay below 2^31.
 
 Numbers are held in 16 bits, two along k side by side: one instruction of the processor (pmaddwd on x86) multiplies both
 and adds them in 32 bits, twice as many products as one multiply-add of float32 has. There is no 8-bit instruction before
@@ -32,7 +33,7 @@ from dropfold.kernels.backend.vector import (
 )
 
 LARGEST = 127  # of a rounded number
-MOST_INPUTS = 1 << 16
+SMALLEST = 1e-35  # 127 divided by it is finite
 LANES = BYTES_PER_REGISTER // 4
 SHIFT, BITS_OF_SHIFT = 12_582_912, 0x4B400000  # 1.5 * 2^23 in float32, whose last bit is one
 
@@ -50,7 +51,9 @@ def round_rows(x, first, rows):
         scales[m] = top[0] / np.float32(LARGEST)
         if not np.isfinite(top[0]):
             scales[m] = np.nan
-        elif top[0] > 0:
+        elif top[0] < np.float32(SMALLEST):
+            scales[m] = 0
+        else:
             factor = np.float32(LARGEST) / top[0]
             for i in range(
                 k
@@ -121,12 +124,12 @@ def _write_tile(builder: Any, values: Any, rows: int) -> None:
         )
         for column in columns
     ]
-    after = []
+    after: list[Any] = []
     two_k = builder.add(k, k)
     for row in range(rows):
         pointer = _pointer(builder, p_x, builder.add(place(x_at, x_row, row), two_k), half, number)
         pair = builder.bitcast(_repeat(builder, builder.load(pointer, align=2), LANES), both)
-        for v, part in enumerate(parts):
+        for part in parts:
             after.append(builder.add(sums[len(after)], _multiply_pairs(builder, pair, part)))
     following = builder.add(k, one)
     for phi, value in zip([k, *sums], [following, *after], strict=True):
@@ -149,13 +152,11 @@ def _multiply_pairs(builder: Any, x: Any, y: Any) -> Any:
     wide = ir.VectorType(ir.IntType(32), 2 * LANES)
     product = builder.mul(builder.sext(x, wide), builder.sext(y, wide))
     undefined = ir.Constant(wide, ir.Undefined)
+    places = ir.VectorType(ir.IntType(32), LANES)
     even, odd = (
-        builder.shuffle_vector(
-            product, undefined,
-            ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), 2 * i + first) for i in range(LANES)]),
-        )
+        builder.shuffle_vector(product, undefined, ir.Constant(places, [2 * i + first for i in range(LANES)]))
         for first in (0, 1)
-    )  # fmt: skip
+    )
     return builder.add(even, odd)
 
 
@@ -188,8 +189,8 @@ def multiply_routine() -> int:
 def multiply(
     typing, routine, x, x_at, x_row, scale, scale_at, w, w_at, w_pair, out, out_at, out_row, rows, pairs
 ):
-    """out[out_at + i out_row + j] = scale[scale_at + i] sum_k x[i, k] w[k, j] over the columns j of one panel, whose pairs of
-    rows are `w_pair` apart."""
+    """out[out_at + i out_row + j] = scale[scale_at + i] sum_k x[i, k] w[k, j] over the columns j of one panel, whose pairs
+    of rows are `w_pair` apart."""
     kinds = (x, x_at, x_row, scale, scale_at, w, w_at, w_pair, out, out_at, out_row, rows, pairs)
 
     def code(context, builder, signature, values):

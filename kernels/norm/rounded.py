@@ -5,14 +5,16 @@ r"""Products in 8 bits, for evaluation on the CPU: weights are held rounded, row
     y_mc  = sum_k x^_mk W^_ck + b_c = s_m t_c (a sum of integers) + b_c
 
 So each function here is the operation of its name on rounded numbers: BatchNorm, activation, max, mean, and the sums of an
-EdgeConv stay in float32. The integers' sum is exact. With e = |x - x^| <= s_m / 2 and d = |W - W^| <= t_c / 2 the error of a product is
+EdgeConv stay in float32. The integers' sum is exact. A rounded number is off by half a scale at most, so
 
-    |y - x W^T| <= sum_k (|x_mk| d + e |W_ck| + e d)  <=  k (s_m t_c) (127 + 1/4)
+    |y - x W^T|  <=  sum_k (|x_mk| t_c / 2 + |W_ck| s_m / 2 + s_m t_c / 4)  <=  k s_m t_c (127 + 1/4)
 
-A row's scale is its own, so a row's numbers do not depend on which others are in the batch; a row with NaN or infinity is NaN.
-torch.ao's dynamic quantisation takes one scale and a zero point for the whole tensor instead.
+A row's scale is its own, so a row's numbers do not depend on which others are in the batch; a row with NaN or infinity is
+NaN, and one whose largest number is below 1e-35 is 0. torch.ao's dynamic quantisation takes one scale and a zero point for
+the whole tensor instead.
 
-Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 2.
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+section 2.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from dropfold.kernels.points.clouds import check_neighbours, global_idx, to_rows
 from dropfold.kernels.points.groups import Groups
 
 LARGEST = 127
+SMALLEST = 1e-35  # as in kernels/backend/integers.py, which needs numba
 MOST_INPUTS = 1 << 16  # 127 * 254 times as many stay below 2^31
 
 
@@ -64,12 +67,12 @@ def round_matrix(weight: Tensor) -> Rounded:
         raise ValueError(
             f"a weight {describe(weight)} holds NaN or infinity, which cannot be rounded to 8 bits."
         )
-    if weight.shape[1] > MOST_INPUTS:
+    if not 1 <= weight.shape[1] <= MOST_INPUTS:
         raise ValueError(
-            f"a matrix in 8 bits has at most {MOST_INPUTS:,} inputs, so that sums fit 32 bits; got {describe(weight)}."
+            f"a matrix in 8 bits has 1 to {MOST_INPUTS:,} inputs, so that sums fit 32 bits; got {describe(weight)}."
         )
     weight = weight.detach()
-    scale = weight.abs().amax(1) / LARGEST if weight.shape[1] else weight.new_zeros(len(weight))
+    scale = weight.abs().amax(1) / LARGEST
     integers = (
         (weight / scale.clamp(min=torch.finfo(scale.dtype).tiny)[:, None]).round().clamp(-LARGEST, LARGEST)
     )
@@ -80,7 +83,7 @@ def round_rows(x: Tensor) -> Tensor:
     """x^: the rows of x [..., k] as the products here see them, in float; the specification."""
     largest = x.abs().amax(-1, keepdim=True)
     scale = torch.where(largest.isfinite(), largest / LARGEST, torch.nan)
-    return torch.where(largest == 0, torch.zeros_like(x), (x * (LARGEST / largest)).round() * scale)
+    return torch.where(largest < SMALLEST, torch.zeros_like(x), (x * (LARGEST / largest)).round() * scale)
 
 
 def linear(x: Tensor, weight: Rounded, bias: Tensor | None = None) -> Tensor:
@@ -102,7 +105,8 @@ def linear_norm_act(
 
 def linear_norm_pool(
     x: Tensor, weight: Rounded, bias: Tensor | None, norm: BatchNorm, *,
-    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0, mean: bool = True, **others: Any,
+    batch: Tensor | None = None, batch_size: int | None = None, negative_slope: float = 0.0, mean: bool = True,
+    **others: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`dropfold.kernels.linear_norm_pool` of rounded numbers; without `mean` the second is not made."""
     _check(x, weight, norm, **others)
@@ -152,8 +156,8 @@ def _check(
     """Refuse what 8 bits do not have: there is no other path to take in silence."""
     if not x.is_cpu or x.dtype != torch.float32:
         raise ValueError(
-            f"products in 8 bits take float32 on the CPU; got {describe(x)}. Give x.float().cpu(), with the network there too, "
-            "or run the network that was not rounded."
+            f"products in 8 bits take float32 on the CPU; got {describe(x)}. Give x.float().cpu(), with the network there "
+            "too, or run the network that was not rounded."
         )
     if torch.is_grad_enabled() and x.requires_grad:
         raise ValueError(

@@ -1,11 +1,11 @@
 """Inference in fewer bits, on request: `lower_precision(network, "int8")`, `lower_precision(network, "bf16")`.
 
-int8: the matrices of the fused layers and `nn.Linear` are held in 8 bits with a scale an output channel; the rows that they
-multiply are rounded to 8 bits, each with a scale of its own, as they come; sums are exact
+int8: the matrices of the fused layers and `nn.Linear` are held in 8 bits with a scale an output channel; the rows that
+they multiply are rounded to 8 bits, each with a scale of its own, as they come; sums are exact
 (`dropfold.kernels.norm.rounded`). On the CPU, for networks on point clouds.
 
-bf16: the network under `torch.autocast`, as it is trained with `--amp bf16`: products in bfloat16, weights held in float32. Any
-network, on any device.
+bf16: the network under `torch.autocast`, as it is trained with `--amp bf16`: products in bfloat16, weights held in
+float32. Any network, on any device.
 
 Coordinates are rounded in neither: layers that read them, T-Nets' matrices that move them, and all searches stay in float32.
 """
@@ -55,8 +55,8 @@ class LowPrecision(nn.Module):
         """Refuse training mode."""
         if mode:
             raise ValueError(
-                f"a network in {self.precision} is for inference; train the one that it was made of, and lower its precision "
-                "anew."
+                f"a network in {self.precision} is for inference; train the one that it was made of, and lower its "
+                "precision anew."
             )
         return super().train(False)
 
@@ -70,8 +70,8 @@ class LowPrecision(nn.Module):
             reasons.setdefault(why, []).append(name)
         left = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
         return (
-            f"int8: {rounded} matrices in 8 bits, {bytes_of(self.network):,} bytes instead of {self.bytes_before:,}; BatchNorm, "
-            f"pools and searches in float32, and the matrices of {left or 'no layer'}."
+            f"int8: {rounded} matrices in 8 bits, {bytes_of(self.network):,} bytes instead of {self.bytes_before:,}; "
+            f"BatchNorm, pools and searches in float32, and the matrices of {left or 'no layer'}."
         )
 
 
@@ -161,7 +161,8 @@ def _refuse_other_matrices(network: nn.Module, known: list[nn.Module]) -> None:
             owner = network.get_submodule(name.rpartition(".")[0])
             raise ValueError(
                 f"int8 is for networks on point clouds, whose matrices are those of fused layers and nn.Linear; "
-                f"{type(network).__name__} has {name} of {type(owner).__name__}, which is not computed in 8 bits. bf16 takes it."
+                f"{type(network).__name__} has {name} of {type(owner).__name__}, which is not computed in 8 bits. bf16 "
+                "takes it."
             )
     if not known:
         raise ValueError(f"{type(network).__name__} has no matrix that int8 could hold.")

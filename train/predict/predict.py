@@ -90,7 +90,8 @@ def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> 
     if options.precision != "float32":
         if prepare is not None:
             raise ValueError(
-                f"--explain is of the network in float32, and --precision {options.precision} predicts by another; leave one out."
+                f"--explain is of the network in float32, and --precision {options.precision} predicts by another; leave "
+                "one out."
             )
         print(f"note: {trained.lower_precision(options.precision).describe()}", file=sys.stderr)
     classifying = trained.config.task in CLASSIFYING
