@@ -18,6 +18,7 @@ from dropfold.models.layers.noise import (
     needs_reestimation,
     reestimate_batch_norm,
 )
+from dropfold.models.layers.precision import LowPrecision, lower_precision
 from dropfold.models.layers.tensor_linear import TensorLinear
 from dropfold.models.layers.unfused import unfused
 from dropfold.models.recurrent.presets import bt_lstm, fdht_lstm, ht_lstm, rnn_table, tr_lstm, tt_lstm
@@ -37,6 +38,7 @@ __all__ = [
     "LinearNormAct",
     "LinearNormMax",
     "LinearNormPool",
+    "LowPrecision",
     "Network",
     "PointNet",
     "PointNet2",
@@ -51,6 +53,7 @@ __all__ = [
     "fdht_lstm",
     "ht_lstm",
     "image_network",
+    "lower_precision",
     "needs_reestimation",
     "reestimate_batch_norm",
     "rnn_table",

@@ -466,12 +466,17 @@ def multiply_routine(dtype: torch.dtype) -> int:
     Raises:
         RuntimeError: numba is told to compile nothing, and vector instructions have no Python form.
     """
+    check_compiling()
+    return _compile_multiply(dtype).address
+
+
+def check_compiling() -> None:
+    """Refuse to go on if numba is told to compile nothing: vector instructions have no Python form."""
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError(
             "this operation is compiled by numba, which NUMBA_DISABLE_JIT switches off: unset it, or take the operation's "
             "`reference`, or the plain form, `with dropfold.models.unfused(network):`."
         )
-    return _compile_multiply(dtype).address
 
 
 @intrinsic

@@ -13,7 +13,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ PLACE = (6, 7, 8)  # of these the place
 
 class EdgeTransform(nn.Module):
     """A [B, 3, 3] matrix from a cloud and its graph; the identity before training."""
+
+    in_full_precision: ClassVar = {"fc3": "its matrix moves coordinates"}
 
     def __init__(self, in_channels: int, sync: bool = False) -> None:
         super().__init__()

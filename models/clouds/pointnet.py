@@ -39,6 +39,11 @@ class TransformNet(nn.Module):
         self.fc2 = LinearNormAct(512, 256, bias=True, sync=sync)
         self.fc3 = nn.Linear(256, k * k)
 
+    @property
+    def in_full_precision(self) -> dict[str, str]:
+        """Layers that no precision may round, and why (`dropfold.models.layers.precision`)."""
+        return {"fc3": "its matrix moves coordinates"} if self.k <= 3 else {}
+
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         x = self.conv2(self.conv1(x))
         x = self.conv3(x, batch=batch, batch_size=batch_size)

@@ -17,7 +17,7 @@ conv5's output itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class PointNetSegmentation(Regularized):
     Shapes: x [B, N, in_channels], or rows [M, in_channels] with `batch` [M]; category int64 [B]; logits
     [B, N, num_classes] or [M, num_classes].
     """
+
+    in_full_precision: ClassVar = {"conv5": "the head reads its matrix"}
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ class Options:
     """Which part of it."""
     data: Path | None = None
     """Another data set with the same classes; default: the run's."""
+    precision: Literal["float32", "int8", "bf16"] = "float32"
+    """float32, as it was trained, or fewer bits: the scores are then those of int8 or bf16, with float32's beside."""
 
 
 def main(options: Options) -> None:
@@ -49,14 +51,26 @@ def main(options: Options) -> None:
         raise ValueError(
             f"{config.data} has samples {list(theirs.shape)}, the run was trained on {list(signature.shape)}."
         )
-    predictions = task.predict_split(network, trained.split(options.split), config, final=True)
+    split = trained.split(options.split)
+    exact = None
+    if options.precision != "float32":
+        lowered = trained.lower_precision(options.precision)  # which may refuse, before anything is computed
+        print(lowered.describe())
+        exact = task.scores(task.predict_split(network, split, config, final=True), signature)
+        network = lowered
+    predictions = task.predict_split(network, split, config, final=True)
     scores = task.scores(predictions, signature)
     classes = task.class_table(scores, predictions, signature)
-    table = Table(title=f"{options.run}, {options.split} split")
+    lowered_to = "" if exact is None else f", {options.precision}"
+    table = Table(title=f"{options.run}, {options.split} split{lowered_to}")
     for name in classes.head:
         table.add_column(name, justify="left" if name == classes.head[0] else "right")
     for name, count, *values in classes.rows:
         shown = (f"{100 * value:.1f} %" if count and value == value else "" for value in values)
         table.add_row(name, f"{count:,}", *shown)
     Console().print(table)
-    print(in_a_line(scores.figures, 2))
+    if exact is None:
+        print(in_a_line(scores.figures, 2))
+    else:
+        print(f"{options.precision}: {in_a_line(scores.figures, 2)}")
+        print(f"float32: {in_a_line(exact.figures, 2)}")

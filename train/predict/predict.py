@@ -19,8 +19,9 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -60,6 +61,8 @@ class Options:
     said."""
     drop_nan: bool = False
     """Leave out points with numbers that are not finite; otherwise they are a fault."""
+    precision: Literal["float32", "int8", "bf16"] = "float32"
+    """float32, as it was trained, or fewer bits; each prediction says so."""
     top: int = 3
     """Classes shown for each file."""
     json: bool = False
@@ -84,10 +87,19 @@ def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> 
     refuse_idle(options, trained.config.task)
     if trained.config.task == "images":
         options = replace(options, files=images.list_pictures(options.files))
+    if options.precision != "float32":
+        if prepare is not None:
+            raise ValueError(
+                f"--explain is of the network in float32, and --precision {options.precision} predicts by another; leave "
+                "one out."
+            )
+        print(f"note: {trained.lower_precision(options.precision).describe()}", file=sys.stderr)
     classifying = trained.config.task in CLASSIFYING
     each = (classify_each if classifying else label_each)(options, trained, layout)
     if prepare is not None:
         each = and_also(each, prepare(trained))
+    if options.precision != "float32":
+        each = and_also(each, partial(say_precision, options.precision))
     predict_all(options, each, "predicting" if classifying else "")
 
 
@@ -102,6 +114,12 @@ def and_also(
         return row, words + said
 
     return both
+
+
+def say_precision(precision: str, i: int, row: dict[str, Any]) -> str:
+    """Mark a row by its precision."""
+    row["precision"] = precision
+    return f" ({precision})"
 
 
 def refuse_idle(options: Options, task: str) -> None:

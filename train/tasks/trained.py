@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dropfold.models.layers.precision import LowPrecision, Precision, lower_precision
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.data.splits import Data, Samples
 from dropfold.train.scoring.metrics import Predictions
@@ -63,6 +64,12 @@ class Trained:
             checkpoint.fill_network(network, checkpoint.load_weights(path), path)
             self._network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         return self._network
+
+    def lower_precision(self, precision: Precision) -> LowPrecision:
+        """Take the network in fewer bits from here on, int8 on the CPU, and return it."""
+        network = self.network.cpu() if precision == "int8" else self.network
+        self._network = lowered = lower_precision(network, precision)
+        return lowered
 
     @property
     def data(self) -> Data[Any]:

@@ -8,9 +8,17 @@ from numba import prange
 from torch import Tensor
 
 from dropfold.kernels.backend.gemm import mm
+from dropfold.kernels.backend.integers import round_rows
 from dropfold.kernels.backend.numba import launch, njit, threads_for
-from dropfold.kernels.backend.panels import BYTES_PER_PANEL_ROW, multiply_panels, pack
-from dropfold.kernels.backend.vector import elementwise, larger, largest_of_rows, leaky_relu, multiply_routine
+from dropfold.kernels.backend.panels import (
+    BYTES_PER_PANEL_ROW,
+    multiply_rows,
+    pack,
+    routine_for,
+    take_rows,
+    view_panels,
+)
+from dropfold.kernels.backend.vector import elementwise, larger, largest_of_rows, leaky_relu
 from dropfold.kernels.noise.elementwise.cpu import scalar
 from dropfold.kernels.norm.evaluation.operation import empty_pools
 
@@ -75,14 +83,27 @@ def _apply(routine, x, weight, scale, shift, slope, out):
     for block in prange((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK):
         first = block * ROWS_PER_BLOCK
         n = min(rows, first + ROWS_PER_BLOCK) - first
-        y = np.empty(n * row, x.dtype)
+        y, taken = np.empty(n * row, x.dtype), take_rows(x, first, n, panels)
         for begin in range(0, count, PANELS_PER_PASS):
             at = begin * width
             own = min(channels - at, row)
-            multiply_panels(routine, x, first, n, panels, begin, min(count, begin + PANELS_PER_PASS), y, row)
+            multiply_rows(routine, taken, n, panels, begin, min(count, begin + PANELS_PER_PASS), y, row)
             for m in range(n):
                 to = (first + m) * channels + at
                 _affine_act(own, (y, m * row, scale, at, shift, at, slope, 0, flat, to))
+
+
+@njit(parallel=True)
+def _apply_few(x, weight, scale, shift, slope, out):
+    """`_apply` of few rows and integers: a channel after the other, for each weight is read but once."""
+    numbers, scales = round_rows(x, 0, x.shape[0])
+    for c in prange(weight.shape[0]):
+        for m in range(x.shape[0]):
+            total = np.int32(0)
+            for i in range(weight.shape[1]):
+                total += np.int32(numbers[m, i]) * np.int32(weight[c, i])
+            z = scale[c] * (scales[m] * np.float32(total)) + shift[c]
+            out[m, c] = z if z > 0 or z != z else slope * z if slope else np.float32(0)
 
 
 @njit(parallel=True)
@@ -99,11 +120,11 @@ def _pool(routine, x, weight, ptr, scale, shift, slope, mean, maxima, means):
         b = np.searchsorted(block_ptr, block, side="right") - 1
         first = ptr[b] + (block - block_ptr[b]) * ROWS_PER_BLOCK
         n = min(ptr[b + 1], first + ROWS_PER_BLOCK) - first
-        y = np.empty(n * row, x.dtype)
+        y, taken = np.empty(n * row, x.dtype), take_rows(x, first, n, panels)
         for begin in range(0, count, PANELS_PER_PASS):
             at = begin * width
             own, to = min(channels - at, row), block * channels + at
-            multiply_panels(routine, x, first, n, panels, begin, min(count, begin + PANELS_PER_PASS), y, row)
+            multiply_rows(routine, taken, n, panels, begin, min(count, begin + PANELS_PER_PASS), y, row)
             for m in range(n):
                 _affine_larger(own, (y, m * row, scale, at, shift, at, best, to, best, to))
             if mean:
@@ -136,14 +157,16 @@ def _edge_conv(routine, x, central, near, idx, scale, shift, slope, out):
         for block in prange((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK):
             first = block * ROWS_PER_BLOCK
             n = min(rows, first + ROWS_PER_BLOCK) - first
-            multiply_panels(routine, x, first, n, near, begin, end, q[first * row :], row)
+            taken = take_rows(x, first, n, near)
+            multiply_rows(routine, taken, n, near, begin, end, q[first * row :], row)
             for m in range(first, first + n):
                 _scale(own, (q, m * row, scale, at, q, m * row))
         for block in prange((rows + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK):
             first = block * ROWS_PER_BLOCK
             n = min(rows, first + ROWS_PER_BLOCK) - first
             p, best = np.empty(n * row, x.dtype), np.empty(row, x.dtype)
-            multiply_panels(routine, x, first, n, central, begin, end, p, row)
+            taken = take_rows(x, first, n, central)
+            multiply_rows(routine, taken, n, central, begin, end, p, row)
             for m in range(n):
                 i = first + m
                 largest_of_rows(q, row, lists, i * k, k, best, 0, own)
@@ -176,8 +199,10 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slopes,
     layers, widest, width = channels.shape[0], channels.max(), BYTES_PER_PANEL_ROW // q.itemsize
     padded = (channels + width - 1) // width * width
     starts, places = np.zeros(layers + 1, np.int64), np.zeros(layers, np.int64)  # of vectors, of panels
-    starts[1:], places[1:] = np.cumsum(channels), np.cumsum(channels[:-1] * padded[1:])
-    panels, at = np.empty(places[-1], q.dtype), 0
+    beside = max(1, 4 // weights.itemsize)  # numbers that lie beside each other along a panel's rows
+    depths = (channels[:-1] + beside - 1) // beside * beside
+    starts[1:], places[1:] = np.cumsum(channels), np.cumsum(depths * padded[1:])
+    panels, at = np.empty(places[-1], weights.dtype), 0
     for i in range(1, layers):
         size = channels[i] * channels[i - 1]
         packed = pack(weights[at : at + size].reshape(channels[i], channels[i - 1]))
@@ -200,11 +225,12 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slopes,
                 _sum_affine_act(c, (flat_q, at, flat_p, g * c, scale, 0, shift, 0, slopes[0], 0, z, m * c))
             for i in range(1, layers):
                 x, inner, c = z[: n * c].reshape(n, c), c, channels[i]
-                of_layer = panels[places[i - 1] : places[i]].reshape(padded[i] // width, inner, width)
+                of_layer = view_panels(panels[places[i - 1] : places[i]], inner, width)
+                taken = take_rows(x, 0, n, of_layer)
                 for begin in range(0, of_layer.shape[0], PANELS_PER_PASS):
                     at, end = begin * width, min(of_layer.shape[0], begin + PANELS_PER_PASS)
                     own, of = min(c - at, row), starts[i] + at
-                    multiply_panels(routine, x, 0, n, of_layer, begin, end, y, row)
+                    multiply_rows(routine, taken, n, of_layer, begin, end, y, row)
                     for m in range(n):
                         if i == layers - 1:
                             to = owner[m] * last + at
@@ -224,13 +250,19 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slopes,
 
 def linear_act_eval(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     rows = x.shape[0]
+    if rows < MIN_ROWS and not weight.is_floating_point():
+        out = x.new_empty((rows, weight.shape[0]))
+        with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * rows * weight.numel()):
+            options = scale, shift, scalar(slope, x.dtype)
+            launch(_apply_few, x.contiguous(), weight.contiguous(), *options, out)
+        return out
     if rows < MIN_ROWS:
         y = torch.addcmul(shift, mm(x, weight.T), scale)
         return y.relu_() if slope == 0 else y if slope == 1 else torch.nn.functional.leaky_relu_(y, slope)
     out = x.new_empty((rows, weight.shape[0]))
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * rows * weight.numel()):
         options = scale, shift, scalar(slope, x.dtype)
-        launch(_apply, multiply_routine(x.dtype), x.contiguous(), weight.contiguous(), *options, out)
+        launch(_apply, routine_for(weight), x.contiguous(), weight.contiguous(), *options, out)
     return out
 
 
@@ -240,7 +272,7 @@ def linear_pool_eval(
     pools = empty_pools(x, weight, ptr)
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * x.shape[0] * weight.numel()):
         options = ptr, scale, shift, scalar(slope, x.dtype), mean
-        launch(_pool, multiply_routine(x.dtype), x.contiguous(), weight.contiguous(), *options, *pools)
+        launch(_pool, routine_for(weight), x.contiguous(), weight.contiguous(), *options, *pools)
     return pools
 
 
@@ -251,7 +283,7 @@ def edge_conv_eval(
     with threads_for(NANOSECONDS_PER_NUMBER * idx.shape[1] * out.numel()):
         graph = central.contiguous(), near.contiguous(), idx.contiguous()
         options = scale, shift, scalar(slope, x.dtype)
-        launch(_edge_conv, multiply_routine(x.dtype), x.contiguous(), *graph, *options, out)
+        launch(_edge_conv, routine_for(near), x.contiguous(), *graph, *options, out)
     return out
 
 
@@ -265,5 +297,5 @@ def group_mlp_eval(
     with threads_for(NANOSECONDS_PER_MULTIPLY_ADD * idx.shape[0] * sum(weight.numel() for weight in weights)):
         graph = q.contiguous(), p.contiguous(), ptr.contiguous(), idx.contiguous()
         options = scale, shift, q.new_tensor(slopes)
-        launch(_group_mlp, multiply_routine(q.dtype), *graph, channels, of_layers, *options, out)
+        launch(_group_mlp, routine_for(weights[0]), *graph, channels, of_layers, *options, out)
     return out

@@ -13,6 +13,10 @@ NaN wins a max; a cloud without points is 0. The scale stands behind the product
 pass over W: so nothing is kept from one call to the next, and a weight that was changed in whatever way is the next call's.
 On the CPU a thread makes rows of the product that fit its own cache, and passes over them there.
 
+Weights may be integers, int8 (of `edge_conv_eval` and `group_mlp_eval` int16), with x in float32: each row of a product's
+input is rounded to 8 bits with a scale of its own (kernels/backend/integers.py). Who calls them so is
+`dropfold.kernels.norm.rounded`.
+
 The operations beside this folder take this path by themselves (`nothing_learns`); row numbers they have checked before.
 """
 

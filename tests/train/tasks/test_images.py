@@ -151,6 +151,10 @@ def test_pictures_are_predicted(image_run, bars, tmp_path, capsys):
 def test_evaluation(image_run, image_folder, bars, tmp_path, capsys):
     main(["evaluate", str(image_run), "--split", "validation"])
     assert "overall accuracy" in capsys.readouterr().out
+    main(["evaluate", str(image_run), "--precision", "bf16"])
+    assert "bf16: overall accuracy" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"int8 is for networks on point clouds.*bf16 takes it"):
+        main(["evaluate", str(image_run), "--precision", "int8"])
     with pytest.raises(SystemExit, match="not a run on the coordinates of point clouds"):
         main(["robustness", str(image_run), "--out", str(tmp_path / "robustness")])
     image_schema.write(tmp_path / "other.h5", replace(bars, pixels=bars.pixels[:, :12]))
