@@ -126,7 +126,7 @@ def choose(
     """The choice of a method that meets the target, and what was timed for it."""
     ledger, by_layer = ledger_of(plan, what, example)
     if method in COLLABORATIVE:
-        energy = energies(plan, _losses(trained), COLLABORATIVE[method])
+        energy = energies(plan, losses_of(trained), COLLABORATIVE[method])
         with progress("layers", len(layers_of(plan, energy))) as advance:
             paths = paths_of(plan, energy, advance)
         choices = collaborative(paths, ledger, released=method == "cc-released")
@@ -140,15 +140,15 @@ def choose(
 def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:
     """How much each channel of each group matters."""
     if method == "taylor":
-        return taylor(plan, _losses(trained))
+        return taylor(plan, losses_of(trained))
     if method == "ablation":
         with progress("channels", sum(group.size for group in plan.groups)) as advance:
-            return ablation(plan, islice(_losses(trained), ABLATED), advance)
+            return ablation(plan, islice(losses_of(trained), ABLATED), advance)
     criterion = partial(random, seed=seed) if method == "random" else CRITERIA[method]
     return {group.name: criterion(plan, group) for group in plan.groups}
 
 
-def _losses(trained: Trained) -> Iterator[Callable[[nn.Module], Tensor]]:
+def losses_of(trained: Trained) -> Iterator[Callable[[nn.Module], Tensor]]:
     """The loss of each training batch of an epoch, as a function of the network."""
     data, config = trained.data, trained.config
     device = next(trained.network.parameters()).device
