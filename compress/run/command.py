@@ -11,6 +11,7 @@ What was chosen and measured is kept in the new run's compression.json; the same
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -98,7 +99,11 @@ def main(options: Options) -> None:
 
 
 def _check(options: Options, method: str) -> None:
-    """Refuse values out of range, and options that the method does not take."""
+    """Refuse values out of range, options that the method does not take, and several processes."""
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"compress runs in one process, and these are {processes}; start it without torchrun (one GPU is used)."
+        )
     what, part = options.target
     if not 0 < part < 1:
         raise ValueError(

@@ -185,6 +185,14 @@ def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):
     assert "no channels can be taken out of" in refused(tmp_path / "video", "--method", "norm", capsys=capsys)
 
 
+def test_several_processes_are_refused(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "compress runs in one process, and these are 2" in refused(
+        run, "--out", tmp_path / "a", capsys=capsys
+    )
+    assert not (tmp_path / "a").exists()
+
+
 def test_sizes_that_do_not_fit_are_refused(folder):  # noqa: F811
     with pytest.raises(ValueError, match=r"sizes has 'edge9'"):
         Run(replace(small(folder), sizes={"edge9": [3, 4]}))
