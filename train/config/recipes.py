@@ -19,6 +19,7 @@ from dropfold.train.config.configs import (
     VideoConfig,
 )
 
+LDRAW = Path("data/local/ldraw.h5")
 LABELED_MESHES = Path("data/local/labeled_meshes.h5")
 SHAPENET_PART = Path("data/local/shapenet_part.h5")
 SHAPENET_PART_2048 = Path("data/local/shapenet_part_2048.h5")
@@ -60,6 +61,16 @@ def labeled_meshes() -> CloudConfig:
 def labeled_meshes_pointnet() -> CloudConfig:
     """PointNet without transforms, with DropCluster, on the labeled meshes."""
     return replace(furniture_pointnet(), data=LABELED_MESHES)
+
+
+def ldraw() -> CloudConfig:
+    """DGCNN with a little DropFeat on 3,785 parts of LDraw (dropfold.data_scripts.shapes.ldraw)."""
+    return replace(furniture(), data=LDRAW, epochs=15, batch_size=32)
+
+
+def ldraw_pointnet() -> CloudConfig:
+    """PointNet without transforms and without noise on the parts of LDraw."""
+    return replace(furniture_pointnet(), data=LDRAW, epochs=30, batch_size=32, noise=NoiseConfig())
 
 
 def modelnet40_dgcnn() -> CloudConfig:
@@ -321,6 +332,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "furniture-pointnet2": furniture_pointnet2,
     "labeled-meshes": labeled_meshes,
     "labeled-meshes-pointnet": labeled_meshes_pointnet,
+    "ldraw": ldraw,
+    "ldraw-pointnet": ldraw_pointnet,
     "modelnet40-dgcnn": modelnet40_dgcnn,
     "modelnet40-pointnet": modelnet40_pointnet,
     "components": components,

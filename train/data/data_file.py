@@ -24,6 +24,7 @@ CONTENTS = {
 MADE_BY = {
     "modelnet40": ("modelnet40",),
     "labeled_meshes": ("labeled-meshes",),
+    "ldraw": ("ldraw",),
     "shapenet_part": ("shapenet-part",),
     "shapenet_part_2048": ("shapenet-part --form hdf5",),
     "s3dis": ("s3dis",),
