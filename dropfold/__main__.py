@@ -49,6 +49,7 @@ DATA = {
     "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
     "videos": (f"{VIDEOS}.own_videos", "a folder of your own videos"),
     "fashion-mnist": (f"{IMAGES}.fashion_mnist", "Fashion-MNIST, downloaded or from its files"),
+    "cifar": (f"{IMAGES}.cifar", "CIFAR-10 or CIFAR-100 from its binary archive"),
     "images": (f"{IMAGES}.own_images", "a folder of your own pictures"),
 }
 

@@ -58,8 +58,8 @@ def load(config: CloudConfig) -> Data[Split]:
         split = shape_schema.carve_validation(clouds.label, split, 0.15)
         if clouds.group is not None:
             say(
-                f"--protocol fold deals the shapes of {path} one by one, and shapes of a group then lie in both training and "
-                "test, which flatters; --protocol group-fold keeps groups whole."
+                f"--protocol fold deals the shapes of {path} one by one: of one group some train and some test, which "
+                "flatters; --protocol group-fold keeps groups whole."
             )
     train, validation, test = map(cut, parts(split, config))
     channels = channels_of(config)
