@@ -85,10 +85,10 @@ def by_protocol(config: Config, split: np.ndarray, folds: Mapping[str, np.ndarra
         return split
     if config.protocol not in there:
         lacks = (
-            f"; {config.data} does not say which samples belong together." * (config.protocol in folds) or "."
+            f"; {config.data} does not say which samples belong together" if config.protocol in folds else ""
         )
         raise ValueError(
-            f"protocol {config.protocol} is not for this data; there are split, {', '.join(there)}{lacks}"
+            f"protocol {config.protocol} is not for this data; there are split, {', '.join(there)}{lacks}."
         )
     fold = there[config.protocol]
     numbers = np.unique(fold).tolist()
