@@ -1,6 +1,6 @@
 """`python -m benchmarks.baselines`: what the obvious baselines reach on the data of the recipes.
 
-Shapes (furniture, labeled-meshes): a random forest on hand features of the whole cloud. Videos (action-video,
+Shapes (furniture, labeled-meshes, ldraw): a random forest on hand features of the whole cloud. Videos (action-video,
 moving-furniture): a random forest on frames averaged to 15 x 20 pixels, some of them, all, or the differences of neighbours.
 
 Parts and rooms: majority, of parts each category's most frequent part in training, of rooms the most frequent class; and a
@@ -43,7 +43,7 @@ class Options:
     """Measure the baselines."""
 
     only: tuple[str, ...] = ("furniture", "components", "rooms")
-    """Recipes; also labeled-meshes, action-video and moving-furniture, whose data are made locally."""
+    """Recipes; also labeled-meshes, ldraw, action-video and moving-furniture, whose data are made locally."""
     data: Path | None = None
     """Another file than the recipe's."""
     held_out: int | None = None
@@ -228,6 +228,7 @@ def _rooms(held: Scenes, index: np.ndarray, points: int, seed: int) -> tuple[np.
 MEASURES: dict[str, Callable[[Options], Figures]] = {
     "furniture": partial(of_shapes, "furniture"),
     "labeled-meshes": partial(of_shapes, "labeled-meshes"),
+    "ldraw": partial(of_shapes, "ldraw"),
     "components": of_components,
     "rooms": of_rooms,
     "action-video": partial(of_videos, "action-video"),

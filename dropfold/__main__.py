@@ -34,6 +34,7 @@ DATA = {
     "components": (f"{SHAPES}.components", "electronic components and their parts; ships with the project"),
     "modelnet40": (f"{SHAPES}.modelnet40", "ModelNet40, downloaded or from its archive"),
     "labeled-meshes": (f"{SHAPES}.labeled_meshes", "labeled meshes, whole or with parts"),
+    "ldraw": (f"{SHAPES}.ldraw", "CAD parts of LDraw in 37 categories, grouped by mould"),
     "meshes": (f"{SHAPES}.own_meshes", "a folder of your own meshes or clouds"),
     "shapenet-part": (f"{SHAPES}.shapenet_part", "ShapeNetPart, downloaded or from its archive"),
     "rooms": ("dropfold.data_scripts.interiors.rooms", "furnished rooms, in S3DIS's folder layout"),
@@ -48,6 +49,7 @@ DATA = {
     "youtube-celebrities": (f"{VIDEOS}.youtube_celebrities", "YouTube Celebrities from its archive"),
     "videos": (f"{VIDEOS}.own_videos", "a folder of your own videos"),
     "fashion-mnist": (f"{IMAGES}.fashion_mnist", "Fashion-MNIST, downloaded or from its files"),
+    "cifar": (f"{IMAGES}.cifar", "CIFAR-10 or CIFAR-100 from its binary archive"),
     "images": (f"{IMAGES}.own_images", "a folder of your own pictures"),
 }
 

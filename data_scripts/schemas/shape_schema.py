@@ -8,8 +8,12 @@
 | split | uint8 | [n] | 0 train, 1 validation, 2 test |
 | name | UTF-8 | [n] | of each shape |
 | library | UTF-8 | [n] | optional: where each shape comes from |
+| group | UTF-8 | [n] | optional: what a shape shares with others, as the mould of variants of one part |
+| group_fold | uint8 | [n] | with `group` alone: 0 .. 4, folds that keep the shapes of a group together |
 
 Attributes: see `dropfold.data_scripts.schemas.h5_file`; the task is "classification".
+
+Where there are groups, no group may lie in two splits: variants of one mould on both sides would test what is known.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import h5_file
+from dropfold.data_scripts.schemas import groups, h5_file
 from dropfold.data_scripts.schemas.h5_file import (
     FOLDS,
     SCHEMA,
@@ -66,6 +70,8 @@ class Clouds:
     rebuild: str
     normals: np.ndarray | None = None
     library: list[str] | None = None
+    group: list[str] | None = None
+    group_fold: np.ndarray | None = None
     checksum: str = ""
 
     def of(self, split: int) -> np.ndarray:
@@ -85,6 +91,10 @@ def write(path: Path, clouds: Clouds) -> None:
         arrays["normals"] = clouds.normals
     if clouds.library is not None:
         arrays["library"] = np.array(clouds.library, dtype=object)
+    if clouds.group is not None:
+        arrays["group"] = np.array(clouds.group, dtype=object)
+    if clouds.group_fold is not None:
+        arrays["group_fold"] = clouds.group_fold
     provenance = {name: getattr(clouds, name) for name in h5_file.PROVENANCE}
     h5_file.write(path, LAYOUT, arrays, clouds.class_names, provenance)
 
@@ -101,6 +111,8 @@ def read(path: Path) -> Clouds:
         class_names=class_names,
         normals=arrays.get("normals"),
         library=list(arrays["library"]) if "library" in arrays else None,
+        group=list(arrays["group"]) if "group" in arrays else None,
+        group_fold=arrays.get("group_fold"),
         **provenance,
     )
 
@@ -151,6 +163,12 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
         if name in arrays and not np.isfinite(arrays[name]).all():
             first = int(np.flatnonzero(~np.isfinite(arrays[name]).all((1, 2)))[0])
             raise wrong(f"{name} of shape {first} ({arrays['name'][first]})", "not finite", "numbers")
+    if ("group" in arrays) != ("group_fold" in arrays):
+        there, missing = ("group", "group_fold") if "group" in arrays else ("group_fold", "group")
+        raise wrong(missing, "not there", f"as {there} is: both or neither")
+    if "group" in arrays:
+        groups.check_folds(arrays["group"], arrays["group_fold"], wrong)
+        groups.check_split(arrays["group"], arrays["split"], wrong)
 
 
 LAYOUT = Layout(
@@ -163,8 +181,10 @@ LAYOUT = Layout(
         "name": str,
         "normals": np.float32,
         "library": str,
+        "group": str,
+        "group_fold": np.uint8,
     },
-    optional=("normals", "library"),
+    optional=("normals", "library", "group", "group_fold"),
     shaped=("points", "normals"),
     first_shape=_shape,
     check=_check,

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import h5_file
+from dropfold.data_scripts.schemas import groups, h5_file
+from dropfold.data_scripts.schemas.groups import carve_groups, group_folds, group_split
 from dropfold.data_scripts.schemas.h5_file import (
     FOLDS,
     SCHEMA,
@@ -117,50 +118,6 @@ def random_folds(n: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(n) % FOLDS).astype(np.uint8)
 
 
-def group_folds(group: list[str], label: np.ndarray) -> np.ndarray:
-    """`[n]` uint8: five folds, every group whole in one of them, each class spread as evenly as its groups allow."""
-    return _deal(group, label, np.ones(FOLDS), even=True)
-
-
-def group_split(group: list[str], label: np.ndarray) -> np.ndarray:
-    """`[n]` uint8: the split of data that bring none. Of each class about 3/5 train, 1/5 tests, 1/5 validates.
-
-    Every group is whole in one split. A class of one group trains, of two trains and tests.
-    """
-    return np.array([TRAIN, TEST, VALIDATION], dtype=np.uint8)[_deal(group, label, np.array([3, 1, 1]))]
-
-
-def carve_groups(group: list[str], label: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """`split` with about a fifth of each class's training clips moved to validation, groups whole."""
-    split, train = split.copy(), np.flatnonzero(split == TRAIN)
-    if len(train):
-        part = _deal([group[i] for i in train], label[train], np.array([4, 1]))
-        split[train] = np.array([TRAIN, VALIDATION], dtype=np.uint8)[part]
-    return split
-
-
-def _deal(group: list[str], label: np.ndarray, weight: np.ndarray, even: bool = False) -> np.ndarray:
-    """`[n]` uint8: the bin of each clip, where bins hold clips of each class in proportion to `weight`.
-
-    Groups are dealt from the largest to the smallest, each to the bin that has least of its classes for its weight;
-    of equals to the first, or if `even` to the one with fewest clips.
-    """
-    names, member = np.unique(np.asarray(group, dtype=str), return_inverse=True)
-    count = np.zeros((len(names), int(label.max()) + 1))  # clips by group and class
-    np.add.at(count, (member, label), 1)
-    share = count / np.maximum(count.sum(0), 1)
-    held, clips = np.zeros((len(weight), count.shape[1])), np.zeros(len(weight))
-    bin_of = np.zeros(len(names), dtype=np.uint8)
-    for g in np.argsort(-count.sum(1), kind="stable"):
-        crowding = (held @ count[g] / weight).round(9)
-        least = np.flatnonzero(crowding == crowding.min())
-        chosen = int(least[np.argmin(clips[least])] if even else least[0])
-        bin_of[g] = chosen
-        held[chosen] += share[g]
-        clips[chosen] += count[g].sum()
-    return bin_of[member]
-
-
 def frame_size(text: str) -> tuple[int, int]:
     """`(width, height)` of "160x120", as the scripts' --size gives it."""
     try:
@@ -186,13 +143,9 @@ def _check(arrays: dict[str, Any], class_names: list[str], wrong: Wrong) -> None
     for i in np.flatnonzero(length < steps):
         if frames[i, length[i] :].any():
             raise wrong(f"clip {i} ({name[i]})", f"not zero beyond its length {length[i]}", "zeros there")
-    for item in ("fold", "group_fold"):
-        if arrays[item].max() >= FOLDS:
-            raise wrong(item, f"up to {arrays[item].max()}", f"0 .. {FOLDS - 1}")
-    seen: dict[str, int] = {}
-    for group, fold in zip(arrays["group"], arrays["group_fold"]):
-        if seen.setdefault(group, fold) != fold:
-            raise wrong(f"group {group!r}", f"in folds {seen[group]} and {fold}", "a group in one group_fold")
+    if arrays["fold"].max() >= FOLDS:
+        raise wrong("fold", f"up to {arrays['fold'].max()}", f"0 .. {FOLDS - 1}")
+    groups.check_folds(arrays["group"], arrays["group_fold"], wrong)
     if "labels" in arrays:
         labels, shape = arrays["labels"], (len(frames), len(class_names))
         if labels.shape != shape:

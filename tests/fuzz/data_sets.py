@@ -52,6 +52,9 @@ def text(values: list[str]) -> np.ndarray:
 def make_shapes(random: Random, path: Path) -> Arrays:
     n, classes = int(random.integers(2, 9)), int(random.integers(1, 4))
     points = cloud(random, n, int(random.integers(1, 20)))
+    fold = random.integers(0, 5, n).astype(np.uint8)
+    alone = {"group": [f"mould {i}" for i in range(n)], "group_fold": fold}
+    groups = alone if chance(random, 0.3) else {}
     clouds = shape_schema.Clouds(
         points=points,
         label=random.integers(0, classes, n),
@@ -60,6 +63,7 @@ def make_shapes(random: Random, path: Path) -> Arrays:
         class_names=names(random, classes),
         normals=points[..., ::-1].copy() if chance(random, 0.3) else None,
         library=names(random, n) if chance(random, 0.3) else None,
+        **groups,
         **PROVENANCE,
     )
     shape_schema.write(path, clouds)

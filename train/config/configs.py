@@ -39,6 +39,8 @@ class Config:
     """Factor by which the step schedule lowers the rate."""
     lr_epochs: int = 20
     """Epochs between two steps of the step schedule."""
+    lr_drops: tuple[int, ...] = ()
+    """Epochs, counted from 0, from which on the step schedule's rate is lowered, instead of every lr_epochs."""
     lr_ahead: int = 0
     """Epochs that the step schedule is ahead: with 1 the first rate lasts lr_epochs - 1 epochs (yanx27's classification)."""
     lr_floor: float = 0.0
@@ -56,7 +58,8 @@ class Config:
     validate_every: int = 1
     """Epochs from one score on that split to the next; the last epoch is always scored."""
     protocol: Literal["split", "fold", "group-fold", "area"] = "split"
-    """The file's own split, or a fold of five to test on. Shapes: stratified folds of all of them, made from the labels.
+    """The file's own split, or a fold of five to test on. Shapes: stratified folds of all of them, made from the labels, or
+    folds of whole groups, where the file has groups (ldraw: all variants of a mould).
     Videos: the file's random folds of clips, as the papers did (a clip's scene and actor can then be in both training and
     test, which flatters), or its folds of whole groups. Rooms: an area, "area"."""
     held_out: int | None = None

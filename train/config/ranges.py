@@ -43,6 +43,11 @@ RANGES: tuple[tuple[tuple[str, ...], Holds, str], ...] = (
         "in 0 .. 1, below 1",
     ),
     (("sizes",), lambda value: all(1 <= n < 2**31 for size in value.values() for n in size), "numbers of at least 1"),
+    (
+        ("lr_drops",),
+        lambda value: all(1 <= a < b for a, b in zip(value, (*value[1:], 2**31))),
+        "numbers of at least 1, each larger than the one before",
+    ),
     (("mean",), lambda value: abs(value) <= 255, "in -255 .. 255"),
     (
         ("augment.scale",),

@@ -19,6 +19,8 @@ from dropfold.train.config.configs import (
     VideoConfig,
 )
 
+CIFAR10 = Path("data/local/cifar10.h5")
+LDRAW = Path("data/local/ldraw.h5")
 LABELED_MESHES = Path("data/local/labeled_meshes.h5")
 SHAPENET_PART = Path("data/local/shapenet_part.h5")
 SHAPENET_PART_2048 = Path("data/local/shapenet_part_2048.h5")
@@ -60,6 +62,16 @@ def labeled_meshes() -> CloudConfig:
 def labeled_meshes_pointnet() -> CloudConfig:
     """PointNet without transforms, with DropCluster, on the labeled meshes."""
     return replace(furniture_pointnet(), data=LABELED_MESHES)
+
+
+def ldraw() -> CloudConfig:
+    """DGCNN with a little DropFeat on 3,785 parts of LDraw (dropfold.data_scripts.shapes.ldraw)."""
+    return replace(furniture(), data=LDRAW, epochs=15, batch_size=32)
+
+
+def ldraw_pointnet() -> CloudConfig:
+    """PointNet without transforms and without noise on the parts of LDraw."""
+    return replace(furniture_pointnet(), data=LDRAW, epochs=30, batch_size=32, noise=NoiseConfig())
 
 
 def modelnet40_dgcnn() -> CloudConfig:
@@ -292,6 +304,40 @@ def fashion_vgg16() -> ImageConfig:
     return replace(fashion_resnet20(), network="vgg16", lr=0.03)
 
 
+def cifar10_resnet20() -> ImageConfig:
+    """He et al. 2016, section 4.2, with ResNet-20: 64,000 steps of 128 images, SGD 0.1, x 0.1 at 32,000 and 48,000."""
+    return ImageConfig(
+        data=CIFAR10,
+        epochs=164,  # of 390 steps
+        schedule="step",
+        lr_factor=0.1,
+        lr_drops=(82, 123),
+        train_on_validation=True,
+    )
+
+
+def cifar10_resnet32() -> ImageConfig:
+    """He et al. 2016 with ResNet-32."""
+    return replace(cifar10_resnet20(), network="resnet32")
+
+
+def cifar10_resnet56() -> ImageConfig:
+    """He et al. 2016 with ResNet-56."""
+    return replace(cifar10_resnet20(), network="resnet56")
+
+
+def cifar10_vgg16() -> ImageConfig:
+    """Lin et al. 2021 (DCFF) with VGG-16: batch 256, SGD 0.1, x 0.1 at 150 and 225 of 300 epochs, weight decay 5e-4."""
+    return replace(
+        cifar10_resnet20(),
+        network="vgg16",
+        epochs=300,
+        batch_size=256,
+        lr_drops=(150, 225),
+        weight_decay=5e-4,
+    )
+
+
 def fdht(*modes: int) -> FormatSpec:
     """FDHT's one matrix for [x; h] of rank 5 and width 256. The first two modes multiply to the rows of x seen as a matrix,
     and those that h needs beside them; the last two to its columns."""
@@ -321,6 +367,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "furniture-pointnet2": furniture_pointnet2,
     "labeled-meshes": labeled_meshes,
     "labeled-meshes-pointnet": labeled_meshes_pointnet,
+    "ldraw": ldraw,
+    "ldraw-pointnet": ldraw_pointnet,
     "modelnet40-dgcnn": modelnet40_dgcnn,
     "modelnet40-pointnet": modelnet40_pointnet,
     "components": components,
@@ -344,6 +392,10 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "hmdb51-tt-lstm": hmdb51_tt_lstm,
     "fashion-resnet20": fashion_resnet20,
     "fashion-vgg16": fashion_vgg16,
+    "cifar10-resnet20": cifar10_resnet20,
+    "cifar10-resnet32": cifar10_resnet32,
+    "cifar10-resnet56": cifar10_resnet56,
+    "cifar10-vgg16": cifar10_vgg16,
 }
 
 

@@ -24,6 +24,7 @@ CONTENTS = {
 MADE_BY = {
     "modelnet40": ("modelnet40",),
     "labeled_meshes": ("labeled-meshes",),
+    "ldraw": ("ldraw",),
     "shapenet_part": ("shapenet-part",),
     "shapenet_part_2048": ("shapenet-part --form hdf5",),
     "s3dis": ("s3dis",),
@@ -31,6 +32,8 @@ MADE_BY = {
     "rooms": ("rooms", "s3dis --source data/local/rooms_raw --out data/local/rooms.h5"),
     "moving_furniture": ("moving-furniture",),
     "fashion_mnist": ("fashion-mnist",),
+    "cifar10": ("cifar --source cifar-10-binary.tar.gz",),
+    "cifar100": ("cifar --source cifar-100-binary.tar.gz",),
     "action_video": ("action-video",),
     "ucf11": ("ucf11",),
     "hmdb51": ("hmdb51",),

@@ -5,7 +5,7 @@ No worker processes: sets of this size fit in memory, and a batch is cut out fas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -72,20 +72,25 @@ def located(config: Config) -> Path:
     return find_data(config.data)
 
 
-def by_protocol(config: Config, split: np.ndarray, folds: dict[str, np.ndarray]) -> np.ndarray:
-    """The split of each sample: the file's own, `split`, or by the fold that is held out of those of the protocol."""
+def by_protocol(config: Config, split: np.ndarray, folds: Mapping[str, np.ndarray | None]) -> np.ndarray:
+    """The split of each sample: the file's own, `split`, or by the fold that is held out of those of the protocol; None of
+    folds that a file of this kind may have, and this one has not."""
+    there = {name: fold for name, fold in folds.items() if fold is not None}
     if config.protocol == "split":
         if config.held_out is not None:
-            asked = " or ".join(f"--protocol {name}" for name in folds)
+            asked = " or ".join(f"--protocol {name}" for name in there)
             raise ValueError(
                 f"held_out {config.held_out} names a fold, and the protocol is the file's own split; ask for {asked}."
             )
         return split
-    if config.protocol not in folds:
-        raise ValueError(
-            f"protocol {config.protocol} is not for this data; there are split, {', '.join(folds)}."
+    if config.protocol not in there:
+        lacks = (
+            f"; {config.data} does not say which samples belong together" if config.protocol in folds else ""
         )
-    fold = folds[config.protocol]
+        raise ValueError(
+            f"protocol {config.protocol} is not for this data; there are split, {', '.join(there)}{lacks}."
+        )
+    fold = there[config.protocol]
     numbers = np.unique(fold).tolist()
     if config.held_out not in numbers:
         raise ValueError(

@@ -17,6 +17,10 @@ def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> 
             return low + (config.lr - low) * (1 - math.cos(math.pi * at / top)) / 2
         return end + (config.lr - end) * (1 + math.cos(math.pi * (at - top) / max(1e-9, last - top))) / 2
     if config.schedule == "step":
-        rate = config.lr * config.lr_factor ** ((epoch + config.lr_ahead) // config.lr_epochs)
+        passed = epoch + config.lr_ahead
+        drops = (
+            sum(passed >= drop for drop in config.lr_drops) if config.lr_drops else passed // config.lr_epochs
+        )
+        rate = config.lr * config.lr_factor**drops
         return max(rate, config.lr_floor)
     return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
