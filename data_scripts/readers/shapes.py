@@ -11,6 +11,7 @@ from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.readers.mesh import SUFFIXES as MESHES
 from dropfold.data_scripts.readers.mesh import read_mesh
 from dropfold.data_scripts.readers.scene_file import TABLES, find_finite, read_cloud, stack_axes
+from dropfold.data_scripts.schemas.centre import Centre, normalised
 from dropfold.data_scripts.work.errors import ShapeError
 from dropfold.data_scripts.work.memory import name_if_too_large
 from dropfold.data_scripts.work.notes import tell
@@ -29,11 +30,12 @@ def read_shape(
     whole: bool = False,
     layout: Layout = AS_FOUND,
     notes: list[str] | None = None,
+    centre: Centre = "mean",
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere; see
-    `read_points`."""
+    `read_points` and `normalised`."""
     found, normals = read_points(path, points, seed, whole, layout, notes)
-    return normalised(found), normals
+    return normalised(found, centre), normals
 
 
 def read_points(
@@ -76,13 +78,6 @@ def read_points(
         chosen = random.choice(len(found), points, replace=len(found) < points)
         found, normals = found[chosen], None if normals is None else normals[chosen]
     return found, None if normals is None else np.ascontiguousarray(normals, dtype=np.float32)
-
-
-def normalised(points: np.ndarray) -> np.ndarray:
-    """Centred on the mean, the farthest point at distance 1; float32."""
-    points = points.astype(np.float64)
-    points = points - points.mean(0)
-    return (points / max(np.linalg.norm(points, axis=1).max(), 1e-12)).astype(np.float32)
 
 
 def _read_cloud(path: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray | None, bool, list[str]]:

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.readers.mesh import read_off, sample_surface
-from dropfold.data_scripts.readers.shapes import normalised, read_numbers
+from dropfold.data_scripts.readers.shapes import read_numbers
 from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas.centre import normalised
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution, jobs

@@ -26,8 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
+from dropfold.data_scripts.schemas.centre import normalised
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
 from dropfold.data_scripts.work import distribution, jobs, pieces

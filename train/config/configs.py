@@ -318,7 +318,9 @@ class Signature:
     Where the classes are parts, `categories` are the kinds of shapes, and `part_category` [classes] the kind that each part
     belongs to. `channels` says what the channels of a point mean; None if samples are no points. `codes`
     [classes] are the numbers of the classes in files of labelled points, read and written; empty: 0 .. classes - 1.
-    `channel_mean` and `channel_std` are those of each channel over the training images, as numbers from 0 to 1."""
+    `channel_mean` and `channel_std` are those of each channel over the training images, as numbers from 0 to 1. `centre`
+    says where the shapes of the data stand in their unit spheres; empty: neither on their mean nor on their box, no shapes,
+    or a run of an older version."""
 
     class_names: list[str]
     shape: tuple[int, ...] = ()
@@ -329,6 +331,7 @@ class Signature:
     codes: list[int] = field(default_factory=list)
     channel_mean: list[float] = field(default_factory=list)
     channel_std: list[float] = field(default_factory=list)
+    centre: Literal["", "mean", "box"] = ""
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import groups, shape_schema
+from dropfold.data_scripts.schemas.centre import centre_of
 from dropfold.data_scripts.work.notes import say
 from dropfold.kernels import Noise, knn
 from dropfold.kernels.noise.draw.operation import Reading, row_keep_scale
@@ -63,7 +64,10 @@ def load(config: CloudConfig) -> Data[Split]:
             )
     train, validation, test = map(cut, parts(split, config))
     channels = channels_of(config)
-    signature = Signature(clouds.class_names, (config.points, channels.total), channels=channels)
+    centre = centre_of(clouds.points)
+    signature = Signature(
+        clouds.class_names, (config.points, channels.total), channels=channels, centre=centre
+    )
     origin = clouds.name, clouds.source, clouds.credits, clouds.checksum
     return Data(train, validation, test, signature, *origin)
 
@@ -112,7 +116,8 @@ def read(
     """A mesh or cloud in a file as `votes` clouds; ValueError says what is wrong with it."""
     from dropfold.data_scripts.readers.shapes import read_shape
 
-    shapes = [read_shape(file, config.points, seed, layout=layout) for seed in range(votes)]
+    centre = points.centre_in(signature)
+    shapes = [read_shape(file, config.points, seed, layout=layout, centre=centre) for seed in range(votes)]
     if config.normals and shapes[0][1] is None:
         raise ValueError(f"{file} has no normals, and the run was trained with them.")
     clouds = [np.concatenate([p, n], 1) if config.normals and n is not None else p for p, n in shapes]

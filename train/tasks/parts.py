@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
 from dropfold.data_scripts.schemas import part_schema, shape_schema
+from dropfold.data_scripts.schemas.centre import centre_of, normalised
 from dropfold.train.config.configs import PartConfig, Signature
 from dropfold.train.data.augment import augment_channels
 from dropfold.train.data.data_file import find_data_set
@@ -92,6 +93,7 @@ def load(config: PartConfig) -> Data[Shapes]:
         part_category=file.part_category.tolist(),
         channels=channels,
         codes=file.codes,
+        centre=centre_of(file.points[start:end] for start, end in pairwise(file.ptr)),
     )
     part_category = torch.from_numpy(file.part_category)
 
@@ -263,10 +265,10 @@ def read(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All points of a cloud in a file: coordinates [N, 3] as in the file, and the network's input [N, C], centred and scaled
     into the unit sphere. A mesh gives `points` of its surface."""
-    from dropfold.data_scripts.readers.shapes import normalised, read_points
+    from dropfold.data_scripts.readers.shapes import read_points
 
-    points, normals = read_points(file, config.points, whole=True, layout=layout)
-    cloud = normalised(points)
+    found, normals = read_points(file, config.points, whole=True, layout=layout)
+    cloud = normalised(found, points.centre_in(signature))
     columns = [cloud]
     if config.normals:
         if normals is None:
@@ -274,7 +276,7 @@ def read(
         columns.append(normals)
     if config.local_shape:
         columns.append(describe_surroundings(cloud, config))
-    return points, np.concatenate(columns, 1)
+    return found, np.concatenate(columns, 1)
 
 
 @torch.no_grad()

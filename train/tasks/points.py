@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dropfold.data_scripts.schemas.centre import Centre
+from dropfold.data_scripts.work.notes import say
 from dropfold.models import NETWORKS, DropCluster, DropFeat, DropPoint
 from dropfold.models.clouds.initial import draw_xavier
 from dropfold.train.config.channels import Channels
@@ -121,3 +123,15 @@ def pack_points(points: np.ndarray) -> str:
 def to_base64(values: np.ndarray) -> str:
     """The bytes of an array as base64."""
     return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def centre_in(signature: Signature) -> Centre:
+    """Where the shapes that a run was trained on stand in their unit spheres; their mean if that is not known, which is
+    said."""
+    if signature.centre:
+        return signature.centre
+    say(
+        "how the training shapes were centred and scaled is not known (a data set with a frame of its own, or a run of an "
+        "older version): this shape is centred on the mean of its points and scaled into the unit sphere."
+    )
+    return "mean"

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.readers.shapes import normalised
 from dropfold.data_scripts.schemas import part_schema
+from dropfold.data_scripts.schemas.centre import normalised
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, SchemaError
 from dropfold.data_scripts.shapes import shapenet_part
 from dropfold.data_scripts.shapes.shapenet_part import FIRST, convert
