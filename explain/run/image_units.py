@@ -61,8 +61,11 @@ def without_each(logits: Tensor, p: Tensor, r: Tensor, weight: Tensor) -> Tensor
     return logits + (r - p).T[:, :, None] * weight.T[:, None, :]
 
 
-def explain_image_units(images: Images, found: Found, training: Images, logits: Tensor, to: To) -> None:
-    """The units, each removed in turn, replaced by its mean over `training` images or by 0; and many at once."""
+def explain_image_units(
+    images: Images, found: Found, training: Images, logits: Tensor, to: To, on_page: Tensor
+) -> None:
+    """The units, each removed in turn, replaced by its mean over `training` images or by 0; and many at once. What drives
+    them is shown of the images that are on the page."""
     layer = last_linear(images.network, images.x)
     if layer is None:
         found.page["notes"].append("no linear layer gives the logits, so units are left out.")
@@ -76,11 +79,11 @@ def explain_image_units(images: Images, found: Found, training: Images, logits: 
     without = without_each(logits, p, replaced, weight)
     harm = record_damage(found, layer, to, logits, without, images.label, known)
     remove_units(images, found, training, p, trained_on, linear)
-    shown = p[: len(found.page["images"])]
+    among = "" if len(on_page) == len(p) else f" among the {len(on_page)} of this page"
     found.page["units"] = unit_rows(
-        *(found, harm, images.names, shown, known["class_selectivity"]),
+        *(found, harm, images.names, p[on_page], known["class_selectivity"]),
         units="an input of the last linear layer",
-        drive="images that drive it",
+        drive=f"images that drive it most{among}",
     )
     add_correlations(found)
 

@@ -102,6 +102,27 @@ def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np
     return train, validation, test
 
 
+def stratified(label: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Which `count` samples stand for all (or all, if there are no more), in their order: drawn at random, of each class its
+    share to within one. Files are often sorted by class, so the first samples of a split are no sample of it.
+
+    label: [n], or [n, classes] of 0 and 1, where each combination counts as a class.
+    """
+    n = len(label)
+    if n <= count:
+        return torch.arange(n, device=label.device)
+    kind = np.unique(label.cpu().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.random.default_rng(seed).permutation(n)
+    order = order[np.argsort(kind[order], kind="stable")]
+    chosen = order[(2 * np.arange(count) + 1) * n // (2 * count)]  # the middles of equal parts
+    return torch.from_numpy(np.sort(chosen)).to(label.device)
+
+
+def spread(n: int, count: int) -> np.ndarray:
+    """The numbers of at most `count` of n samples, spread over all in equal steps, for samples that have no one class."""
+    return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(int))
+
+
 def batches(
     draw: Draw, split: Any, config: Config, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
