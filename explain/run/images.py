@@ -33,8 +33,8 @@ SCORES = (*METHODS, "ablation", "feature_norm", "random")
 
 @dataclass(frozen=True)
 class Images:
-    """A trained network, the images x uint8 [n, H, W, C] of a split, their classes [n] and names; and the layer that their
-    maps are of."""
+    """A trained network, the images x uint8 [n, H, W, C] of a split, their classes [n] (-1: not known) and names; and the
+    layer that their maps are of."""
 
     network: nn.Module
     x: Tensor
@@ -103,11 +103,12 @@ def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor, sh
             }
             for e in accounts.values()
         ]
-        note = f"{images.names[label]} → {images.names[predicted]}"
+        known = label >= 0
+        note = f"{images.names[label]} → {images.names[predicted]}" if known else first.sentence(i)
         items.append(
             {
                 **picture_of(images.x[i]), "cells": list(first.scores.shape[1:]), "title": images.title[i], "note": note,
-                "scale": scale, "maps": maps, "label": label, "wrong": label != predicted,
+                "scale": scale, "maps": maps, "label": label, "wrong": known and label != predicted,
             }
         )  # fmt: skip
     found.page |= {"images": items, "names": images.names}

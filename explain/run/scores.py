@@ -131,8 +131,8 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
         f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps "
         "of zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
         "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew (of up to "
-        f"{BATCH} clouds, of each class its share): a score about the network falls to 0, one that knows no class stays at 1 where the last layer "
-        "alone is. Time of one map."
+        f"{BATCH} clouds, of each class its share): a score about the network falls to 0, one that knows no class stays at "
+        "1 where the last layer alone is. Time of one map."
     )
     head = ["score", "accuracy left", "interval", "inserted", "infidelity", "with a factor", "effective points",
             "last layer anew", "all anew", "a map"]  # fmt: skip
