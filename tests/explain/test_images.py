@@ -197,7 +197,7 @@ def test_why_of_pictures(tmp_path, monkeypatch, capsys):
         Image.fromarray(one).save(file)
     main(["predict", str(tmp_path / "run"), str(tmp_path / "more"), str(files[2]), "--explain", "--json"])
     rows = json.loads(capsys.readouterr().out)
-    logits = network(torch.from_numpy(pixels)[..., None])
+    logits = network(torch.from_numpy(pixels)[..., None]).detach()
     for file, row, own in zip(files, rows, logits, strict=True):
         stem = f"{file.parent / file.stem}-explained"
         assert row["file"] == str(file)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.data_scripts.schemas.split_folders import note_lacking
 from dropfold.data_scripts.work.shipped import find_data
 from dropfold.train.config.configs import Config, Signature
 
@@ -100,6 +101,16 @@ def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np
     if config.train_on_validation:
         train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
     return train, validation, test
+
+
+def lacking_classes(data: Data[Any], what: str) -> list[str]:
+    """A sentence for the classes of which nothing trains, or nothing tests, where each sample has one class."""
+    splits = data.train, data.validation, data.test
+    if not isinstance(data.train, Split) or data.train.label.dim() != 1:
+        return []
+    label = torch.cat([split.label for split in splits]).numpy()
+    split = np.repeat([TRAIN, VALIDATION, TEST], [len(one) for one in splits])
+    return note_lacking(label, split, data.signature.class_names, what)
 
 
 def stratified(label: Tensor, count: int, seed: int = 0) -> Tensor:
