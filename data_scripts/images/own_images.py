@@ -147,7 +147,7 @@ def _stack(read: list[np.ndarray]) -> tuple[np.ndarray, list[str]]:
 
 
 def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int], list[Unread], list[str]]:
-    """Of equal pictures [n, H, W, C]: which are kept, one of each class; the others; a sentence for those of several classes.
+    """Of equal pictures [n, H, W, C]: which are kept, one of each class; the others; a sentence for those of two classes.
 
     Of copies in several splits the one that tests stays, or else the one that validates: it must not be trained on.
     """
@@ -155,7 +155,8 @@ def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int],
     for i, picture in enumerate(pictures):
         digest = hashlib.sha256(pixels[i].tobytes()).digest()
         alike.setdefault(digest, {}).setdefault(picture.class_name, []).append(i)
-    kept, copies, notes = [], [], []
+    kept: list[int] = []
+    copies, notes = [], []
     for by_class in alike.values():
         first = {}
         for name, some in by_class.items():

@@ -57,7 +57,7 @@ def image_network(name: str, num_classes: int, in_channels: int = 3, dropout: fl
         return _torchvision(name.removeprefix(THEIRS), num_classes)
     with _first_convolution_takes(in_channels) as changed:
         network = _torchvision(name.removeprefix(THEIRS), num_classes)
-    if not changed:
+    if not any(module in changed for module in network.modules()):
         raise ValueError(
             f"{name} has no convolution of three channels to take {in_channels} by; give images in colour."
         )

@@ -72,6 +72,7 @@ def measure(
     trained = Trained.of(run)
     config, network = trained.config, trained.network
     check(run, config)
+    assert isinstance(config, CloudConfig)
     samples: Any = trained.split(split)
     points = clouds.inputs(samples, config)[0].numpy()
 
