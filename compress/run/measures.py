@@ -13,7 +13,9 @@ from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.explain import explain
 from dropfold.models.layers.sizes import sizes_of
+from dropfold.train.data.splits import stratified
 from dropfold.train.storage.checkpoint import WEIGHTS
+from dropfold.train.tasks.registry import CLASSIFYING
 from dropfold.train.tasks.trained import Trained
 
 MANY = 32  # samples of the larger batch
@@ -55,13 +57,16 @@ def layers(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[s
 def explanations_kept(trained: Trained, fine: Trained) -> dict[str, float] | None:
     """The rank correlation (Spearman's) of the maps before and after for what the original predicts, its mean over samples.
 
-    Of the first samples of the test split, where a sample is one cloud or one image; None for other runs.
+    Of samples of the test split, of each class its share, where a sample is one cloud or one image; None for other runs.
     """
     if trained.config.task not in ("clouds", "images"):
         return None
     device = next(trained.network.parameters()).device
-    batches = trained.task.batches(trained.data.test, trained.config, 0)
-    inputs = [value[:EXPLAINED].to(device) for value in next(iter(batches))[0]]
+    test = trained.data.test
+    chosen = stratified(test.label, EXPLAINED)
+    inputs = [
+        value[chosen].to(device) for value in CLASSIFYING[trained.config.task].inputs(test, trained.config)
+    ]
     first = explain(trained.network, tuple(inputs), account=False)
     second = explain(fine.network, tuple(inputs), first.target, account=False)
     pairs = [(first.sample(i).flatten(), second.sample(i).flatten()) for i in range(len(first))]

@@ -2,11 +2,13 @@
 
 One folder a class, with PNG and JPEG. If the classes lie in folders train, val(idation) and test, or hold them, that is the
 split (see `split_folders`); otherwise each class is split 70 / 15 / 15. All pictures must be of one size, or be scaled to
---size. They are stored in gray if all of them are, else in RGB. A picture that cannot be read is reported and left out.
+--size. They are stored in gray if all of them are, else in RGB. A picture that cannot be read is reported and left out, and
+so are copies of a picture in its class.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -21,14 +23,17 @@ from dropfold.data_scripts.images.picture import SUFFIXES, is_gray, read_picture
 from dropfold.data_scripts.schemas import image_schema, shape_schema
 from dropfold.data_scripts.schemas.h5_file import TRAIN, VALIDATION
 from dropfold.data_scripts.schemas.image_schema import Images
-from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files, note_lacking
 from dropfold.data_scripts.schemas.video_schema import frame_size
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.archive import name_members, open_as_folder
 from dropfold.data_scripts.work.errors import PictureError, SchemaError
 from dropfold.data_scripts.work.folders import (
+    SAME,
     Unread,
     account,
+    in_number,
+    in_order,
     name_some,
     note_alike,
     print_line,
@@ -85,23 +90,28 @@ def convert(folder: Path, options: Options) -> tuple[Images, list[str]]:
             kept.append(picture)
         except PictureError as error:
             faults.append(str(error))
-    lines = account(len(kept), unread, failed=len(faults))
     if not kept:
+        lines = account(0, unread, failed=len(faults))
         raise SchemaError("\n".join(["no picture could be read:", *faults, *lines]))
     _refuse_sizes(read, kept)
     names = sorted({picture.class_name for picture in kept})
     lost = sorted({picture.class_name for picture in found} - set(names))
     faults += [f"no readable picture is of class {name}" for name in lost]
     pixels, said = _stack(read)
+    chosen, copies, twice = find_copies(pixels, kept)
+    pixels, kept = pixels[chosen], [kept[i] for i in chosen]
+    lines = account(len(kept), [*unread, *copies], failed=len(faults))
     label = np.array([names.index(picture.class_name) for picture in kept], dtype=np.int64)
     origin = printable(options.source.resolve().name)
     arguments = f"--source {shlex.quote(origin)} --out FILE --seed {options.seed}"
     arguments += f" --size {options.size}" if options.size else ""
     arguments += f" --split-folders {options.split_folders}" if options.split_folders != "auto" else ""
+    split = _split(kept, label, options.seed)
+    notes += [*twice, *note_lacking(label, split, names, "pictures")]
     images = Images(
         pixels=pixels,
         label=label,
-        split=_split(kept, label, options.seed),
+        split=split,
         name=[printable(picture.name) for picture in kept],
         class_names=names,
         source=f"the folder or archive {origin}",
@@ -136,6 +146,35 @@ def _stack(read: list[np.ndarray]) -> tuple[np.ndarray, list[str]]:
     return stacked, [some] if channels == 3 and gray else []
 
 
+def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int], list[Unread], list[str]]:
+    """Of equal pictures [n, H, W, C]: which are kept, one of each class; the others; a sentence for those of two classes.
+
+    Of copies in several splits the one that tests stays, or else the one that validates: it must not be trained on.
+    """
+    alike: dict[bytes, dict[str, list[int]]] = {}
+    for i, picture in enumerate(pictures):
+        digest = hashlib.sha256(pixels[i].tobytes()).digest()
+        alike.setdefault(digest, {}).setdefault(picture.class_name, []).append(i)
+    kept: list[int] = []
+    copies, notes = [], []
+    for by_class in alike.values():
+        first = {}
+        for name, some in by_class.items():
+            first[name] = max(some, key=lambda i: (pictures[i].split or TRAIN, -i))
+            copies += [
+                Unread(pictures[i].name, SAME, pictures[first[name]].name) for i in some if i != first[name]
+            ]
+        kept += first.values()
+        if len(first) > 1:
+            shown = name_some([shorten(pictures[i].name) for i in first.values()])
+            notes.append(
+                f"{shown} are one picture in {len(first)} classes, and a network can learn one: remove the wrong ones; all "
+                "are kept"
+            )
+    copies.sort(key=lambda one: in_order(one.name))
+    return sorted(kept), copies, notes
+
+
 def _split(kept: list[Picture], label: np.ndarray, seed: int) -> np.ndarray:
     splits = [picture.split for picture in kept]
     if all(split is None for split in splits):
@@ -151,7 +190,7 @@ def main(options: Options) -> None:
         notes = [name_members(note, folder, options.source) for note in notes]
     image_schema.write(options.out, images)
     counts = [len(images.of(split)) for split in range(3)]
-    n = len(images.class_names)
-    print_line(f"{options.out}: {counts} images to train, validate and test, {n} classes")
+    classes = in_number(len(images.class_names), "class", "classes")
+    print_line(f"{options.out}: {counts} images to train, validate and test, {classes}")
     for note in notes:
         print_line(note if note.startswith("note: ") else f"left out: {note}")

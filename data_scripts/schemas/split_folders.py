@@ -15,6 +15,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
+import numpy as np
+
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN, VALIDATION
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import (
@@ -253,6 +255,25 @@ def list_files(
     unread += [Unread(name, LOOSE) for name, place in files if not place.inner]
     notes += note_empty(tree.folders, parents, places, what)
     return [(name, place) for name, place in files if place.inner], unread, notes
+
+
+def note_lacking(label: np.ndarray, split: np.ndarray, class_names: Sequence[str], what: str) -> list[str]:
+    """A sentence for the classes of which nothing trains, or nothing tests, and for a set of one class. what: e.g.
+    pictures."""
+    if len(class_names) == 1:
+        return [f"all {what} are of the class {class_names[0]}: training needs two classes or more"]
+    notes = []
+    for which, verb in ((TRAIN, "trains"), (TEST, "tests")):
+        held = set(label[split == which].tolist())
+        lacking = [name for c, name in enumerate(class_names) if c not in held]
+        if held and lacking:
+            noun = (
+                f"class {lacking[0]}"
+                if len(lacking) == 1
+                else f"{len(lacking)} classes: {name_some(lacking)}"
+            )
+            notes.append(f"none of the {what} {verb} of {noun}")
+    return notes
 
 
 def note_empty(

@@ -21,7 +21,13 @@ from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.data_scripts.schemas.shape_schema import TRAIN, VALIDATION, Clouds
-from dropfold.data_scripts.schemas.split_folders import LOOSE, SplitFolders, note_empty, place_files
+from dropfold.data_scripts.schemas.split_folders import (
+    LOOSE,
+    SplitFolders,
+    note_empty,
+    note_lacking,
+    place_files,
+)
 from dropfold.data_scripts.shapes import shapenet
 from dropfold.data_scripts.shapes.companions import find_companions
 from dropfold.data_scripts.work import atomic
@@ -31,6 +37,7 @@ from dropfold.data_scripts.work.folders import (
     OTHER_KIND,
     Unread,
     account,
+    in_number,
     name_some,
     note_alike,
     print_line,
@@ -175,6 +182,7 @@ def convert(
         split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
         if VALIDATION not in split:
             split = shape_schema.carve_validation(label, split, 0.15, seed)
+    notes = [f"note: {line}" for line in note_lacking(label, split, names, "shapes")] + notes
     arguments = f"--source {shlex.quote(origin)} --out FILE --points {points} --seed {seed}"
     arguments += f" --split-folders {split_folders}" if split_folders != "auto" else ""
     arguments += f' --columns "{" ".join(layout.columns)}"' if layout.columns else ""
@@ -203,8 +211,7 @@ def main(options: Options) -> None:
         notes = [name_members(note, folder, options.source) for note in notes]
     shape_schema.write(options.out, clouds)
     counts = [len(clouds.of(s)) for s in range(3)]
-    print_line(
-        f"{options.out}: {counts} shapes to train, validate and test, {len(clouds.class_names)} classes"
-    )
+    classes = in_number(len(clouds.class_names), "class", "classes")
+    print_line(f"{options.out}: {counts} shapes to train, validate and test, {classes}")
     for note in notes:
         print_line(note if note.startswith("note: ") else f"left out: {note}")

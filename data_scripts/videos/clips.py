@@ -29,7 +29,7 @@ from dropfold.data_scripts.schemas import video_schema
 from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
 from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
-from dropfold.data_scripts.work.folders import print_line, printable
+from dropfold.data_scripts.work.folders import in_number, print_line, printable
 from dropfold.data_scripts.work.processes import cores
 
 Decode = Callable[[Path, str, Reading], Any]
@@ -134,9 +134,8 @@ def run(options: Sourced, convert: Callable[[Any], tuple[Videos, list[str]]]) ->
     with jobs.advise_restart():
         videos, faults = convert(options)
     counts = [len(videos.of(split)) for split in range(3)]
-    print_line(
-        f"{options.out}: {counts} clips to train, validate and test, {len(videos.class_names)} classes"
-    )
+    classes = in_number(len(videos.class_names), "class", "classes")
+    print_line(f"{options.out}: {counts} clips to train, validate and test, {classes}")
     for fault in faults:
         print_line(fault if fault.startswith("note: ") else f"left out: {fault}")
 

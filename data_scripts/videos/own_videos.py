@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dropfold.data_scripts.readers.decode import SUFFIXES
-from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files
+from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files, note_lacking
 from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.videos import clips
 from dropfold.data_scripts.videos.clips import Clip, Sourced
@@ -88,6 +88,7 @@ def convert(options: Options) -> tuple[Videos, list[str]]:
         videos, faults = clips.make(options.out, found, names, options, provenance)
         faults = [name_members(fault, folder, options.source) for fault in faults]
     read = len(videos.name)
+    notes += note_lacking(videos.label, videos.split, videos.class_names, "videos")
     notes += account(read, unread, failed=len(found) - read)
     return videos, [*(f"note: {note}" for note in notes), *faults]
 

@@ -241,6 +241,11 @@ def name_some(names: Sequence[str], most: int = MOST_NAMED) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def in_number(count: int, one: str, more: str) -> str:
+    """`1 class`, `2 classes`."""
+    return f"{count:,} {one if count == 1 else more}"
+
+
 def count_kinds(names: Iterable[str]) -> str:
     """`9 .jpg, 3 .mtl, 1 without suffix`, the most first."""
     kinds = Counter(printable(suffix_of(name)) or "without suffix" for name in names)

@@ -20,6 +20,8 @@ import tyro
 
 from dropfold.data_scripts.work import atomic
 
+OF_CLOUDS = "xgrad_cam", "grad_cam", "radius", "random"  # the scores, if none are named
+OF_IMAGES = "xgrad_cam", "grad_cam", "feature_norm", "random"
 FILES = "explanation.json", "explanation.npz", "explanation.html"
 OWN = (
     atomic.Own("explanation of dropfold", rb"\{", rb'"command": "dropfold explain '),
@@ -34,9 +36,10 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
-    methods: tuple[str, ...] = ("xgrad_cam", "grad_cam", "radius", "random")
-    """Scores of points beside each other: also gradient_x_activation, feature_norm, critical_points, zheng, zheng_iterative
-    and ablation. Of images: xgrad_cam, grad_cam, gradient_x_activation, ablation, feature_norm and random."""
+    methods: tuple[str, ...] | None = None
+    """Scores beside each other. Of points, default xgrad_cam, grad_cam, radius and random: also gradient_x_activation,
+    feature_norm, critical_points, zheng, zheng_iterative and ablation. Of images, default xgrad_cam, grad_cam, feature_norm
+    and random: also gradient_x_activation and ablation."""
     classes: tuple[str, ...] = ()
     """Only samples of these classes, or maps of these labels; default: all."""
     units: Literal["mean", "zero"] = "mean"
@@ -56,9 +59,9 @@ def main(options: Options) -> None:
     from dropfold.train.tasks.trained import Trained
 
     known = [*METHODS, "ablation", *SCORES]
-    if wrong := [name for name in options.methods if name not in known]:
+    if wrong := [name for name in options.methods or () if name not in known]:
         raise ValueError(f"--methods has no {wrong[0]!r}; it takes {', '.join(known)}.")
-    if not options.methods:
+    if options.methods == ():
         raise ValueError(f"--methods needs one at least, of {', '.join(known)}.")
     trained = Trained.of(options.run, train_on_validation=False)
     refuse_idle(options, trained.config.task)
@@ -135,13 +138,13 @@ def _explain(options: Options, trained: Any) -> Any:
         return explain_videos(trained.network, tuple(v.to(device) for v in inputs), label, title, names)
     train = trained.split("train")
     if config.task == "images":
-        from dropfold.explain.run.images import DEFAULT, Images, explain_images, map_layer
+        from dropfold.explain.run.images import Images, explain_images, map_layer
 
         layer = map_layer(trained.network, inputs[0].to(device))
         images = Images(trained.network, inputs[0].to(device), label.to(device), title, names, layer)
         seen, known = task.inputs(train, config)[0].to(device), train.label.to(device)
         before = Images(trained.network, seen, known, [], names, layer)
-        methods = DEFAULT if options.methods == Options.methods else options.methods
+        methods = options.methods or OF_IMAGES
         with torch.random.fork_rng(devices=[]):
             return explain_images(images, before, methods, options.units, options.seed)
     from dropfold.explain.run.clouds import explain_clouds
@@ -151,7 +154,8 @@ def _explain(options: Options, trained: Any) -> Any:
     training = Clouds(trained.network, seen, known, [], names)
     clouds = Clouds(trained.network, inputs[0].to(device), label.long().to(device), title, names)
     with torch.random.fork_rng(devices=[]):
-        return explain_clouds(clouds, training, options.methods, options.units, options.seed)
+        methods = options.methods or OF_CLOUDS
+        return explain_clouds(clouds, training, methods, options.units, options.seed)
 
 
 def known_classes(classes: tuple[str, ...], names: list[str]) -> None:

@@ -18,8 +18,9 @@ from dropfold.data_scripts.schemas.scene_schema import Room
 from dropfold.data_scripts.work import atomic
 from dropfold.explain.maps.explanation import write_scores
 from dropfold.explain.page.page import write_page
-from dropfold.explain.run.clouds import explain_maps
+from dropfold.explain.run import clouds, images
 from dropfold.explain.run.found import Clouds, Found
+from dropfold.explain.run.images import Images, map_layer
 from dropfold.explain.run.labels import explain_labels, label_blocks, label_parts
 from dropfold.explain.run.videos import explain_videos
 from dropfold.train.config.configs import AugmentConfig, PartConfig, SceneConfig
@@ -33,7 +34,7 @@ from dropfold.train.tasks.scene_prediction import check_colour
 from dropfold.train.tasks.scenes import OpenRoom
 from dropfold.train.tasks.trained import Trained
 
-TASKS = ("clouds", "video", "parts", "scenes")
+TASKS = ("clouds", "video", "images", "parts", "scenes")
 PAGE = atomic.Own("explanation of dropfold", rb"<!doctype html>", rb"<title>dropfold explanation</title>")
 VALUES = atomic.Own("explanation of dropfold", rb"\{", rb'"command": "dropfold predict ')
 
@@ -120,7 +121,7 @@ def write(trained: Trained, file: Path, found: Found, target: Targets) -> list[P
 
 
 def _explain_class(trained: Trained, file: Path, row: dict[str, Any], layout: Layout) -> Found:
-    """The predicted class and the runner-up of a shape's first sampling, or the predicted class of a clip."""
+    """The predicted class and the runner-up of a shape's first sampling or of an image, or the predicted class of a clip."""
     names, network = trained.signature.class_names, trained.network
     device = next(network.parameters()).device
     read = CLASSIFYING[trained.config.task].read(file, trained.config, trained.signature, 1, layout)
@@ -128,10 +129,15 @@ def _explain_class(trained: Trained, file: Path, row: dict[str, Any], layout: La
     if trained.config.task == "video":
         return explain_videos(network, inputs, None, [file.name], names)
     order = torch.tensor([[names.index(name) for name in row["probabilities"]]], device=device)
-    clouds = Clouds(network, inputs[0], torch.full((1,), -1), [file.name], names)
-    found = Found()
-    first = explain_maps(clouds, found, clouds.logits(), order)
-    del found.values["label"]  # a file has none
+    found, unknown = Found(), torch.full((1,), -1, device=device)
+    if trained.config.task == "images":
+        one = Images(network, inputs[0], unknown, [file.name], names, map_layer(network, inputs[0]))
+        images.explain_maps(one, found, one.logits(), order, torch.zeros(1, dtype=torch.int64))
+        del found.values["label"]  # a file has none
+        return found
+    shape = Clouds(network, inputs[0], unknown, [file.name], names)
+    first = clouds.explain_maps(shape, found, shape.logits(), order)
+    del found.values["label"]
     found.points = inputs[0][0, :, :3].cpu().numpy()
     scores = {
         name: torch.from_numpy(found.arrays[f"scores/{name}"][0]) for name in ("runner_up", "difference")
@@ -148,7 +154,7 @@ def _explain_labels(trained: Trained, file: Path, category: str, unit: Unit | No
         rows = segmentation.groups(len(cloud), config.points, np.random.default_rng((0, 0)))[0]
         kind = torch.tensor([category_of(category, signature)])
         x = torch.from_numpy(cloud[rows])[None]
-        clouds = label_parts(network, (x, kind), config, signature, [file.name])
+        seen = label_parts(network, (x, kind), config, signature, [file.name])
         pos = points[rows]
     else:
         assert isinstance(config, SceneConfig)
@@ -160,11 +166,11 @@ def _explain_labels(trained: Trained, file: Path, category: str, unit: Unit | No
         shape = local_shape(pos - pos.min(0), UP) if config.local_shape else None
         room = OpenRoom(Room(pos - pos.min(0), colour, np.zeros(len(pos), np.uint8)), still, shape)
         x = room.block(torch.Generator().manual_seed(0))[0][None].to(next(network.parameters()).device)
-        clouds = label_blocks(
+        seen = label_blocks(
             network, x, [f"{file.name}, a block of {config.block:g} m"], signature.class_names
         )
         pos = x[0, :, :3].cpu().numpy()
-    found = explain_labels(clouds)
+    found = explain_labels(seen)
     found.points = pos
     rows_of = found.values["maps"]
     found.scores = {

@@ -14,7 +14,7 @@ from dropfold.explain.cut.passes import as_it_was
 from dropfold.explain.run.found import Found
 from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
 from dropfold.explain.units.ablation import To, Units
-from dropfold.explain.units.damage import attributes, damage
+from dropfold.explain.units.damage import attributes
 from dropfold.explain.units.removal import FRACTIONS as REMOVED
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ def without_each(logits: Tensor, p: Tensor, r: Tensor, weight: Tensor) -> Tensor
     return logits + (r - p).T[:, :, None] * weight.T[:, None, :]
 
 
-def explain_image_units(images: Images, found: Found, training: Images, logits: Tensor, to: To) -> None:
-    """The units, each removed in turn, replaced by its mean over `training` images or by 0; and many at once."""
+def explain_image_units(
+    images: Images, found: Found, training: Images, logits: Tensor, to: To, on_page: Tensor
+) -> None:
+    """The units, each removed in turn, replaced by its mean over `training` images or by 0; and many at once. What drives
+    them is shown of the images that are on the page."""
     layer = last_linear(images.network, images.x)
     if layer is None:
         found.page["notes"].append("no linear layer gives the logits, so units are left out.")
@@ -75,27 +78,6 @@ def explain_image_units(images: Images, found: Found, training: Images, logits: 
     known = attributes(Units((p,)), images.label, logits.softmax(-1), None, weight)
     without = without_each(logits, p, replaced, weight)
     harm = record_damage(found, layer, to, logits, without, images.label, known)
-    remove_units(images, found, training, p, trained_on, linear)
-    shown = p[: len(found.page["images"])]
-    found.page["units"] = unit_rows(
-        *(found, harm, images.names, shown, known["class_selectivity"]),
-        units="an input of the last linear layer",
-        drive="images that drive it",
-    )
-    add_correlations(found)
-
-
-def remove_units(
-    images: Images, found: Found, training: Images, p: Tensor, trained_on: Tensor, linear: Any
-) -> None:
-    """Accuracy with most units replaced by their training mean: least important first, ranked on training images."""
-    means, logits = trained_on.mean(0), training.logits()
-    without = without_each(logits, trained_on, means, linear.weight.detach())
-    known = attributes(Units((trained_on,)), training.label, logits.softmax(-1), None, linear.weight)
-    scores = {
-        "exact ablation": damage(logits, without, training.label).loss,
-        "std x out-weights": known["std_x_out"],
-    }
 
     def accuracy_of(order: Tensor) -> list[float]:
         accuracy = []
@@ -108,9 +90,17 @@ def remove_units(
         return accuracy
 
     add_removal(
-        found,
-        scores,
+        *(found, training, Units((trained_on,))),
+        without_each(training.logits(), trained_on, means, weight),
+        weight,
         accuracy_of,
         "Accuracy without fine-tuning: removed units are their training mean. Units are ranked on training images, accuracy "
         "is of these.",
     )
+    among = "" if len(on_page) == len(p) else f" among the {len(on_page)} of this page"
+    found.page["units"] = unit_rows(
+        *(found, harm, images.names, p[on_page], known["class_selectivity"]),
+        units="an input of the last linear layer",
+        drive=f"images that drive it most{among}",
+    )
+    add_correlations(found)

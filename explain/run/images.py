@@ -21,6 +21,7 @@ from dropfold.explain.run.found import Found, check_runner_up, in_words, mean, m
 from dropfold.explain.run.image_units import explain_image_units
 from dropfold.explain.score.curves import FRACTIONS, rank_correlation, with_random_layers
 from dropfold.explain.units.ablation import To, unit_values
+from dropfold.train.data.splits import stratified
 from dropfold.train.scoring.logits import predict
 from dropfold.train.tasks.points import to_base64
 
@@ -28,13 +29,12 @@ BATCH = 64
 DROPPED = 200  # images of the curves: each is seen again at every step
 SHOWN = 300  # images of the page
 SCORES = (*METHODS, "ablation", "feature_norm", "random")
-DEFAULT = ("xgrad_cam", "grad_cam", "feature_norm", "random")
 
 
 @dataclass(frozen=True)
 class Images:
-    """A trained network, the images x uint8 [n, H, W, C] of a split, their classes [n] and names; and the layer that their
-    maps are of."""
+    """A trained network, the images x uint8 [n, H, W, C] of a split, their classes [n] (-1: not known) and names; and the
+    layer that their maps are of."""
 
     network: nn.Module
     x: Tensor
@@ -67,14 +67,16 @@ def explain_images(images: Images, training: Images, methods: Sequence[str], to:
     found = Found()
     logits = images.logits()
     order = logits.argsort(dim=1, descending=True)
-    explain_maps(images, found, logits, order)
+    shown = stratified(images.label, SHOWN)
+    explain_maps(images, found, logits, order, shown)
     explain_curves(images, found, training, methods, order[:, 0], seed)
-    explain_image_units(images, found, training, logits, to)
+    explain_image_units(images, found, training, logits, to, shown)
     return found
 
 
-def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor) -> None:
-    """The predicted class, the runner-up and their difference, with their accounts."""
+def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor, shown: Tensor) -> None:
+    """The predicted class, the runner-up and their difference, with their accounts; on the page those of the images
+    `shown`."""
     check_runner_up(images.names)
     first, second = (in_batches(images, order[:, place]) for place in (0, 1))
     difference = first.contrast(second)
@@ -84,12 +86,12 @@ def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor) ->
     found.arrays |= {f"scores/{name}": e.scores.cpu().numpy() for name, e in accounts.items()}
     found.arrays |= {"logits": logits.cpu().numpy(), "label": images.label.cpu().numpy()}
     found.page["notes"] = list(first.notes)
-    if len(first) > SHOWN:
+    if len(shown) < len(first):
         found.page["notes"].append(
-            f"the page shows the first {SHOWN} of {len(first):,} images; explanation.npz has all."
+            f"the page shows {len(shown)} of {len(first):,} images, of each class its share; explanation.npz has all."
         )
     items = []
-    for i in range(min(SHOWN, len(first))):
+    for i in shown.tolist():
         label, predicted = int(images.label[i]), int(order[i, 0])
         scale = max(float(e.scores[i].abs().max()) for e in accounts.values())
         maps = [
@@ -101,14 +103,24 @@ def explain_maps(images: Images, found: Found, logits: Tensor, order: Tensor) ->
             }
             for e in accounts.values()
         ]
-        note = f"{images.names[label]} → {images.names[predicted]}"
+        known = label >= 0
+        note = f"{images.names[label]} → {images.names[predicted]}" if known else first.sentence(i)
         items.append(
             {
                 **picture_of(images.x[i]), "cells": list(first.scores.shape[1:]), "title": images.title[i], "note": note,
-                "scale": scale, "maps": maps, "label": label, "wrong": label != predicted,
+                "scale": scale, "maps": maps, "label": label, "wrong": known and label != predicted,
             }
         )  # fmt: skip
     found.page |= {"images": items, "names": images.names}
+
+
+def of_all(count: int, all_of_them: int) -> str:
+    """How many images a figure is of."""
+    return (
+        f"{count} images"
+        if count == all_of_them
+        else f"{count} of {all_of_them:,} images, of each class its share"
+    )
 
 
 def picture_of(pixels: Tensor) -> dict[str, Any]:
@@ -155,9 +167,10 @@ def explain_curves(
     images: Images, found: Found, training: Images, methods: Sequence[str], target: Tensor, seed: int
 ) -> None:
     """Accuracy after the most, and after the least salient pixels are the mean; each method's time, spread and sanity."""
-    x, label, target = (value[:DROPPED] for value in (images.x, images.label, target))
+    chosen = stratified(images.label, DROPPED)
+    x, label, target = (value[chosen] for value in (images.x, images.label, target))
     average = (training.x.double() / 255).mean((0, 1, 2)).float()
-    some = slice(0, BATCH)
+    some = stratified(label, BATCH)
     drawn = with_random_layers(images.network, 1, seed)
     values: dict[str, Any] = {}
     for name in methods:
@@ -185,6 +198,7 @@ def explain_curves(
         }
         found.arrays[f"dropping/{name}"] = curves["most"].cpu().numpy().astype(bool)
     found.values["dropping"] = {"fractions": list(FRACTIONS), "images": len(x), "methods": values}
+    found.arrays["dropping/images"] = chosen.cpu().numpy()
     clean = float((dropped(images.network, x, scores, average, 0.0, True).argmax(1) == label).double().mean())
     charts = [
         {
@@ -197,7 +211,7 @@ def explain_curves(
     ]
     text = (
         f"Pixels are replaced by the mean of the training images. That is no image any more, so a fall is also that of a "
-        f"network that sees what it never saw: compare with random pixels. {len(x)} images, one seed."
+        f"network that sees what it never saw: compare with random pixels. {of_all(len(x), len(images.x))}, one seed."
     )
     found.page["curves"] = {"title": "Dropping pixels", "text": text, "charts": charts}
     rows = [
@@ -208,8 +222,8 @@ def explain_curves(
     text = (
         "Mean accuracy over the five steps, lower is better, with its 95 % bootstrap interval over images; how many of the "
         f"{scores[0].numel()} positions share the evidence; the rank correlation with the map of the network whose last "
-        "layer is drawn anew: a score that knows no class stays at 1. Where the mean over all positions feeds one linear "
-        "layer, XGrad-CAM, Grad-CAM and gradient x activation are the same map: CAM."
+        f"layer is drawn anew ({of_all(len(some), len(images.x))}): a score that knows no class stays at 1. Where the mean "
+        "over all positions feeds one linear layer, XGrad-CAM, Grad-CAM and gradient x activation are the same map: CAM."
     )
     head = ["score", "accuracy left", "interval", "effective positions", "head drawn anew", "time"]
     found.page["tables"] = [{"title": "Scores beside each other", "text": text, "head": head, "rows": rows}]

@@ -19,6 +19,7 @@ from dropfold.explain.maps.maps import explain
 from dropfold.explain.page.page import shape_of
 from dropfold.explain.run.found import Found, join, mean, percent
 from dropfold.train.config.configs import BlockConfig, PartConfig, SceneConfig
+from dropfold.train.data.splits import spread
 from dropfold.train.scoring.objective import restrict_to_family
 from dropfold.train.tasks import parts, scenes
 from dropfold.train.tasks.segmentation import to_page
@@ -127,12 +128,11 @@ def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def labelled_split(trained: Any, split: Any) -> Labelled:
-    """Clouds spread over a split, or the first blocks of its rooms, as evaluation sees them."""
+    """Clouds spread over a split, or blocks of its rooms at random, as evaluation sees them."""
     config, signature, network = trained.config, trained.signature, trained.network
     device = next(network.parameters()).device
     names = signature.class_names
-    count = min(SHOWN, len(split))
-    chosen = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int))
+    chosen = spread(len(split), SHOWN)
     if isinstance(config, PartConfig):
         inputs, _ = parts.fixed(split, chosen.tolist(), config)
         return label_parts(network, inputs, config, signature, _titles(trained, split, chosen))

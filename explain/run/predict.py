@@ -22,7 +22,8 @@ class Options(predict.Options):
     """Predict the class of shapes, or of each of their points, in files."""
 
     explain: bool = False
-    """Also write why: a page, numbers, and points with their scores, beside each file."""
+    """Also write why: a page, numbers, and (of shapes and scenes) points with their scores, beside each file. Not of runs on
+    blocks."""
     explain_out: Path | None = None
     """The folder that they go to; default: that of the file."""
 
@@ -34,12 +35,12 @@ def main(options: Options) -> None:
         predict.main(options)
         return
 
-    def prepare(trained: Trained) -> predict.Also:
+    def prepare(trained: Trained, files: tuple[Path, ...]) -> predict.Also:
         from dropfold.data_scripts.readers.columns import parse_layout
         from dropfold.explain.run.files import explainer
 
         layout = parse_layout(options.columns, options.drop_nan)
         more = {"category": options.category, "unit": options.unit, "layout": layout}
-        return explainer(trained, options.files, options.explain_out, **more)  # type: ignore[arg-type]
+        return explainer(trained, files, options.explain_out, **more)  # type: ignore[arg-type]
 
     predict.main(options, prepare)

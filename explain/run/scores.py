@@ -15,6 +15,7 @@ from dropfold.explain.score.curves import FRACTIONS, cascade, dropping, inserted
 from dropfold.explain.score.game import FIRST, pairs, two_shape_game
 from dropfold.explain.score.infidelity import SETS, SHARE, Drops, infidelity, random_drops
 from dropfold.explain.score.saliency import saliency
+from dropfold.train.data.splits import stratified
 
 GAME_PAIRS = 54
 IN_LOGITS = (*METHODS, "ablation")  # others have units of their own
@@ -60,7 +61,7 @@ def _measure(
     some = [share for share in inserted if share < 1]
     curves["inserted"] = dropping(network, x, scores, some, "insertion").right(label)
     left = mean_interval(curves["most"].mean(0))  # of each cloud's mean over the fractions
-    few = slice(0, BATCH)
+    few = stratified(label, BATCH)
     anew = {layer: mean(rho) for layer, rho in cascade(network, x[few], target[few], name, seed).items()}
     of_sets = infidelity(scores, drops)
     found.arrays[f"dropping/{name}"] = curves["most"].cpu().numpy().astype(bool)
@@ -129,8 +130,9 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
         "those of insertion, higher is better. Infidelity (Yeh et al. 2019): how far the scores of "
         f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps "
         "of zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
-        "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew: a score about the "
-        "network falls to 0, one that knows no class stays at 1 where the last layer alone is. Time of one map."
+        "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew (of up to "
+        f"{BATCH} clouds, of each class its share): a score about the network falls to 0, one that knows no class stays at "
+        "1 where the last layer alone is. Time of one map."
     )
     head = ["score", "accuracy left", "interval", "inserted", "infidelity", "with a factor", "effective points",
             "last layer anew", "all anew", "a map"]  # fmt: skip

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dropfold.explain.run.found import Found, in_words, mean, percent
-from dropfold.explain.units.ablation import To
-from dropfold.explain.units.damage import Damage, correlations, damage
+from dropfold.explain.units.ablation import To, Units
+from dropfold.explain.units.damage import Damage, attributes, correlations, damage
 from dropfold.explain.units.removal import FRACTIONS as REMOVED
 
 SHOWN = 24  # units of the page
@@ -51,13 +51,41 @@ def add_correlations(found: Found) -> None:
     )
 
 
+class Ranking(Protocol):
+    """The samples that units are ranked on: their classes [n] and logits [n, K]."""
+
+    @property
+    def label(self) -> Tensor: ...
+
+    def logits(self) -> Tensor: ...
+
+
 def add_removal(
-    found: Found, scores: Mapping[str, Tensor], accuracy_of: Callable[[Tensor], list[float]], text: str
+    found: Found,
+    training: Ranking,
+    values: Units,
+    without: Tensor,
+    weight: Tensor,
+    accuracy_of: Callable[[Tensor], list[float]],
+    text: str,
+    more: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """The accuracy with most units gone, least important first by each of the `scores` [U] and at random."""
-    count = len(next(iter(scores.values())))
-    ranked = {**scores, "random": torch.rand(count, generator=torch.Generator().manual_seed(0))}
-    accuracy = {name: accuracy_of(score.argsort(stable=True)) for name, score in ranked.items()}
+    """The accuracy with most units replaced by their training mean: least important first, by scores on `training`, and at
+    random.
+
+    values: the units of `training`; without: their logits without each unit [U, n, K]; weight [K, U]: of the linear layer
+    that reads the units; accuracy_of: by an order of units; more: scores [U] by name.
+    """
+    logits = training.logits()
+    scores = {
+        "exact ablation": damage(logits, without, training.label).loss,
+        "std x out-weights": attributes(values, training.label, logits.softmax(-1), None, weight)[
+            "std_x_out"
+        ],
+        **(more or {}),
+    }
+    scores["random"] = torch.rand(len(without), generator=torch.Generator().manual_seed(0))
+    accuracy = {name: accuracy_of(score.argsort(stable=True)) for name, score in scores.items()}
     found.values["units"]["removed"] = {"fractions": list(REMOVED), "accuracy": accuracy}
     head = ["order", *(f"{100 * fraction:.0f} % removed" for fraction in REMOVED)]
     rows = [[name, *map(percent, row)] for name, row in accuracy.items()]

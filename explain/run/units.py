@@ -11,7 +11,7 @@ from dropfold.explain.run.found import BATCH, Clouds, Found
 from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
 from dropfold.explain.score.saliency import winning_points
 from dropfold.explain.units.ablation import To, Units, each_unit, pooled_layer, unit_values
-from dropfold.explain.units.damage import attributes, damage
+from dropfold.explain.units.damage import attributes
 from dropfold.explain.units.removal import cumulative_accuracy
 from dropfold.models import NETWORKS, PointNet2
 
@@ -33,7 +33,15 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
     )
     name = pooled_layer(network)
     harm = record_damage(found, name, to, logits, without, clouds.label, known)
-    remove_units(clouds, found, training, values, trained_on, known["l1_in"])
+    add_removal(
+        *(found, training, trained_on),
+        torch.cat([each_unit(network, part, to=means) for part in training.x.split(BATCH)], 1),
+        network.fc1.matrix().weight,
+        lambda order: cumulative_accuracy(network, values, clouds.label, order, means),
+        "Accuracy of the smaller network that is left, without fine-tuning: removed units are folded into the next bias by "
+        "their training mean. Units are ranked on training clouds, accuracy is of these.",
+        {"L1 of in-weights": known["l1_in"]},
+    )
     winners = None  # of PointNet++ they are centres, and the page shows points
     if not isinstance(network, PointNet2):
         winners = torch.cat([winning_points(network, part) for part in clouds.x.split(BATCH)])
@@ -45,28 +53,6 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
         winners=winners,
     )
     add_correlations(found)
-
-
-def remove_units(
-    clouds: Clouds, found: Found, training: Clouds, values: Units, trained_on: Units, l1_in: Tensor
-) -> None:
-    """Test accuracy with most units replaced by their training mean: least important first, ranked on training clouds."""
-    network: Any = clouds.network
-    means, logits = trained_on.means(), training.logits()
-    without = torch.cat([each_unit(network, part, to=means) for part in training.x.split(BATCH)], 1)
-    known = attributes(trained_on, training.label, logits.softmax(-1), None, network.fc1.matrix().weight)
-    scores = {
-        "exact ablation": damage(logits, without, training.label).loss,
-        "std x out-weights": known["std_x_out"],
-        "L1 of in-weights": l1_in,
-    }
-    add_removal(
-        found,
-        scores,
-        lambda order: cumulative_accuracy(network, values, clouds.label, order, means),
-        "Accuracy of the smaller network that is left, without fine-tuning: removed units are folded into the next bias by "
-        "their training mean. Units are ranked on training clouds, accuracy is of these.",
-    )
 
 
 def values_of(network: nn.Module, x: Tensor) -> Units:

@@ -13,6 +13,7 @@ from dropfold.explain.maps.explanation import Explanation
 from dropfold.explain.maps.maps import explain
 from dropfold.explain.page.page import account_of, pack_scores
 from dropfold.explain.run.found import Found, join
+from dropfold.train.data.splits import stratified
 from dropfold.train.tasks.points import to_base64
 
 BATCH = 8
@@ -39,9 +40,13 @@ def explain_videos(
     }
     if label is not None:
         found.values["label"], found.arrays["label"] = label.tolist(), label.numpy()
-    shown = range(min(SHOWN, len(whole)))
+    shown = list(range(len(whole))) if label is None else stratified(label, SHOWN).tolist()
     clips = [clip_of(whole, inputs, i, title[i], names, None if label is None else label[i]) for i in shown]
     found.page = {"names": names, "clips": clips, "notes": list(whole.notes)}
+    if len(shown) < len(whole):
+        found.page["notes"].append(
+            f"the page shows {len(shown)} of {len(whole):,} clips, of each class its share; explanation.npz has all."
+        )
     return found
 
 

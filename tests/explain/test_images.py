@@ -1,19 +1,24 @@
 """Images: the layer that maps are of, the account, the identity of CAMs, the peers' weights, units, and the command."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from dropfold.__main__ import main
 from dropfold.explain import ablate, explain
 from dropfold.explain.cut.images import last_convolution
 from dropfold.explain.cut.inputs import Inputs
+from dropfold.explain.run.command import OF_CLOUDS
 from dropfold.explain.run.image_units import inputs_of, last_linear, without_each
 from dropfold.explain.run.images import dropped
 from dropfold.models import VGG16, ImageClassifier, ResNet
+from dropfold.train.config.configs import ImageConfig, Signature
+from dropfold.train.tasks.trained import Trained
 from tests.explain.conftest import X, randomized
 from tests.explain.test_command import content_of
 from tests.train.conftest import bars, image_folder, image_run  # noqa: F401
@@ -178,6 +183,34 @@ def test_dropped_pixels_are_the_mean():
     assert torch.equal(seen[1][..., 0], torch.where(gone, x[..., 0] / 255, torch.tensor(0.3)))
 
 
+def test_why_of_pictures(tmp_path, monkeypatch, capsys):
+    """A folder and a file: each gets its own page, with an account that adds up to the logit of the predicted class."""
+    torch.manual_seed(0)
+    network = ImageClassifier(ResNet(3, 8, 1), [0.5], [0.3]).eval()
+    signature = Signature(["row", "column", "noise"], (16, 16, 1), channel_mean=[0.5], channel_std=[0.3])
+    trained = Trained(tmp_path / "run", ImageConfig(data=tmp_path / "none.h5"), signature, network=network)
+    monkeypatch.setattr(Trained, "of", classmethod(lambda cls, run: trained))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16)).astype(np.uint8)
+    (tmp_path / "more").mkdir()
+    files = [tmp_path / "more" / "b.png", tmp_path / "more" / "c.png", tmp_path / "a.png"]
+    for file, one in zip(files, pixels, strict=True):
+        Image.fromarray(one).save(file)
+    main(["predict", str(tmp_path / "run"), str(tmp_path / "more"), str(files[2]), "--explain", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    logits = network(torch.from_numpy(pixels)[..., None]).detach()
+    for file, row, own in zip(files, rows, logits, strict=True):
+        stem = f"{file.parent / file.stem}-explained"
+        assert row["file"] == str(file)
+        assert row["explanation"] == [f"{stem}.html", f"{stem}.json"]
+        predicted = json.loads(Path(f"{stem}.json").read_text())["predicted"]
+        assert predicted["logit"] == pytest.approx([float(own.max())], rel=1e-4)
+        total = sum(np.array(v) for v in predicted["account"].values())
+        assert total == pytest.approx([float(own.max())], rel=1e-4)
+        content = content_of(Path(f"{stem}.html").read_text())
+        assert [one["title"] for one in content["images"]] == [file.name]
+        assert not content["images"][0]["wrong"]
+
+
 def test_the_command(image_run, bars, capsys):  # noqa: F811
     main(["explain", str(image_run), "--classes", "row", "column"])
     said = capsys.readouterr().out
@@ -197,6 +230,7 @@ def test_the_command(image_run, bars, capsys):  # noqa: F811
     assert content["units"]["rows"][0]["shapes"]
     for words, said in (
         (["--methods", "zheng"], "zheng is no score of images; these take xgrad_cam"),
+        (["--methods", *OF_CLOUDS], "radius is no score of images"),  # the default of clouds, but asked for
         (["--classes", "rows"], "Did you mean 'row'"),
     ):
         with pytest.raises(SystemExit, match=said):

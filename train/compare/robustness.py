@@ -42,6 +42,15 @@ class Options:
     """The folder of tables and pictures."""
 
 
+def check(run: Path, config: Config) -> None:
+    """Refuse a run whose samples the corruptions are not of."""
+    what = f"one on {config.task}" if not isinstance(config, CloudConfig) else "given normals, too"
+    if not isinstance(config, CloudConfig) or config.normals:
+        raise ValueError(
+            f"{run} is not a run on the coordinates of point clouds alone, and the corruptions are of those; it is {what}."
+        )
+
+
 def measure(
     run: Path, split: str = "test", seed: int = 0, advance: Callable[[int], object] = lambda steps: None
 ) -> Outcome:
@@ -62,10 +71,8 @@ def measure(
         return saved
     trained = Trained.of(run)
     config, network = trained.config, trained.network
-    if not isinstance(config, CloudConfig) or config.normals:
-        raise ValueError(
-            f"{run} is not a run on the coordinates of point clouds alone, and the corruptions are of those."
-        )
+    check(run, config)
+    assert isinstance(config, CloudConfig)
     samples: Any = trained.split(split)
     points = clouds.inputs(samples, config)[0].numpy()
 
@@ -225,6 +232,8 @@ def robustness(options: Options) -> str:
     runs = find_runs(options.runs)
     baseline = find_runs((options.baseline,))[0] if options.baseline else runs[0]
     named = keys_of(list(dict.fromkeys([baseline, *runs])))  # the baseline first in tables, too
+    for run in named:
+        check(run, checkpoint.load_config(run)[0])
     outcomes: Outcomes = {}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("corruptions", total=STEPS * len(named))

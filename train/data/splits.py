@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, VALIDATION
+from dropfold.data_scripts.schemas.split_folders import note_lacking
 from dropfold.data_scripts.work.shipped import find_data
 from dropfold.train.config.configs import Config, Signature
 
@@ -105,6 +106,37 @@ def parts(split: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray, np
     if config.train_on_validation:
         train, validation = np.sort(np.concatenate([train, validation])), validation[:0]
     return train, validation, test
+
+
+def lacking_classes(data: Data[Any], what: str) -> list[str]:
+    """A sentence for the classes of which nothing trains, or nothing tests, where each sample has one class."""
+    splits = data.train, data.validation, data.test
+    if not isinstance(data.train, Split) or data.train.label.dim() != 1:
+        return []
+    label = torch.cat([split.label for split in splits]).numpy()
+    split = np.repeat([TRAIN, VALIDATION, TEST], [len(one) for one in splits])
+    return note_lacking(label, split, data.signature.class_names, what)
+
+
+def stratified(label: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Which `count` samples stand for all (or all, if there are no more), in their order: drawn at random, of each class its
+    share to within one. Files are often sorted by class, so the first samples of a split are no sample of it.
+
+    label: [n], or [n, classes] of 0 and 1, where each combination counts as a class.
+    """
+    n = len(label)
+    if n <= count:
+        return torch.arange(n, device=label.device)
+    kind = np.unique(label.cpu().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.random.default_rng(seed).permutation(n)
+    order = order[np.argsort(kind[order], kind="stable")]
+    chosen = order[(2 * np.arange(count) + 1) * n // (2 * count)]  # the middles of equal parts
+    return torch.from_numpy(np.sort(chosen)).to(label.device)
+
+
+def spread(n: int, count: int) -> np.ndarray:
+    """The numbers of at most `count` of n samples, spread over all in equal steps, for samples that have no one class."""
+    return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(int))
 
 
 def batches(

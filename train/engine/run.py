@@ -27,7 +27,7 @@ from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.processes import FolderLock, hold_folder
 from dropfold.train.config.configs import Config
 from dropfold.train.config.ranges import check_options
-from dropfold.train.data.splits import Data, Samples, generator
+from dropfold.train.data.splits import Data, Samples, generator, lacking_classes
 from dropfold.train.engine import memory
 from dropfold.train.engine.check import check, note_grid
 from dropfold.train.engine.display import Display
@@ -254,6 +254,8 @@ class Run:
         )
         if note := note_grid(self.network, config, data.signature.shape):
             self.console.print(note, markup=False, soft_wrap=True)
+        for note in lacking_classes(data, self.task.NOUN):
+            self.console.print(f"note: {note}", markup=False, soft_wrap=True)
 
     def _note(self, row: dict[str, Any]) -> str:
         select = self.config.select

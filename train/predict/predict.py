@@ -28,6 +28,7 @@ import tyro
 from dropfold.data_scripts.readers.columns import Layout, parse_layout
 from dropfold.data_scripts.readers.units import Unit
 from dropfold.data_scripts.work.ending import find_sentence
+from dropfold.data_scripts.work.folders import print_line
 
 if TYPE_CHECKING:
     from dropfold.train.tasks.trained import Trained
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 Also = Callable[[int, dict[str, Any]], str]
 """What else is done with the i-th file, of its row; it may add to the row, and says in words what it did."""
+
+LABELLING = ("parts", "scenes", "blocks")
+OF_POINTS = ("clouds", *LABELLING)
 
 
 @dataclass
@@ -63,20 +67,20 @@ class Options:
     """Leave out points with numbers that are not finite; otherwise they are a fault."""
     precision: Literal["float32", "int8", "bf16"] = "float32"
     """float32, as it was trained, or fewer bits; each prediction says so."""
-    top: int = 3
-    """Classes shown for each file."""
+    top: int | None = None
+    """Classes shown for each file, default 3; of runs that name classes."""
     json: bool = False
     """Print JSON: a list of {file, class, probabilities}; of labelled points {file, out, points, classes, codes, scores}."""
 
 
-def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> None:
-    """Predict; `prepare` gives what else is done with each file, before any is predicted."""
+def main(options: Options, prepare: Callable[[Trained, tuple[Path, ...]], Also] | None = None) -> None:
+    """Predict; `prepare` gives what else is done with each of the files, before any is predicted."""
     if not options.files:
         print(f"error: no file to predict; usage: dropfold predict {options.run} FILE...", file=sys.stderr)
         raise SystemExit(2)
     if options.votes is not None and options.votes < 1:
         raise ValueError(f"votes must be at least 1; got {options.votes}.")
-    if options.top < 1:
+    if options.top is not None and options.top < 1:
         raise ValueError(f"top must be at least 1; got {options.top}.")
     layout = parse_layout(options.columns, options.drop_nan)
     from dropfold.train.tasks import images
@@ -86,7 +90,10 @@ def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> 
     trained = Trained.of(options.run)
     refuse_idle(options, trained.config.task)
     if trained.config.task == "images":
-        options = replace(options, files=images.list_pictures(options.files))
+        files, notes = images.list_pictures(options.files)
+        options = replace(options, files=files)
+        for note in notes:
+            print_line(f"note: {note}")
     if options.precision != "float32":
         if prepare is not None:
             raise ValueError(
@@ -97,7 +104,7 @@ def main(options: Options, prepare: Callable[[Trained], Also] | None = None) -> 
     classifying = trained.config.task in CLASSIFYING
     each = (classify_each if classifying else label_each)(options, trained, layout)
     if prepare is not None:
-        each = and_also(each, prepare(trained))
+        each = and_also(each, prepare(trained, options.files))
     if options.precision != "float32":
         each = and_also(each, partial(say_precision, options.precision))
     predict_all(options, each, "predicting" if classifying else "")
@@ -125,9 +132,13 @@ def say_precision(precision: str, i: int, row: dict[str, Any]) -> str:
 def refuse_idle(options: Options, task: str) -> None:
     """Refuse options that a run of this task would take without using them."""
     for name, given, used_by in (
+        ("--votes", options.votes is not None, OF_POINTS),
+        ("--columns", options.columns is not None, OF_POINTS),
+        ("--drop-nan", options.drop_nan, OF_POINTS),
         ("--unit", options.unit is not None, ("scenes", "blocks")),
         ("--category", bool(options.category), ("parts",)),
-        ("--overwrite", options.overwrite, ("parts", "scenes", "blocks")),
+        ("--overwrite", options.overwrite, LABELLING),
+        ("--top", options.top is not None, ("clouds", "video", "images")),
     ):
         if given and task not in used_by:
             raise ValueError(
@@ -152,8 +163,6 @@ def predict_all(
         with Printed(options.json) as printed, progress:
             for i, file in enumerate(progress.track(files, description=bar)):
                 try:
-                    if file.is_dir():
-                        raise IsADirectoryError(f"{file} is a folder; give the files in it: {file / '*'}")
                     printed.add(*predict_one(i))
                 except BrokenPipeError:
                     raise
@@ -170,6 +179,16 @@ def predict_all(
             1
             if len(files) == 1
             else f"error: {failed} of {len(files)} files could not be predicted, see above."
+        )
+
+
+def refuse_folder(file: Path, task: str) -> None:
+    """Refuse a folder in the place of a file; those of images are listed before."""
+    if file.is_dir():
+        raise IsADirectoryError(
+            f"{file} is a folder without PNG or JPEG; give pictures, or folders that hold some."
+            if task == "images"
+            else f"{file} is a folder; give the files in it: {file / '*'}"
         )
 
 
@@ -229,11 +248,12 @@ def classify_each(
 
     def classify(i: int) -> tuple[dict[str, Any], str]:
         file = options.files[i]
+        refuse_folder(file, trained.config.task)
         logits = predict(network, task.read(file, config, signature, options.votes or 8, layout))
         probabilities = (logits.sigmoid() if signature.multi_label else logits.softmax(1)).mean(0)
         order = probabilities.argsort(descending=True).tolist()
         likely = {names[c]: round(float(probabilities[c]), 4) for c in order}
-        shown = ", ".join(f"{name} {100 * p:.1f} %" for name, p in list(likely.items())[: options.top])
+        shown = ", ".join(f"{name} {100 * p:.1f} %" for name, p in list(likely.items())[: options.top or 3])
         return {"file": str(file), "class": names[order[0]], "probabilities": likely}, f"{file}: {shown}"
 
     return classify
@@ -255,6 +275,7 @@ def label_each(
             )
 
     def label(i: int) -> tuple[dict[str, Any], str]:
+        refuse_folder(options.files[i], trained.config.task)
         row = label_file(
             *(trained, options.files[i], targets[i]),
             votes=options.votes,

@@ -20,7 +20,7 @@ from dropfold.train.config.configs import BlockConfig, Signature
 from dropfold.train.data.augment import augment_channels
 from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
-from dropfold.train.data.splits import Batch, Data, by_protocol, parts
+from dropfold.train.data.splits import Batch, Data, by_protocol, parts, spread
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions
@@ -182,7 +182,7 @@ def log_predictions(
 ) -> dict[str, Any]:
     """Turnable test blocks, predicted and true."""
     clouds = {}
-    for i in range(min(4, len(data.test))):
+    for i in spread(len(data.test), 4).tolist():
         x, _ = data.test.read(np.array([i]))
         for name in ("predicted", "label"):
             clouds[f"samples/{i}: {name}"] = segmentation.colour_cloud(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.train.config.configs import Config, Signature
-from dropfold.train.data.splits import Data, Split
+from dropfold.train.data.splits import Data, Split, stratified
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.logits import predict
 from dropfold.train.scoring.metrics import Predictions, Scores
@@ -102,6 +102,6 @@ def log_predictions(
             y_true=label.tolist(), preds=predicted, class_names=names
         )
     }
-    for i in range(min(4, len(label))):
+    for i in stratified(torch.from_numpy(label), 4).tolist():
         sent[f"samples/{i}: {names[label[i]]} seen as {names[predicted[i]]}"] = picture(i)
     return sent

@@ -135,12 +135,23 @@ def read(
     return (torch.from_numpy(np.array(seen))[None],)
 
 
-def list_pictures(files: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Files as they are, and for each folder that holds pictures these."""
+def list_pictures(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[str]]:
+    """Files as they are, and for each folder that holds pictures these; and what became of the other files in it."""
     from dropfold.data_scripts.images.picture import SUFFIXES
-    from dropfold.data_scripts.work.folders import list_files
+    from dropfold.data_scripts.work.folders import OTHER_KIND, Unread, account, suffix_of, walk
 
-    return tuple(one for file in files for one in (file.is_dir() and list_files(file, SUFFIXES)) or [file])
+    found: list[Path] = []
+    notes: list[str] = []
+    for file in files:
+        if not file.is_dir():
+            found.append(file)
+            continue
+        tree = walk(file)
+        names = [one.name for one in tree.files if suffix_of(one.name) in SUFFIXES]
+        other = [Unread(one.name, OTHER_KIND) for one in tree.files if suffix_of(one.name) not in SUFFIXES]
+        found += [file / name for name in names] or [file]
+        notes += [f"{file}: {line}" for line in account(len(names), [*tree.unread, *other])]
+    return tuple(found), notes
 
 
 def picture(pixels: Tensor) -> str:

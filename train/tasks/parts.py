@@ -20,7 +20,7 @@ from dropfold.train.data.augment import augment_channels
 from dropfold.train.data.data_file import find_data_set
 from dropfold.train.data.input_channels import channels_of
 from dropfold.train.data.local_shape import local_shape
-from dropfold.train.data.splits import Batch, Data, by_protocol, generator, parts
+from dropfold.train.data.splits import Batch, Data, by_protocol, generator, parts, spread
 from dropfold.train.data.splits import batches as data_batches
 from dropfold.train.scoring import metrics
 from dropfold.train.scoring.metrics import Predictions, Scores
@@ -252,7 +252,7 @@ def log_predictions(
 ) -> dict[str, Any]:
     """Turnable test shapes, predicted and true."""
     clouds = {}
-    for i in range(min(4, len(data.test))):
+    for i in spread(len(data.test), 4).tolist():
         (x, _), _ = fixed(data.test, [i], config)
         for name in ("predicted", "label"):
             colour = colours(data.signature)[predictions[name][i]]

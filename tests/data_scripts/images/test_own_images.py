@@ -158,3 +158,56 @@ def test_folders_without_pictures_are_said(tmp_path):
     (tmp_path / "s" / "cat" / "1.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit, match=r"no picture could be read:\n.*1\.png is no PNG or JPEG"):
         main(words)
+
+
+def make(source, out, capsys, *words):
+    main(["data", "images", "--source", str(source), "--out", str(out), *words])
+    said = capsys.readouterr()
+    return image_schema.read(out), said.out + said.err
+
+
+def test_copies_are_in_one_split_and_classes_that_share_one_are_said(tmp_path, capsys):
+    """Copies by their pixels: another form of the file, or a gray picture in three channels, is the same picture."""
+    source = tmp_path / "s"
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(4):
+            save(source / name / f"{i}.png", (GRAY // 2 + 20 * c + i).astype(np.uint8))
+    save(source / "cat" / "copy.png", np.repeat((GRAY // 2 + 1).astype(np.uint8)[..., None], 3, 2))
+    save(source / "dog" / "alien.png", (GRAY // 2 + 1).astype(np.uint8), compress_level=0)
+    found, said = make(source, tmp_path / "a.h5", capsys)
+    assert found.name == [
+        *(f"cat/{i}.png" for i in range(4)),
+        *(f"dog/{i}.png" for i in range(4)),
+        "dog/alien.png",
+    ]
+    assert "1 file was not read, the same as a file that is read: cat/copy.png -> cat/1.png" in said
+    assert "10 files in all: 9 read, 1 not read" in said
+    assert "cat/1.png, dog/alien.png are one picture in 2 classes" in said
+
+
+def test_a_copy_that_tests_is_not_trained_on(tmp_path, capsys):
+    for i, name in enumerate(("train/a/1", "train/a/2", "train/b/3", "test/a/4", "test/b/5")):
+        save(tmp_path / "s" / f"{name}.png", (GRAY // 2 + i).astype(np.uint8))
+    save(tmp_path / "s" / "train" / "a" / "copy.png", (GRAY // 2 + 3).astype(np.uint8))
+    found, said = make(tmp_path / "s", tmp_path / "a.h5", capsys)
+    assert "test/a/4.png" in found.name
+    assert "train/a/copy.png" not in found.name
+    assert "train/a/copy.png -> test/a/4.png" in said
+
+
+def test_classes_that_a_split_lacks_are_said(tmp_path, capsys):
+    for i, name in enumerate(("train/a/1", "train/a/2", "train/b/3", "train/b/4", "test/a/5", "test/c/6")):
+        save(tmp_path / "s" / f"{name}.png", (GRAY // 2 + i).astype(np.uint8))
+    _, said = make(tmp_path / "s", tmp_path / "a.h5", capsys)
+    assert "note: none of the pictures trains of class c" in said
+    assert "note: none of the pictures tests of class b" in said
+    _, said = make(tmp_path / "s", tmp_path / "b.h5", capsys, "--split-folders", "no")
+    assert "trains of" not in said
+
+
+def test_one_class_is_said(tmp_path, capsys):
+    for i in range(4):
+        save(tmp_path / "s" / "cat" / f"{i}.png", (GRAY // 2 + i).astype(np.uint8))
+    _, said = make(tmp_path / "s", tmp_path / "a.h5", capsys)
+    assert "to train, validate and test, 1 class\n" in said
+    assert "note: all pictures are of the class cat: training needs two classes or more" in said

@@ -11,7 +11,14 @@ import torch
 from dropfold.data_scripts.readers.columns import AS_FOUND
 from dropfold.data_scripts.work.errors import ShapeError
 from dropfold.train.config.configs import CloudConfig, Signature
-from dropfold.train.predict.predict import Options, classify_each, main, predict_all, refuse_idle
+from dropfold.train.predict.predict import (
+    Options,
+    classify_each,
+    main,
+    predict_all,
+    refuse_folder,
+    refuse_idle,
+)
 from dropfold.train.tasks import clouds
 
 FILES = tuple(Path(f"{name}.ply") for name in "abcd")
@@ -102,7 +109,7 @@ def test_the_probabilities_of_all_samplings_are_averaged(votes, asked, monkeypat
 
 def test_a_folder_is_told_from_a_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        predict_all(Options(Path("run"), (tmp_path,)), lambda i: ({}, ""))
+        predict_all(Options(Path("run"), (tmp_path,)), lambda i: refuse_folder(tmp_path, "clouds"))
     assert f"error: {tmp_path} is a folder; give the files in it: {tmp_path}/*" in capsys.readouterr().err
 
 
@@ -120,6 +127,17 @@ def test_no_file_is_a_usage_error(capsys):
         ("parts", {"unit": "mm"}, "--unit is for runs on scenes or blocks, and run is one on parts"),
         ("clouds", {"overwrite": True}, "--overwrite is for runs on parts or scenes or blocks"),
         ("scenes", {"category": "mug"}, "--category is for runs on parts, and run is one on scenes"),
+        (
+            "images",
+            {"votes": 3},
+            "--votes is for runs on clouds or parts or scenes or blocks, and run is one on images",
+        ),
+        ("video", {"votes": 3}, "--votes is for runs on clouds or parts"),
+        ("images", {"columns": "x y z"}, "--columns is for runs on clouds or parts"),
+        ("video", {"columns": "x y z"}, "--columns is for runs on clouds or parts"),
+        ("images", {"drop_nan": True}, "--drop-nan is for runs on clouds or parts"),
+        ("video", {"drop_nan": True}, "--drop-nan is for runs on clouds or parts"),
+        ("scenes", {"top": 3}, "--top is for runs on clouds or video or images"),
     ],
 )
 def test_an_option_that_a_run_does_not_use_is_refused(task, options, said):

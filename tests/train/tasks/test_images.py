@@ -145,7 +145,21 @@ def test_pictures_are_predicted(image_run, bars, tmp_path, capsys):
     assert "colour.png is in colour, and the run was trained on gray images" in said
     assert "small.png has 16 x 8 pixels, and the run was trained on 16 x 16" in said
     assert "none.png cannot be read" in said
-    assert "empty is a folder" in said
+    assert "empty is a folder without PNG or JPEG" in said
+
+
+def test_every_file_of_a_folder_is_read_or_named(tmp_path):
+    for name in ("b/1.png", "2.JPG", "x.bmp", "notes.txt", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    alone = tmp_path / "x.bmp"
+    files, notes = images.list_pictures((tmp_path, alone))
+    assert files == (tmp_path / "2.JPG", tmp_path / "b/1.png", alone)
+    assert notes == [
+        f"{tmp_path}: 1 file was not read, hidden: .hidden.png",
+        f"{tmp_path}: 2 files were not read, of kinds that are not read (1 .bmp, 1 .txt): notes.txt, x.bmp",
+        f"{tmp_path}: 5 files in all: 2 read, 3 not read",
+    ]
 
 
 def test_evaluation(image_run, image_folder, bars, tmp_path, capsys):
@@ -155,8 +169,12 @@ def test_evaluation(image_run, image_folder, bars, tmp_path, capsys):
     assert "bf16: overall accuracy" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"int8 is for networks on point clouds.*bf16 takes it"):
         main(["evaluate", str(image_run), "--precision", "int8"])
-    with pytest.raises(SystemExit, match="not a run on the coordinates of point clouds"):
+    capsys.readouterr()
+    with pytest.raises(
+        SystemExit, match=r"not a run on the coordinates of point clouds.*it is one on images"
+    ):
         main(["robustness", str(image_run), "--out", str(tmp_path / "robustness")])
+    assert "corruptions" not in capsys.readouterr().err  # no bar of work that is refused
     image_schema.write(tmp_path / "other.h5", replace(bars, pixels=bars.pixels[:, :12]))
     with pytest.raises(SystemExit, match=r"samples \[12, 16, 1\], the run was trained on \[16, 16, 1\]"):
         main(["evaluate", str(image_run), "--data", str(tmp_path / "other.h5")])
