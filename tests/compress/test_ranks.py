@@ -1,5 +1,6 @@
 """ADMM on low ranks and its rival: the projection and the updates beside numpy, ranks by a budget, and from run to run."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,8 @@ from dropfold.compress.methods.admm import ADMM, onto_ranks, weight_of
 from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.matrices import full_ranks
 from dropfold.compress.run import channels, measures, ranks, target
-from dropfold.models import EdgeConv
+from dropfold.models import DGCNN, EdgeConv
+from dropfold.models.layers.sizes import resize, sizes_of
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.storage.sealed import load_json
@@ -172,32 +174,54 @@ def test_a_weight_or_rank_that_is_not_there_is_refused():
             onto_ranks(network, {name: 1})
 
 
+BUDGETS = {
+    "dgcnn": lambda: (DGCNN(10, k=5, emb_dims=32).eval(), (torch.rand(1, 32, 3),)),
+    "pointnet-scenes": OURS["pointnet-scenes"],  # a cloud's feature beside points
+    "residual": FOREIGN["residual"],
+}
+
+
 @pytest.mark.parametrize("what", ["macs", "parameters"])
-@pytest.mark.parametrize("name", ["pointnet", "dgcnn", "pointnet-parts", "msg-parts", "residual"])
+@pytest.mark.parametrize("name", BUDGETS)
 def test_ranks_by_a_budget(name, what):
-    """Ever smaller networks, whole vectors of ranks, only where a pair costs less; each is the masked network."""
-    network, example = {**OURS, **FOREIGN}[name]()
+    """Ever smaller networks, whole vectors of ranks, only where a pair costs less."""
+    network, example = BUDGETS[name]()
     work = work_of(network, *example) if what == "macs" else parameters_of(network)
-    plan, full = Plan(network, ()), full_ranks(network)
-    choices = uniform_ranks(Ledger(plan, work))
+    full = full_ranks(network)
+    choices = uniform_ranks(Ledger(Plan(network, ()), work))
     assert choices[0] == Choice({})
     assert not any(choice.channels for choice in choices)
     for choice in choices:
         assert all(rank % 8 == 0 and rank < full[n] for n, rank in choice.ranks.items())
 
-    def cost(choice):
-        small, _ = apply(plan, choice)
-        return multiply_adds(work_of(small, *example) if what == "macs" else parameters_of(small))
+    def cost(ranks):
+        sizes = {n: [*size, ranks[n]] if n in ranks else size for n, size in sizes_of(network).items()}
+        small = resize(copy.deepcopy(network), sizes)
+        if what == "parameters":
+            return sum(p.numel() for p in small.parameters())
+        return multiply_adds(work_of(small, *example))
 
-    some = [choices[0], choices[len(choices) // 2], choices[-1]]
-    costs = [cost(choice) for choice in some]
+    middle = choices[len(choices) // 2].ranks
+    costs = [cost({}), cost(middle), cost(choices[-1].ranks)]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0]
-    for left in list(some[1].ranks)[:2]:  # each of its pairs pays by itself
-        fewer = Choice({}, {n: rank for n, rank in some[1].ranks.items() if n != left})
-        assert cost(fewer) > costs[1]
-    small, _ = apply(plan, some[1], *example)  # raises where it is not the masked network
-    torch.testing.assert_close(small(*example), masked(plan, some[1]).eval()(*example), rtol=1e-3, atol=1e-3)
+    for one in list(middle)[:3]:  # each of its pairs pays by itself
+        assert cost({n: rank for n, rank in middle.items() if n != one}) > costs[1]
+
+
+@pytest.mark.parametrize("name", ["dgcnn", "residual"])
+def test_what_admm_draws_near_to_is_what_apply_makes(name):
+    """`apply` compares the pairs with the dense product in float64, and that is Z."""
+    network, example = BUDGETS[name]()
+    plan = Plan(network, ())
+    choice = uniform_ranks(Ledger(plan, work_of(network, *example)))[-1]
+    admm = ADMM(onto_ranks(network, choice.ranks))
+    admm.prepare(network)
+    near = masked(plan, choice)
+    for name, z in admm.z.items():
+        torch.testing.assert_close(z.to_dense(), weight_of(near, name), rtol=1e-5, atol=1e-6)
+    small, _ = apply(plan, choice, *example)
+    torch.testing.assert_close(small(*example), near.eval()(*example), rtol=1e-4, atol=1e-4)
 
 
 def compress(run, out, *more):  # noqa: F811
