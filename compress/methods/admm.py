@@ -139,14 +139,18 @@ class ADMM(Method):
         self._take_aim(network)
 
     def loss(self, step: Step, logits: Tensor) -> Tensor:
-        """rho / 2 sum of |W - Z + U|^2 / |W|^2 over the matrices."""
-        total = logits.new_zeros((), dtype=torch.float32)
+        """The penalty of the network in training."""
+        return self.penalty(step.network)
+
+    def penalty(self, network: nn.Module) -> Tensor:
+        """rho / 2 sum of |W - Z + U|^2 / |W|^2 over the matrices; for a loop of one's own."""
+        total = torch.zeros(())
         for name, aim in self.aim.items():
-            weight = weight_of(step.network, name)
+            weight = weight_of(network, name)
             apart = (weight - aim).square().sum()
             if self.relative:
                 apart = apart / weight.detach().square().sum().clamp(min=torch.finfo(weight.dtype).tiny)
-            total = total + apart
+            total = total.to(apart.device) + apart
         return self.rho / 2 * total
 
     def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
