@@ -85,7 +85,7 @@ def take_channels_out(
         found["scores"] = _scores_before(trained, small)
         checkpoint.save_json(out / FILE, found)
     else:
-        _adapt(trained, small)
+        adapt(trained, small)
     config = replace(config, sizes=choice.sizes)
     resuming = checkpoint.holds_run(out)
     summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
@@ -167,15 +167,16 @@ def losses_of(trained: Trained) -> Iterator[Callable[[nn.Module], Tensor]]:
 def _scores_before(trained: Trained, small: nn.Module) -> dict[str, dict[str, float]]:
     """Figures on the test split: of the original, and of the small network before and after its BatchNorms are adapted."""
     scores = {"original": figures(trained, trained.network), "channels taken out": figures(trained, small)}
-    _adapt(trained, small)
+    adapt(trained, small)
     return scores | {"BatchNorm adapted": figures(trained, small)}
 
 
-def _adapt(trained: Trained, small: nn.Module) -> None:
+def adapt(trained: Trained, small: nn.Module) -> None:
     """Measure the statistics of the BatchNorms of a network on an epoch of training batches."""
     device = next(small.parameters()).device
     batches = trained.task.batches(trained.data.train, trained.config, 0)
     with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)  # of networks that draw in evaluation: the same whenever it is done
         reestimate_batch_norm(
             small, (inputs for inputs, _ in batches), lambda x: small(*(v.to(device) for v in x))
         )

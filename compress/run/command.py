@@ -2,8 +2,8 @@
 
 Of networks over points and images channels are taken out: which ones is chosen once. The small network is compared with
 the one in which those channels are masked, its BatchNorms are measured anew, and then it is trained on; or a network of
-these sizes is trained anew (dcff, scratch). The matrices of a
-recurrent network over videos become tensor networks: drawn near to their formats first (admm), or at once (decompose).
+these sizes is trained anew (dcff, scratch). Or their matrices become pairs of thin ones, and those of a recurrent network
+over videos tensor networks: drawn near to them first (admm), or at once (decompose).
 
 What was chosen and measured is kept in the new run's compression.json; the same command again goes on from there.
 `evaluate`, `predict`, `explain` and `robustness` take the new run like any other.
@@ -25,8 +25,8 @@ Method = Literal[
     "dcff", "dcff-released", "scratch", "admm", "decompose"
 ]  # fmt: skip
 SCRATCH = "dcff", "dcff-released", "scratch"
-FORMATS = "admm", "decompose"
-CHANNELS = tuple(method for method in get_args(Method) if method not in SCRATCH + FORMATS)
+FACTORS = "admm", "decompose"
+CHANNELS = tuple(method for method in get_args(Method) if method not in SCRATCH + FACTORS)
 Target = tuple[Literal["latency", "macs", "parameters"], float]
 TARGET: Target = ("macs", 0.5)
 
@@ -43,8 +43,9 @@ class Options:
     absolute weights that make them (l1), by all weights that make and read them (norm), by the distance to the others
     (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor) or measured with each masked in turn
     (ablation: slow), or at random. Or the smaller network is trained anew, with filters that are fused from all of the
-    original's number (dcff, annealed; dcff-released, as its authors have it), or as it is (scratch). Videos: formats after
-    ADMM (admm, the default), or at once (decompose)."""
+    original's number (dcff, annealed; dcff-released, as its authors have it), or as it is (scratch). Or the same share of
+    its rank for every matrix, after ADMM (admm), or at once (decompose). Videos: formats after ADMM (admm, the default), or
+    at once (decompose)."""
     target: Target = TARGET
     """Points, images: what shrinks, and to which part of the original's: multiply-adds, parameters, or milliseconds of
     one sample measured here (latency)."""
@@ -55,8 +56,8 @@ class Options:
     rho: float = 1.0
     """ADMM's penalty, relative to the squared norm of each matrix."""
     epochs: int | None = None
-    """All of them together; default: a fifth of the run's, for videos half, for dcff and scratch, which start from new
-    weights, as many as the run's."""
+    """All of them together; default: a fifth of the run's, for admm, which has two stages, and decompose half, for dcff and
+    scratch, which start from new weights, as many as the run's."""
     lr: float | None = None
     """At the start; default: a fifth of the run's, for dcff and scratch the run's."""
     seed: int | None = None
@@ -71,34 +72,39 @@ def main(options: Options) -> None:
     from dropfold.compress.run.channels import take_channels_out
     from dropfold.compress.run.formats import compress_into_formats
     from dropfold.compress.run.page import table
+    from dropfold.compress.run.ranks import compress_into_ranks
     from dropfold.compress.run.record import going_on
     from dropfold.compress.run.scratch import train_smaller
     from dropfold.train.tasks.trained import Trained
 
     (what, part), training = options.target, (options.epochs, options.lr, options.seed)
     trained = Trained.of(options.run)
-    method = options.method or ("admm" if trained.config.task == "video" else "cc")
-    _check(options, method)
+    video = trained.config.task == "video"
+    method = options.method or ("admm" if video else "cc")
+    into_formats = video and method in FACTORS
+    _check(options, method, into_formats)
     if trained.config.sizes:
         raise ValueError(
             f"{options.run} is compressed already; compress the run that it was made of, to another target."
         )
-    name = f"{options.run.name}-{method}" + (f"-{what}-{part:g}" if method not in FORMATS else "")
+    name = f"{options.run.name}-{method}" + ("" if into_formats else f"-{what}-{part:g}")
     out = options.out or options.run.with_name(name)
     with going_on(out):
         if method in CHANNELS:
             found = take_channels_out(trained, out, method, what, part, *training)
         elif method in SCRATCH:
             found = train_smaller(trained, out, method, what, part, *training)
-        else:
+        elif into_formats:
             found = compress_into_formats(
                 trained, out, method, options.ih, options.hh, options.rho, *training
             )
+        else:
+            found = compress_into_ranks(trained, out, method, what, part, options.rho, *training)
     Console().print(table(found))
     print(f"run: {out}")
 
 
-def _check(options: Options, method: str) -> None:
+def _check(options: Options, method: str, into_formats: bool) -> None:
     """Refuse values out of range, options that the method does not take, and several processes."""
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ValueError(
@@ -112,13 +118,18 @@ def _check(options: Options, method: str) -> None:
     for name, value in (("rho", options.rho), ("epochs", options.epochs), ("lr", options.lr)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be above 0; got {value:g}.")
-    if method not in FORMATS and (options.ih, options.hh) != (FormatSpec(), FormatSpec()):
-        raise ValueError(
-            f"--ih and --hh are formats of recurrent networks; --method {method} takes channels out and no formats."
+    if not into_formats and (options.ih, options.hh) != (FormatSpec(), FormatSpec()):
+        takes = (
+            "gives matrices ranks by --target" if method in FACTORS else "takes channels out and no formats"
         )
-    if method in CHANNELS and options.rho != Options.rho:
+        raise ValueError(f"--ih and --hh are formats of recurrent networks; here --method {method} {takes}.")
+    if method != "admm" and options.rho != Options.rho:
         raise ValueError(f"--rho is ADMM's penalty; --method {method} has none.")
-    if method in FORMATS and options.target != TARGET:
+    if method == "admm" and options.epochs == 1:
         raise ValueError(
-            f"--target is for channels; --method {method} is given formats with ranks, --ih and --hh."
+            "--method admm needs two epochs or more, half of them before the matrices are cut; got --epochs 1."
+        )
+    if into_formats and options.target != TARGET:
+        raise ValueError(
+            f"--target is for channels and ranks; of videos --method {method} is given formats with ranks, --ih and --hh."
         )

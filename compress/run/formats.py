@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from dropfold.compress.methods.admm import ADMM, decomposed
+from dropfold.compress.methods.admm import ADMM, decomposed, onto_formats
 from dropfold.compress.run.measures import costs
 from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle, show
 from dropfold.data_scripts.work import atomic
@@ -47,8 +47,8 @@ def compress_into_formats(
     config = trained.config
     if not isinstance(config, VideoConfig):
         raise ValueError(
-            f"--method {method} is for runs on videos, and {trained.run} is one on {config.task}: take channels out, "
-            "--method norm."
+            f"formats are for runs on videos, and {trained.run} is one on {config.task}: its matrices get ranks "
+            "(compress_into_ranks)."
         )
     specs = specs_of(trained.network, {"ih": ih, "hh": hh})
     total = epochs or max(2, config.epochs // 2)
@@ -117,5 +117,5 @@ def _draw_near(
     assert out is not None
     if not (out / checkpoint.SUMMARY).exists():
         config = replace(config, resume=out) if checkpoint.holds_run(out) else config
-        Run(config, [ADMM(specs, gates, rho)], weights=trained.network.state_dict()).train()
+        Run(config, [ADMM(onto_formats(specs, gates), rho)], weights=trained.network.state_dict()).train()
     return Trained.of(out).network

@@ -78,8 +78,9 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
     """Of the run's page: what it was made of, and layer by layer what went."""
     head = ["", "", "before", "after", "after / before"]
     about = (
-        f"Made of {title(found)}, with {found['epochs']} epochs of fine-tuning. Times were measured on this run's machine, "
-        "the two networks in turns: medians. The accuracies are those of the test split; nothing was chosen by them."
+        f"Made of {title(found)}, with {found['epochs']} epochs{_share(found['method'])}. Times were measured on this run's "
+        "machine, the two networks in turns: medians. The accuracies are those of the test split; nothing was chosen by "
+        "them."
     )
     made = [Section("Compression", about, head=head, rows=[[row[0], "", *row[1:]] for row in rows(found)])]
     if "layers" in found:
@@ -94,6 +95,15 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
             )
         )  # fmt: skip
     return made
+
+
+def _share(method: str) -> str:
+    """What the epochs were for."""
+    if method == "admm":
+        return (
+            ", half of them in the dense network, drawn near to what its matrices became, half of fine-tuning"
+        )
+    return " of training" if method in ("dcff", "dcff-released", "scratch") else " of fine-tuning"
 
 
 def _by_layer(found: Mapping[str, Any]) -> Section:

@@ -108,7 +108,7 @@ def build(config: ImageConfig, signature: Signature, steps: int = 1) -> nn.Modul
 
 def describe(config: ImageConfig) -> str:
     """The network."""
-    return title_of(config.network) + (" (fewer channels)" if config.sizes else "")
+    return title_of(config.network) + (" (compressed)" if config.sizes else "")
 
 
 def facts(network: nn.Module) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def describe(config: PointConfig) -> str:
         kind += f", clusters of {noise.k}"
     name = NETWORKS[config.network].title
     name += f" ({config.grouping.upper()})" if config.network == "pointnet2" else ""
-    name += " (fewer channels)" if config.sizes else ""
+    name += " (compressed)" if config.sizes else ""
     return f"{name} with {kind}, {config.points} points"
 
 

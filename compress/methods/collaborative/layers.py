@@ -14,21 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dropfold.compress.plan.matrices import full_ranks, matrices_of
 from dropfold.compress.plan.plan import Plan
-from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
-from dropfold.models.layers.linear_norm import (
-    EdgeConv,
-    LinearNorm,
-    LinearNormAct,
-    LinearNormMax,
-    LinearNormPool,
-)
-from dropfold.models.layers.low_rank import CONVOLUTIONS, flat
-from dropfold.models.layers.sizes import edge_matrices, sizes_of, tied
+from dropfold.models.layers.low_rank import flat
+from dropfold.models.layers.sizes import edge_matrices
 
 Loss = Callable[[nn.Module], Tensor]  # of a batch
 Energy = Literal["mean", "fisher"]
-LEAST = 16  # rows and columns of a matrix that is looked at for its rank
 
 
 @dataclass(frozen=True)
@@ -66,14 +58,14 @@ class Layer:
 
 def layers_of(plan: Plan, energy: Mapping[str, Tensor]) -> list[Layer]:
     """The layers of a network, in the order of their first matrices; `energy` as from `energies`."""
-    matrices, edges, thin = _matrices(plan.model), edge_matrices(plan.model), _can_be_thin(plan.model)
+    matrices, edges, ranks = matrices_of(plan.model), edge_matrices(plan.model), full_ranks(plan.model)
     reads: dict[str, dict[str, Tensor]] = {name: {} for name in matrices}
     for group in plan.groups:
         for tensor, axis, positions in group.slices:
             name = tensor.removesuffix(".weight")
             if axis == 1 and name in matrices:
                 reads[name][group.name] = positions
-    sizes, shared = {group.name: group.size for group in plan.groups}, tied(plan.model)
+    sizes = {group.name: group.size for group in plan.groups}
     layers = []
     for names in _together(reads):
         groups = {group: sizes[group] for group in sizes if any(group in reads[name] for name in names)}
@@ -90,8 +82,7 @@ def layers_of(plan: Plan, energy: Mapping[str, Tensor]) -> list[Layer]:
                 channel[: len(channel) // 2] if edge else channel.repeat_interleave(weight[0, 0].numel())
             )
             matrix, of = (flat(v, edge).cpu().double() for v in (weight, energy[name]))
-            ranked = min(matrix.shape) >= LEAST and name in thin and f"{name}.weight" not in shared
-            found.append(Matrix(name, matrix, of, channel, ranked))
+            found.append(Matrix(name, matrix, of, channel, name in ranks))
         if groups or any(matrix.ranked for matrix in found):
             layers.append(Layer(groups, tuple(found)))
     return layers
@@ -107,7 +98,7 @@ def energies(plan: Plan, losses: Iterable[Loss], kind: Energy) -> dict[str, Tens
         ValueError: there is no batch.
     """
     network = copy.deepcopy(plan.model).eval().requires_grad_(True)
-    weights = {name: module.weight for name, module in _matrices(network).items()}
+    weights = {name: module.weight for name, module in matrices_of(network).items()}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     count = 0
     for loss in losses:
@@ -119,38 +110,6 @@ def energies(plan: Plan, losses: Iterable[Loss], kind: Energy) -> dict[str, Tens
     if not count:
         raise ValueError("Collaborative Compression needs a batch of data at least; got none.")
     return {name: (t / count).square() if kind == "mean" else t / count for name, t in total.items()}
-
-
-def _matrices(model: nn.Module) -> dict[str, Any]:
-    """The matrices and convolutions without groups, by their names."""
-    return {
-        name: module
-        for name in sizes_of(model)
-        if isinstance(module := model.get_submodule(name), nn.Linear)
-        or (isinstance(module, CONVOLUTIONS) and module.groups == 1)
-    }
-
-
-def _can_be_thin(model: nn.Module) -> set[str]:
-    """The matrices that two thin ones can replace to save time: those that are called, and those of layers that run pairs.
-
-    Perceptrons on groups and layers of their own kinds multiply by the matrix, whatever it is made of.
-    """
-    runs_pairs = (LinearNormAct, LinearNormMax, LinearNormPool, EdgeConv)
-    owned = {
-        f"{name}.": type(module) in runs_pairs
-        for name, module in model.named_modules()
-        if isinstance(module, LinearNorm)
-    }
-    grouped = tuple(
-        f"{name}." for name, module in model.named_modules() if isinstance(module, GroupMLPMax | EdgeConv2)
-    )
-    return {
-        name
-        for name in _matrices(model)
-        if not name.startswith(grouped)
-        and all(runs for owner, runs in owned.items() if name.startswith(owner))
-    }
 
 
 def _together(reads: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

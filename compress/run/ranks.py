@@ -1,0 +1,126 @@
+"""The stages of a compression into low ranks: draw near (ADMM), decompose, adapt the BatchNorms, fine-tune, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dropfold.compress.apply.apply import apply
+from dropfold.compress.cost.ledger import Ledger
+from dropfold.compress.cost.work import parameters_of, work_of
+from dropfold.compress.methods.admm import ADMM, onto_ranks, residual, weight_of
+from dropfold.compress.methods.uniform import uniform_ranks
+from dropfold.compress.plan.choice import Choice
+from dropfold.compress.plan.plan import Plan
+from dropfold.compress.run.channels import CHOICE, adapt, finish, test_figures
+from dropfold.compress.run.formats import DENSE_RUN
+from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
+from dropfold.compress.run.target import first_within
+from dropfold.data_scripts.work import atomic
+from dropfold.train.config.configs import Config
+from dropfold.train.engine.run import Run
+from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.trained import Trained
+
+
+def compress_into_ranks(
+    trained: Trained,
+    out: Path,
+    method: str,
+    what: str,
+    part: float,
+    rho: float,
+    epochs: int | None,
+    lr: float | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Make the run in `out`, or go on with it, and return what its compression.json holds.
+
+    `admm` spends half of the epochs on the dense network with the penalty and half on the thin maps; `decompose` all on the
+    thin maps. So both take equally long, and both have the same ranks.
+
+    Raises:
+        ValueError: no matrix can be two thin ones, a target out of reach, or a folder of other options.
+    """
+    example = example_of(trained)
+    total = epochs or max(2, trained.config.epochs // 2)
+    config = replace(
+        trained.config, out=out, start=None, resume=None, epochs=total,
+        lr=trained.config.lr / 5 if lr is None else lr, seed=trained.config.seed if seed is None else seed,
+    )  # fmt: skip
+    asked = {
+        **of_run(trained), "method": method, "target": [what, part], "epochs": total, "lr": config.lr,
+        "seed": config.seed, **({"rho": rho} if method == "admm" else {}),
+    }  # fmt: skip
+    found = begun(out, asked)
+    if found is None:
+        choice, times = _choose(trained, what, part, example)
+        found = {**settle(asked, trained), "times": times, "ranks": choice.ranks, "errors": {}, "scores": {}}
+        atomic.make_folder(out)
+        checkpoint.save_json(out / FILE, found)
+    ranks, scores = found["ranks"], found["scores"]
+    small, choice = apply(Plan(trained.network, ()), Choice({}, ranks), *example)
+    if not scores:
+        atomic.write_bytes(out / CHOICE, choice.to_json().encode())
+        found["errors"]["of the original"] = errors(trained.network, ranks)
+        scores |= {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
+        checkpoint.save_json(out / FILE, found)
+    if method == "admm":
+        near = _draw_near(trained, replace(config, out=out / DENSE_RUN, epochs=total // 2), ranks, rho)
+        small, _ = apply(Plan(near, ()), Choice({}, ranks), *example)
+        config = replace(config, epochs=total - total // 2)
+        if "dense after ADMM" not in scores:
+            found["errors"]["after ADMM"] = errors(near, ranks)
+            scores["dense after ADMM"] = figures(trained, near)
+            scores["decomposed after ADMM"] = figures(trained, small)
+            checkpoint.save_json(out / FILE, found)
+    adapt(trained, small)
+    if "BatchNorm adapted" not in scores:
+        scores["BatchNorm adapted"] = figures(trained, small)
+        checkpoint.save_json(out / FILE, found)
+    config = replace(config, sizes=choice.sizes)
+    resuming = checkpoint.holds_run(out)
+    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
+    if "cost" not in found:
+        scores["fine-tuned"] = test_figures(summary)
+        finish(trained, found, out, example)
+    return found
+
+
+def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
+    """|W - Z| / |W| of each matrix, Z the nearest of its rank."""
+    projections = onto_ranks(network, ranks)
+    weights = {name: weight_of(network, name) for name in ranks}
+    return {name: residual(weight, projections[name](weight, None)) for name, weight in weights.items()}
+
+
+def _choose(
+    trained: Trained, what: str, part: float, example: Sequence[Tensor]
+) -> tuple[Choice, dict[str, Any]]:
+    """The ranks that meet the target, and what was timed for it."""
+    network = trained.network
+    plan = Plan(network, ())
+    work = parameters_of(network) if what == "parameters" else work_of(network, *example)
+    choices = uniform_ranks(Ledger(plan, work))
+    if len(choices) == 1:
+        raise ValueError(
+            f"{trained.run} has no matrix that two thin ones of rank 8 or more can replace at less cost (perceptrons on "
+            "groups keep theirs): take channels out, --method norm."
+        )
+    choice, timed = first_within(plan, choices, what, part, example)
+    return choice, {"choices": timed} if what == "latency" else {}
+
+
+def _draw_near(trained: Trained, config: Config, ranks: Mapping[str, int], rho: float) -> nn.Module:
+    """The dense network after training with the penalty."""
+    out = config.out
+    assert out is not None
+    if not (out / checkpoint.SUMMARY).exists():
+        config = replace(config, resume=out) if checkpoint.holds_run(out) else config
+        methods = [ADMM(onto_ranks(trained.network, ranks), rho)]
+        Run(config, methods, weights=trained.network.state_dict()).train()
+    return Trained.of(out).network
