@@ -6,10 +6,8 @@ Adding one means one file and one line in NETWORKS.
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -53,15 +51,8 @@ def image_network(name: str, num_classes: int, in_channels: int = 3, dropout: fl
         )
     if dropout:
         raise ValueError(f"{name} has the dropout of its authors; dropout must be 0, got {dropout:g}.")
-    if in_channels == 3:
-        return _torchvision(name.removeprefix(THEIRS), num_classes)
-    with _first_convolution_takes(in_channels) as changed:
-        network = _torchvision(name.removeprefix(THEIRS), num_classes)
-    if not any(module in changed for module in network.modules()):
-        raise ValueError(
-            f"{name} has no convolution of three channels to take {in_channels} by; give images in colour."
-        )
-    return network
+    network = _torchvision(name.removeprefix(THEIRS), num_classes)
+    return network if in_channels == 3 else _with_channels(network, name, in_channels)
 
 
 def _torchvision(name: str, num_classes: int) -> nn.Module:
@@ -80,25 +71,22 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
     return models.get_model(name, weights=None, num_classes=num_classes, **WITHOUT_AUXILIARY.get(name, {}))
 
 
-@contextmanager
-def _first_convolution_takes(channels: int) -> Iterator[list[nn.Module]]:
-    """While a network is built, its first convolution of three channels is one of `channels`, which stands in the list: the
-    network then initialises it as its own, by whatever law it has."""
-    init: Any = nn.Conv2d.__init__
-    changed: list[nn.Module] = []
-
-    @functools.wraps(init)
-    def build(self: nn.Conv2d, in_channels: int, *args: Any, **kwargs: Any) -> None:
-        if in_channels == 3 and not changed:
-            in_channels = channels
-            changed.append(self)
-        init(self, in_channels, *args, **kwargs)
-
-    nn.Conv2d.__init__ = build  # type: ignore[method-assign]
-    try:
-        yield changed
-    finally:
-        nn.Conv2d.__init__ = init  # type: ignore[method-assign]
+def _with_channels(network: nn.Module, name: str, channels: int) -> nn.Module:
+    """A network for images of three channels with a new first convolution, for another number of them: its weights are drawn
+    as torch draws a convolution's, whatever law the network has for its own."""
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
+            same: Any = {
+                n: getattr(module, n)
+                for n in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            }
+            other = nn.Conv2d(channels, module.out_channels, bias=module.bias is not None, **same)
+            parent, _, own = path.rpartition(".")
+            setattr(network.get_submodule(parent), own, other)
+            return network
+    raise ValueError(
+        f"{name} has no convolution of three channels to take {channels} by; give images in colour."
+    )
 
 
 class ImageClassifier(nn.Module):

@@ -161,35 +161,3 @@ def test_torchvisions_networks_by_name(monkeypatch):
         image_network("torchvision:resnet19", 10)
     with pytest.raises(ValueError, match=r"dropout must be 0, got 0\.5"):
         image_network("torchvision:resnet18", 10, dropout=0.5)
-
-
-class Drawn(nn.Module):
-    """As torchvision's, with weights by a law of its own; `channels` is what its first convolution takes."""
-
-    def __init__(self, num_classes, channels=3):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 4, 1))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.constant_(module.weight, 1 / module.weight[0].numel())
-
-
-def test_a_first_convolution_of_other_channels_is_initialised_as_the_network_does(monkeypatch):
-    get = {"a": lambda n: Drawn(n), "b": lambda n: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Linear(4, n))}
-    fake = SimpleNamespace(
-        list_models=lambda module: ["a", "b"],
-        get_model=lambda name, weights, num_classes, **options: get[name](num_classes),
-    )
-    monkeypatch.setitem(sys.modules, "torchvision.models", fake)
-    before = nn.Conv2d.__init__
-    network = image_network("torchvision:a", 10, 5)
-    assert [c.in_channels for c in network.features] == [5, 4, 3]  # the first alone
-    expected = Drawn(10, 5).state_dict()
-    assert all(
-        torch.equal(v, expected[k])
-        for k, v in network.state_dict().items()
-        if k.endswith("weight") and "fc" not in k
-    )
-    with pytest.raises(ValueError, match="torchvision:b has no convolution of three channels to take 5 by"):
-        image_network("torchvision:b", 10, 5)
-    assert nn.Conv2d.__init__ is before
