@@ -73,18 +73,17 @@ def _fill_panel_of(panel, weight, first):
     return of_integers if isinstance(weight.dtype, types.Integer) else of_numbers
 
 
-def view_panels(flat, inner, width):
-    """Panels that lie one after another in memory, of a matrix with `inner` columns."""
+def view_panels(flat, count, inner, width):
+    """`count` panels that lie one after another in memory, of a matrix with `inner` columns."""
 
 
 @overload(view_panels)
-def _view_panels_of(flat, inner, width):
-    def of_integers(flat, inner, width):
-        pairs = (inner + 1) // 2
-        return flat.reshape(flat.size // max(1, 2 * pairs * width), pairs, width, 2)
+def _view_panels_of(flat, count, inner, width):
+    def of_integers(flat, count, inner, width):
+        return flat.reshape(count, (inner + 1) // 2, width, 2)
 
-    def of_numbers(flat, inner, width):
-        return flat.reshape(flat.size // max(1, inner * width), inner, width)
+    def of_numbers(flat, count, inner, width):
+        return flat.reshape(count, inner, width)
 
     return of_integers if isinstance(flat.dtype, types.Integer) else of_numbers
 

@@ -232,6 +232,8 @@ def away_from_orthogonal(m: Any, x: Tensor) -> Tensor:
 TT = FormatSpec("tt", (3, 4), (2, 3), (2,))
 SMALL = Level(4, (Scale(0.5, 4, (8, 8)), Scale(1.0, 4, (8,))))
 NOT_CALLED_WITH_TENSORS = {
+    "LowPrecision",
+    "lower_precision",
     "BatchNorm", "Groups", "Noise", "NETWORKS", "Network", "draw_seed", "needs_reestimation", "reestimate_batch_norm",
     "image_network", "rnn_table", "unfused",
 }  # fmt: skip

@@ -225,7 +225,7 @@ def _group_mlp(routine, q, p, ptr, idx, channels, weights, scale, shift, slopes,
                 _sum_affine_act(c, (flat_q, at, flat_p, g * c, scale, 0, shift, 0, slopes[0], 0, z, m * c))
             for i in range(1, layers):
                 x, inner, c = z[: n * c].reshape(n, c), c, channels[i]
-                of_layer = view_panels(panels[places[i - 1] : places[i]], inner, width)
+                of_layer = view_panels(panels[places[i - 1] : places[i]], padded[i] // width, inner, width)
                 taken = take_rows(x, 0, n, of_layer)
                 for begin in range(0, of_layer.shape[0], PANELS_PER_PASS):
                     at, end = begin * width, min(of_layer.shape[0], begin + PANELS_PER_PASS)

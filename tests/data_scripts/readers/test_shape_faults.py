@@ -217,6 +217,7 @@ def test_hidden_files_are_no_shapes(tmp_path, whole):
     clouds, faults = own_meshes.convert(tmp_path, 16)
     assert clouds.name == ["chair/a.xyz", "chair/b.xyz"]
     assert faults == [
+        "note: all shapes are of the class chair: training needs two classes or more",
         "note: 1 file was not read, hidden: chair/._a.xyz",
         "note: 3 files in all: 2 read, 1 not read",
     ]

@@ -123,6 +123,7 @@ def test_what_cannot_be_of_a_class_is_named(tmp_path, capsys):
     assert len(said.out.splitlines()) == 1  # the result alone
     assert [line for line in said.err.splitlines() if line.startswith("note: ")] == [
         "note: 2 files lie in no split folder: they train",
+        "note: all videos are of the class wave: training needs two classes or more",
         "note: 2 files were not read, in no class folder: root.avi, train/1.avi",
         "note: 6 files in all: 4 read, 2 not read",
     ]
