@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def explanations_kept(trained: Trained, fine: Trained) -> dict[str, float] | Non
 def _spearman(a: Tensor, b: Tensor) -> float:
     from scipy.stats import spearmanr
 
-    return float(spearmanr(a.detach().cpu().numpy(), b.detach().cpu().numpy()).statistic)
+    found = float(spearmanr(a.detach().cpu().numpy(), b.detach().cpu().numpy()).statistic)
+    return 0.0 if math.isnan(found) else found  # a map that is the same everywhere ranks nothing
 
 
 def _size_of(run: Path) -> int:
