@@ -23,7 +23,7 @@ from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.measures import costs, explanations_kept, layers, work_before_and_after
-from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle, show
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
 from dropfold.compress.run.target import first_within, ledger_of
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
@@ -38,39 +38,20 @@ ABLATED = 2  # batches on which each channel is masked in turn
 COLLABORATIVE: dict[str, Energy] = {"cc": "fisher", "cc-released": "mean"}
 
 
-def take_channels_out(
-    trained: Trained,
-    out: Path,
-    method: str,
-    what: str,
-    part: float,
-    epochs: int | None,
-    lr: float | None,
-    seed: int | None,
-) -> dict[str, Any]:
+def take_channels_out(request: Request) -> dict[str, Any]:
     """Make the smaller run in `out`, or go on with it, and return what its compression.json holds.
 
     Raises:
         ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
+    trained, out = request.trained, request.out
     example = example_of(trained)
     plan = plan_of(trained, example)
-    config = replace(
-        trained.config,
-        out=out,
-        start=None,
-        resume=None,
-        epochs=epochs or max(1, trained.config.epochs // 5),
-        lr=trained.config.lr / 5 if lr is None else lr,
-        seed=trained.config.seed if seed is None else seed,
-    )
-    asked = {
-        **of_run(trained), "method": method, "target": [what, part], "epochs": config.epochs, "lr": config.lr,
-        "seed": config.seed,
-    }  # fmt: skip
+    config = request.config(max(1, trained.config.epochs // 5), trained.config.lr / 5)
+    asked = request.words(config, target=list(request.target))
     found = begun(out, asked)
     if found is None:
-        choice, times = choose(trained, plan, method, what, part, config.seed, example)
+        choice, times = choose(request, plan, request.method, config.seed, example)
         found = {
             **settle(asked, trained),
             "times": times,
@@ -121,9 +102,10 @@ def finish(trained: Trained, found: dict[str, Any], out: Path, example: Sequence
 
 
 def choose(
-    trained: Trained, plan: Plan, method: str, what: str, part: float, seed: int, example: Sequence[Tensor]
+    request: Request, plan: Plan, method: str, seed: int, example: Sequence[Tensor]
 ) -> tuple[Choice, dict[str, Any]]:
     """The choice of a method that meets the target, and what was timed for it."""
+    trained, (what, part) = request.trained, request.target
     ledger, by_layer = ledger_of(plan, what, example)
     if method in COLLABORATIVE:
         energy = energies(plan, losses_of(trained), COLLABORATIVE[method])

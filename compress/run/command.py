@@ -73,11 +73,10 @@ def main(options: Options) -> None:
     from dropfold.compress.run.formats import compress_into_formats
     from dropfold.compress.run.page import table
     from dropfold.compress.run.ranks import compress_into_ranks
-    from dropfold.compress.run.record import going_on
+    from dropfold.compress.run.record import Request, going_on
     from dropfold.compress.run.scratch import train_smaller
     from dropfold.train.tasks.trained import Trained
 
-    (what, part), training = options.target, (options.epochs, options.lr, options.seed)
     trained = Trained.of(options.run)
     video = trained.config.task == "video"
     method = options.method or ("admm" if video else "cc")
@@ -87,19 +86,20 @@ def main(options: Options) -> None:
         raise ValueError(
             f"{options.run} is compressed already; compress the run that it was made of, to another target."
         )
+    what, part = options.target
     name = f"{options.run.name}-{method}" + ("" if into_formats else f"-{what}-{part:g}")
     out = options.out or options.run.with_name(name)
+    training = options.epochs, options.lr, options.seed
+    request = Request(trained, out, method, options.target, *training, options.rho)
     with going_on(out):
         if method in CHANNELS:
-            found = take_channels_out(trained, out, method, what, part, *training)
+            found = take_channels_out(request)
         elif method in SCRATCH:
-            found = train_smaller(trained, out, method, what, part, *training)
+            found = train_smaller(request)
         elif into_formats:
-            found = compress_into_formats(
-                trained, out, method, options.ih, options.hh, options.rho, *training
-            )
+            found = compress_into_formats(request, options.ih, options.hh)
         else:
-            found = compress_into_ranks(trained, out, method, what, part, options.rho, *training)
+            found = compress_into_ranks(request)
     Console().print(table(found))
     print(f"run: {out}")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from dropfold.compress.methods.admm import ADMM, decomposed, onto_formats
 from dropfold.compress.run.measures import costs
-from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle, show
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
 from dropfold.data_scripts.work import atomic
 from dropfold.models import TensorGRU
 from dropfold.models.formats import FormatSpec
@@ -25,17 +24,7 @@ from dropfold.train.tasks.trained import Trained
 DENSE_RUN = "dense"  # the folder, in the new run's, of the dense network that is drawn to the formats
 
 
-def compress_into_formats(
-    trained: Trained,
-    out: Path,
-    method: str,
-    ih: FormatSpec,
-    hh: FormatSpec,
-    rho: float,
-    epochs: int | None,
-    lr: float | None,
-    seed: int | None,
-) -> dict[str, Any]:
+def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> dict[str, Any]:
     """Make the run in `out`, or go on with it, and return what its compression.json holds.
 
     `admm` spends half of the epochs on the dense network with the penalty and half on the cores; `decompose` all on the
@@ -44,6 +33,7 @@ def compress_into_formats(
     Raises:
         ValueError: no format is given, a matrix is none of the run's or is not dense, or modes do not fit it.
     """
+    trained, out, method, rho = request.trained, request.out, request.method, request.rho
     config = trained.config
     if not isinstance(config, VideoConfig):
         raise ValueError(
@@ -51,15 +41,11 @@ def compress_into_formats(
             "(compress_into_ranks)."
         )
     specs = specs_of(trained.network, {"ih": ih, "hh": hh})
-    total = epochs or max(2, config.epochs // 2)
-    config = replace(
-        config, out=out, start=None, resume=None, epochs=total, lr=config.lr / 5 if lr is None else lr,
-        seed=config.seed if seed is None else seed,
-    )  # fmt: skip
-    asked = {
-        **of_run(trained), "method": method, "epochs": total, "lr": config.lr, "seed": config.seed,
-        "rho": rho, "ih": json.loads(json.dumps(asdict(ih))), "hh": json.loads(json.dumps(asdict(hh))),
-    }  # fmt: skip
+    config = request.config(max(2, config.epochs // 2), config.lr / 5)
+    assert isinstance(config, VideoConfig)
+    total = config.epochs
+    formats = json.loads(json.dumps({"ih": asdict(ih), "hh": asdict(hh)}))
+    asked = request.words(config, rho=rho, **formats)
     gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4
     cored = replace(config, ih=ih, hh=hh)
     small = build(cored, trained.signature)  # before anything is written: modes that do not fit are refused

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.channels import CHOICE, adapt, finish, test_figures
 from dropfold.compress.run.formats import DENSE_RUN
-from dropfold.compress.run.record import FILE, begun, example_of, figures, of_run, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
 from dropfold.compress.run.target import first_within
 from dropfold.data_scripts.work import atomic
 from dropfold.train.config.configs import Config
@@ -27,17 +26,7 @@ from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.trained import Trained
 
 
-def compress_into_ranks(
-    trained: Trained,
-    out: Path,
-    method: str,
-    what: str,
-    part: float,
-    rho: float,
-    epochs: int | None,
-    lr: float | None,
-    seed: int | None,
-) -> dict[str, Any]:
+def compress_into_ranks(request: Request) -> dict[str, Any]:
     """Make the run in `out`, or go on with it, and return what its compression.json holds.
 
     `admm` spends half of the epochs on the dense network with the penalty and half on the thin maps; `decompose` all on the
@@ -46,19 +35,14 @@ def compress_into_ranks(
     Raises:
         ValueError: no matrix can be two thin ones, a target out of reach, or a folder of other options.
     """
+    trained, out, method = request.trained, request.out, request.method
     example = example_of(trained)
-    total = epochs or max(2, trained.config.epochs // 2)
-    config = replace(
-        trained.config, out=out, start=None, resume=None, epochs=total,
-        lr=trained.config.lr / 5 if lr is None else lr, seed=trained.config.seed if seed is None else seed,
-    )  # fmt: skip
-    asked = {
-        **of_run(trained), "method": method, "target": [what, part], "epochs": total, "lr": config.lr,
-        "seed": config.seed, **({"rho": rho} if method == "admm" else {}),
-    }  # fmt: skip
+    config = request.config(max(2, trained.config.epochs // 2), trained.config.lr / 5)
+    total, rho = config.epochs, request.rho
+    asked = request.words(config, target=list(request.target), **({"rho": rho} if method == "admm" else {}))
     found = begun(out, asked)
     if found is None:
-        choice, times = _choose(trained, what, part, example)
+        choice, times = _choose(request, example)
         found = {**settle(asked, trained), "times": times, "ranks": choice.ranks, "errors": {}, "scores": {}}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
@@ -98,18 +82,16 @@ def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
     return {name: residual(weight, projections[name](weight, None)) for name, weight in weights.items()}
 
 
-def _choose(
-    trained: Trained, what: str, part: float, example: Sequence[Tensor]
-) -> tuple[Choice, dict[str, Any]]:
+def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[str, Any]]:
     """The ranks that meet the target, and what was timed for it."""
-    network = trained.network
+    network, (what, part) = request.trained.network, request.target
     plan = Plan(network, ())
     work = parameters_of(network) if what == "parameters" else work_of(network, *example)
     choices = uniform_ranks(Ledger(plan, work))
     if len(choices) == 1:
         raise ValueError(
-            f"{trained.run} has no matrix that two thin ones of rank 8 or more can replace at less cost (perceptrons on "
-            "groups keep theirs): take channels out, --method norm."
+            f"{request.trained.run} has no matrix that two thin ones of rank 8 or more can replace at less cost "
+            "(perceptrons on groups keep theirs): take channels out, --method norm."
         )
     choice, timed = first_within(plan, choices, what, part, example)
     return choice, {"choices": timed} if what == "latency" else {}

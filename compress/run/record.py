@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from dropfold.compress.run.page import command, sections
+from dropfold.train.config.configs import Config
 from dropfold.train.engine.log import log_rows
 from dropfold.train.engine.run import refuse_run
 from dropfold.train.report.report import write_report
@@ -22,6 +24,38 @@ from dropfold.train.tasks.trained import Trained
 
 FILE = "compression.json"
 WHEN = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run, the folder of the smaller one, a method and its target (what shrinks, and to which part); epochs, rate and seed
+    of training, None for the method's own; and ADMM's penalty."""
+
+    trained: Trained
+    out: Path
+    method: str
+    target: tuple[str, float]
+    epochs: int | None = None
+    lr: float | None = None
+    seed: int | None = None
+    rho: float = 1.0
+
+    def config(self, epochs: int, lr: float) -> Config:
+        """The run's config for training in the new folder, with the method's own `epochs` and `lr` where none are asked
+        for."""
+        own = self.trained.config
+        return replace(
+            own, out=self.out, start=None, resume=None, epochs=self.epochs or epochs,
+            lr=lr if self.lr is None else self.lr, seed=own.seed if self.seed is None else self.seed,
+        )  # fmt: skip
+
+    def words(self, config: Config, **more: Any) -> dict[str, Any]:
+        """What is asked for, as it is kept: which run by its folder and the checksum of its weights."""
+        run = self.trained.run
+        return {
+            "run": str(run.resolve()), "weights": file_checksum(run / WEIGHTS), "method": self.method,
+            "epochs": config.epochs, "lr": config.lr, "seed": config.seed, **more,
+        }  # fmt: skip
 
 
 def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -44,11 +78,6 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
             )
     print(f"note: {out} goes on from what was done before.", file=sys.stderr)
     return found
-
-
-def of_run(trained: Trained) -> dict[str, str]:
-    """Which run is compressed: its folder, and the checksum of its weights."""
-    return {"run": str(trained.run.resolve()), "weights": file_checksum(trained.run / WEIGHTS)}
 
 
 @contextmanager
