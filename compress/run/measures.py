@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, work_of
+from dropfold.data_scripts.work.notes import say
 from dropfold.explain import explain
 from dropfold.models.layers.sizes import sizes_of
 from dropfold.train.data.splits import stratified
@@ -68,8 +69,12 @@ def explanations_kept(trained: Trained, fine: Trained) -> dict[str, float] | Non
     inputs = [
         value[chosen].to(device) for value in CLASSIFYING[trained.config.task].inputs(test, trained.config)
     ]
-    first = explain(trained.network, tuple(inputs), account=False)
-    second = explain(fine.network, tuple(inputs), first.target, account=False)
+    try:
+        first = explain(trained.network, tuple(inputs), account=False)
+        second = explain(fine.network, tuple(inputs), first.target, account=False)
+    except ValueError as error:  # a user's own network may have no cut
+        say(f"the maps before and after are not compared: {error}")
+        return None
     pairs = [(first.sample(i).flatten(), second.sample(i).flatten()) for i in range(len(first))]
     if any(len(a) != len(b) for a, b in pairs):
         return None
