@@ -14,7 +14,7 @@ import numpy as np
 
 from dropfold.data_scripts.schemas import shape_schema
 from dropfold.train.compare import plots, table
-from dropfold.train.compare.corruptions import ALL, LEVELS, MISSING, corrupted
+from dropfold.train.compare.corruptions import ALL, LEVELS, MISSING, corrupt
 from dropfold.train.scoring.metrics import in_words
 
 HERE = Path(__file__).parent
@@ -106,7 +106,7 @@ def picture() -> None:
         cloud = data.points[place, :512]
         shares = [0, *(strength / 1024 for strength in ALL[MISSING][1])]
         for level, axes in enumerate(above.subplots(1, 1 + LEVELS)):
-            plots.draw(axes, cloud[0], corrupted(cloud, place, MISSING, level)[0] if level else cloud[0])
+            plots.draw(axes, cloud[0], corrupt(cloud, place, MISSING, level)[0] if level else cloud[0])
             axes.set_title(
                 f"{100 * shares[level]:.0f} % missing" if level else "whole", weight="normal", fontsize=9
             )

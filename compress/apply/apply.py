@@ -94,6 +94,8 @@ def _build(plan: Plan, choice: Choice) -> tuple[nn.Module, dict[str, list[int]]]
 
 def _culprits(plan: Plan, choice: Choice, example: Sequence[Any], options: Mapping[str, Any]) -> str:
     """What to leave out."""
+    if not choice.channels:
+        return "Only ranks are chosen: leave one out after the other to find which."
     bad = _unable(plan, choice.channels, example, options)
     if not bad:
         return "Each group alone can go without its channels; together they cannot."
@@ -187,7 +189,7 @@ def _compare(
         found = run(small, exact=equal == EQUAL)
     except Exception as error:
         raise ArithmeticError(
-            f"{type(small).__name__} does not run without these channels ({error}): its code knows a width by heart, or "
+            f"{type(small).__name__} does not run with what was chosen ({error}): its code knows a width by heart, or "
             "the plan does not know what reads them."
         ) from error
     if not expected:
@@ -200,7 +202,7 @@ def _compare(
         off, scale = float((a - b).abs().max()), float(b.abs().max())
         if not off <= equal * max(scale, 1.0):
             raise ArithmeticError(
-                f"{type(small).__name__} without these channels differs from the model in which they are masked by {off:g} "
+                f"{type(small).__name__} with what was chosen differs from the model in which the rest is masked by {off:g} "
                 f"of {scale:g}: something reads them that the plan does not know."
             )
 

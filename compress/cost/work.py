@@ -146,7 +146,9 @@ def _works(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[st
     calls, edges = max(map(_rows, parts)), isinstance(module, EdgeConv)
     if edges:  # x stands in both halves
         rows, calls = rows.repeat(2), 2 * calls
-    rank = linear.rank if isinstance(linear, LowRank) else None
+    # These multiply by the matrix, whatever it is made of.
+    dense = isinstance(module, Interpolated) or (isinstance(module, BesideAffine) and len(inputs) > 2)
+    rank = linear.rank if isinstance(linear, LowRank) and not dense else None
     first = 0.5 if edges else 1.0
     return [(f"{name}.linear", Work(rows, linear.out_features, first=first, second=calls, rank=rank))]
 
@@ -197,5 +199,6 @@ def _uncounted(network: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in network.named_modules()
-        if not isinstance(module, known) and any(p.dim() > 1 for p in module.parameters(recurse=False))
+        if not isinstance(module, known)
+        and any(t.dim() > 1 for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
     }

@@ -9,6 +9,7 @@ from torch import nn
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.plan.probed import plan_probed
 from dropfold.compress.plan.wired import plan_wired
+from dropfold.models.layers.low_rank import LowRank
 
 
 def plan_channels(model: nn.Module, *example: Any, **options: Any) -> Plan:
@@ -20,6 +21,11 @@ def plan_channels(model: nn.Module, *example: Any, **options: Any) -> Plan:
     Raises:
         ValueError: an example is needed, or the network has nothing to take channels from.
     """
+    if pairs := [name for name, module in model.named_modules() if isinstance(module, LowRank)]:
+        raise ValueError(
+            f"{type(model).__name__} has two thin maps in place of {', '.join(pairs[:3])} already; plan the network that it "
+            "was made of."
+        )
     wiring: Any = getattr(model, "wiring", None)
     if wiring is not None:
         return plan_wired(model, wiring())

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dropfold.compress.plan.matrices import why_no_pair
 from dropfold.compress.plan.plan import Plan, removed
 from dropfold.models.layers.low_rank import check_rank
-from dropfold.models.layers.sizes import edge_matrices, sizes_of, tied
+from dropfold.models.layers.sizes import edge_matrices, sizes_of
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _checked(plan: Plan, name: str, kept: Sequence[int]) -> list[int]:
 
 def _check_ranks(plan: Plan, channels: Mapping[str, Sequence[int]], ranks: Mapping[str, int]) -> None:
     left, edges = stays(plan, channels), edge_matrices(plan.model)
-    sizes, shared = sizes_of(plan.model), tied(plan.model)
+    sizes, no_pair = sizes_of(plan.model), why_no_pair(plan.model)
     for name, rank in ranks.items():
         if len(sizes.get(name, ())) != 2:
             near = get_close_matches(name, sizes, 3) or sizes
@@ -113,8 +114,8 @@ def _check_ranks(plan: Plan, channels: Mapping[str, Sequence[int]], ranks: Mappi
                 f"{name!r} is no matrix or convolution of {type(plan.model).__name__} that can get a rank; there are "
                 f"{', '.join(near)}."
             )
-        if f"{name}.weight" in shared:
-            raise ValueError(f"{name} shares its weight with another layer and gets no rank.")
+        if name in no_pair:
+            raise ValueError(f"{name} gets no rank: {no_pair[name]}.")
         of = left.get(f"{name}.weight", {})
         out, inputs = (int(of[axis].sum()) if axis in of else sizes[name][axis] for axis in (0, 1))
         try:

@@ -31,6 +31,27 @@ def matrices_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def why_no_pair(model: nn.Module) -> dict[str, str]:
+    """A sentence for each matrix or convolution whose place two thin ones cannot take."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    shared = tied(model)
+    found: dict[str, str] = {}
+    for name, module in matrices_of(model).items():
+        if not name:
+            found[name] = "it is the whole network"
+        elif len(names[id(module)]) > 1:
+            found[name] = f"it is one module under the names {', '.join(names[id(module)])}"
+        elif f"{name}.weight" in shared:
+            found[name] = "it shares its weight with another layer"
+        elif type(module) not in (nn.Linear, *CONVOLUTIONS) or "weight" not in module._parameters:
+            found[name] = f"it is a {type(module).__name__}, or its weight is made anew at each call"
+        elif not module.weight.detach().isfinite().all():
+            found[name] = "its weight is not finite"
+    return found
+
+
 def full_ranks(model: nn.Module) -> dict[str, int]:
     """The full rank of each matrix that two thin ones can replace to save time: those that are called, and those of layers
     that run pairs.
@@ -46,12 +67,12 @@ def full_ranks(model: nn.Module) -> dict[str, int]:
     grouped = tuple(
         f"{name}." for name, module in model.named_modules() if isinstance(module, GroupMLPMax | EdgeConv2)
     )
-    edges, shared = edge_matrices(model), tied(model)
+    edges, no_pair = edge_matrices(model), why_no_pair(model)
     ranks = {
         name: min(flat(module.weight, name in edges).shape)
         for name, module in matrices_of(model).items()
         if not name.startswith(grouped)
-        and f"{name}.weight" not in shared
+        and name not in no_pair
         and all(runs for owner, runs in owned.items() if name.startswith(owner))
     }
     return {name: rank for name, rank in ranks.items() if rank >= LEAST}

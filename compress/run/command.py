@@ -87,8 +87,10 @@ def main(options: Options) -> None:
             f"{options.run} is compressed already; compress the run that it was made of, to another target."
         )
     what, part = options.target
-    name = f"{options.run.name}-{method}" + ("" if into_formats else f"-{what}-{part:g}")
-    out = options.out or options.run.with_name(name)
+    absolute = Path(os.path.abspath(options.run))  # "." and ".." have names then
+    beside = options.run.parent if options.run.name == absolute.name else absolute.parent
+    name = f"{absolute.name}-{method}" + ("" if into_formats else f"-{what}-{part:g}")
+    out = options.out or beside / name
     training = options.epochs, options.lr, options.seed
     request = Request(trained, out, method, options.target, *training, options.rho)
     with going_on(out):

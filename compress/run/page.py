@@ -56,7 +56,7 @@ def title(found: Mapping[str, Any]) -> str:
     return f"{Path(found['run']).name}, {found['method']} {target}".strip()
 
 
-def command(found: Mapping[str, Any]) -> str:
+def command(found: Mapping[str, Any], out: Path) -> str:
     """The command line that repeats it."""
     words = ["dropfold", "compress", found["run"]]
     for name in ("method", "target", "epochs", "lr", "seed", "rho"):
@@ -71,7 +71,7 @@ def command(found: Mapping[str, Any]) -> str:
                     f"--{matrix}.{name.replace('_', '-')}",
                     *map(str, value if isinstance(value, list) else [value]),
                 ]
-    return shlex.join(words)
+    return shlex.join([*words, "--out", str(out)])
 
 
 def sections(found: Mapping[str, Any]) -> list[Section]:

@@ -98,7 +98,7 @@ def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
 
 def show(fine: Trained, found: Mapping[str, Any]) -> None:
     """Write the new run's page again, with what the compression found, and send it to its W&B run."""
-    write_report(fine, sections(found), made_by=command(found))
+    write_report(fine, sections(found), made_by=command(found, fine.run))
     numbers = {
         f"compress/{name}, {when}": pair[i]
         for name, pair in found["cost"].items()

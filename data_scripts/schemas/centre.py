@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 Centre = Literal["mean", "box"]
-NEAR = 0.01  # of the centre and the radius of half of a data set's clouds
+NEAR, FAR = 0.01, 0.06  # from the centre: half of a data set's clouds, and most of them
+MOST = 0.9
 
 
 def normalised(points: np.ndarray, centre: Centre = "mean") -> np.ndarray:
@@ -25,18 +26,26 @@ def middle_of(points: np.ndarray, centre: Centre) -> np.ndarray:
 
 def centre_of(clouds: Iterable[np.ndarray]) -> Centre | Literal[""]:
     """How a data set's clouds were centred: on the middle of their boxes, or on their means, the farthest point at distance
-    1; or neither, empty. By the medians over the clouds, as some sets hold a part of the points that were centred.
+    1; or neither, empty. Near enough for most of them, as some sets hold a part of the points that were centred.
 
     A network is given a shape as it was trained on: moved by a seventh of its size, it sees another one.
     """
-    radius, away = [], {"box": list[float](), "mean": list[float]()}
+    away = {"radius": list[float](), "box": list[float](), "mean": list[float]()}
     for points in clouds:
-        radius.append(np.linalg.norm(points, axis=1).max())
-        for centre, found in away.items():
-            found.append(np.linalg.norm(middle_of(points, centre)))  # type: ignore[arg-type]
-    if not radius or abs(np.median(radius) - 1) > NEAR:
+        away["radius"].append(abs(np.linalg.norm(points, axis=1).max() - 1))
+        away["box"].append(float(np.linalg.norm(middle_of(points, "box"))))
+        away["mean"].append(float(np.linalg.norm(middle_of(points, "mean"))))
+    if not away["radius"]:
         return ""
-    box, mean = np.median(away["box"]), np.median(away["mean"])
-    if min(box, mean) > NEAR:
+    median = {name: float(np.median(found)) for name, found in away.items()}
+    most = {name: float(np.quantile(found, MOST)) for name, found in away.items()}
+    near = {name: median[name] <= NEAR and most[name] <= FAR for name in away}
+    if median["radius"] > FAR or not (near["box"] or near["mean"]):
         return ""
-    return "box" if box <= mean else "mean"
+    return "box" if (near["box"] and median["box"] <= median["mean"]) or not near["mean"] else "mean"
+
+
+def in_sphere(centre: str) -> str:
+    """In words."""
+    words = {"mean": "on the mean of their points", "box": "on the middle of their boxes"}
+    return words.get(centre, "in a frame that is not known") + (" in the unit sphere" if centre else "")

@@ -47,6 +47,11 @@ class LowRank(nn.Sequential):
         return int(self.get_parameter("0.weight").shape[0])
 
     @property
+    def in_features(self) -> int:
+        """How many channels go in."""
+        return self.size[1]
+
+    @property
     def out_features(self) -> int:
         """How many channels come out."""
         return int(self.get_parameter("1.weight").shape[0])
@@ -70,6 +75,16 @@ def low_rank(module: nn.Module, out: int, inputs: int, rank: int, edges: bool = 
     """
     check_rank(module, out, inputs, rank, edges)
     some: Any = module
+    made = _pair(some, out, inputs, rank, edges).train(module.training)
+    made[0].weight.requires_grad_(some.weight.requires_grad)
+    made[1].requires_grad_(some.weight.requires_grad)
+    if some.bias is not None:
+        made[1].bias.requires_grad_(some.bias.requires_grad)
+    return made
+
+
+def _pair(some: Any, out: int, inputs: int, rank: int, edges: bool) -> Any:
+    module = some
     options = {"device": some.weight.device, "dtype": some.weight.dtype}
     bias = some.bias is not None
     if isinstance(module, CONVOLUTIONS):
@@ -84,6 +99,8 @@ def low_rank(module: nn.Module, out: int, inputs: int, rank: int, edges: bool = 
 
 def check_rank(module: nn.Module, out: int, inputs: int, rank: int, edges: bool = False) -> None:
     """ValueError for a rank that the matrix does not have, or a module that is none."""
+    if type(rank) is not int:
+        raise ValueError(f"a rank is a whole number; got {rank!r}.")
     if isinstance(module, CONVOLUTIONS) and module.groups == 1:
         rows, columns = out, inputs * module.weight[0, 0].numel()
     elif isinstance(module, nn.Linear):

@@ -231,3 +231,32 @@ def test_choices_get_smaller_and_are_all_of_the_network(name, released):
     for choice in (choices[len(choices) // 2], choices[-1]):
         small, _ = apply(plan, choice, *example)
         assert multiply_adds(work_of(small, *example)) <= costs[0]
+
+
+def test_channels_that_are_always_zero_go_first():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d
+    network = torch.nn.Sequential(
+        conv(3, 32, 3), torch.nn.ReLU(), conv(32, 48, 3), torch.nn.ReLU(), conv(48, 32, 3), torch.nn.ReLU(),
+        torch.nn.Flatten(), torch.nn.Linear(32 * 4, 5),
+    )  # fmt: skip
+    torch.nn.init.constant_(network[0].bias, -1e3)
+    x = torch.rand(2, 3, 8, 8)
+    plan = plan_channels(network, x)
+    ledger = Ledger(plan, work_of(network, x))
+    paths = paths_of(plan, energies(plan, [lambda model: model(x).square().mean()], "fisher"), step=0.1)
+    choices = collaborative(paths, ledger)
+    assert choices[0] == Choice({})
+    assert len(choices[1].channels["0"]) == 1  # and what a negative bias alone keeps at 0 behind it
+    assert all(len(choice.channels["0"]) == 1 for choice in choices[1:])
+    small, _ = apply(plan, choices[1], x)
+    torch.testing.assert_close(small(x), network(x))
+    assert ledger.cost([ledger.entry(choices[-1])]) < ledger.cost([ledger.entry(choices[1])])
+
+
+def test_a_gradient_that_is_not_finite_is_said():
+    network, _ = OURS["vanilla"]()
+    plan, x = plan_channels(network), torch.rand(2, 20, 6)
+    losses = [lambda model: model(x).sum(), lambda model: model(x).sum() * torch.nan]
+    with pytest.raises(ValueError, match=r"the gradient of conv1\.linear is not finite in batch 2"):
+        energies(plan, losses, "fisher")

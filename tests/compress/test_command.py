@@ -185,6 +185,18 @@ def test_what_cannot_be_compressed_is_said(run, video_folder, tmp_path, capsys):
     assert "no channels can be taken out of" in refused(tmp_path / "video", "--method", "norm", capsys=capsys)
 
 
+def test_a_run_may_be_the_working_folder(run, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    own = tmp_path / "own"
+    shutil.copytree(run, own)
+    monkeypatch.chdir(own)
+    main(["compress", ".", "--method", "norm", "--epochs", "1"])
+    out = tmp_path / "own-norm-macs-0.5"
+    assert (out / "model.safetensors").exists()
+    assert f"--out {out}" in (out / "report.html").read_text()
+
+
 def test_several_processes_are_refused(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "compress runs in one process, and these are 2" in refused(

@@ -13,6 +13,7 @@ from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.criteria import CRITERIA
 from dropfold.compress.methods.uniform import keep_share, uniform
+from dropfold.compress.plan.matrices import full_ranks
 from dropfold.compress.run import target
 from dropfold.compress.run.target import _count, first_within
 from dropfold.models import DGCNN, PointNet, PointNet2, unfused
@@ -72,9 +73,7 @@ def test_the_ledger_is_the_small_networks_own_count(name, ranks):
     choice = Choice(keep_share(plan, CRITERIA["random"], 0.6, align=1))
     if ranks:
         sizes = apply(plan, choice)[1].sizes
-        thin = {
-            k: min(s) // 3 for k, s in sizes.items() if len(s) == 2 and min(s) > 8 and ".layers." not in k
-        }
+        thin = {k: min(sizes[k][:2]) // 3 for k in full_ranks(network) if min(sizes[k][:2]) > 8}
         choice = Choice(choice.channels, thin)
     ledger, numbers = Ledger(plan, work), Ledger(plan, parameters_of(network))
     choice = ledger.paying(choice)
@@ -205,3 +204,11 @@ def test_a_criterion_that_does_not_apply_says_so():
         ValueError, match="bn_scale needs a BatchNorm with a scale behind each group, and 0 has none"
     ):
         CRITERIA["bn_scale"](plan, plan["0"])
+
+
+def test_what_is_held_in_eight_bits_is_not_counted_and_said():
+    from dropfold.models import lower_precision
+
+    network = PointNet(5).eval()
+    with pytest.warns(UserWarning, match=r"\(Int8Linear\).* are not counted"):
+        work_of(lower_precision(network, "int8"), torch.rand(2, 64, 3))

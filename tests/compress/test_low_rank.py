@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from dropfold.compress import Choice, apply, masked, plan_channels
+from dropfold.compress.cost.work import multiply_adds, work_of
+from dropfold.compress.plan.matrices import full_ranks
 from dropfold.models import DGCNN, EdgeConv, PointNet, unfused
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.layers.low_rank import factors, flat, low_rank, product, unflat
@@ -150,3 +152,55 @@ def test_a_rank_that_the_kept_channels_do_not_have_is_refused():
 
 def _double(example):
     return tuple(v.double() if v.is_floating_point() else v for v in example)
+
+
+class Odd(nn.Module):
+    """One module under two names, one parametrized matrix, one frozen, one subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.p, self.frozen, self.last = (nn.Linear(32, 32) for _ in range(4))
+        self.b = self.a
+        nn.utils.parametrizations.weight_norm(self.p)
+        self.frozen.requires_grad_(False)
+        self.special = type("Special", (nn.Linear,), {})(32, 32)
+
+    def forward(self, x):
+        return self.last(
+            self.special(self.frozen(self.p(self.b(self.a(x).relu()).relu()).relu()).relu()).relu()
+        )
+
+
+def test_matrices_that_are_no_plain_ones_get_no_rank():
+    odd, x = Odd().eval(), torch.rand(3, 32)
+    plan = plan_channels(odd, x)
+    for name, why in (
+        ("a", "one module under the names a, b"),
+        ("special", "it is a Special"),
+        ("p", "made anew"),
+    ):
+        with pytest.raises((ValueError, KeyError), match=f"{name} gets no rank: .*{why}"):
+            apply(plan, Choice({}, {name: 4}))
+    assert set(full_ranks(odd)) == {"frozen", "last"}
+    small, _ = apply(plan, Choice({}, {"frozen": 8}), x)
+    assert not any(p.requires_grad for p in small.frozen.parameters())
+    assert not any(module.training for module in small.modules())
+    with pytest.raises(ValueError, match="has two thin maps in place of frozen already"):
+        plan_channels(small, x)
+    for wrong in (True, 8.0, "8"):
+        with pytest.raises(ValueError, match="a rank is a whole number"):
+            apply(plan, Choice({}, {"frozen": wrong}))
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix"), [("ssg-scenes", "fp4.layers.0.linear"), ("ssg", "sa1.scales.0.layers.1.linear")]
+)
+def test_layers_that_multiply_by_the_matrix_count_as_such(name, matrix):
+    """A rank there is right, saves nothing, and is said to save nothing."""
+    network, example = OURS[name]()
+    if matrix not in sizes_of(network):
+        matrix = next(
+            k for k in sizes_of(network) if k.startswith(matrix.split(".")[0]) and k.endswith("0.linear")
+        )
+    small, _ = apply(plan_channels(network), Choice({}, {matrix: 4}), *example)
+    assert multiply_adds(work_of(small, *example)) == multiply_adds(work_of(network, *example))

@@ -48,7 +48,7 @@ def width_dependent(net, x):
 def test_an_example_by_keyword_is_compared_too():
     net = Net(lambda net, s, x=None: width_dependent(net, x))
     plan = plan_channels(net, 0, x=X)
-    with pytest.raises(ArithmeticError, match="differs from the model in which they are masked"):
+    with pytest.raises(ArithmeticError, match="differs from the model in which the rest is masked"):
         apply(plan, {"a": [0, 1]}, s=0, x=X)
 
 

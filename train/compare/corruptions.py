@@ -4,7 +4,7 @@ unit sphere.
 | | the corrupted cloud | levels 1 .. 5 |
 |---|---|---|
 | jitter | x + s z, z ~ N(0, 1) a coordinate | s = .01 .02 .03 .04 .05 |
-| scale | each axis times U(1/S, S), then centred and scaled to the unit sphere | S = 1.6 1.7 1.8 1.9 2.0 |
+| scale | each axis times U(1/S, S), then centred as the data are and scaled to the unit sphere | S = 1.6 1.7 1.8 1.9 2.0 |
 | rotate | Rz Ry Rx, each angle U(-t, t) | t = pi/30 pi/15 pi/10 pi/7.5 pi/6 |
 | drop_global | a random share r is dropped | r = .25 .375 .5 .625 .75 |
 | drop_local | K points are dropped, in C parts: a random point and the nearest to it | K = 100 200 300 400 500 |
@@ -25,8 +25,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+
+from dropfold.data_scripts.schemas.centre import Centre, middle_of
 
 Corruption = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
@@ -36,10 +39,10 @@ def jitter(x: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarr
     return x + sigma * random.standard_normal(x.shape)
 
 
-def scale(x: np.ndarray, most: float, random: np.random.Generator) -> np.ndarray:
+def scale(x: np.ndarray, most: float, random: np.random.Generator, centre: Centre = "mean") -> np.ndarray:
     """Each axis times U(1 / most, most), then centred, the farthest point at distance 1."""
     x = x * random.uniform(1 / most, most, 3)
-    x = x - x.mean(0)
+    x = x - middle_of(x, centre)
     return x / max(1e-9, np.linalg.norm(x, axis=1).max())
 
 
@@ -108,10 +111,13 @@ ALL = CORRUPTIONS | {MISSING: (drop_local, tuple(1024 * share for share in (0.3,
 LEVELS = 5
 
 
-def corrupt(points: np.ndarray, places: np.ndarray, name: str, level: int, seed: int = 0) -> np.ndarray:
+def corrupt(
+    points: np.ndarray, places: np.ndarray, name: str, level: int, seed: int = 0, centre: Centre = "mean"
+) -> np.ndarray:
     """Clouds [n, N, 3] under a corruption at a level of 1 .. 5: float32 [n, N', 3].
 
-    `places` [n] are the clouds' places in their file, which with the seed, the corruption and the level govern the chance.
+    `centre` says where the clouds stand in their unit spheres, and stand again after their axes are scaled. `places` [n] are
+    the clouds' places in their file, which with the seed, the corruption and the level govern the chance.
 
     Raises:
         ValueError: no such corruption or level; not clouds of at least 8 points; outside the unit sphere.
@@ -129,6 +135,8 @@ def corrupt(points: np.ndarray, places: np.ndarray, name: str, level: int, seed:
             "scale the data set when it is made."
         )
     apply, strengths = ALL[name]
+    if name == "scale":
+        apply = partial(scale, centre=centre)
     which = list(ALL).index(name)
     clouds = [
         apply(cloud, strengths[level - 1], np.random.default_rng((seed, which, level, int(place))))

@@ -174,7 +174,11 @@ def corruptions(path: Path, data: Data[Split], config: CloudConfig, seed: int = 
     grid = picture.subplots(len(ALL), 1 + LEVELS)
     for row, (name, (_, strengths)) in zip(grid, ALL.items(), strict=True):
         for level, axes in enumerate(row):
-            cloud = corrupt(points, place, name, level, seed)[0] if level else points[0]
+            cloud = (
+                corrupt(points, place, name, level, seed, data.signature.centre or "mean")[0]
+                if level
+                else points[0]
+            )
             draw(axes, points[0], cloud)
             text, unit = STRENGTH[name]
             title = text.format(unit * strengths[level - 1]) if level else "clean"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from dropfold.data_scripts.schemas.centre import Centre
 from dropfold.data_scripts.work import atomic
 from dropfold.train.compare import table
 from dropfold.train.compare.corruptions import ALL, LEVELS, corrupt
@@ -75,6 +76,7 @@ def measure(
     assert isinstance(config, CloudConfig)
     samples: Any = trained.split(split)
     points = clouds.inputs(samples, config)[0].numpy()
+    centre = centre_of_run(run)
 
     def is_correct(x: np.ndarray) -> np.ndarray:
         logits = predict(network, (torch.from_numpy(x),), config.batch_size)
@@ -87,12 +89,15 @@ def measure(
         is_correct(points),
         np.array(
             [
-                [is_correct(corrupt(points, samples.index, name, level + 1, seed)) for level in range(LEVELS)]
+                [
+                    is_correct(corrupt(points, samples.index, name, level + 1, seed, centre))
+                    for level in range(LEVELS)
+                ]
                 for name in ALL
             ]
         ),
     )
-    checkpoint.save_arrays(file_of(run, split), {"definition": definition(seed), **vars(outcome)})
+    checkpoint.save_arrays(file_of(run, split), {"definition": definition(seed, centre), **vars(outcome)})
     return outcome
 
 
@@ -102,7 +107,7 @@ def read(run: Path, split: str, seed: int = 0) -> Outcome | None:
     if not path.exists():
         return None
     arrays = checkpoint.load_arrays(path)
-    if str(arrays["definition"]) != definition(seed):
+    if str(arrays["definition"]) != definition(seed, centre_of_run(run)):
         return None
     return Outcome(*(arrays[name] for name in ("index", "label", "right", "corrupted")))
 
@@ -112,9 +117,15 @@ def file_of(run: Path, split: str) -> Path:
     return run / f"robustness-{split}.npz"
 
 
-def definition(seed: int) -> str:
+def centre_of_run(run: Path) -> Centre:
+    """Where the shapes of a run's data stand; their mean where that is not known."""
+    return checkpoint.load_config(run)[1].centre or "mean"
+
+
+def definition(seed: int, centre: Centre = "mean") -> str:
     """All that the corrupted clouds depend on, beside the clouds themselves."""
-    return f"seed {seed}, {', '.join(f'{name} {levels}' for name, (_, levels) in ALL.items())}"
+    box = ", scaled on the box" if centre == "box" else ""
+    return f"seed {seed}, {', '.join(f'{name} {levels}' for name, (_, levels) in ALL.items())}{box}"
 
 
 def accuracies(outcomes: Outcomes) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dropfold.data_scripts.schemas.centre import in_sphere
 from dropfold.train.config.configs import Config, Signature
 from dropfold.train.storage import belonging, checkpoint
 from dropfold.train.tasks.registry import task_of
@@ -49,12 +50,18 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
             f"tensors differ, {differing[0]} among them."
         )
     network.load_state_dict(weights, strict=False)  # strict but for the noise: the names have been compared
-    if theirs.codes == signature.codes:
-        return []
-    return [
-        f"the classes of {config.data} have the codes {signature.codes}, those of --start {run} {theirs.codes}; they are "
-        "matched by their names"
-    ]
+    said = []
+    if theirs.codes != signature.codes:
+        said.append(
+            f"the classes of {config.data} have the codes {signature.codes}, those of --start {run} {theirs.codes}; they "
+            "are matched by their names"
+        )
+    if theirs.centre != signature.centre:
+        said.append(
+            f"the shapes of {config.data} stand {in_sphere(signature.centre)}, those of --start {run} "
+            f"{in_sphere(theirs.centre)}"
+        )
+    return said
 
 
 def _without_noise(state: dict[str, Tensor]) -> dict[str, Tensor]:

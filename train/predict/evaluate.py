@@ -28,6 +28,7 @@ def main(options: Options) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dropfold.data_scripts.schemas.centre import in_sphere
     from dropfold.train.scoring.metrics import in_a_line
     from dropfold.train.tasks.trained import Trained
 
@@ -45,6 +46,12 @@ def main(options: Options) -> None:
         print(
             f"note: the classes of {config.data} have the codes {theirs.codes}, those of the run {signature.codes}; they "
             "are compared by their names",
+            file=sys.stderr,
+        )
+    if theirs.centre != signature.centre:
+        print(
+            f"note: the shapes of {config.data} stand {in_sphere(theirs.centre)}, those that the run was trained on "
+            f"{in_sphere(signature.centre)}; they are taken as they are",
             file=sys.stderr,
         )
     if theirs.fixed != signature.fixed:

@@ -15,6 +15,7 @@ from dropfold.compress.methods.collaborative.steps import STEP, path
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 
+NOTHING = 1e-12  # of the largest loss: what is no more than rounding
 SHARES = [i / 64 for i in range(1, 61)]  # of all work, up to 0.95
 
 
@@ -37,36 +38,43 @@ def collaborative(
 ) -> list[Choice]:
     """Choices for ever more saved work, shared out over the layers by exponential fits: see `rates`.
 
-    The curve of a layer is that of the options along its path. A layer of which fewer than two save work, or whose loss does
-    not rise, keeps its form.
+    The curve of a layer is that of the options along its path. What loses nothing, as channels that are always 0, goes from
+    the start. A layer whose loss does not rise beyond that is not taken further.
     """
-    layers, curves, work = [], [], []
     whole = ledger.cost(())
-    for layer, steps in paths:
-        options = options_of(layer, steps)
-        saved = torch.tensor([whole - ledger.cost([ledger.entry(o.choice)]) for o in options]).double()
-        losses = torch.tensor([option.loss for option in options]).double()
-        full = (
-            float(saved.max()) / MOST
-        )  # what the layer itself costs, as far as its channels and ranks reach
-        if len(saved[saved > 0].unique()) < 2:
+    every = [options_of(layer, steps) for layer, steps in paths]
+    nothing = NOTHING * max((option.loss for options in every for option in options), default=0.0)
+    free, layers, curves, work = [], [], [], []
+    for options in every:
+        saved = [whole - ledger.cost([ledger.entry(option.choice)]) for option in options]
+        lossless = [i for i, option in enumerate(options) if option.loss <= nothing]
+        start = max(lossless, key=lambda i: saved[i])
+        free.append(options[start])
+        rest = [
+            i for i in range(len(options)) if i == start or (saved[i] > saved[start] and i not in lossless)
+        ]
+        options, saved = [options[i] for i in rest], [saved[i] - saved[start] for i in rest]
+        full = max(saved) / MOST  # what the layer itself costs, as far as its channels and ranks reach
+        rates = torch.tensor([own / full if full else 0.0 for own in saved]).double()
+        if len(rates[rates > 0].unique()) < 2:
             continue
-        p, q = fit_exponential(saved / full, losses, released)
+        p, q = fit_exponential(rates, torch.tensor([o.loss for o in options]).double(), released)
         if p > 0 and q > 0:
-            layers.append((options, saved))
+            layers.append((len(free) - 1, options, saved))
             curves.append((p, q))
             work.append(full)
-    found = [Choice({})]
+    found = [Choice({}), merged(free, ledger)]
     for share in SHARES if layers else []:
-        shares = allocate(work, curves, share * sum(work), released)
-        chosen = [_first(options, own, asked) for (options, own), asked in zip(layers, shares, strict=True)]
+        chosen = list(free)
+        for (place, options, saved), asked in zip(
+            layers, allocate(work, curves, share * sum(work), released), strict=True
+        ):
+            chosen[place] = _first(options, saved, asked)
         found.append(merged(chosen, ledger))
     return found
 
 
-def _first(options: Sequence[Option], saved: Tensor, asked: float) -> Option:
+def _first(options: Sequence[Option], saved: Sequence[float], asked: float) -> Option:
     """The option of least loss that saves what is asked; the one that saves most if none does."""
-    enough = [
-        option for option, own in zip(options, saved.tolist(), strict=True) if own >= asked * (1 - 1e-9)
-    ]
-    return min(enough, key=lambda option: option.loss) if enough else options[int(saved.argmax())]
+    enough = [option for option, own in zip(options, saved, strict=True) if own >= asked * (1 - 1e-9)]
+    return min(enough, key=lambda option: option.loss) if enough else options[saved.index(max(saved))]

@@ -104,6 +104,10 @@ def energies(plan: Plan, losses: Iterable[Loss], kind: Energy) -> dict[str, Tens
     for loss in losses:
         gradients = torch.autograd.grad(loss(network), list(weights.values()), allow_unused=True)
         for name, g in zip(weights, gradients, strict=True):
+            if g is not None and not g.isfinite().all():
+                raise ValueError(
+                    f"the gradient of {name} is not finite in batch {count + 1}: its loss is NaN or overflows."
+                )
             if g is not None:
                 total[name] += g if kind == "mean" else g.square()
         count += 1

@@ -159,3 +159,15 @@ def test_bad_input_is_named(points, places):
     refused("level 6", points, places, "jitter", 6)
     refused("at least 8; got .30, 4, 3.", points[:, :4], places, "jitter", 1)
     refused("lies 7.000 from the centre", 7 * points, places, "jitter", 1)
+
+
+@pytest.mark.parametrize("centre", ["mean", "box"])
+def test_axes_that_keep_their_lengths_move_nothing(centre, monkeypatch):
+    """A cloud comes back to where its data set has it: what scaling costs is not the frame's."""
+    from dropfold.data_scripts.schemas.centre import normalised
+
+    x = normalised(np.random.default_rng(0).gamma(1.0, size=(200, 3)), centre).astype(np.float64)
+    same = corruptions.scale(x, 1.0, np.random.default_rng(1), centre)
+    np.testing.assert_allclose(same, x, atol=1e-6)
+    found = corrupt(x[None].astype(np.float32), np.array([0]), "scale", 5, centre=centre)[0]
+    np.testing.assert_allclose(found, normalised(found, centre), atol=1e-5)
