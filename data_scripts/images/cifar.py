@@ -153,6 +153,7 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
         (one.test, one.records[1], TEST),
     ]
     parts = [read_records(root / name, one, records) for name, records, _ in files]
+    check_pixels(root, [(name, pixels) for (name, _, _), (pixels, _) in zip(files, parts, strict=True)])
     label = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     split = np.concatenate([np.full(records, which, np.uint8) for _, records, which in files])
     check_labels(root, one, label, split)
@@ -166,6 +167,18 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
         credits="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton; no licence is stated: not to be redistributed",
         rebuild=f"dropfold data cifar --source {one.archive} --validation {validation}",
     )
+
+
+def check_pixels(root: Path, files: list[tuple[str, np.ndarray]]) -> None:
+    """Refuse a file that holds the images of another one, as a copy under its name would."""
+    first: dict[bytes, str] = {}
+    for name, pixels in files:
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
+        if digest in first:
+            raise ArchiveError(
+                f"{root / name} holds the images of {first[digest]}, one after the other; fetch it again."
+            )
+        first[digest] = name
 
 
 def check_labels(root: Path, one: Distribution, label: np.ndarray, split: np.ndarray) -> None:

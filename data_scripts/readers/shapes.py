@@ -31,11 +31,17 @@ def read_shape(
     layout: Layout = AS_FOUND,
     notes: list[str] | None = None,
     centre: Centre = "mean",
+    frame: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`(points [points, 3], normals [points, 3] or None)` of a file, float32, centred and scaled to the unit sphere; see
-    `read_points` and `normalised`."""
-    found, normals = read_points(path, points, seed, whole, layout, notes)
-    return normalised(found, centre), normals
+    `read_points` and `normalised`. With a `frame` so many points of a mesh at least, and all of a cloud, are centred and
+    scaled before `points` of them are drawn: as from a data set that was made with that many."""
+    found, normals = read_points(path, max(points, frame), seed, whole or frame > 0, layout, notes)
+    found = normalised(found, centre)
+    if frame and not whole and len(found) != points:
+        chosen = np.random.default_rng(seed).choice(len(found), points, replace=len(found) < points)
+        found, normals = found[chosen], None if normals is None else normals[chosen]
+    return found, normals
 
 
 def read_points(

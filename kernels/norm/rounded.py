@@ -90,7 +90,7 @@ def linear(x: Tensor, weight: Rounded, bias: Tensor | None = None) -> Tensor:
     """x^ W^^T + b of x [..., k]."""
     _check(x, weight)
     shift = torch.zeros_like(weight.scale) if bias is None else bias
-    y = linear_act_eval(x.flatten(0, -2), weight.integers, weight.scale, shift, 1.0)
+    y = linear_act_eval(x.reshape(-1, x.shape[-1]), weight.integers, weight.scale, shift, 1.0)
     return y.view(*x.shape[:-1], y.shape[1])
 
 

@@ -76,6 +76,11 @@ def check_options(config: Config) -> None:
                 value = getattr(value, part, None)
             if value is not None and not holds(value):
                 raise ValueError(f"{name} must be {expected}; got {_shown(value)}.")
+    if config.lr_drops and config.schedule != "step":
+        raise ValueError(
+            f"lr_drops are of the schedule step; got {_shown(config.lr_drops)} with {config.schedule}: give --lr-drops "
+            "without numbers."
+        )
     if isinstance(config, PointConfig) and config.noise.kind != "none" and not config.noise.layers:
         raise ValueError(f"noise.layers must name the layers of noise {config.noise.kind}; got none.")
 

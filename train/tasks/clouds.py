@@ -30,6 +30,7 @@ from dropfold.train.tasks.segmentation import check_points
 
 NOUN = SAMPLES = "shapes"
 CLASSES = "classes"
+FRAME = 1024  # points by which a shape is centred: those of the shapes that ship
 SEEDS_TRIED = 100  # of the noise that a report shows
 samples, scores = classification.samples, classification.scores
 describe, facts = points.describe, points.facts
@@ -62,6 +63,11 @@ def load(config: CloudConfig) -> Data[Split]:
                 f"--protocol fold deals the shapes of {path} one by one: of one group some train and some test, which "
                 "flatters; --protocol group-fold keeps groups whole."
             )
+    if config.protocol == "group-fold" and not (split == shape_schema.TRAIN).any():
+        raise ValueError(
+            f"fold {config.held_out} of {path} leaves no group to train on: its {len(set(clouds.group or []))} groups are "
+            "too few for folds of groups; use --protocol split."
+        )
     train, validation, test = map(cut, parts(split, config))
     channels = channels_of(config)
     centre = centre_of(clouds.points)
@@ -117,7 +123,10 @@ def read(
     from dropfold.data_scripts.readers.shapes import read_shape
 
     centre = points.centre_in(signature)
-    shapes = [read_shape(file, config.points, seed, layout=layout, centre=centre) for seed in range(votes)]
+    shapes = [
+        read_shape(file, config.points, seed, layout=layout, centre=centre, frame=FRAME)
+        for seed in range(votes)
+    ]
     if config.normals and shapes[0][1] is None:
         raise ValueError(f"{file} has no normals, and the run was trained with them.")
     clouds = [np.concatenate([p, n], 1) if config.normals and n is not None else p for p, n in shapes]

@@ -170,6 +170,16 @@ def test_what_is_not_as_published_is_named(distribution, tmp_path):
         convert(tmp_path / "g", 1)
 
 
+def test_a_copy_under_another_files_name_is_refused(distribution, tmp_path):
+    one, _, content, *_ = distribution
+    first = one.train[0]
+    if len(content[first]) != len(content[one.test]):
+        pytest.skip("the files are of two sizes")
+    folder = unpacked(tmp_path / "copied", content, **{one.test: content[first]})
+    with pytest.raises(ArchiveError, match=f"{one.test} holds the images of {first}, one after the other"):
+        convert(folder, 0.1)
+
+
 def test_coarse_labels_are_those_of_their_classes(distribution, tmp_path):
     one, _, content, *_ = distribution
     if one.label_bytes == 1:

@@ -90,6 +90,10 @@ WRONG = [
             ({"lr": "0.1"}, "lr must be a number; got 0.1"),
             ({"lr_end": -1.0}, "lr_end must be at least 0"),
             ({"lr_factor": -3.0}, "lr_factor must be above 0, at most 1; got -3.0"),
+            (
+                {"lr_drops": (2, 4)},
+                r"lr_drops are of the schedule step; got \(2, 4\) with cosine",
+            ),
             ({"lr_factor": 1.5}, "lr_factor must be above 0, at most 1"),
             ({"lr_epochs": 0}, "lr_epochs must be at least 1"),
             ({"lr_drops": (0, 5)}, "lr_drops must be numbers of at least 1, each larger than the one before"),

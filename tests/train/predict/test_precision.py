@@ -28,13 +28,20 @@ def run(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
-def test_evaluate_prints_both_scores_by_name(run, precision, capsys):
+def test_evaluate_prints_both_scores_by_name(run, precision, capsys, monkeypatch):
     config, data, network = run
+    seen, whole = [], clouds.predict_split
+    monkeypatch.setattr(
+        clouds,
+        "predict_split",
+        lambda of, *rest, **more: seen.append(type(of).__name__) or whole(of, *rest, **more),
+    )
     evaluate.main(evaluate.Options(Path("run")))
     plain = capsys.readouterr().out
     assert precision not in plain
     evaluate.main(evaluate.Options(Path("run"), precision=precision))
     said = capsys.readouterr().out.splitlines()
+    assert seen == ["PointNet", "PointNet", "LowPrecision"]
     assert said[0].startswith(f"{precision}: ")  # what was lowered
     assert any(f"test split, {precision}" in line for line in said)
     for name, of in ((precision, lower_precision(network, precision)), ("float32", network)):
