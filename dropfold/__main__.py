@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "explain": ("dropfold.explain.run.command", "why a run decides as it does, and which units matter"),
     "compress": ("dropfold.compress.run.command", "a smaller run out of a run"),
+    "transform": ("dropfold.compress.transform.command", "a run with cheaper operations out of a run"),
     "compare": ("dropfold.train.compare.compare", "variants over seeds and folds, with intervals"),
     "robustness": ("dropfold.train.compare.robustness", "accuracy of runs under corruptions"),
     "data": ("", "make a data set: `dropfold data --help` lists them"),

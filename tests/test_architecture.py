@@ -25,10 +25,10 @@ PRODUCT = [name for name in MAY_IMPORT if name not in ("benchmarks", "docs") and
 # The subfolders of a package: each may import those before its own <, none that a comma parts from it.
 ROOMS = {
     "kernels": "backend < points < noise < norm < group_mlp_max, recurrent",
-    "models": "formats < layers < clouds, recurrent, images < convert",
+    "models": "formats < layers < operations < clouds, recurrent, images < convert",
     "data_scripts": "work < schemas < readers < shapes, scenes, videos, images < interiors",
     "explain": "cut < page < maps < units < score < run",
-    "compress": "plan < apply, cost < methods < run",
+    "compress": "plan < apply, cost < methods < run < transform",
     "train": "config < data < scoring < storage < tasks < report < engine < compare, predict",
 }
 MOST_ENTRIES = 15  # modules and folders of one folder: more are no longer seen at a glance

@@ -31,6 +31,7 @@ from dropfold.train.engine.run import Run
 from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.scene_prediction import progress
+from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 
 CHOICE = "choice.json"  # for a loop of the user's own: `Choice.load`, `resize`
@@ -88,8 +89,11 @@ def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
     return plan
 
 
-def finish(trained: Trained, found: dict[str, Any], out: Path, example: Sequence[Tensor]) -> None:
-    """Measure what became of a run, keep it with what was found, and show it."""
+def finish(
+    trained: Trained, found: dict[str, Any], out: Path, example: Sequence[Tensor], more: Sequence[Section] = (),
+    made_by: str | None = None,
+) -> None:  # fmt: skip
+    """Measure what became of a run, keep it with what was found, and show it (see `show`)."""
     fine = Trained.of(out)
     found["cost"] = {
         "M multiply-adds": work_before_and_after(trained, fine, example),
@@ -98,7 +102,7 @@ def finish(trained: Trained, found: dict[str, Any], out: Path, example: Sequence
     found["layers"] = layers(trained, fine, example)
     found["explanations"] = explanations_kept(trained, fine)
     checkpoint.save_json(out / FILE, found)
-    show(fine, found)
+    show(fine, found, more, made_by)
 
 
 def choose(

@@ -86,6 +86,8 @@ def main(options: Options) -> None:
         raise ValueError(
             f"{options.run} is compressed already; compress the run that it was made of, to another target."
         )
+    if trained.config.operations:
+        raise ValueError(f"{options.run} is transformed already; compress the run that it was made of.")
     what, part = options.target
     absolute = Path(os.path.abspath(options.run))  # "." and ".." have names then
     beside = options.run.parent if options.run.name == absolute.name else absolute.parent

@@ -52,7 +52,7 @@ def layers(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[s
     sizes = [sizes_of(network) for network in (trained.network, fine.network)]
     return {
         "ms": {name: [ms, times[1].get(name, 0.0)] for name, ms in times[0].items()},
-        "sizes": {name: [size, sizes[1][name]] for name, size in sizes[0].items() if len(size) > 1},
+        "sizes": {name: [size, sizes[1].get(name, [])] for name, size in sizes[0].items() if len(size) > 1},
     }
 
 

@@ -103,6 +103,8 @@ def _share(method: str) -> str:
         return (
             ", half of them in the dense network, drawn near to what its matrices became, half of fine-tuning"
         )
+    if method == "transform":
+        return " of training after those of the shared weights"
     return " of training" if method in ("dcff", "dcff-released", "scratch") else " of fine-tuning"
 
 
@@ -130,5 +132,7 @@ def _by_layer(found: Mapping[str, Any]) -> Section:
 
 
 def _size(size: list[int]) -> str:
+    if not size:
+        return "none"
     out, inputs, *rank = size
     return f"{inputs} to {out}" + (f", rank {rank[0]}" if rank else "")

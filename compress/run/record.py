@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from dropfold.train.storage.belonging import file_checksum
 from dropfold.train.storage.checkpoint import WEIGHTS
 from dropfold.train.storage.provenance import commit, machine
 from dropfold.train.storage.sealed import load_json
+from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 
 FILE = "compression.json"
@@ -96,9 +97,14 @@ def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
     return {**asked, "commit": commit(), "machine": machine(next(trained.network.parameters()).device)}
 
 
-def show(fine: Trained, found: Mapping[str, Any]) -> None:
-    """Write the new run's page again, with what the compression found, and send it to its W&B run."""
-    write_report(fine, sections(found), made_by=command(found, fine.run))
+def show(
+    fine: Trained, found: Mapping[str, Any], more: Sequence[Section] = (), made_by: str | None = None
+) -> None:
+    """Write the new run's page again, with what the compression found and `more`, and send it to its W&B run.
+
+    `made_by` is the command that repeats it, if it is no `dropfold compress`.
+    """
+    write_report(fine, [*sections(found), *more], made_by=made_by or command(found, fine.run))
     numbers = {
         f"compress/{name}, {when}": pair[i]
         for name, pair in found["cost"].items()

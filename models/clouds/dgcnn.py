@@ -3,13 +3,13 @@
     x [B, N, 3] -> edge1 64 -> edge2 64 -> edge3 128 -> edge4 256   (each on the k nearest neighbours of its own input)
                 -> [edge1 .. edge4] 512 -> embed 1024 -> max and mean -> fc1 512 -> fc2 256 -> fc3 classes
 
-1,809,576 parameters for 40 classes, as antao97/dgcnn.pytorch has it.
+1,809,576 parameters for 40 classes, as antao97/dgcnn.pytorch has it. Other operations can stand in the EdgeConvs' places
+(`dropfold.models.operations.edges`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.plain import neighbours
 from dropfold.models.layers.unfused import HasPlainForm
 from dropfold.models.layers.wiring import Sources, Wiring, chain
+from dropfold.models.operations.edges import EdgeOperation, Null, Skip
 
-LAYERS = ("edge1", "edge2", "edge3", "edge4", "pool")
+EDGES = {"edge1": 64, "edge2": 64, "edge3": 128, "edge4": 256}  # their widths
+LAYERS = (*EDGES, "pool")
 COORDINATES = (0, 1, 2)  # the channels of a point that are its coordinates
 
 
@@ -61,10 +63,11 @@ class DGCNN(HasPlainForm):
         self.in_channels = in_channels
         self.k, sync = k, sync_batch_norm
         self.graph_channels = checked_channels(graph_channels, in_channels)
-        self.edge1 = EdgeConv(in_channels, 64, sync=sync, coordinates=True)
-        self.edge2 = EdgeConv(64, 64, sync=sync)
-        self.edge3 = EdgeConv(64, 128, sync=sync)
-        self.edge4 = EdgeConv(128, 256, sync=sync)
+        self.edges = dict.fromkeys(EDGES, EdgeOperation("edge_conv", k))
+        self.edge1: nn.Module = EdgeConv(in_channels, 64, sync=sync, coordinates=True)
+        self.edge2: nn.Module = EdgeConv(64, 64, sync=sync)
+        self.edge3: nn.Module = EdgeConv(64, 128, sync=sync)
+        self.edge4: nn.Module = EdgeConv(128, 256, sync=sync)
         self.embed = LinearNormPool(512, emb_dims, negative_slope=0.2, sync=sync)
         options: dict[str, Any] = {"negative_slope": 0.2, "sync": sync, "dropout": dropout}
         self.fc1 = LinearNormAct(2 * emb_dims, 512, **options)
@@ -74,27 +77,98 @@ class DGCNN(HasPlainForm):
 
     def forward(self, x: Tensor, batch: Tensor | None = None, batch_size: int | None = None) -> Tensor:
         check_points(self, x, self.in_channels, batch)
-        pos = x[..., :3]
+        pos, points = x[..., :3], x
         features: list[Tensor] = []
         clouds: dict[str, Any] = {"batch": batch, "batch_size": batch_size}
-        graph = neighbours(take_channels(x, self.graph_channels), self.k, self.fused, **clouds)
-        for layer in ("edge1", "edge2", "edge3", "edge4"):
-            if features:
-                graph = neighbours(x, self.k, self.fused, **clouds)
-            noise = draw(self.noise, layer, pos, x, batch, graph)
-            x = self.get_submodule(layer)(x, graph, noise=noise, **clouds)
+        graph: Tensor | None = None
+        for layer, operation in self.edges.items():
+            module = self.get_submodule(layer)
+            if operation.kind == "edge_conv":
+                space = take_channels(x, self.graph_channels) if x is points else x
+                graph = self._graph(operation, space, graph, clouds)
+                noise = draw(self.noise, layer, pos, x, batch, graph)
+                x = module(x, graph, noise=noise, **clouds)
+            elif operation.kind == "pointwise":
+                x = module(x, noise=draw(self.noise, layer, pos, x, batch, graph), **clouds)
+            else:
+                x = module(x)
             features.append(x)
         x = torch.cat(features, -1)
         noise = draw(self.noise, "pool", pos, x, batch, graph)
         x = torch.cat(self.embed(x, noise=noise, **clouds), -1)
         return self.fc3(self.fc2(self.fc1(x)))
 
+    def _graph(
+        self, operation: EdgeOperation, x: Tensor, before: Tensor | None, clouds: Mapping[str, Any]
+    ) -> Tensor:
+        """The neighbours of a layer: found in x, or the first of the graph that is there."""
+        if operation.reused and before is not None and before.shape[-1] >= operation.k:
+            return before if before.shape[-1] == operation.k else before[..., : operation.k].contiguous()
+        return neighbours(x, operation.k, self.fused, **clouds)
+
+    def operations(self) -> dict[str, str]:
+        """What stands in the place of each EdgeConv, by its name; without a width where it is the usual one."""
+        return {layer: str(operation) for layer, operation in self.edges.items()}
+
+    def replace_operations(self, operations: Mapping[str, str]) -> None:
+        """Put other operations in the EdgeConvs' places; layers of other kinds or sizes than before get fresh weights.
+
+        A reused graph that is not there, or has fewer neighbours than are asked for, is found anew.
+
+        Raises:
+            ValueError: no such operation; more neighbours than k; or a skip or null where a layer carries noise.
+        """
+        parsed = {layer: EdgeOperation.parse(name) for layer, name in operations.items()}
+        for layer, operation in parsed.items():
+            if operation.k > self.k:
+                raise ValueError(f"{layer}: {operation} has more neighbours than the network's k = {self.k}.")
+            if layer in self.noise and operation.kind in ("skip", "null"):
+                raise ValueError(f"{layer} carries noise, which {operation} would leave out.")
+        self.edges = self.edges | parsed
+        made, channels = 0, self.in_channels
+        for layer, operation in self.edges.items():
+            channels = self._place(layer, operation, channels)
+            made += channels
+        if self.embed.in_channels != made:
+            out, slope, sync = self.embed.norm.num_features, self.embed.negative_slope, self.embed.sync
+            self._put("embed", LinearNormPool(made, out, negative_slope=slope, sync=sync))
+
+    def _place(self, layer: str, operation: EdgeOperation, channels: int) -> int:
+        """Put an operation on so many channels in a layer's place; how many it makes."""
+        module: Any = self.get_submodule(layer)
+        kind = operation.kind
+        if kind in ("skip", "null"):
+            self._put(layer, Skip() if kind == "skip" else Null())
+            return channels if kind == "skip" else 1
+        width = operation.width or EDGES[layer]
+        wanted = EdgeConv if kind == "edge_conv" else LinearNormAct
+        columns = 2 * channels if kind == "edge_conv" else channels
+        size = (
+            getattr(module, "in_channels", None),
+            getattr(getattr(module, "norm", None), "num_features", None),
+        )
+        if type(module) is not wanted or size != (columns, width):
+            sync, coordinates = self.embed.sync, channels == self.in_channels
+            self._put(layer, wanted(channels, width, negative_slope=0.2, sync=sync, coordinates=coordinates))
+        return width
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        weight = self.fc3.weight
+        setattr(self, name, module.to(weight.device, weight.dtype).train(self.training))
+
     def wiring(self) -> Wiring:
         """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""
-        edges = "edge1", "edge2", "edge3", "edge4"
-        columns: dict[str, Sources] = {"edge1": [2 * self.in_channels], "embed": edges}
-        columns |= {layer: [before, before] for before, layer in pairwise(edges)}
-        return Wiring(columns | chain(["embed", "embed"], "fc1", "fc2", "fc3"))
+        columns: dict[str, Sources] = {}
+        source: list[str | int] = [self.in_channels]
+        made: list[str | int] = []
+        for layer, operation in self.edges.items():
+            if operation.kind == "null":
+                source = [1]
+            elif operation.kind != "skip":
+                columns[layer] = [*source, *source] if operation.kind == "edge_conv" else source
+                source = [layer]
+            made += source
+        return Wiring(columns | {"embed": made} | chain(["embed", "embed"], "fc1", "fc2", "fc3"))
 
 
 def checked_channels(channels: Sequence[int], in_channels: int) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ class ResNet(nn.Module):
     draw_weights = staticmethod(draw_he)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.conv.weight, self.in_channels)
+        check_images(x, self.fc.weight, self.in_channels)
         x = self.activation(self.norm(self.conv(x)))
         x = self.stage3(self.stage2(self.stage1(x)))
         return self.fc(self.dropout(self.pool(x).flatten(1)))

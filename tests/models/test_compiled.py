@@ -160,8 +160,14 @@ def test_inductor(name, small_groups):
             exact.load_state_dict(start)
             wide = tuple(x.double() if x.is_floating_point() else x for x in given)
             assert_within_budget(found, eager, outcome(exact, exact, wide))
+            after = exact.state_dict()
             for key, value in model.state_dict().items():  # running statistics, steps of schedules
-                torch.testing.assert_close(moved[key], value)
+                if value.is_floating_point():
+                    size = 1e-5 * float(after[key].norm())
+                    error, own = (float((v - after[key]).norm()) for v in (moved[key], value))
+                    assert error <= 2 * own + size, key
+                else:
+                    assert torch.equal(moved[key], value)
     torch._dynamo.reset()
 
 

@@ -78,6 +78,8 @@ class Config:
     """Continue the run in this folder, with its own config."""
     sizes: Annotated[dict[str, list[int]], tyro.conf.Suppress] = field(default_factory=dict)
     """Channels out and in of layers that have other ones than the network's usual (set by `dropfold compress`)."""
+    operations: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    """Operations that stand in the places of layers (set by `dropfold transform`)."""
     wandb: Literal["offline", "online", "disabled"] = "offline"
     """Weights & Biases, if it is installed. It never stops a run."""
     recipe: str = ""

@@ -108,7 +108,8 @@ def build(config: ImageConfig, signature: Signature, steps: int = 1) -> nn.Modul
 
 def describe(config: ImageConfig) -> str:
     """The network."""
-    return title_of(config.network) + (" (compressed)" if config.sizes else "")
+    name = title_of(config.network) + (" (compressed)" if config.sizes else "")
+    return name + (" (transformed)" if config.operations else "")
 
 
 def facts(network: nn.Module) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def describe(config: PointConfig) -> str:
     name = NETWORKS[config.network].title
     name += f" ({config.grouping.upper()})" if config.network == "pointnet2" else ""
     name += " (compressed)" if config.sizes else ""
+    name += " (transformed)" if config.operations else ""
     return f"{name} with {kind}, {config.points} points"
 
 

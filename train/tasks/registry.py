@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from dropfold.models.layers.sizes import resize
+from dropfold.models.operations.replace import replace_operations
 from dropfold.train.config.configs import (
     BlockConfig,
     CloudConfig,
@@ -39,9 +40,10 @@ def task_of(config: Config) -> AnyTask:
 
 
 def build(config: Config, signature: Signature, steps: int = 1) -> nn.Module:
-    """The network of a config, with its sizes; `steps` are those of an epoch, for the noise's warm-up.
+    """The network of a config, with its operations and sizes; `steps` are those of an epoch, for the noise's warm-up.
 
     Raises:
-        ValueError: a layer of the sizes that the network does not have.
+        ValueError: a layer of the operations or the sizes that the network does not have.
     """
-    return resize(task_of(config).build(config, signature, steps), config.sizes)
+    network = task_of(config).build(config, signature, steps)
+    return resize(replace_operations(network, config.operations), config.sizes)

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass
 class Section:
-    """A heading, a text, and one of: a table (`head` and `rows`), charts, or pictures (`items`).
+    """A heading, a text, and one of: a table (`head` and `rows`), charts, a picture (base64 PNG), or small ones (`items`).
 
     A chart is {"title", "lines": [{"name", "y": [...]}], "x": [...], "unit": of x}; without x it counts from 1. An item is a
     cloud ({"points" | "fine": base64, ...}), a strip of frames ({"strip": base64 PNG}) or an image ({"image": base64 PNG})
@@ -31,6 +31,7 @@ class Section:
     head: list[str] | None = None
     rows: list[list[str]] | None = None
     charts: list[dict[str, Any]] | None = None
+    picture: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What the page reads: the fields that are set."""

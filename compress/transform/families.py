@@ -1,0 +1,185 @@
+"""What the networks of each kind may become, and how all of that shares one set of weights.
+
+A family knows, for a trained network: its space, and which part of the shared weights an architecture has. Every
+architecture is the network of its own that `replace_operations` builds: nothing is masked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dropfold.compress.methods.criteria import norm
+from dropfold.compress.plan.channels import plan_channels
+from dropfold.compress.plan.choice import stays
+from dropfold.compress.transform.architecture import Architecture, Edge, Space
+from dropfold.compress.transform.transitions import CONVOLUTIONS, edge_transitions
+from dropfold.models.clouds.dgcnn import DGCNN, EDGES
+from dropfold.models.operations.convolutions import make_operation
+from dropfold.models.operations.edges import EdgeOperation
+from dropfold.models.operations.replace import Operations, operations_of, replace_operations
+
+State = Mapping[str, Tensor]
+
+
+class Family(Protocol):
+    """What a network may become."""
+
+    space: Space
+    own: nn.ModuleDict
+    """Weights that the network does not have: of operations that share none of its."""
+
+    def share(self, operations: Operations, state: State, own: State) -> dict[str, Tensor]:
+        """The state of an architecture's network: parts of the network's `state` and of those of `own`, so that gradients
+        reach them."""
+        ...
+
+
+def family_of(network: nn.Module, *example: Any) -> Family:
+    """The family of a network.
+
+    Raises:
+        ValueError: nothing in it can be replaced.
+    """
+    if isinstance(network, DGCNN):
+        return EdgeConvs(network, *example)
+    if operations_of(network):
+        return Convolutions(network)
+    raise ValueError(
+        f"nothing in {type(network).__name__} can be replaced: there are transitions for the EdgeConvs of DGCNN, and for "
+        "convolutions of 1 x 1, 3 x 3 or 5 x 5 (one group, padded to keep the size)."
+    )
+
+
+def network_of(network: nn.Module, operations: Operations) -> nn.Module:
+    """A copy with these operations; what has another form has fresh weights. The random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        return replace_operations(copy.deepcopy(network), operations)
+
+
+class EdgeConvs:
+    """DGCNN: all neighbours, graphs and widths share a layer's matrix.
+
+    Its columns for [x_j - x_i ; x_i] are those of an EdgeConv with any k, the second half alone those of pointwise. Of w
+    channels it is the w that matter most in the trained network, by the squares of all weights that make and read them.
+    """
+
+    def __init__(self, network: DGCNN, *example: Any) -> None:
+        if network.operations() != dict.fromkeys(EDGES, f"edge_conv_{network.k}"):
+            raise ValueError("this network is transformed already; transform the one that it was made of.")
+        plan = plan_channels(network, *example)
+        self.plan, self.channels = plan, network.in_channels
+        self.order = {name: norm(plan, plan[name]).argsort(descending=True, stable=True) for name in EDGES}
+        self.own = nn.ModuleDict()
+        edges, options, before = [], {}, "points"
+        for i, (name, width) in enumerate(EDGES.items()):
+            edges.append(Edge(name, before, f"features of {name}", f"edge_conv_{network.k}"))
+            found = edge_transitions(network.k, width, first=i == 0)
+            noisy = name in network.noise  # what would leave out the noise is none of the options
+            options[name] = tuple(o for o in found if not (noisy and o in ("skip", "null")))
+            before = edges[-1].target
+        self.space = Space(Architecture(tuple(edges)), options, canonical)
+
+    def share(self, operations: Operations, state: State, own: State) -> dict[str, Tensor]:
+        """See `Family`."""
+        kept, channels = {}, self.channels
+        for layer, name in operations.items():
+            operation = EdgeOperation.parse(name)
+            if operation.kind in ("skip", "null"):
+                channels = channels if operation.kind == "skip" else 1
+                kept[layer] = list(range(channels))
+            else:
+                channels = operation.width or EDGES[layer]
+                kept[layer] = sorted(self.order[layer][:channels].tolist())
+        left = stays(self.plan, {layer: some for layer, some in kept.items() if len(some) < EDGES[layer]})
+        small = {name: _part(value, left.get(name, {})) for name, value in state.items()}
+        for layer, name in operations.items():
+            kind, weight = EdgeOperation.parse(name).kind, f"{layer}.linear.weight"
+            if kind == "pointwise":
+                small[weight] = small[weight][:, small[weight].shape[1] // 2 :]
+            elif kind in ("skip", "null"):
+                small = {key: value for key, value in small.items() if not key.startswith(f"{layer}.")}
+        return small
+
+
+def canonical(operations: Operations) -> dict[str, str]:
+    """Edge operations as they are carried out: a graph that is not there, or has too few neighbours, is found anew; and
+    where nothing is left to read, all that follow are null."""
+    found: dict[str, str] = {}
+    graph, nothing = 0, False
+    for layer, name in operations.items():
+        operation = EdgeOperation.parse(name)
+        nothing = nothing or operation.kind == "null"
+        if nothing:
+            operation = EdgeOperation("null")
+        elif operation.kind == "edge_conv":
+            if operation.reused and graph < operation.k:
+                operation = EdgeOperation("edge_conv", operation.k, False, operation.width)
+            graph = operation.k
+        found[layer] = str(operation)
+    return found
+
+
+class Convolutions:
+    """Any network with convolutions, its own modules or a user's: each operation in a convolution's place has weights of its
+    own, and smaller kernels begin as the middle of the trained one.
+
+    The DAG is the chain of the convolutions in the order in which the network lists them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        operations = operations_of(network)
+        options = {name: CONVOLUTIONS[operation] for name, operation in operations.items()}
+        edges, before = [], "image"
+        for name, operation in operations.items():
+            edges.append(Edge(name, before, f"features of {name}", operation))
+            before = edges[-1].target
+        self.space = Space(Architecture(tuple(edges)), options)
+        self.own = nn.ModuleDict()
+        for name, operation in operations.items():
+            conv: Any = network.get_submodule(name)
+            others = {other: make_operation(other, conv) for other in options[name] if other != operation}
+            self.own[_key(name)] = nn.ModuleDict(others)
+            for module in network.modules():
+                if hasattr(module, "draw_weights"):
+                    module.draw_weights(self.own[_key(name)].named_modules())  # type: ignore[operator]
+            for other in others.values():
+                _cut_kernel(other, conv)
+
+    def share(self, operations: Operations, state: State, own: State) -> dict[str, Tensor]:
+        """See `Family`."""
+        small = dict(state)
+        for edge in self.space.original.edges:
+            if (operation := operations[edge.name]) != edge.operation:
+                prefix = f"{_key(edge.name)}.{operation}."
+                small = {name: value for name, value in small.items() if not name.startswith(f"{edge.name}.")}
+                small |= {
+                    f"{edge.name}.{name.removeprefix(prefix)}": value
+                    for name, value in own.items()
+                    if name.startswith(prefix)
+                }
+        return small
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+@torch.no_grad()
+def _cut_kernel(smaller: nn.Module, conv: nn.Module) -> None:
+    """The middle of a trained kernel, for a smaller convolution."""
+    if isinstance(smaller, nn.Conv2d) and isinstance(conv, nn.Conv2d):
+        k, margin = smaller.kernel_size[0], (conv.kernel_size[0] - smaller.kernel_size[0]) // 2
+        smaller.weight.copy_(conv.weight[:, :, margin : margin + k, margin : margin + k])
+        if conv.bias is not None and smaller.bias is not None:
+            smaller.bias.copy_(conv.bias)
+
+
+def _part(tensor: Tensor, left: Mapping[int, Tensor]) -> Tensor:
+    for axis, kept in left.items():
+        tensor = tensor.index_select(axis, kept.nonzero().flatten().to(tensor.device))
+    return tensor

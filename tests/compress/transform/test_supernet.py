@@ -1,0 +1,221 @@
+"""An architecture's network against the whole one with masks, written in plain torch, and the supernet restricted to it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dropfold.compress.transform.families import canonical, family_of, network_of
+from dropfold.compress.transform.supernet import Supernet
+from dropfold.models import DGCNN, DropCluster, DropPoint
+from dropfold.models.clouds.dgcnn import EDGES
+from dropfold.models.images.resnet import ResNet
+from dropfold.models.images.vgg import VGG16
+from dropfold.models.layers.unfused import unfused
+from dropfold.models.operations.edges import EdgeOperation
+
+
+def with_statistics(network):
+    """BatchNorms that are none of their initial ones."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(-1, 1.5)
+            module.bias.data.uniform_(-0.3, 0.3)
+    return network.double().eval()
+
+
+@pytest.fixture(scope="module")
+def points():
+    torch.manual_seed(0)
+    return with_statistics(DGCNN(5, k=20, emb_dims=32)), torch.rand(3, 40, 3, dtype=torch.float64)
+
+
+def masked_dgcnn(network, operations, order, x):
+    """The whole network's matrices on features that are zero where a channel is not kept."""
+
+    def norm(y, module):
+        y = (y - module.running_mean) / (module.running_var + module.eps).sqrt() * module.weight + module.bias
+        return F.leaky_relu(y, 0.2)
+
+    width, h, places, graph, features = 3, x, range(3), None, []
+    for layer, name in operations.items():
+        operation, module = EdgeOperation.parse(name), getattr(network, layer)
+        whole = h.new_zeros(*h.shape[:2], width)
+        whole[..., list(places)] = h
+        if operation.kind == "edge_conv":
+            if not operation.reused:
+                graph = torch.cdist(h, h).topk(operation.k, largest=False).indices
+            graph = graph[..., : operation.k]
+            near = torch.stack([cloud[idx] for cloud, idx in zip(whole, graph, strict=True)])
+            here = whole[:, :, None].expand_as(near)
+            y = norm(torch.cat([near - here, here], -1) @ module.linear.weight.T, module.norm).amax(2)
+        elif operation.kind == "pointwise":
+            y = norm(whole @ module.linear.weight[:, width:].T, module.norm)
+        width = EDGES[layer]
+        if operation.kind in ("edge_conv", "pointwise"):
+            places = sorted(order[layer][: operation.width or width].tolist())
+            h = y[..., places]
+        else:
+            h = h if operation.kind == "skip" else torch.zeros_like(h[..., :1])
+            places = range(h.shape[-1])
+        part = h.new_zeros(*h.shape[:2], width)
+        part[..., list(places)] = h
+        features.append(part)
+    y = norm(torch.cat(features, -1) @ network.embed.linear.weight.T, network.embed.norm)
+    y = torch.cat([y.amax(1), y.mean(1)], -1)
+    return network.fc3(network.fc2(network.fc1(y)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(8))
+def test_an_architecture_of_dgcnn_is_the_masked_whole(points, seed):
+    network, x = points
+    family = family_of(network, x)
+    supernet = Supernet(copy.deepcopy(network), family).eval()
+    operations = family.space.draw(torch.Generator().manual_seed(seed))
+    small, expected = supernet.restricted(operations), masked_dgcnn(network, operations, family.order, x)
+    torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-10)
+    supernet.path = operations
+    torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
+    rows = torch.arange(3).repeat_interleave(40)
+    torch.testing.assert_close(small(x.flatten(0, 1), rows), expected, rtol=0, atol=1e-10)
+    with unfused(small):
+        torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "operations",
+    [
+        ("skip", "edge_conv_10_w32", "edge_conv_5_reused", "null"),
+        ("pointwise_w32", "skip", "skip", "edge_conv_20"),
+        ("edge_conv_5", "edge_conv_5_reused_w48", "null", "null"),
+        ("edge_conv_10_w48", "pointwise", "edge_conv_10_reused_w64", "skip"),
+        ("null", "null", "null", "null"),
+    ],
+)
+def test_every_kind_of_edge_operation(points, operations):
+    network, x = points
+    family = family_of(network, x)
+    chosen = dict(zip(EDGES, operations, strict=True))
+    assert canonical(chosen) == chosen
+    small = Supernet(copy.deepcopy(network), family).restricted(chosen).eval()
+    torch.testing.assert_close(small(x), masked_dgcnn(network, chosen, family.order, x), rtol=0, atol=1e-10)
+    assert small.operations() == chosen
+
+
+def test_architectures_that_are_the_same_have_one_form():
+    said = dict(
+        zip(
+            EDGES,
+            ("pointwise", "edge_conv_10_reused", "edge_conv_20_reused_w64", "edge_conv_5_reused"),
+            strict=True,
+        )
+    )
+    done = ("pointwise", "edge_conv_10", "edge_conv_20_w64", "edge_conv_5_reused")
+    assert tuple(canonical(said).values()) == done
+    assert tuple(canonical({**said, "edge2": "null"}).values()) == ("pointwise", "null", "null", "null")
+
+
+@torch.no_grad()
+def test_a_reused_graph_that_is_not_there_is_found_anew(points):
+    network, x = points
+    one = network_of(network, {"edge1": "pointwise", "edge2": "edge_conv_10_reused"})
+    two = network_of(network, {"edge1": "pointwise", "edge2": "edge_conv_10"})
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one(x), two(x))
+
+
+def test_gradients_of_all_paths_reach_the_shared_weights(points):
+    network, x = points
+    family = family_of(network, x)
+    supernet = Supernet(copy.deepcopy(network), family).train()
+    supernet.path = dict(
+        zip(EDGES, ("edge_conv_10_w48", "pointwise_w32", "skip", "edge_conv_5"), strict=True)
+    )
+    supernet(x).square().sum().backward()
+    gradient = supernet.network.edge2.linear.weight.grad
+    out = sorted(family.order["edge2"][:32].tolist())
+    columns = [64 + c for c in sorted(family.order["edge1"][:48].tolist())]
+    used = torch.zeros_like(gradient, dtype=torch.bool)
+    used[torch.tensor(out)[:, None], torch.tensor(columns)] = True
+    assert (gradient[used] != 0).all()
+    assert (gradient[~used] == 0).all()
+    assert supernet.network.edge3.linear.weight.grad is None
+
+
+def test_a_layer_that_carries_noise_is_not_left_out(points):
+    x = points[1].float()
+    network = DGCNN(5, noise={"edge2": DropPoint(0.2)}).eval()
+    options = family_of(network, x).space.options
+    assert "skip" not in options["edge2"]
+    assert "null" not in options["edge2"]
+    assert "skip" in options["edge3"]
+    with pytest.raises(ValueError, match="edge2 carries noise, which skip would leave out"):
+        network_of(network, {"edge2": "skip"})
+    draws = DGCNN(5, noise={"edge2": DropCluster(0.2, 4)}).train()
+    assert network_of(draws, {"edge2": "pointwise"})(x).isfinite().all()
+
+
+class OfAUser(nn.Module):
+    """Convolutions with biases, a stride, a residual sum, and one that no other can stand in for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 5, padding=2)
+        self.second = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.own = nn.Conv2d(12, 12, 3)
+        self.last = nn.Conv2d(12, 12, 1)
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.own(self.second(self.first(x).relu()).relu())
+        return self.out((x + self.last(x)).mean((2, 3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet(10, in_channels=1), lambda: VGG16(10), OfAUser], ids=["resnet", "vgg", "user"]
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_architecture_of_a_cnn_is_the_whole_with_other_operations_called(make, seed):
+    """Against the whole network whose convolutions are hooked, each to give another operation's output."""
+    torch.manual_seed(seed)
+    network = with_statistics(make())
+    channels = 1 if isinstance(network, ResNet) else 3
+    x = torch.randn(2, channels, 24, 24, dtype=torch.float64)
+    family = family_of(network, x)
+    supernet = Supernet(copy.deepcopy(network), family).double().eval()
+    with_statistics(supernet.own)
+    operations = family.space.draw(torch.Generator().manual_seed(seed))
+    hooked = copy.deepcopy(network)
+    for edge in family.space.original.edges:
+        if operations[edge.name] != edge.operation:
+            other = supernet.own[edge.name.replace(".", "/")][operations[edge.name]]
+            hooked.get_submodule(edge.name).register_forward_hook(
+                lambda _, given, __, other=other: other(given[0])
+            )
+    expected = hooked(x)
+    torch.testing.assert_close(supernet.restricted(operations).eval()(x), expected, rtol=0, atol=1e-10)
+    supernet.path = operations
+    torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
+
+
+def test_smaller_kernels_begin_as_the_middle_of_the_trained_one():
+    network = OfAUser()
+    own = family_of(network, torch.randn(1, 3, 9, 9)).own["first"]
+    assert torch.equal(own["conv_3x3"].weight, network.first.weight[:, :, 1:4, 1:4])
+    assert torch.equal(own["conv_1x1"].weight, network.first.weight[:, :, 2:3, 2:3])
+    assert torch.equal(own["conv_1x1"].bias, network.first.bias)
+
+
+def test_what_cannot_be_replaced_is_said():
+    with pytest.raises(ValueError, match="nothing in Linear can be replaced"):
+        family_of(nn.Linear(3, 3), torch.rand(1, 3))
+    network = network_of(DGCNN(5), {"edge2": "skip"})
+    with pytest.raises(ValueError, match="transformed already"):
+        family_of(network, torch.rand(1, 30, 3))
