@@ -17,8 +17,10 @@ from dropfold.compress.methods.criteria import norm
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import stays
 from dropfold.compress.transform.architecture import Architecture, Edge, Space
-from dropfold.compress.transform.transitions import CONVOLUTIONS, edge_transitions
+from dropfold.compress.transform.transitions import CONVOLUTIONS, ball_transitions, edge_transitions
 from dropfold.models.clouds.dgcnn import DGCNN, EDGES
+from dropfold.models.clouds.pointnet2 import PointNet2
+from dropfold.models.operations.balls import Balls
 from dropfold.models.operations.convolutions import make_operation
 from dropfold.models.operations.edges import EdgeOperation
 from dropfold.models.operations.replace import Operations, operations_of, replace_operations
@@ -47,11 +49,13 @@ def family_of(network: nn.Module, *example: Any) -> Family:
     """
     if isinstance(network, DGCNN):
         return EdgeConvs(network, *example)
+    if isinstance(network, PointNet2):
+        return SetAbstractions(network)
     if operations_of(network):
         return Convolutions(network)
     raise ValueError(
-        f"nothing in {type(network).__name__} can be replaced: there are transitions for the EdgeConvs of DGCNN, and for "
-        "convolutions of 1 x 1, 3 x 3 or 5 x 5 (one group, padded to keep the size)."
+        f"nothing in {type(network).__name__} can be replaced: there are transitions for the EdgeConvs of DGCNN, the levels "
+        "of PointNet++ that classifies, and convolutions of 1 x 1, 3 x 3 or 5 x 5 (one group, padded to keep the size)."
     )
 
 
@@ -122,6 +126,45 @@ def canonical(operations: Operations) -> dict[str, str]:
             graph = operation.k
         found[layer] = str(operation)
     return found
+
+
+class SetAbstractions:
+    """PointNet++: a scale's perceptron serves balls of any radius and number of members, and what reads a level that has one
+    scale left reads the columns of that scale. Without a layer that keeps the width, its neighbours keep their matrices."""
+
+    def __init__(self, network: PointNet2) -> None:
+        if any(balls != Balls() for balls in network.balls.values()):
+            raise ValueError("this network is transformed already; transform the one that it was made of.")
+        self.levels, self.own = network.levels, nn.ModuleDict()
+        edges = (Edge("sa1", "points", "centres", "balls"), Edge("sa2", "centres", "fewer centres", "balls"))
+        options = {name: ball_transitions(level.scales) for name, level in self.levels.items()}
+        self.space = Space(Architecture(edges), options)
+
+    def share(self, operations: Operations, state: State, own: State) -> dict[str, Tensor]:
+        """See `Family`."""
+        small = dict(state)
+        for level, reader in (("sa1", "sa2"), ("sa2", "sa3")):
+            balls, scales = Balls.parse(operations[level]), self.levels[level].scales
+            left = list(range(len(scales))) if balls.scale is None else [balls.scale - 1]
+            names = {
+                f"{level}.scales.{i}.layers.{j}.": f"{level}.scales.{new}.layers.{k}."
+                for new, i in enumerate(left)
+                for k, j in enumerate(balls.layers(scales[i]))
+            }
+            moved = {
+                names[head] + name.removeprefix(head): value
+                for name, value in small.items()
+                if (head := ".".join(name.split(".")[:5]) + ".") in names
+            }
+            small = {name: v for name, v in small.items() if not name.startswith(f"{level}.scales.")} | moved
+            if balls.scale is not None:
+                widths = [scale.widths[-1] for scale in scales]
+                start = 3 + sum(widths[: balls.scale - 1])
+                columns = torch.tensor([0, 1, 2, *range(start, start + widths[balls.scale - 1])])
+                for name, value in small.items():
+                    if name.startswith(f"{reader}.") and name.endswith("layers.0.linear.weight"):
+                        small[name] = value[:, columns.to(value.device)]
+        return small
 
 
 class Convolutions:

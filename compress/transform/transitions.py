@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dropfold.models.operations.balls import Balls, Scale
 from dropfold.models.operations.edges import EdgeOperation
 
 # Guo et al. 2021, as in guoyongcs/NATv2, commit e50c9ec.
@@ -39,6 +40,7 @@ CONVOLUTIONS: dict[str, tuple[str, ...]] = {
     "null": ("skip_connect", "null"),
 }  # fmt: skip
 
+LEAST_MEMBERS = 8  # of a ball
 LEAST_NEIGHBOURS = 5
 SHARES = (1.0, 0.75, 0.5)  # of a layer's usual width
 
@@ -61,3 +63,27 @@ def edge_transitions(
     widths = [None if share == 1 else round(share * width) for share in shares]
     sized = [EdgeOperation(op.kind, op.k, op.reused, one) for one in widths for op in kinds]
     return tuple(map(str, [*sized, EdgeOperation("skip"), EdgeOperation("null")]))
+
+
+def ball_transitions(scales: Sequence[Scale]) -> tuple[str, ...]:
+    """What a level of set abstraction may become, itself first: one of its scales, fewer members, a smaller radius, a
+    perceptron with fewer layers."""
+    alone: list[int | None] = [None, *range(1, len(scales) + 1)] if len(scales) > 1 else [None]
+    found = []
+    for shallow in (False, True):
+        for near in (False, True):
+            for scale in alone:
+                left = scales if scale is None else [scales[scale - 1]]
+                thins = any(len(Balls(shallow=True).layers(one)) < len(one.widths) for one in left)
+                parts = [
+                    part for part in (1, 2, 4) if part == 1 or min(s.k for s in left) // part >= LEAST_MEMBERS
+                ]
+                found += [Balls(scale, part, near, shallow) for part in parts if thins or not shallow]
+    work = {str(one): _work(one.of(tuple(scales))) for one in found}
+    first, *others = work
+    return first, *sorted(others, key=work.__getitem__, reverse=True)
+
+
+def _work(scales: Sequence[Scale]) -> int:
+    """Multiply-adds of a perceptron's layers after its first, for a centre, as the textbook has them."""
+    return sum(s.k * (s.widths[0] + sum(a * b for a, b in zip(s.widths, s.widths[1:]))) for s in scales)

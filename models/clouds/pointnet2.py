@@ -37,17 +37,10 @@ from dropfold.models.layers.linear_norm import (
 )
 from dropfold.models.layers.noise import draw, place_noise
 from dropfold.models.layers.wiring import Sources, Wiring, chain, perceptron
+from dropfold.models.operations.balls import Balls, Scale
 
 LAYERS = ("sa1", "sa2", "pool")
 Grouping = Literal["ssg", "msg"]
-
-
-class Scale(NamedTuple):
-    """Balls of one radius, with at most k points, and the widths of their perceptron."""
-
-    radius: float
-    k: int
-    widths: tuple[int, ...]
 
 
 class Level(NamedTuple):
@@ -141,7 +134,8 @@ class SetAbstraction(nn.Module):
         coordinates: bool = False,
     ) -> None:
         super().__init__()
-        self.level, self.random_start, self.coordinates = level, random_start, coordinates
+        self.in_channels, self.level = in_channels, level
+        self.random_start, self.coordinates = random_start, coordinates
         options: dict[str, Any] = {"bias": True, "sync": sync, "coordinates": coordinates}
         self.scales = nn.ModuleList(
             GroupMLPMax(in_channels, scale.widths, **options) for scale in level.scales
@@ -202,6 +196,7 @@ class GlobalAbstraction(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int] = ALL, sync: bool = False) -> None:
         super().__init__()
+        self.in_channels = in_channels
         sizes = [3 + in_channels, *widths]
         *first, last = pairwise(sizes)
         options: dict[str, Any] = {"bias": True, "sync": sync}
@@ -365,6 +360,7 @@ class PointNet2(nn.Module):
         self.in_channels = in_channels
         sync = sync_batch_norm
         first, second = levels(CLASSIFICATION, grouping, radius)
+        self.levels, self.balls = {"sa1": first, "sa2": second}, {"sa1": Balls(), "sa2": Balls()}
         self.sa1 = SetAbstraction(in_channels - 3, first, sync, random_start, coordinates=True)
         self.sa2 = SetAbstraction(self.sa1.out_channels, second, sync, random_start)
         self.sa3 = GlobalAbstraction(self.sa2.out_channels, sync=sync)
@@ -381,6 +377,40 @@ class PointNet2(nn.Module):
         points = self.sa2(points, draw_noise(self.noise, "sa2", points))
         x = self.sa3(points, draw_noise(self.noise, "pool", points))
         return self.fc3(self.fc2(self.fc1(x)))
+
+    def operations(self) -> dict[str, str]:
+        """What stands in the place of each level with balls, by its name."""
+        return {level: str(balls) for level, balls in self.balls.items()}
+
+    def replace_operations(self, operations: Mapping[str, str]) -> None:
+        """Put other operations in the places of sa1 and sa2 (`dropfold.models.operations.balls`); layers of other sizes than
+        before get fresh weights.
+
+        Raises:
+            ValueError: no such operation, or a scale that the level does not have.
+        """
+        parsed = {level: Balls.parse(name) for level, name in operations.items()}
+        found = {
+            level: usual._replace(scales=(parsed.get(level) or self.balls[level]).of(usual.scales))
+            for level, usual in self.levels.items()
+        }
+        self.balls = self.balls | parsed
+        weight, sync = self.fc3.weight, self.fc1.sync
+        channels = self.in_channels - 3
+        for name, level in found.items():
+            module: SetAbstraction = self.get_submodule(name)  # type: ignore[assignment]
+            widths = [channels, *(scale.widths for scale in level.scales)]
+            before = [module.in_channels, *(scale.widths for scale in module.level.scales)]
+            if widths != before:
+                options = sync, module.random_start, module.coordinates
+                fresh = SetAbstraction(channels, level, *options)
+                setattr(self, name, fresh.to(weight.device, weight.dtype).train(self.training))
+            module = self.get_submodule(name)  # type: ignore[assignment]
+            module.level = level
+            channels = module.out_channels
+        if self.sa3.in_channels != channels:
+            fresh_last = GlobalAbstraction(channels, sync=sync)
+            self.sa3 = fresh_last.to(weight.device, weight.dtype).train(self.training)
 
     def wiring(self) -> Wiring:
         """Whose channels each matrix reads (see `dropfold.models.layers.wiring`)."""

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from dropfold.compress.cost.work import multiply_adds as counted
 from dropfold.compress.cost.work import work_of
-from dropfold.compress.transform.transitions import CONVOLUTIONS, edge_transitions
+from dropfold.compress.transform.transitions import CONVOLUTIONS, ball_transitions, edge_transitions
 from dropfold.models import DGCNN
+from dropfold.models.clouds.pointnet2 import CLASSIFICATION
 from dropfold.models.images.resnet import ResNet
+from dropfold.models.operations.balls import Balls
 from dropfold.models.operations.convolutions import (
     OPERATIONS,
     make_operation,
@@ -163,3 +165,30 @@ def test_edge_transitions_never_cost_more(k):
     assert len(set(found)) == len(found) == 3 * (2 * {5: 1, 20: 3, 40: 4}[k] + 1) + 2
     assert all(cost(name) <= cost(found[0]) for name in found)
     assert not any("reused" in name for name in edge_transitions(k, 64, first=True))
+
+
+@pytest.mark.parametrize("grouping", ["ssg", "msg"])
+def test_ball_transitions_never_cost_more(grouping):
+    """Textbook multiply-adds of a centre, the perceptron on 3 + 16 channels for each member."""
+
+    def cost(scales):
+        sizes = [(s.k, (19, *s.widths)) for s in scales]
+        return sum(k * sum(a * b for a, b in itertools.pairwise(widths)) for k, widths in sizes)
+
+    for level in CLASSIFICATION[grouping]:
+        found = ball_transitions(level.scales)
+        assert found[0] == "balls"
+        assert len(set(found)) == len(found)
+        costs = [cost(Balls.parse(name).of(level.scales)) for name in found]
+        assert max(costs) == costs[0]
+        assert min(costs) == costs[-1]
+        for name in found:
+            assert str(Balls.parse(name)) == name
+    assert ("balls_scale1" in found) == (grouping == "msg")
+
+
+def test_names_of_balls_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="operation 'balls_halves' is not known; there are balls_half"):
+        Balls.parse("balls_halves")
+    with pytest.raises(ValueError, match="takes scale 2, and this level has 1"):
+        Balls.parse("balls_scale2").of(CLASSIFICATION["ssg"][0].scales)

@@ -7,13 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dropfold import kernels
+from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.transform.families import canonical, family_of, network_of
 from dropfold.compress.transform.supernet import Supernet
-from dropfold.models import DGCNN, DropCluster, DropPoint
+from dropfold.models import DGCNN, DropCluster, DropPoint, PointNet2
 from dropfold.models.clouds.dgcnn import EDGES
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.unfused import unfused
+from dropfold.models.operations.balls import Balls
 from dropfold.models.operations.edges import EdgeOperation
 
 
@@ -219,3 +222,58 @@ def test_what_cannot_be_replaced_is_said():
     network = network_of(DGCNN(5), {"edge2": "skip"})
     with pytest.raises(ValueError, match="transformed already"):
         family_of(network, torch.rand(1, 30, 3))
+
+
+def masked_pointnet2(network, operations, levels, x):
+    """The whole network's perceptrons on groups written out: members by sorting, unused scales and layers left out."""
+    pos, features = x, None
+    for name in ("sa1", "sa2"):
+        balls, level = Balls.parse(operations[name]), levels[name]
+        chosen = kernels.farthest_point_sample(pos, min(level.centres, pos.shape[1]))
+        centres = pos.gather(1, chosen[..., None].expand(-1, -1, 3))
+        made = []
+        for i, scale in enumerate(level.scales):
+            alone = balls.scale is not None and i != balls.scale - 1
+            radius, k = scale.radius * (0.75 if balls.near else 1), scale.k // balls.part
+            inside = torch.cdist(centres, pos) <= radius
+            rank = torch.where(inside, torch.arange(pos.shape[1]), pos.shape[1])
+            members = rank.sort(-1).values[..., :k]  # the first k within the radius, and the first one again
+            members = torch.where(members == pos.shape[1], members[..., :1], members)
+            near = torch.stack([p[m] for p, m in zip(pos, members, strict=True)]) - centres[:, :, None]
+            if features is not None:
+                near = torch.cat(
+                    [near, torch.stack([f[m] for f, m in zip(features, members, strict=True)])], -1
+                )
+            for j, layer in enumerate(getattr(network, name).scales[i].layers):
+                if balls.shallow and j and scale.widths[j] == scale.widths[j - 1]:
+                    continue
+                near = norm_relu(near @ layer.linear.weight.T + layer.linear.bias, layer.norm)
+            made.append(near.amax(2) * (0 if alone else 1))
+        pos, features = centres, torch.cat(made, -1)
+    h = torch.cat([pos, features], -1)
+    for layer in network.sa3.layers:
+        h = norm_relu(h @ layer.linear.weight.T + layer.linear.bias, layer.norm)
+    return network.fc3(network.fc2(network.fc1(h.amax(1))))
+
+
+def norm_relu(y, norm):
+    return F.relu((y - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grouping", ["ssg", "msg"])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_architecture_of_pointnet2_is_the_masked_whole(grouping, seed):
+    torch.manual_seed(seed)
+    network = with_statistics(PointNet2(5, grouping=grouping))
+    x = torch.rand(2, 70, 3, dtype=torch.float64) - 0.5
+    family = family_of(network, x)
+    supernet = Supernet(copy.deepcopy(network), family).eval()
+    operations = family.space.draw(torch.Generator().manual_seed(seed))
+    expected = masked_pointnet2(network, operations, family.levels, x)
+    small = supernet.restricted(operations).eval()
+    torch.testing.assert_close(small(x), expected, rtol=0, atol=1e-10)
+    supernet.path = operations
+    torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
+    assert small.operations() == operations
+    assert [group.name for group in plan_channels(small, x).groups][-1] == "fc2"

@@ -16,9 +16,12 @@ from dropfold.train.storage.sealed import load_json
 from dropfold.train.tasks.trained import Trained
 from tests.train.conftest import (  # noqa: F401
     _fresh_accelerator,
+    bars,
     folder,
     furniture,
+    image_folder,
     small,
+    small_images,
 )
 from tests.train.engine.test_integrity import Interrupt, Interrupted
 
@@ -218,3 +221,16 @@ def test_networks_without_transitions_are_refused(folder, tmp_path, capsys):  # 
     config = small(folder, out=out, epochs=1)
     Run(replace(config, network="pointnet", transforms=False)).train()
     assert "nothing in PointNet can be replaced" in refused("transform", out, capsys=capsys)
+
+
+@pytest.mark.usefixtures("_no_measures")
+def test_images_too(image_folder, tmp_path):  # noqa: F811
+    run, out = tmp_path / "whole", tmp_path / "small"
+    Run(small_images(image_folder, out=run, epochs=1)).train()
+    transform(run, out, "--target", "macs", "0.9", "--scores", "3", "--search", "random")
+    whole, trained = Trained.of(run), Trained.of(out)
+    assert trained.config.operations == load_json(out / "compression.json")["operations"]
+    assert len(trained.config.operations) == 19
+    example = example_of(whole)
+    before, after = (multiply_adds(work_of(t.network, *example)) for t in (whole, trained))
+    assert after <= 0.9 * before
