@@ -1,9 +1,11 @@
 """`python -m benchmarks.compression RECIPE`: what compression costs in accuracy, by method, over seeds and folds.
 
 For each seed (and fold) a run of the recipe is trained, and compressed by each method to one target, with as many epochs of
-fine-tuning each: a part of the run's. Beside them stand the run trained on for as long (`longer`) and, where asked for,
-methods that train from scratch for the epochs of both (`dcff`, `scratch`). Whatever is there already is not made again, so
-that an interrupted study goes on.
+fine-tuning each: a part of the run's. Beside them stand the run trained on for as long (`longer`), `dropfold transform` by
+its searches (`transform`, `transform-policy`, `transform-random`, `transform-blind`), half of these epochs for the shared
+weights, and, where asked for, what trains from scratch for the epochs of both: `dcff`, `scratch`, and `handmade`, a DGCNN
+with a quarter of the neighbours and half of the channels. Whatever is there already is not made again, so that an
+interrupted study goes on.
 
 The table has each method's figure and its difference from the original's, paired by seed and fold, with Student's 95 %
 interval over seeds and a bootstrap interval over samples. runs.csv has what each run costs beside its original, too: parts
@@ -29,6 +31,12 @@ from dropfold.train.storage import checkpoint
 from dropfold.train.storage.sealed import load_json
 
 FROM_SCRATCH = ("dcff", "scratch")
+HANDMADE = {
+    "edge1": "edge_conv_5_w32",
+    "edge2": "edge_conv_5_w32",
+    "edge3": "edge_conv_5_w64",
+    "edge4": "edge_conv_5_w128",
+}
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Options:
     recipe: tyro.conf.Positional[str]
     """A recipe on point clouds or images."""
     methods: tuple[str, ...] = ("cc", "cc-released", "norm", "fpgm", "random", "longer")
-    """Methods of `dropfold compress`, and `longer`."""
+    """Methods of `dropfold compress`, `longer`, `handmade`, and `transform`, alone or with the name of a search."""
     target: tuple[Literal["latency", "macs", "parameters"], float] = ("macs", 0.5)
     """Of each method."""
     seeds: int = 5
@@ -83,24 +91,21 @@ def _runs(options: Options, place: Path, seed: int, fold: int) -> Any:
     yield "original", original
     (what, part), lr = options.target, config.lr / 5
     for method in options.methods:
-        out = place / (method if method == "longer" else f"{method}-{what}-{part:g}")
+        out = place / (method if method in ("longer", "handmade") else f"{method}-{what}-{part:g}")
         if method == "longer":
             _train(replace(config, out=out, start=original, epochs=fine, lr=lr))
+        elif method == "handmade":
+            _train(replace(config, out=out, epochs=config.epochs + fine, operations=HANDMADE))
         else:
             epochs, rate = (config.epochs + fine, config.lr) if method in FROM_SCRATCH else (fine, lr)
-            words = [
-                "--method",
-                method,
-                "--target",
-                what,
-                str(part),
-                "--epochs",
-                str(epochs),
-                "--lr",
-                str(rate),
-            ]
+            words = ["compress", str(original), "--method", method]
+            if method.startswith("transform"):
+                shared, how = fine // 2, method.removeprefix("transform").removeprefix("-") or "evolution"
+                epochs, rate = fine - shared, config.lr / 2
+                words = ["transform", str(original), "--search", how, "--supernet-epochs", str(shared)]
+            words += ["--target", what, str(part), "--epochs", str(epochs), "--lr", str(rate)]
             if not (out / checkpoint.SUMMARY).exists() or "cost" not in load_json(out / "compression.json"):
-                dropfold(["compress", str(original), *words, "--seed", str(seed), "--out", str(out)])
+                dropfold([*words, "--seed", str(seed), "--out", str(out)])
         yield out.name, out
 
 

@@ -29,9 +29,10 @@ class Options:
     target: Target = ("latency", 0.6)
     """What shrinks, and to which part of the original's: milliseconds of one sample measured here (latency), multiply-adds,
     parameters."""
-    search: Literal["all", "policy", "policy-released", "evolution", "random"] = "evolution"
+    search: Literal["all", "policy", "policy-released", "evolution", "random", "blind"] = "evolution"
     """Every architecture (all, if they are no more than --scores); NAT++'s policy with its gradient estimate (policy;
-    policy-released as its authors' code has it); regularised evolution; or at random."""
+    policy-released as its authors' code has it); regularised evolution; the best of some that are drawn (random); or the
+    first that is drawn and meets the target (blind)."""
     scores: int = 200
     """Architectures that are scored at most."""
     supernet_epochs: int | None = None

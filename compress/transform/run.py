@@ -17,7 +17,7 @@ from dropfold.compress.transform import page
 from dropfold.compress.transform.architecture import key_of
 from dropfold.compress.transform.costs import cost_of, least, time_table
 from dropfold.compress.transform.families import Family, family_of, network_of
-from dropfold.compress.transform.search import Search, check_few, search
+from dropfold.compress.transform.search import Search, blind, check_few, search
 from dropfold.compress.transform.supernet import Supernet, TrainSupernet
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
@@ -192,8 +192,13 @@ def _search(request: Request, asked: Asked, family: Family, scores: Scores) -> N
             advance(1)
             return log_p - original - PENALTY * max(0.0, cost / part - 1)
 
-        searched, history = search(space, reward, asked.search, asked.scores, request.seed or 0)
-    scores.found |= {"rewards": searched.rewards, "probabilities": history, "vocabulary": space.vocabulary}
+        if asked.search == "blind":
+            operations = blind(space, scores.cost, part, request.seed or 0)
+            rewards, history = {key_of(operations): reward(operations)}, list[list[list[float]]]()
+        else:
+            searched, history = search(space, reward, asked.search, asked.scores, request.seed or 0)
+            rewards = searched.rewards
+    scores.found |= {"rewards": rewards, "probabilities": history, "vocabulary": space.vocabulary}
 
 
 def _alone(family: Family, scores: Scores, operations: Operations) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Which architecture of a space: all of them where that is affordable, and four ways with a number of scores.
+"""Which architecture of a space: all of them where that is affordable, and ways with a number of scores.
 
 A score is dear: an architecture is scored once, and a search ends after so many different ones. The same seed finds the
 same, so that a search that is interrupted comes to the same result from the scores that were kept.
@@ -17,11 +17,12 @@ from dropfold.compress.transform.policy import Policy, Reinforce
 from dropfold.models.operations.replace import Operations
 
 Reward = Callable[[Operations], float]
-Search = Literal["all", "policy", "policy-released", "evolution", "random"]
+Search = Literal["all", "policy", "policy-released", "evolution", "random", "blind"]
 SEARCHES: tuple[str, ...] = get_args(Search)
 DRAWS = 50  # for each score: a search that finds nothing new for so long has found what it will
 POPULATION, RIVALS = 16, 4
 PROBABILITIES_EVERY = 10  # steps of the policy
+BLIND = 10_000  # draws for one that meets the target
 
 
 class Found:
@@ -70,6 +71,18 @@ def search(
             break
         found(operations)
     return found, []
+
+
+def blind(space: Space, cost: Reward, target: float, seed: int = 0) -> dict[str, str]:
+    """The first one drawn that costs at most `target` of the original and at least nine tenths of that: what any search has
+    to beat. ValueError if there is none."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(BLIND):
+        if 0.9 * target <= cost(operations := space.draw(generator)) <= target:
+            return operations
+    raise ValueError(
+        f"none of {BLIND:,} drawn architectures costs {0.9 * target:.2g} to {target:.2g} of the original's."
+    )
 
 
 def check_few(space: Space, scores: int) -> None:
