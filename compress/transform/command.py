@@ -57,9 +57,15 @@ def main(options: Options) -> None:
     from dropfold.compress.run.page import table
     from dropfold.compress.run.record import Request, going_on
     from dropfold.compress.transform.run import Asked, transform
+    from dropfold.data_scripts.work.notes import say
     from dropfold.train.tasks.trained import Trained
 
     _check(options)
+    if Trained.of(options.run).config.train_on_validation:
+        say(
+            "the run has learnt its validation split, on which architectures are scored: shared weights begin from it, and "
+            "the scores flatter what is near to the original."
+        )
     trained = Trained.of(options.run, train_on_validation=False)
     if trained.config.sizes or trained.config.operations:
         word = "compressed" if trained.config.sizes else "transformed"

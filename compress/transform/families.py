@@ -20,6 +20,7 @@ from dropfold.compress.transform.architecture import Architecture, Edge, Space
 from dropfold.compress.transform.transitions import CONVOLUTIONS, ball_transitions, edge_transitions
 from dropfold.models.clouds.dgcnn import DGCNN, EDGES
 from dropfold.models.clouds.pointnet2 import PointNet2
+from dropfold.models.images.cells import NORMAL, REDUCTION, Cell, CellNetwork
 from dropfold.models.operations.balls import Balls
 from dropfold.models.operations.convolutions import make_operation
 from dropfold.models.operations.edges import EdgeOperation
@@ -51,6 +52,8 @@ def family_of(network: nn.Module, *example: Any) -> Family:
         return EdgeConvs(network, *example)
     if isinstance(network, PointNet2):
         return SetAbstractions(network)
+    if isinstance(inner := getattr(network, "network", network), CellNetwork):
+        return Cells(inner, "" if inner is network else "network.")
     if operations_of(network):
         return Convolutions(network)
     raise ValueError(
@@ -198,14 +201,49 @@ class Convolutions:
         small = dict(state)
         for edge in self.space.original.edges:
             if (operation := operations[edge.name]) != edge.operation:
-                prefix = f"{_key(edge.name)}.{operation}."
-                small = {name: value for name, value in small.items() if not name.startswith(f"{edge.name}.")}
-                small |= {
-                    f"{edge.name}.{name.removeprefix(prefix)}": value
-                    for name, value in own.items()
-                    if name.startswith(prefix)
-                }
+                small = _exchanged(small, f"{edge.name}.", own, f"{_key(edge.name)}.{operation}.")
         return small
+
+
+class Cells:
+    """A network of cells: all cells of a kind have one plan, and each its own weights for each operation of each edge."""
+
+    def __init__(self, network: CellNetwork, prefix: str) -> None:
+        self.network, self.prefix, self.own = network, prefix, nn.ModuleDict()
+        operations, edges, self.kinds = network.operations(), [], []
+        for kind, plan in network.plans.items():
+            for i, edge in enumerate(plan.edges):
+                source, target = f"{kind} {edge.source}", f"{kind} {edge.target}"
+                edges.append(Edge(f"{kind}.{i}", source, target, edge.operation))
+        options = {name: CONVOLUTIONS[operation] for name, operation in operations.items()}
+        self.space = Space(Architecture(tuple(edges)), options)
+        weight = network.fc.weight
+        for i, cell in enumerate(network.cells):
+            assert isinstance(cell, Cell)
+            self.kinds.append(REDUCTION if cell.halves else NORMAL)
+            for j in range(len(cell.edges)):
+                name = f"{self.kinds[-1]}.{j}"
+                others = {o: cell.make(j, o) for o in options[name] if o != operations[name]}
+                self.own[f"{i}/{j}"] = nn.ModuleDict(others).to(weight.device, weight.dtype)
+
+    def share(self, operations: Operations, state: State, own: State) -> dict[str, Tensor]:
+        """See `Family`."""
+        before, small = self.space.original.operations(), dict(state)
+        for i, kind in enumerate(self.kinds):
+            for j in range(len(self.network.plans[kind].edges)):
+                if (operation := operations[f"{kind}.{j}"]) != before[f"{kind}.{j}"]:
+                    small = _exchanged(
+                        small, f"{self.prefix}cells.{i}.edges.{j}.", own, f"{i}/{j}.{operation}."
+                    )
+        return small
+
+
+def _exchanged(state: State, place: str, own: State, prefix: str) -> dict[str, Tensor]:
+    """A state with what `own` has under `prefix` in the place of what it has under `place`."""
+    kept = {name: value for name, value in state.items() if not name.startswith(place)}
+    return kept | {
+        place + name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)
+    }
 
 
 def _key(name: str) -> str:

@@ -192,9 +192,10 @@ def _search(request: Request, asked: Asked, family: Family, scores: Scores) -> N
             advance(1)
             return log_p - original - PENALTY * max(0.0, cost / part - 1)
 
+        history: list[list[list[float]]] = []
         if asked.search == "blind":
             operations = blind(space, scores.cost, part, request.seed or 0)
-            rewards, history = {key_of(operations): reward(operations)}, list[list[list[float]]]()
+            rewards = {key_of(operations): reward(operations)}
         else:
             searched, history = search(space, reward, asked.search, asked.scores, request.seed or 0)
             rewards = searched.rewards

@@ -15,12 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.kernels.backend.inputs import check_tensors
+from dropfold.models.images.cells import CellNetwork
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
 
+CELLS = {"resnet": "ResNet", "vgg": "VGG", "darts": "DARTS"}
 NETWORKS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     **{f"resnet{depth}": (f"ResNet-{depth}", partial(ResNet, depth=depth)) for depth in (20, 32, 56, 110)},
     "vgg16": ("VGG-16 with BatchNorm", VGG16),
+    **{
+        f"cells-{plan}": (f"{title} of cells", partial(CellNetwork, plan=plan))
+        for plan, title in CELLS.items()
+    },
 }
 """(name in print, network); each takes `num_classes`, `in_channels` and `dropout`."""
 THEIRS = "torchvision:"

@@ -18,9 +18,9 @@ def operations_of(network: nn.Module) -> dict[str, str]:
 
     A network says it itself (`operations()`, as DGCNN's EdgeConvs); of others it is their convolutions.
     """
-    own: Any = getattr(network, "operations", None)
+    own: Any = _own(network)
     if own is not None:
-        return dict(own())
+        return dict(own.operations())
     found = {name: operation_of(module) for name, module in network.named_modules()}
     return {name: operation for name, operation in found.items() if operation is not None}
 
@@ -37,9 +37,9 @@ def replace_operations(network: nn.Module, operations: Operations) -> nn.Module:
     for name in operations:
         if name not in known:
             raise ValueError(f"operations: {unknown('layer', name, known)}")
-    own: Any = getattr(network, "replace_operations", None)
+    own: Any = _own(network)
     if own is not None:
-        own(operations)
+        own.replace_operations(operations)
         return network
     made: dict[str, nn.Module] = {
         name: make_operation(operation, network.get_submodule(name))  # type: ignore[arg-type]
@@ -56,3 +56,11 @@ def replace_operations(network: nn.Module, operations: Operations) -> nn.Module:
     for module in drawing:
         module.draw_weights(fresh)
     return network
+
+
+def _own(network: nn.Module) -> nn.Module | None:
+    """The module that says itself what stands in the places of its layers: the network, or what it wraps as `network`."""
+    for module in (network, getattr(network, "network", None)):
+        if hasattr(module, "replace_operations"):
+            return module
+    return None

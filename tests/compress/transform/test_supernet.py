@@ -13,6 +13,7 @@ from dropfold.compress.transform.families import canonical, family_of, network_o
 from dropfold.compress.transform.supernet import Supernet
 from dropfold.models import DGCNN, DropCluster, DropPoint, PointNet2
 from dropfold.models.clouds.dgcnn import EDGES
+from dropfold.models.images.cells import CellNetwork
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.unfused import unfused
@@ -26,8 +27,9 @@ def with_statistics(network):
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
             module.running_var.uniform_(0.5, 2)
-            module.weight.data.uniform_(-1, 1.5)
-            module.bias.data.uniform_(-0.3, 0.3)
+            if module.affine:
+                module.weight.data.uniform_(-1, 1.5)
+                module.bias.data.uniform_(-0.3, 0.3)
     return network.double().eval()
 
 
@@ -277,3 +279,53 @@ def test_an_architecture_of_pointnet2_is_the_masked_whole(grouping, seed):
     torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
     assert small.operations() == operations
     assert [group.name for group in plan_channels(small, x).groups][-1] == "fc2"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", ["resnet", "vgg", "darts"])
+def test_an_architecture_of_cells_is_the_sum_over_its_edges(plan):
+    """Against the cells written out: each node the sum of its edges, each edge the operation of its own weights."""
+    torch.manual_seed(0)
+    network = with_statistics(CellNetwork(4, plan, channels=6, cells=4))
+    x = torch.randn(2, 3, 14, 14, dtype=torch.float64)
+    family = family_of(network, x)
+    supernet = Supernet(copy.deepcopy(network), family).double().eval()
+    for module in supernet.own.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+    operations = family.space.draw(torch.Generator().manual_seed(1))
+    states = [network.stem(x)] * 2
+    for i, cell in enumerate(network.cells):
+        kind = "reduction" if i in (1, 2) else "normal"
+        nodes = [cell.input0(states[0]), cell.input1(states[1])]
+        for target in range(2, 6):
+            parts = []
+            for j, edge in enumerate(cell.plan.edges):
+                if edge.target == target:
+                    operation = operations[f"{kind}.{j}"]
+                    own = (
+                        cell.edges[j] if operation == edge.operation else supernet.own[f"{i}/{j}"][operation]
+                    )
+                    parts.append(own(nodes[edge.source]))
+            nodes.append(sum(parts))
+        states = [states[1], torch.cat([nodes[node] for node in cell.plan.gives], 1)]
+    expected = network.fc(states[1].mean((2, 3)))
+    torch.testing.assert_close(supernet.restricted(operations).eval()(x), expected, rtol=0, atol=1e-10)
+    supernet.path = operations
+    torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
+
+
+def test_the_darts_network_has_the_published_number_of_parameters():
+    """3.349342 million, as its authors' script prints it for 36 channels and 20 cells (the auxiliary head apart)."""
+    network = CellNetwork(10, "darts", channels=36, cells=20)
+    assert sum(p.numel() for p in network.parameters()) == 3_349_342
+
+
+def test_cells_take_any_size_and_bad_plans_are_refused():
+    network = CellNetwork(3, "vgg", channels=4, cells=3, in_channels=1).eval()
+    for size in (28, 29, 15):
+        assert network(torch.rand(1, 1, size, size + 2)).shape == (1, 3)
+    with pytest.raises(ValueError, match="plan must be one of resnet, vgg, darts"):
+        CellNetwork(3, "nasnet")
+    with pytest.raises(ValueError, match="operation 'conv_7x7' is not known"):
+        network.replace_operations({"normal.0": "conv_7x7"})
