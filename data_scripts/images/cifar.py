@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import image_schema, shape_schema
+from dropfold.data_scripts.schemas import image_schema, splits
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic
@@ -160,7 +160,7 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
     return Images(
         pixels=np.concatenate([pixels for pixels, _ in parts]),
         label=label[:, -1],
-        split=shape_schema.carve_validation(label[:, -1], split, validation) if validation else split,
+        split=splits.carve_validation(label[:, -1], split, validation) if validation else split,
         name=[f"{name} {i:05d}" for name, records, _ in files for i in range(records)],
         class_names=class_names,
         source=f"{one.title}, Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html, the binary version",

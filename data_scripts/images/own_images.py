@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.images.picture import SUFFIXES, is_gray, read_picture, with_channels
-from dropfold.data_scripts.schemas import image_schema, shape_schema
-from dropfold.data_scripts.schemas.h5_file import TRAIN, VALIDATION
+from dropfold.data_scripts.schemas import image_schema, splits
+from dropfold.data_scripts.schemas.h5_file import TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files, note_lacking
 from dropfold.data_scripts.schemas.video_schema import frame_size
@@ -106,7 +106,7 @@ def convert(folder: Path, options: Options) -> tuple[Images, list[str]]:
     arguments = f"--source {shlex.quote(origin)} --out FILE --seed {options.seed}"
     arguments += f" --size {options.size}" if options.size else ""
     arguments += f" --split-folders {options.split_folders}" if options.split_folders != "auto" else ""
-    split = _split(kept, label, options.seed)
+    split = splits.split_classes([picture.split for picture in kept], label, options.seed)
     notes += [*twice, *note_lacking(label, split, names, "pictures")]
     images = Images(
         pixels=pixels,
@@ -173,14 +173,6 @@ def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int],
             )
     copies.sort(key=lambda one: in_order(one.name))
     return sorted(kept), copies, notes
-
-
-def _split(kept: list[Picture], label: np.ndarray, seed: int) -> np.ndarray:
-    splits = [picture.split for picture in kept]
-    if all(split is None for split in splits):
-        return shape_schema.split_at_random(label, seed)
-    split = np.array([TRAIN if one is None else one for one in splits], dtype=np.uint8)
-    return split if VALIDATION in split else shape_schema.carve_validation(label, split, 0.15, seed)
 
 
 def main(options: Options) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
 from dropfold.data_scripts.work import shipped
 
@@ -54,7 +54,7 @@ def convert(source: Path) -> Clouds:
         points=found["points"].astype(np.float32),
         normals=found["normals"].astype(np.float32),
         label=label,
-        split=shape_schema.carve_validation(label, split, 0.15),
+        split=splits.carve_validation(label, split, 0.15),
         name=[str(name) for name in found["name"]],
         library=[str(name) for name in found["library"]],
         class_names=class_names,

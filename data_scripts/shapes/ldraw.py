@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import groups, shape_schema
+from dropfold.data_scripts.schemas import groups, shape_schema, splits
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, TEST, TRAIN, Clouds, SchemaError
 
 POINT_UNIT, NORMAL_UNIT = 32767, 127  # what 1.0 is stored as
@@ -53,7 +53,7 @@ def convert(source: Path) -> Clouds:
         points=arrays["points"].astype(np.float32) / POINT_UNIT,
         normals=arrays["normals"].astype(np.float32) / NORMAL_UNIT,
         label=label,
-        split=groups.carve_groups(mould, label, split, 0.15),
+        split=splits.carve_groups(mould, label, split, 0.15),
         name=[str(name) for name in arrays["name"]],
         class_names=[str(name) for name in arrays["classes"]],
         group=mould,

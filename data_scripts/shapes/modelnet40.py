@@ -23,7 +23,7 @@ from rich.progress import track
 
 from dropfold.data_scripts.readers.mesh import read_off, sample_surface
 from dropfold.data_scripts.readers.shapes import read_numbers
-from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.centre import normalised
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
@@ -107,7 +107,7 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         points=clouds,
         normals=normals,
         label=label,
-        split=shape_schema.carve_validation(label, split, validation) if validation > 0 else split,
+        split=splits.carve_validation(label, split, validation) if validation > 0 else split,
         name=titles,
         class_names=names,
         source=f"ModelNet40, {form}",

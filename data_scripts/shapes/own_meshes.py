@@ -19,8 +19,8 @@ from rich.progress import track
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
-from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.schemas import shape_schema, splits
+from dropfold.data_scripts.schemas.shape_schema import Clouds
 from dropfold.data_scripts.schemas.split_folders import (
     LOOSE,
     SplitFolders,
@@ -175,13 +175,7 @@ def convert(
     of_files = [f"{name_some(some, MOST_ALIKE)}: {line}" for line, some in said.items()]
     notes = [f"note: {line}" for line in (*of_files, *found.notes, *lines)] + faults
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
-    splits = [shape.split for shape in kept]
-    if all(split is None for split in splits):
-        split = shape_schema.split_at_random(label, seed)
-    else:
-        split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
-        if VALIDATION not in split:
-            split = shape_schema.carve_validation(label, split, 0.15, seed)
+    split = splits.split_classes([shape.split for shape in kept], label, seed)
     notes = [f"note: {line}" for line in note_lacking(label, split, names, "shapes")] + notes
     arguments = f"--source {shlex.quote(origin)} --out FILE --points {points} --seed {seed}"
     arguments += f" --split-folders {split_folders}" if split_folders != "auto" else ""

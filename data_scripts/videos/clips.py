@@ -25,8 +25,8 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from dropfold.data_scripts.readers import decode as decoding
 from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip_here
-from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
+from dropfold.data_scripts.schemas import splits, video_schema
+from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.folders import in_number, print_line, printable
@@ -113,8 +113,8 @@ def make(
         length=length,
         label=label,
         split=_split(kept, group, label),
-        fold=video_schema.random_folds(len(kept), reading.seed),
-        group_fold=video_schema.group_folds(group, label),
+        fold=splits.random_folds(len(kept), reading.seed),
+        group_fold=splits.group_folds(group, label),
         group=group,
         name=[clip.name for clip in kept],
         class_names=names,
@@ -153,10 +153,11 @@ def repeat_options(options: Sourced) -> str:
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:
     """What the clips state, with validation carved from the training clips where they state none; or else by groups."""
-    if all(clip.split is None for clip in clips):
-        return video_schema.group_split(group, label)
-    split = np.array([TRAIN if clip.split is None else clip.split for clip in clips], dtype=np.uint8)
-    return split if VALIDATION in split else video_schema.carve_groups(group, label, split)
+    return splits.split_as_stated(
+        [clip.split for clip in clips],
+        lambda: splits.group_split(group, label),
+        lambda split: splits.carve_groups(group, label, split),
+    )
 
 
 def _begin_folder(out: Path, reading: Reading) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from dropfold.__main__ import main
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.groups import group_folds
+from dropfold.data_scripts.schemas.splits import group_folds
 from dropfold.data_scripts.shapes import ldraw
 from dropfold.data_scripts.work.errors import SchemaError
 
