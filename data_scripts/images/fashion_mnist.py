@@ -19,12 +19,14 @@ import numpy as np
 
 from dropfold.data_scripts.images.idx import read_idx
 from dropfold.data_scripts.schemas import image_schema, splits
+from dropfold.data_scripts.schemas.copies import digests_of, note_copies
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic, jobs, shipped
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 from dropfold.data_scripts.work.folders import print_line
+from dropfold.data_scripts.work.notes import say
 
 CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -98,12 +100,15 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
         parts.append((pixels[index], label[index], np.full(count, split, np.uint8), names))
     pixels, label, split_of = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
+    name = [name for part in parts for name in part[3]]
+    for note in note_copies(digests_of(pixels), split_of, name, "image", "images"):
+        say(note)
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],
         label=label,
         split=splits.carve_validation(label, split_of, validation) if validation else split_of,
-        name=[name for part in parts for name in part[3]],
+        name=name,
         class_names=list(CLASSES),
         source=f"Fashion-MNIST, the first {train // len(CLASSES):,} and {test // len(CLASSES):,} images of each class",
         credits="Fashion-MNIST, copyright 2017 Zalando SE, MIT licence",

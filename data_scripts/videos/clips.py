@@ -26,6 +26,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from dropfold.data_scripts.readers import decode as decoding
 from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip_here
 from dropfold.data_scripts.schemas import splits, video_schema
+from dropfold.data_scripts.schemas.copies import note_copies
 from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
@@ -108,11 +109,12 @@ def make(
         labels[i, [place[name] for name in clip.classes]] = 1
     label = np.array([place[clip.classes[0]] for clip in kept], dtype=np.int64)
     group = [clip.group for clip in kept]
+    split = _split(kept, group, label)
     videos = Videos(
         frames=frames,
         length=length,
         label=label,
-        split=_split(kept, group, label),
+        split=split,
         fold=splits.random_folds(len(kept), reading.seed),
         group_fold=splits.group_folds(group, label),
         group=group,
@@ -125,6 +127,8 @@ def make(
     for clip in kept:
         if (note := _clip_path(part, clip).with_suffix(".note")).exists():
             print_line(f"note: {note.read_text(errors='replace')}")
+    for line in note_copies([_digest_of(clip) for clip in kept], split, videos.name, "clip", "clips"):
+        print_line(f"note: {line}")
     pieces.end(part)
     return videos, faults
 
@@ -175,6 +179,11 @@ def _begin_folder(out: Path, reading: Reading) -> Path:
     if found != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
+
+
+def _digest_of(clip: Clip) -> str:
+    """What tells a video from others: the SHA-256 of its file; of one that a decoder makes up, its name."""
+    return _digest(clip.path, clip.path.stat().st_mtime_ns) if clip.path.exists() else clip.name
 
 
 def _clip_path(part: Path, clip: Clip) -> Path:
