@@ -51,8 +51,8 @@ def convert(source: Path) -> Clouds:
     label = found["label"].astype(np.int64)
     split = np.where(found["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
-        points=found["points"].astype(np.float32),
-        normals=found["normals"].astype(np.float32),
+        points=npz.as_float32(found["points"]),
+        normals=npz.as_float32(found["normals"]),
         label=label,
         split=splits.carve_validation(label, split, 0.15),
         name=[str(name) for name in found["name"]],

@@ -37,8 +37,8 @@ def convert(source: Path) -> Clouds:
     label = arrays["label"].astype(np.int64)
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
-        points=arrays["points"].astype(np.float32),
-        normals=arrays["normals"].astype(np.float32),
+        points=npz.as_float32(arrays["points"]),
+        normals=npz.as_float32(arrays["normals"]),
         label=label,
         split=splits.carve_validation(label, split, 0.15),
         name=[str(name) for name in arrays["name"]],
