@@ -100,15 +100,15 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
         parts.append((pixels[index], label[index], np.full(count, split, np.uint8), names))
     pixels, label, split_of = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
-    name = [name for part in parts for name in part[3]]
-    for note in note_copies(digests_of(pixels), split_of, name, "image", "images"):
+    titles = [title for part in parts for title in part[3]]
+    for note in note_copies(digests_of(pixels), split_of, titles, "image", "images"):
         say(note)
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],
         label=label,
         split=splits.carve_validation(label, split_of, validation) if validation else split_of,
-        name=name,
+        name=titles,
         class_names=list(CLASSES),
         source=f"Fashion-MNIST, the first {train // len(CLASSES):,} and {test // len(CLASSES):,} images of each class",
         credits="Fashion-MNIST, copyright 2017 Zalando SE, MIT licence",

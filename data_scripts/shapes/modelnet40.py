@@ -101,7 +101,7 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         if (shape.normals is None) != (normals is None):
             raise SchemaError(f"{shape.where}: only some shapes have normals; expected all or none.")
         label[i], split[i], clouds[i] = shape.label, shape.split, as_float32(shape.points)
-        if normals is not None:
+        if normals is not None and shape.normals is not None:
             normals[i] = as_float32(shape.normals)
         if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
             raise SchemaError(f"{shape.where} holds numbers that are not finite.")
