@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from dropfold.compress.plan.choice import Choice, Chosen, check_choice, stays
+from dropfold.compress.plan.choice import Choice, Chosen, check_choice, kept_positions
 from dropfold.compress.plan.plan import Plan, removed, tensors
 from dropfold.models.layers.low_rank import factors, product
 from dropfold.models.layers.sizes import edge_matrices, resize, sizes_of
@@ -60,7 +60,7 @@ def apply(plan: Plan, choice: Chosen, *example: Any, **options: Any) -> tuple[nn
     return small, Choice(choice.channels, choice.ranks, sizes)
 
 
-def able(plan: Plan, *example: Any, **options: Any) -> Plan:
+def prunable(plan: Plan, *example: Any, **options: Any) -> Plan:
     """The plan without the groups that cannot lose channels, as where code knows a width by heart.
 
     Each is tried by itself, without its even and without its odd channels.
@@ -74,7 +74,7 @@ def able(plan: Plan, *example: Any, **options: Any) -> Plan:
 
 def _build(plan: Plan, choice: Choice) -> tuple[nn.Module, dict[str, list[int]]]:
     small = copy.deepcopy(plan.model)
-    left = stays(plan, choice.channels)
+    left = kept_positions(plan, choice.channels)
     state = {name: _part(value, left.get(name, {})) for name, value in plan.model.state_dict().items()}
     sizes = {
         name: _cut_size(small.get_submodule(name), name, size, state)
@@ -154,7 +154,7 @@ def _compare(
     """ArithmeticError if the small network is not the masked one, its matrices with a rank the products of the pairs."""
     whole, exactly = _masked(plan, choice.channels), copy.deepcopy(small).double()
     if choice.ranks:
-        whole, edges, left = whole.double(), edge_matrices(whole), stays(plan, choice.channels)
+        whole, edges, left = whole.double(), edge_matrices(whole), kept_positions(plan, choice.channels)
         for name in choice.ranks:
             first, second = exactly.get_submodule(name).children()
             weight: Any = whole.get_submodule(name).weight

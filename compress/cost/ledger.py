@@ -71,7 +71,7 @@ class Ledger:
             total += macs * (1.0 if self.price is None else self.price.get(name, 0.0))
         return total
 
-    def paying(self, choice: Choice) -> Choice:
+    def drop_costly_ranks(self, choice: Choice) -> Choice:
         """The choice without the ranks that do not save work, as where the matrix has lost its rows to another choice."""
         entry = self.entry(choice)
         ranks = {}
@@ -90,4 +90,4 @@ class Ledger:
 def _macs(work: Work, rows: float, out: int, rank: int | None) -> float:
     if rank is None:
         return rows if work.channelwise else rows * out
-    return min(rank * (work.first * rows + work.second * out), rows * out)
+    return min(rank * (work.down_share * rows + work.up_rows * out), rows * out)

@@ -33,21 +33,21 @@ Form = Literal["own", "textbook"]
 class Work:
     """Of a matrix or convolution: rows [in], how often each column is multiplied for each output, windows included.
 
-    Two thin maps of rank r in its place cost r (first sum of rows + second out).
+    Two thin maps of rank r in its place, down to r numbers and up from them, cost r (down_share sum of rows + up_rows out).
     """
 
     rows: Tensor
     out: int
     channelwise: bool = False  # a depthwise convolution: column c is of output c alone
-    first: float = 1.0
-    second: int = 0
+    down_share: float = 1.0  # the part of the rows that the map down meets; 1/2 in an EdgeConv
+    up_rows: int = 0  # the rows that the map up meets
     rank: int | None = None
 
     def macs(self) -> int:
         """Multiply-adds."""
         total = int(self.rows.sum())
         if self.rank is not None:
-            return round(self.rank * (self.first * total + self.second * self.out))
+            return round(self.rank * (self.down_share * total + self.up_rows * self.out))
         return total if self.channelwise else total * self.out
 
 
@@ -66,7 +66,7 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
 
     def add(name: str, work: Work) -> None:
         if (before := found.get(name)) is not None:
-            work = replace(work, rows=work.rows + before.rows, second=work.second + before.second)
+            work = replace(work, rows=work.rows + before.rows, up_rows=work.up_rows + before.up_rows)
         found[name] = work
 
     def leaf(name: str) -> Callable[..., None]:
@@ -77,7 +77,7 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
             elif isinstance(module, nn.Linear):
                 calls = inputs[0].numel() // module.in_features
                 rows, halves = torch.full((module.in_features,), calls), 2 if name in edges else 1
-                add(name, Work(rows, module.out_features, second=halves * calls))
+                add(name, Work(rows, module.out_features, up_rows=halves * calls))
             else:
                 places = output.numel() // module.out_channels
                 columns = module.in_channels // module.groups
@@ -85,7 +85,7 @@ def work_of(network: nn.Module, *example: Any, form: Form = "own", **options: An
                 rows = torch.full(
                     (module.out_channels if depthwise else columns,), module.weight[0, 0].numel() * places
                 )
-                add(name, Work(rows, module.out_channels, depthwise, second=places))
+                add(name, Work(rows, module.out_channels, depthwise, up_rows=places))
 
         return hook
 
@@ -149,8 +149,8 @@ def _works(name: str, module: nn.Module, inputs: Sequence[Any]) -> list[tuple[st
     # These multiply by the matrix, whatever it is made of.
     dense = isinstance(module, Interpolated) or (isinstance(module, BesideAffine) and len(inputs) > 2)
     rank = linear.rank if isinstance(linear, LowRank) and not dense else None
-    first = 0.5 if edges else 1.0
-    return [(f"{name}.linear", Work(rows, linear.out_features, first=first, second=calls, rank=rank))]
+    share = 0.5 if edges else 1.0
+    return [(f"{name}.linear", Work(rows, linear.out_features, down_share=share, up_rows=calls, rank=rank))]
 
 
 def _rows(x: Tensor) -> int:
@@ -189,7 +189,7 @@ def parameters_of(network: nn.Module) -> dict[str, Work]:
             weight, halves = module.weight, 2 if name in edges else 1
             depthwise = weight.shape[1] == 1 and getattr(module, "groups", 1) > 1
             rows = torch.full((weight.shape[0 if depthwise else 1],), math.prod(weight.shape[2:]))
-            found[name] = Work(rows, weight.shape[0], depthwise, first=1 / halves, second=halves)
+            found[name] = Work(rows, weight.shape[0], depthwise, down_share=1 / halves, up_rows=halves)
     return found
 
 

@@ -195,14 +195,37 @@ def fusions_of(network: nn.Module) -> dict[str, tuple[Tensor, Fusion]]:
 
 
 def choose_filters(network: nn.Module, epoch: int, epochs: int, schedule: Schedule = ANNEALED) -> None:
-    """Choose and fuse anew in all layers, at the start of an epoch, counted from 0, of so many."""
+    """Choose and fuse anew in all layers, at the start of an epoch, counted from 0, of so many.
+
+    Raises:
+        FloatingPointError: filters or biases that are not finite, by the name of their layer; nothing is chosen.
+    """
+    _check_filters(network)
     for filters, fusion in fusions_of(network).values():
         fusion.choose(filters, schedule.temperature(epoch, epochs), schedule)
 
 
+def _check_filters(network: nn.Module) -> None:
+    """Refuse NaN and infinities: one filter's would be in all that are fused, as 0 times NaN is NaN."""
+    for name in fusions_of(network):
+        held: Any = network.get_submodule(name).parametrizations
+        for kind in FUSED:
+            values = held[kind].original.detach() if kind in held else torch.zeros(1)
+            if bad := int((~values.isfinite().reshape(len(values), -1).all(1)).sum()):
+                raise FloatingPointError(
+                    f"the {kind} of {bad} of the {len(values)} filters that {name} holds is not finite, and would be in all "
+                    "that are fused: training has diverged. A lower learning rate may help."
+                )
+
+
 @torch.no_grad()
 def fused(network: nn.Module) -> nn.Module:
-    """A copy whose weights are the fused filters: the small network, without parametrizations."""
+    """A copy whose weights are the fused filters: the small network, without parametrizations.
+
+    Raises:
+        FloatingPointError: as `choose_filters`.
+    """
+    _check_filters(network)
     small = copy.deepcopy(network)
     for name in fusions_of(small):
         layer = small.get_submodule(name)

@@ -45,7 +45,9 @@ def uniform_ranks(ledger: Ledger, shares: Sequence[float] = SHARES, align: int =
 
     def at(share: float) -> Choice:
         ranks = {name: max(1, round(share * rank)) for name, rank in full.items()}
-        return ledger.paying(Choice({}, {name: -(-rank // align) * align for name, rank in ranks.items()}))
+        return ledger.drop_costly_ranks(
+            Choice({}, {name: -(-rank // align) * align for name, rank in ranks.items()})
+        )
 
     return _without_repeats([Choice({}), *map(at, sorted(shares, reverse=True))])
 

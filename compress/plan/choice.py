@@ -80,7 +80,7 @@ def check_choice(plan: Plan, choice: Chosen) -> Choice:
     return Choice(channels, dict(choice.ranks), choice.sizes)
 
 
-def stays(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
+def kept_positions(plan: Plan, channels: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
     """tensor -> axis -> which positions stay, for each tensor of the state dict that loses some, under each of its names."""
     whole = plan.model.state_dict(keep_vars=True)
     names: dict[int, list[str]] = {}
@@ -105,7 +105,7 @@ def _checked(plan: Plan, name: str, kept: Sequence[int]) -> list[int]:
 
 
 def _check_ranks(plan: Plan, channels: Mapping[str, Sequence[int]], ranks: Mapping[str, int]) -> None:
-    left, edges = stays(plan, channels), edge_matrices(plan.model)
+    left, edges = kept_positions(plan, channels), edge_matrices(plan.model)
     sizes, no_pair = sizes_of(plan.model), why_no_pair(plan.model)
     for name, rank in ranks.items():
         if len(sizes.get(name, ())) != 2:

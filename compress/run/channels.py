@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dropfold.compress.apply.apply import able, apply
+from dropfold.compress.apply.apply import apply, prunable
 from dropfold.compress.methods.ablation import ablation
 from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
 from dropfold.compress.methods.collaborative.layers import Energy, energies, layers_of
@@ -81,7 +81,7 @@ def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
     """The plan of a run's network, without what its own code knows by heart; ValueError if nothing is left of it."""
     plan = plan_channels(trained.network, *example)
     if not hasattr(trained.network, "wiring"):
-        plan = able(plan, *example)
+        plan = prunable(plan, *example)
     if not plan.groups:
         raise ValueError(
             f"no channels can be taken out of {trained.run}: {'; '.join(str(plan).splitlines())}."

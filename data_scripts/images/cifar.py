@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import image_schema, shape_schema
+from dropfold.data_scripts.schemas import image_schema, splits
+from dropfold.data_scripts.schemas.copies import digests_of, note_copies
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic
@@ -154,14 +155,18 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
     ]
     parts = [read_records(root / name, one, records) for name, records, _ in files]
     check_pixels(root, [(name, pixels) for (name, _, _), (pixels, _) in zip(files, parts, strict=True)])
+    whole = np.concatenate([pixels for pixels, _ in parts])
+    name = [f"{name} {i:05d}" for name, records, _ in files for i in range(records)]
     label = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     split = np.concatenate([np.full(records, which, np.uint8) for _, records, which in files])
     check_labels(root, one, label, split)
+    for note in note_copies(digests_of(whole), split, name, "image", "images"):
+        say(note)
     return Images(
-        pixels=np.concatenate([pixels for pixels, _ in parts]),
+        pixels=whole,
         label=label[:, -1],
-        split=shape_schema.carve_validation(label[:, -1], split, validation) if validation else split,
-        name=[f"{name} {i:05d}" for name, records, _ in files for i in range(records)],
+        split=splits.carve_validation(label[:, -1], split, validation) if validation else split,
+        name=name,
         class_names=class_names,
         source=f"{one.title}, Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html, the binary version",
         credits="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton; no licence is stated: not to be redistributed",
@@ -219,7 +224,10 @@ def main(options: Options) -> None:
         one, root = find_set(folder)
         images = convert(root, one, options.validation)
         read, lists = (*one.train, one.test), (one.names, *one.beside)
-        notes = account_files(root, [root / name for name in read], [root / name for name in lists])
+        whole = (
+            root if options.source.is_dir() else folder
+        )  # of an archive all is said, of a folder what lies in it
+        notes = account_files(whole, [root / name for name in read], [root / name for name in lists])
     compare_archive(options.source, one)
     out = options.out or one.out
     image_schema.write(out, images)

@@ -18,13 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.images.idx import read_idx
-from dropfold.data_scripts.schemas import image_schema, shape_schema
+from dropfold.data_scripts.schemas import image_schema, splits
+from dropfold.data_scripts.schemas.copies import digests_of, note_copies
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic, jobs, shipped
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 from dropfold.data_scripts.work.folders import print_line
+from dropfold.data_scripts.work.notes import say
 
 CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -96,14 +98,17 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
             )
         names = [f"{words} {i:05d}" for i in index]
         parts.append((pixels[index], label[index], np.full(count, split, np.uint8), names))
-    pixels, label, splits = (np.concatenate([part[k] for part in parts]) for k in range(3))
+    pixels, label, split_of = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
+    titles = [title for part in parts for title in part[3]]
+    for note in note_copies(digests_of(pixels), split_of, titles, "image", "images"):
+        say(note)
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],
         label=label,
-        split=shape_schema.carve_validation(label, splits, validation) if validation else splits,
-        name=[name for part in parts for name in part[3]],
+        split=splits.carve_validation(label, split_of, validation) if validation else split_of,
+        name=titles,
         class_names=list(CLASSES),
         source=f"Fashion-MNIST, the first {train // len(CLASSES):,} and {test // len(CLASSES):,} images of each class",
         credits="Fashion-MNIST, copyright 2017 Zalando SE, MIT licence",

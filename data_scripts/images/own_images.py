@@ -3,12 +3,11 @@
 One folder a class, with PNG and JPEG. If the classes lie in folders train, val(idation) and test, or hold them, that is the
 split (see `split_folders`); otherwise each class is split 70 / 15 / 15. All pictures must be of one size, or be scaled to
 --size. They are stored in gray if all of them are, else in RGB. A picture that cannot be read is reported and left out, and
-so are copies of a picture in its class.
+so are copies of a picture in its class: those with its pixels, as they are stored.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.images.picture import SUFFIXES, is_gray, read_picture, with_channels
-from dropfold.data_scripts.schemas import image_schema, shape_schema
-from dropfold.data_scripts.schemas.h5_file import TRAIN, VALIDATION
+from dropfold.data_scripts.schemas import image_schema, splits
+from dropfold.data_scripts.schemas.copies import digests_of
+from dropfold.data_scripts.schemas.h5_file import TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, list_files, note_lacking
 from dropfold.data_scripts.schemas.video_schema import frame_size
@@ -98,7 +98,8 @@ def convert(folder: Path, options: Options) -> tuple[Images, list[str]]:
     lost = sorted({picture.class_name for picture in found} - set(names))
     faults += [f"no readable picture is of class {name}" for name in lost]
     pixels, said = _stack(read)
-    chosen, copies, twice = find_copies(pixels, kept)
+    reason = SAME if size is None else f"at {size[0]} x {size[1]} the same as a file that is read"
+    chosen, copies, twice = find_copies(pixels, kept, reason)
     pixels, kept = pixels[chosen], [kept[i] for i in chosen]
     lines = account(len(kept), [*unread, *copies], failed=len(faults))
     label = np.array([names.index(picture.class_name) for picture in kept], dtype=np.int64)
@@ -106,7 +107,7 @@ def convert(folder: Path, options: Options) -> tuple[Images, list[str]]:
     arguments = f"--source {shlex.quote(origin)} --out FILE --seed {options.seed}"
     arguments += f" --size {options.size}" if options.size else ""
     arguments += f" --split-folders {options.split_folders}" if options.split_folders != "auto" else ""
-    split = _split(kept, label, options.seed)
+    split = splits.split_classes([picture.split for picture in kept], label, options.seed)
     notes += [*twice, *note_lacking(label, split, names, "pictures")]
     images = Images(
         pixels=pixels,
@@ -146,15 +147,17 @@ def _stack(read: list[np.ndarray]) -> tuple[np.ndarray, list[str]]:
     return stacked, [some] if channels == 3 and gray else []
 
 
-def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int], list[Unread], list[str]]:
+def find_copies(
+    pixels: np.ndarray, pictures: list[Picture], reason: str = SAME
+) -> tuple[list[int], list[Unread], list[str]]:
     """Of equal pictures [n, H, W, C]: which are kept, one of each class; the others; a sentence for those of two classes.
 
-    Of copies in several splits the one that tests stays, or else the one that validates: it must not be trained on.
+    Of copies in several splits the one that tests stays, or else the one that validates: it must not be trained on. reason:
+    why the others are not read.
     """
     alike: dict[bytes, dict[str, list[int]]] = {}
-    for i, picture in enumerate(pictures):
-        digest = hashlib.sha256(pixels[i].tobytes()).digest()
-        alike.setdefault(digest, {}).setdefault(picture.class_name, []).append(i)
+    for i, digest in enumerate(digests_of(pixels)):
+        alike.setdefault(digest, {}).setdefault(pictures[i].class_name, []).append(i)
     kept: list[int] = []
     copies, notes = [], []
     for by_class in alike.values():
@@ -162,7 +165,7 @@ def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int],
         for name, some in by_class.items():
             first[name] = max(some, key=lambda i: (pictures[i].split or TRAIN, -i))
             copies += [
-                Unread(pictures[i].name, SAME, pictures[first[name]].name) for i in some if i != first[name]
+                Unread(pictures[i].name, reason, pictures[first[name]].name) for i in some if i != first[name]
             ]
         kept += first.values()
         if len(first) > 1:
@@ -173,14 +176,6 @@ def find_copies(pixels: np.ndarray, pictures: list[Picture]) -> tuple[list[int],
             )
     copies.sort(key=lambda one: in_order(one.name))
     return sorted(kept), copies, notes
-
-
-def _split(kept: list[Picture], label: np.ndarray, seed: int) -> np.ndarray:
-    splits = [picture.split for picture in kept]
-    if all(split is None for split in splits):
-        return shape_schema.split_at_random(label, seed)
-    split = np.array([TRAIN if one is None else one for one in splits], dtype=np.uint8)
-    return split if VALIDATION in split else shape_schema.carve_validation(label, split, 0.15, seed)
 
 
 def main(options: Options) -> None:

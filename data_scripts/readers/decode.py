@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dropfold.data_scripts.readers.ogg import Pages, read_pages
+from dropfold.data_scripts.readers.containers.matroska import note_damage
+from dropfold.data_scripts.readers.containers.ogg import Pages, read_pages
 from dropfold.data_scripts.schemas.video_schema import frame_size
 from dropfold.data_scripts.work import isolate
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
@@ -204,15 +205,18 @@ def _decoded(path: Path, every: int, notes: list[str]) -> Generator[Any]:
     av = pyav()
     _check_file(path)
     count, lost, shown, last = 0, 0, 0.0, None
+    damaged_at: list[int] = []
+    matroska = False
     try:
         with av.open(str(path.absolute())) as container:  # else `a:b.avi` is of a protocol a
             stream = _moving_pictures(path, container)
+            matroska = container.format.name.startswith("matroska")
             frames_in_header, seconds = stream.frames, (container.duration or 0) / av.time_base
             if frames_in_header and stream.duration and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)
             step = 1 / float(stream.average_rate) if stream.average_rate else 0.0
             stream.codec_context.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "crccheck"}
-            for frame in _frames_of(container, stream):
+            for frame in _frames_of(container, stream, damaged_at):
                 if frame is None or frame.is_corrupt:
                     lost += 1
                     continue
@@ -235,6 +239,8 @@ def _decoded(path: Path, every: int, notes: list[str]) -> Generator[Any]:
             notes.append(
                 f"{path}: {lost} packets or frames are damaged and left out, {count} frames are kept"
             )
+        if matroska and count:
+            notes += note_damage(path, damaged_at)
     # Frames missing, and time too: a clip cut without encoding states frames before its start, an AVI repeated ones.
     present = count + min(lost, count)  # what is damaged is no cut, unless most is
     if frames_in_header and present < 0.9 * frames_in_header and (shown < 0.9 * seconds or not seconds):
@@ -263,8 +269,9 @@ def _moving_pictures(path: Path, container: Any) -> Any:
     )
 
 
-def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """The frames of a stream, and None for each packet that cannot be decoded and each frame whose checksum differs."""
+def _frames_of(container: Any, stream: Any, damaged_at: list[int]) -> Iterator[Any]:
+    """The frames of a stream, and None for each packet that cannot be decoded and each frame whose checksum differs.
+    damaged_at: takes the first byte of each such packet."""
     av = pyav()
     codec = stream.codec_context
     codec.copy_opaque = True  # a frame carries the number of its packet
@@ -305,11 +312,13 @@ def _frames_of(container: Any, stream: Any) -> Iterator[Any]:
                 av.error.ExternalError,
             ):
                 faults += 1
+                damaged_at.append(packet.pos or 0)
                 spoilt = spoilt or predicts
                 yield None
                 continue
             if differs() or spoilt or cut:
                 damaged.add(number)
+                damaged_at.append(packet.pos or 0)
                 spoilt = predicts
             faults = 0 if frames else faults
             for frame in frames:

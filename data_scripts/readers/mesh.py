@@ -40,7 +40,8 @@ def read_mesh(path: Path, points: int, random: np.random.Generator) -> tuple[np.
 
 
 def read_triangles(path: Path) -> Mesh:
-    """The mesh of a file; a `ShapeError` names it, the line where there is one, and what is wrong."""
+    """The mesh of a file; a `ShapeError` names it, the line where there is one, and what is wrong. A cloud may hold what is
+    not finite."""
     read: dict[str, Callable[[Path], Mesh]] = {
         ".off": lambda path: Mesh(*read_off(path)),
         ".obj": _read_obj,
@@ -50,7 +51,8 @@ def read_triangles(path: Path) -> Mesh:
         ".gltf": _read_gltf,
     }
     try:
-        mesh = read[path.suffix.lower()](path)
+        with np.errstate(invalid="ignore"):  # of NaN that signals, which is found with all that is not finite
+            mesh = read[path.suffix.lower()](path)
     except ShapeError:
         raise
     except OSError as error:
@@ -65,8 +67,10 @@ def read_triangles(path: Path) -> Mesh:
     if len(triangles) and not 0 <= triangles.min() <= triangles.max() < len(vertices):
         wrong = triangles.max() if triangles.max() >= len(vertices) else triangles.min()
         raise ShapeError(f"{path} has a face with vertex {wrong}, expected 0 .. {len(vertices) - 1}.")
-    if not np.isfinite(vertices).all():
-        raise ShapeError(f"{path} holds coordinates that are not finite.")
+    if len(triangles) and not (whole := np.isfinite(vertices).all(1)).all():
+        raise ShapeError(
+            f"{path} holds coordinates that are not finite, the first of vertex {np.argmin(whole)}."
+        )
     return mesh
 
 
@@ -201,8 +205,7 @@ def _read_ply(path: Path) -> Mesh:
     missing = [name for name in "xyz" if name not in columns or isinstance(columns[name], ply.Lists)]
     if missing:
         raise ShapeError(f"{path} has no column {missing[0]}; it has {', '.join(columns)}.")
-    with np.errstate(invalid="ignore"):  # of NaN that signals, which is found with all that is not finite
-        vertices = np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64)
+    vertices = np.stack([columns[name] for name in "xyz"], axis=1).astype(np.float64)
     pieces = [np.empty((0, 3), np.int64)]
     if "face" in elements:
         faces = elements["face"]
@@ -284,8 +287,7 @@ def _read_stl(path: Path) -> Mesh:
 
 def _stl_corners(content: bytes, count: int, head: int) -> np.ndarray:
     """The corners [3 F, 3] of a binary file's triangles."""
-    with np.errstate(invalid="ignore"):  # of NaN that signals, which is found with all that is not finite
-        return np.frombuffer(content, FACET, count, head)["corners"].reshape(-1, 3).astype(np.float64)
+    return np.frombuffer(content, FACET, count, head)["corners"].reshape(-1, 3).astype(np.float64)
 
 
 def _read_stl_text(path: Path, content: bytes) -> np.ndarray:

@@ -36,6 +36,13 @@ def load_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     return found
 
 
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """The numbers in float32, without a word of NumPy's: of NaN that signals comes NaN, of what is too large infinity, and
+    the schemas refuse both by name."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return values.astype(np.float32)
+
+
 def _check_size(path: Path, archive: zipfile.ZipFile, name: str) -> None:
     """Refuse an array whose header asks for more than its part of the archive holds, before memory is taken for it."""
     member = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")

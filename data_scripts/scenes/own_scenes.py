@@ -28,8 +28,8 @@ from dropfold.data_scripts.readers.scene_file import READ_SUFFIXES, read_scene
 from dropfold.data_scripts.readers.units import Unit, in_metres, note_odd_extent
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
-from dropfold.data_scripts.schemas import scene_schema
-from dropfold.data_scripts.schemas.scene_schema import TRAIN, VALIDATION, Scenes
+from dropfold.data_scripts.schemas import splits
+from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.schemas.split_folders import SplitFolders, note_empty, place_files
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work import pieces
@@ -269,10 +269,11 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
 
 def _split(jobs: list[RoomJob], test_area: int | None) -> np.ndarray:
     """What the folders state, with validation carved where they state none; or else by area."""
-    if all(job.split is None for job in jobs):
-        return scene_schema.split_by_area(np.array([job.area for job in jobs]), test_area)
-    split = np.array([TRAIN if job.split is None else job.split for job in jobs], dtype=np.uint8)
-    return split if VALIDATION in split else scene_schema.carve_rooms(split, 0.12)
+    return splits.split_as_stated(
+        [job.split for job in jobs],
+        lambda: splits.split_by_area(np.array([job.area for job in jobs]), test_area),
+        lambda split: splits.carve_rooms(split, 0.12),
+    )
 
 
 def main(options: Options) -> None:

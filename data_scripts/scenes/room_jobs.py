@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas.copies import note_copies
 from dropfold.data_scripts.schemas.scene_schema import Scenes
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work import pieces
@@ -88,7 +89,8 @@ def write_rooms(
             writer.add(job.name, job.area, found["points"], found["colour"], label, one, found["origin"])
             notes += found["notes"].tolist()
     pieces.end(part)
-    return scene_schema.read(out), notes
+    scenes = scene_schema.read(out)
+    return scenes, notes + note_copies(scenes.digest, scenes.split, scenes.name, "room", "rooms")
 
 
 def run(options: Any, convert: Callable[[Any], tuple[Scenes, list[str]]]) -> None:

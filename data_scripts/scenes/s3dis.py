@@ -26,7 +26,7 @@ import numpy as np
 from dropfold.data_scripts.readers.units import METRES, Unit, in_metres, note_odd_extent
 from dropfold.data_scripts.scenes import room_jobs
 from dropfold.data_scripts.scenes.room_jobs import RoomJob
-from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas import splits
 from dropfold.data_scripts.schemas.scene_schema import Scenes, SchemaError
 from dropfold.data_scripts.work import pieces
 from dropfold.data_scripts.work.folders import (
@@ -281,7 +281,7 @@ def convert(options: Options) -> tuple[Scenes, list[str]]:
         listed = list_rooms(source, options.unit)
         jobs = room_jobs.leave_out_rooms(listed.jobs, options.leave_out)
         areas = np.array([job.area for job in jobs])
-        split = scene_schema.split_by_area(areas, options.test_area, options.validation)
+        split = splits.split_by_area(areas, options.test_area, options.validation)
         arguments = [f"--source {_path_argument(options.source)}"]
         arguments += [f"--test-area {options.test_area}"] if options.test_area is not None else []
         arguments += [f"--validation {options.validation:g}"] + (

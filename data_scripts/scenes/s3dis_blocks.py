@@ -25,7 +25,7 @@ from dropfold.data_scripts.scenes.s3dis import CLASSES
 from dropfold.data_scripts.schemas import block_schema
 from dropfold.data_scripts.schemas.block_schema import CHANNELS, Blocks
 from dropfold.data_scripts.schemas.hdf5 import open_h5
-from dropfold.data_scripts.schemas.scene_schema import split_by_area
+from dropfold.data_scripts.schemas.splits import split_by_area
 from dropfold.data_scripts.work import distribution, pieces
 from dropfold.data_scripts.work import jobs as work
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import h5_file, scene_schema
+from dropfold.data_scripts.schemas import h5_file, splits
 from dropfold.data_scripts.schemas.h5_file import (
     SPLITS,
     TEST,
@@ -124,7 +124,7 @@ def writer(
 ) -> Iterator[Writer]:
     """`with writer(...) as w: w.add(pack(...), ...)` for some blocks at a time; the file is there when that ends well.
 
-    test_area, validation: see `scene_schema.split_by_area`, which deals out the rooms.
+    test_area, validation: see `splits.split_by_area`, which deals out the rooms.
     folder: where the file is made, on the disk of `path`; None: beside it.
     codes: the number of each class in the files of the source; empty: 0 .. classes - 1.
     """
@@ -196,7 +196,7 @@ class Writer:
         area = np.array(self.area, dtype=np.int64)
         arrays: dict[str, Any] = {
             "area": area,
-            "split": scene_schema.split_by_area(area[first], self.test_area, self.validation)[member],
+            "split": splits.split_by_area(area[first], self.test_area, self.validation)[member],
             "room": np.array(self.room, dtype=object),
             "digest": np.array(self.digest, dtype=object),
             **h5_file.store_codes(self.codes, len(self.class_names)),

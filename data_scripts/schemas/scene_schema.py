@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dropfold.data_scripts.schemas import h5_file
+from dropfold.data_scripts.schemas import h5_file, splits
 from dropfold.data_scripts.schemas.h5_file import (
     SPLITS,
     TEST,
@@ -42,8 +42,7 @@ from dropfold.data_scripts.schemas.h5_file import (
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 
 __all__ = [
-    "SPLITS", "TEST", "TRAIN", "VALIDATION", "Room", "Scenes", "SchemaError", "Writer", "carve_rooms", "read",
-    "split_by_area", "writer",
+    "SPLITS", "TEST", "TRAIN", "VALIDATION", "Room", "Scenes", "SchemaError", "Writer", "read", "writer",
 ]  # fmt: skip
 
 ROWS = {"points": (np.float32, (3,)), "colour": (np.uint8, (3,)), "label": (np.uint8, ())}
@@ -175,7 +174,7 @@ class Writer:
     ) -> None:
         """Append a room. points [m, 3] in metres, shifted to their minimum here; colour [m, 3] and label [m] uint8.
 
-        split: of all rooms or of none, then by area (`split_by_area`). taken [3]: what the points were shifted by before.
+        split: of all rooms or of none, then `splits.split_by_area`. taken [3]: what the points were shifted by before.
         """
         where = f"room {len(self.name)} ({name})"
         m = len(points)
@@ -216,7 +215,7 @@ class Writer:
             raise SchemaError(f"{self.pending.path}: no rooms were given, expected one or more.")
         area = np.array(self.area, dtype=np.int64)
         if None in self.split:
-            split = split_by_area(area)
+            split = splits.split_by_area(area)
         else:
             split = np.array(self.split, dtype=np.uint8)
         arrays: dict[str, Any] = {
@@ -230,38 +229,6 @@ class Writer:
         }
         h5_file.check(str(self.pending.path), LAYOUT, arrays, self.class_names, self.provenance["rebuild"])
         self.pending.finish(arrays, self.class_names, self.provenance)
-
-
-def split_by_area(
-    area: np.ndarray, test: int | None = None, validation: float = 0.12, seed: int = 0
-) -> np.ndarray:
-    """`[n]` uint8: the rooms of one area test (None: area 5, or else the last one), a share of the others validates.
-
-    Of one area alone, a fifth of its rooms test; one room alone trains.
-    """
-    areas = np.unique(area)
-    if test is not None and test not in areas:
-        raise SchemaError(f"area {test} was asked for to test on, there are {areas.tolist()}.")
-    if test is not None and len(areas) == 1:
-        raise SchemaError(f"area {test} is the only one; none is left to train on.")
-    if len(areas) > 1:
-        chosen = test if test is not None else 5 if 5 in areas else areas[-1]
-        split = np.where(area == chosen, TEST, TRAIN).astype(np.uint8)
-    else:
-        split = np.full(len(area), TRAIN, np.uint8)
-        random = np.random.default_rng([seed, 1])
-        split[random.permutation(len(area))[: round(0.2 * len(area)) or int(len(area) > 1)]] = TEST
-    return carve_rooms(split, validation, seed)
-
-
-def carve_rooms(split: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """`split` with about `share` of the training rooms moved to validation, at least one of two or more."""
-    split, train = split.copy(), np.flatnonzero(split == TRAIN)
-    if len(train) > 1 and share > 0:
-        split[np.random.default_rng(seed).permutation(train)[: max(1, round(share * len(train)))]] = (
-            VALIDATION
-        )
-    return split
 
 
 def _digest(room: Room) -> str:

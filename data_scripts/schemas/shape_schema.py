@@ -47,11 +47,8 @@ __all__ = [
     "VALIDATION",
     "Clouds",
     "SchemaError",
-    "carve_validation",
     "read",
-    "split_at_random",
     "stated_checksum",
-    "stratified_folds",
     "write",
 ]
 
@@ -115,39 +112,6 @@ def read(path: Path) -> Clouds:
         group_fold=arrays.get("group_fold"),
         **provenance,
     )
-
-
-def carve_validation(label: np.ndarray, split: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """`split` with about `share` of each class's training shapes moved to validation, at least one of two or more."""
-    random, split = np.random.default_rng(seed), split.copy()
-    for c in np.unique(label):
-        members = np.flatnonzero((label == c) & (split == TRAIN))
-        if len(members) > 1:
-            split[random.permutation(members)[: max(1, round(share * len(members)))]] = VALIDATION
-    return split
-
-
-def split_at_random(label: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`[n]` uint8: the split of data that bring none. Of each class of three or more about 70 % train, 15 % validate and
-    15 % test; of two or one all train."""
-    split = np.full(len(label), TRAIN, dtype=np.uint8)
-    random = np.random.default_rng(seed)
-    for c in range(int(label.max()) + 1):
-        members = random.permutation(np.flatnonzero(label == c))
-        share = max(1, round(0.15 * len(members))) if len(members) >= 3 else 0
-        split[members[:share]] = TEST
-        split[members[share : 2 * share]] = VALIDATION
-    return split
-
-
-def stratified_folds(label: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`[n]` uint8: each shape in one of five folds at random; the sizes of the folds, and of a class in them, are equal to
-    within one."""
-    order = np.random.default_rng(seed).permutation(len(label))
-    order = order[np.argsort(label[order], kind="stable")]
-    fold = np.empty(len(label), np.uint8)
-    fold[order] = np.arange(len(label)) % FOLDS
-    return fold
 
 
 def _shape(points: np.ndarray) -> str | None:

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from dropfold.data_scripts.schemas import groups, h5_file
-from dropfold.data_scripts.schemas.groups import carve_groups, group_folds, group_split
 from dropfold.data_scripts.schemas.h5_file import (
     FOLDS,
     SCHEMA,
@@ -50,11 +49,7 @@ __all__ = [
     "VALIDATION",
     "SchemaError",
     "Videos",
-    "carve_groups",
     "frame_size",
-    "group_folds",
-    "group_split",
-    "random_folds",
     "read",
     "write",
 ]
@@ -108,14 +103,6 @@ def read(path: Path) -> Videos:
     arrays, class_names, provenance = h5_file.read(Path(path), LAYOUT, missing)
     arrays |= {name: list(arrays[name]) for name in ("group", "name")} | provenance
     return Videos(**arrays, class_names=class_names)
-
-
-def random_folds(n: int, seed: int = 0) -> np.ndarray:
-    """`[n]` uint8: each clip in one of five folds at random, sizes equal to within one.
-
-    These leak: clips of one recording land in training and test alike (see above).
-    """
-    return (np.random.default_rng(seed).permutation(n) % FOLDS).astype(np.uint8)
 
 
 def frame_size(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import part_schema, shape_schema
+from dropfold.data_scripts.schemas import part_schema, splits
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, Parts, SchemaError
 from dropfold.data_scripts.work import shipped
 
@@ -59,7 +59,7 @@ def convert(source: Path) -> Parts:
         part=part_schema.to_part_labels(arrays["seg"].reshape(-1), str(source)),
         ptr=np.arange(n + 1, dtype=np.int64) * size,
         category=category,
-        split=shape_schema.carve_validation(category, split, 0.15),
+        split=splits.carve_validation(category, split, 0.15),
         name=[str(name) for name in arrays["name"]],
         class_names=class_names,
         part_names=part_names,

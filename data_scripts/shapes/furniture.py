@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
 from dropfold.data_scripts.work import shipped
 
@@ -51,10 +51,10 @@ def convert(source: Path) -> Clouds:
     label = found["label"].astype(np.int64)
     split = np.where(found["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
-        points=found["points"].astype(np.float32),
-        normals=found["normals"].astype(np.float32),
+        points=npz.as_float32(found["points"]),
+        normals=npz.as_float32(found["normals"]),
         label=label,
-        split=shape_schema.carve_validation(label, split, 0.15),
+        split=splits.carve_validation(label, split, 0.15),
         name=[str(name) for name in found["name"]],
         library=[str(name) for name in found["library"]],
         class_names=class_names,

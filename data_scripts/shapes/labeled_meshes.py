@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import part_schema, shape_schema
+from dropfold.data_scripts.schemas import part_schema, shape_schema, splits
 from dropfold.data_scripts.schemas.part_schema import Parts
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 
@@ -37,10 +37,10 @@ def convert(source: Path) -> Clouds:
     label = arrays["label"].astype(np.int64)
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
     return Clouds(
-        points=arrays["points"].astype(np.float32),
-        normals=arrays["normals"].astype(np.float32),
+        points=npz.as_float32(arrays["points"]),
+        normals=npz.as_float32(arrays["normals"]),
         label=label,
-        split=shape_schema.carve_validation(label, split, 0.15),
+        split=splits.carve_validation(label, split, 0.15),
         name=[str(name) for name in arrays["name"]],
         class_names=[str(name) for name in arrays["classes"]],
         source="Princeton Shape Benchmark, meshes with part labels; points sampled on the surface",

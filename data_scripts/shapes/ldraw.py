@@ -8,13 +8,16 @@ The parts' radii in LDraw units are left out: sizes are scaled away.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dropfold.data_scripts.readers import npz
-from dropfold.data_scripts.schemas import groups, shape_schema
+from dropfold.data_scripts.schemas import groups, shape_schema, splits
+from dropfold.data_scripts.schemas.copies import digests_of
+from dropfold.data_scripts.schemas.h5_file import Wrong
 from dropfold.data_scripts.schemas.shape_schema import FOLDS, TEST, TRAIN, Clouds, SchemaError
 
 POINT_UNIT, NORMAL_UNIT = 32767, 127  # what 1.0 is stored as
@@ -53,7 +56,7 @@ def convert(source: Path) -> Clouds:
         points=arrays["points"].astype(np.float32) / POINT_UNIT,
         normals=arrays["normals"].astype(np.float32) / NORMAL_UNIT,
         label=label,
-        split=groups.carve_groups(mould, label, split, 0.15),
+        split=splits.carve_groups(mould, label, split, 0.15),
         name=[str(name) for name in arrays["name"]],
         class_names=[str(name) for name in arrays["classes"]],
         group=mould,
@@ -86,6 +89,47 @@ def check(source: Path, arrays: dict[str, np.ndarray]) -> None:
         raise refuse("train", f"not the parts of all folds but {TEST_FOLD}", f"fold != {TEST_FOLD}")
     if apart := groups.first_apart(arrays["mould"].tolist(), fold):
         raise refuse(f"mould {apart[0]!r}", f"in folds {apart[1]} and {apart[2]}", "a mould in one fold")
+    for name in ("mould", "name", "classes"):
+        if len(empty := np.flatnonzero(np.char.strip(arrays[name]) == "")):
+            raise refuse(f"{name} {empty[0]}", "empty", "text")
+    for name in ("name", "classes"):
+        if twice := find_equal(arrays[name].tolist()):
+            raise refuse(
+                f"{name} {twice[1]}", f"{str(arrays[name][twice[1]])!r}, that of {twice[0]}", "another"
+            )
+    check_categories(label, fold, classes, refuse)
+    check_points(arrays, refuse)
+
+
+def check_categories(label: np.ndarray, fold: np.ndarray, classes: np.ndarray, refuse: Wrong) -> None:
+    """Refuse a category without parts, and one whose parts all test or none do: its scores would mean nothing."""
+    for c, name in enumerate(classes):
+        folds = np.unique(fold[label == c])
+        if len(folds) < 2:
+            found = f"all in fold {folds[0]}" if len(folds) else "of no part"
+            raise refuse(f"category {str(name)!r}", found, "parts in two folds or more")
+
+
+def check_points(arrays: dict[str, np.ndarray], refuse: Wrong) -> None:
+    """Refuse parts of one point, and equal ones of two names: across folds they would test what is known. The numbers are
+    whole, so that none can be infinite or NaN."""
+    points, name = arrays["points"], arrays["name"]
+    if len(flat := np.flatnonzero((points == points[:, :1]).all((1, 2)))):
+        raise refuse(f"points of part {flat[0]} ({name[flat[0]]})", "one point", "points of a surface")
+    if twice := find_equal(digests_of(points)):
+        one, other = twice
+        raise refuse(
+            f"points of part {other} ({name[other]})", f"those of part {one} ({name[one]})", "its own"
+        )
+
+
+def find_equal(values: Sequence[Hashable]) -> tuple[int, int] | None:
+    """The places of the first value that was there before; None if all differ."""
+    seen: dict[Hashable, int] = {}
+    for i, value in enumerate(values):
+        if seen.setdefault(value, i) != i:
+            return seen[value], i
+    return None
 
 
 def main(options: Options) -> None:

@@ -22,9 +22,11 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.readers.mesh import read_off, sample_surface
+from dropfold.data_scripts.readers.npz import as_float32
 from dropfold.data_scripts.readers.shapes import read_numbers
-from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.centre import normalised
+from dropfold.data_scripts.schemas.copies import digests_of, note_copies
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution, jobs
@@ -32,6 +34,7 @@ from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import print_line
+from dropfold.data_scripts.work.notes import say
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -97,17 +100,19 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
             normals = np.empty((n, points, 3), dtype=np.float32)
         if (shape.normals is None) != (normals is None):
             raise SchemaError(f"{shape.where}: only some shapes have normals; expected all or none.")
-        clouds[i], label[i], split[i] = shape.points, shape.label, shape.split
-        if normals is not None:
-            normals[i] = shape.normals
+        label[i], split[i], clouds[i] = shape.label, shape.split, as_float32(shape.points)
+        if normals is not None and shape.normals is not None:
+            normals[i] = as_float32(shape.normals)
         if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
             raise SchemaError(f"{shape.where} holds numbers that are not finite.")
         titles.append(shape.name)
+    for note in note_copies(digests_of(clouds), split, titles, "shape", "shapes"):
+        say(note)
     return Clouds(
         points=clouds,
         normals=normals,
         label=label,
-        split=shape_schema.carve_validation(label, split, validation) if validation > 0 else split,
+        split=splits.carve_validation(label, split, validation) if validation > 0 else split,
         name=titles,
         class_names=names,
         source=f"ModelNet40, {form}",

@@ -19,8 +19,9 @@ from rich.progress import track
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
-from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.shape_schema import TRAIN, VALIDATION, Clouds
+from dropfold.data_scripts.schemas import shape_schema, splits
+from dropfold.data_scripts.schemas.copies import digest_of, digests_of, note_copies
+from dropfold.data_scripts.schemas.shape_schema import Clouds
 from dropfold.data_scripts.schemas.split_folders import (
     LOOSE,
     SplitFolders,
@@ -173,16 +174,13 @@ def convert(
     lines = account(len(kept), found.unread, found.beside, failed=len(faults))
     faults += [f"no readable shape is of class {name}" for name in lost]
     of_files = [f"{name_some(some, MOST_ALIKE)}: {line}" for line, some in said.items()]
-    notes = [f"note: {line}" for line in (*of_files, *found.notes, *lines)] + faults
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
-    splits = [shape.split for shape in kept]
-    if all(split is None for split in splits):
-        split = shape_schema.split_at_random(label, seed)
-    else:
-        split = np.array([TRAIN if s is None else s for s in splits], dtype=np.uint8)
-        if VALIDATION not in split:
-            split = shape_schema.carve_validation(label, split, 0.15, seed)
-    notes = [f"note: {line}" for line in note_lacking(label, split, names, "shapes")] + notes
+    split = splits.split_classes([shape.split for shape in kept], label, seed)
+    digest = [_digest(folder / shape.name, points) for shape in kept]
+    titles = [shape.name for shape in kept]
+    found.notes += note_copies(digest, split, titles, "shape", "shapes")
+    said_first = note_lacking(label, split, names, "shapes")
+    notes = [f"note: {line}" for line in (*said_first, *of_files, *found.notes, *lines)] + faults
     arguments = f"--source {shlex.quote(origin)} --out FILE --points {points} --seed {seed}"
     arguments += f" --split-folders {split_folders}" if split_folders != "auto" else ""
     arguments += f' --columns "{" ".join(layout.columns)}"' if layout.columns else ""
@@ -200,6 +198,15 @@ def convert(
         rebuild=f"dropfold data meshes {arguments}",
     )
     return clouds, notes
+
+
+def _digest(path: Path, points: int) -> bytes:
+    """What tells a file from others: its bytes; of a glTF, which names files with its numbers, points drawn from it."""
+    return (
+        digests_of(read_shape(path, points)[0][None])[0]
+        if suffix_of(path.name) == ".gltf"
+        else digest_of(path)
+    )
 
 
 def main(options: Options) -> None:

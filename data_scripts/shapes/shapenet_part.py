@@ -26,6 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from dropfold.data_scripts.readers.npz import as_float32
 from dropfold.data_scripts.schemas import part_schema
 from dropfold.data_scripts.schemas.centre import normalised
 from dropfold.data_scripts.schemas.hdf5 import open_h5
@@ -287,7 +288,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for name in ("pid", "label"):
             if file.dtype(name).kind not in "iu":
                 raise SchemaError(f"{path}: {name} is {file.dtype(name)}, expected integers.")
-        points, pid = file.read("data").astype(np.float32), file.read("pid")
+        points, pid = as_float32(file.read("data")), file.read("pid")
         label = file.read("label").reshape(-1).astype(np.int64)
     first = np.array([*FIRST.values(), PARTS])
     if label.min() < 0 or label.max() >= len(FIRST):

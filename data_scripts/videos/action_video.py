@@ -16,14 +16,13 @@ import tyro
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import video_schema
+from dropfold.data_scripts.schemas.splits import group_folds, random_folds
 from dropfold.data_scripts.schemas.video_schema import (
     TEST,
     TRAIN,
     VALIDATION,
     SchemaError,
     Videos,
-    group_folds,
-    random_folds,
 )
 
 VALIDATING = (7, 9)

@@ -25,8 +25,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from dropfold.data_scripts.readers import decode as decoding
 from dropfold.data_scripts.readers.decode import Reading, Sampling, pyav, read_clip_here
-from dropfold.data_scripts.schemas import video_schema
-from dropfold.data_scripts.schemas.video_schema import TRAIN, VALIDATION, Videos
+from dropfold.data_scripts.schemas import splits, video_schema
+from dropfold.data_scripts.schemas.copies import note_copies
+from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.work import atomic, isolate, jobs, pieces
 from dropfold.data_scripts.work.errors import SchemaError, VideoError
 from dropfold.data_scripts.work.folders import in_number, print_line, printable
@@ -108,13 +109,14 @@ def make(
         labels[i, [place[name] for name in clip.classes]] = 1
     label = np.array([place[clip.classes[0]] for clip in kept], dtype=np.int64)
     group = [clip.group for clip in kept]
+    split = _split(kept, group, label)
     videos = Videos(
         frames=frames,
         length=length,
         label=label,
-        split=_split(kept, group, label),
-        fold=video_schema.random_folds(len(kept), reading.seed),
-        group_fold=video_schema.group_folds(group, label),
+        split=split,
+        fold=splits.random_folds(len(kept), reading.seed),
+        group_fold=splits.group_folds(group, label),
         group=group,
         name=[clip.name for clip in kept],
         class_names=names,
@@ -125,6 +127,8 @@ def make(
     for clip in kept:
         if (note := _clip_path(part, clip).with_suffix(".note")).exists():
             print_line(f"note: {note.read_text(errors='replace')}")
+    for line in note_copies([_digest_of(clip) for clip in kept], split, videos.name, "clip", "clips"):
+        print_line(f"note: {line}")
     pieces.end(part)
     return videos, faults
 
@@ -153,10 +157,11 @@ def repeat_options(options: Sourced) -> str:
 
 def _split(clips: list[Clip], group: list[str], label: np.ndarray) -> np.ndarray:
     """What the clips state, with validation carved from the training clips where they state none; or else by groups."""
-    if all(clip.split is None for clip in clips):
-        return video_schema.group_split(group, label)
-    split = np.array([TRAIN if clip.split is None else clip.split for clip in clips], dtype=np.uint8)
-    return split if VALIDATION in split else video_schema.carve_groups(group, label, split)
+    return splits.split_as_stated(
+        [clip.split for clip in clips],
+        lambda: splits.group_split(group, label),
+        lambda split: splits.carve_groups(group, label, split),
+    )
 
 
 def _begin_folder(out: Path, reading: Reading) -> Path:
@@ -174,6 +179,11 @@ def _begin_folder(out: Path, reading: Reading) -> Path:
     if found != wanted:
         raise SchemaError(f"{part} was begun with {found}; give these options again, or delete the folder.")
     return part
+
+
+def _digest_of(clip: Clip) -> str:
+    """What tells a video from others: the SHA-256 of its file; of one that a decoder makes up, its name."""
+    return _digest(clip.path, clip.path.stat().st_mtime_ns) if clip.path.exists() else clip.name
 
 
 def _clip_path(part: Path, clip: Clip) -> Path:

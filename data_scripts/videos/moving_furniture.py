@@ -21,7 +21,8 @@ from rich.progress import track
 
 from dropfold.data_scripts.schemas import shape_schema, video_schema
 from dropfold.data_scripts.schemas.shape_schema import SPLITS, Clouds
-from dropfold.data_scripts.schemas.video_schema import Videos, group_folds, random_folds
+from dropfold.data_scripts.schemas.splits import group_folds, random_folds
+from dropfold.data_scripts.schemas.video_schema import Videos
 from dropfold.data_scripts.work import atomic
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.shipped import find_data

@@ -19,7 +19,8 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -38,7 +39,8 @@ from dropfold.data_scripts.work.errors import (
     in_a_sentence,
     is_of_broken_data,
 )
-from dropfold.data_scripts.work.folders import printable
+from dropfold.data_scripts.work.folders import in_number, name_some, printable, shorten
+from dropfold.data_scripts.work.notes import say
 
 SCHEMES = ("https",)
 UTF8_NAME = 0x800  # the flag of a zip's member whose name is UTF-8
@@ -206,6 +208,7 @@ def extract(archive: Path, folder: Path) -> None:
                 for member in file.infolist():
                     kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer knew no kinds
                     refuse_unsafe(archive, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
+                _say_doubles(archive, (member_name(member) for member in file.infolist()))
                 for member in file.infolist():
                     member.filename = member_name(member)
                     file.extract(member, folder)
@@ -214,6 +217,7 @@ def extract(archive: Path, folder: Path) -> None:
                 for entry in file:
                     refuse_unsafe(archive, entry.name, not (entry.isfile() or entry.isdir()))
                 _refuse_cut(archive, file)
+                _say_doubles(archive, (entry.name for entry in file.getmembers() if entry.isfile()))
                 file.extractall(folder, filter="data")
         else:
             raise ArchiveError(f"{archive} is no whole zip, tar or rar archive (truncated?); fetch it again.")
@@ -264,8 +268,10 @@ def _extract_rar(archive: Path, folder: Path) -> None:
             "one, or unpack it by hand and give the folder."
         )
     listed, unpacked = programs[program]
-    for member in _run(archive, program, listed).splitlines():
+    members = _run(archive, program, listed).splitlines()
+    for member in members:
         refuse_unsafe(archive, member, special=False)
+    _say_doubles(archive, members)
     folder.mkdir(parents=True, exist_ok=True)
     _run(archive, program, unpacked)
     for path in folder.rglob("*"):  # neither program lists the kinds of its members alike
@@ -291,6 +297,17 @@ def _refuse_cut(archive: Path, file: tarfile.TarFile) -> None:
         raise ArchiveError(f"{archive} stops without its end mark (truncated?); fetch it again.")
     while file.fileobj.read(1 << 20):  # gzip compares its checksum when it has read all
         pass
+
+
+def _say_doubles(archive: Path, names: Iterable[str]) -> None:
+    """Say which files an archive holds again under their name: the last one is unpacked, as every program does."""
+    count = Counter("/".join(PurePosixPath(name).parts) for name in names if not name.endswith("/"))
+    doubled = [shorten(name) for name, held in count.items() if held > 1]
+    if doubled:
+        say(
+            f"{archive} holds {in_number(len(doubled), 'file', 'files')} more than once under one name, and the last is "
+            f"read: {name_some(doubled)}"
+        )
 
 
 def refuse_unsafe(archive: Path, name: str, special: bool) -> None:

@@ -13,6 +13,8 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
+    if not a.shape[-1]:  # of no channels: a sum of nothing
+        return (a[..., :, None, :] * b[..., None, :, :]).sum(-1)
     total = (a[..., :, None, 0] - b[..., None, :, 0]).square()
     for c in range(1, a.shape[-1]):
         total = total + (a[..., :, None, c] - b[..., None, :, c]).square()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.compress import Choice, able, apply, masked, plan_channels
+from dropfold.compress import Choice, apply, masked, plan_channels, prunable
 from dropfold.compress.plan.plan import Plan
 from dropfold.models import PointNet
 from dropfold.models.images.resnet import ResNet
@@ -130,7 +130,7 @@ def test_the_networks_for_images(make, stay):
 
 def test_what_relies_on_where_its_channels_are_stays():
     network, x = used(ResNet(10, 8)), torch.rand(1, 3, 8, 8)
-    found = able(plan_channels(network, x), x)
+    found = prunable(plan_channels(network, x), x)
     assert set(found.fixed) == {*STREAMS, "fc"}
     assert "relies on its width" in found.fixed[STREAMS[0]]
     assert [g.name for g in found.groups] == ["conv", "stage1.0.conv1", "stage2.0.conv1", "stage3.0.conv1"]

@@ -76,7 +76,7 @@ def test_the_ledger_is_the_small_networks_own_count(name, ranks):
         thin = {k: min(sizes[k][:2]) // 3 for k in full_ranks(network) if min(sizes[k][:2]) > 8}
         choice = Choice(choice.channels, thin)
     ledger, numbers = Ledger(plan, work), Ledger(plan, parameters_of(network))
-    choice = ledger.paying(choice)
+    choice = ledger.drop_costly_ranks(choice)
     small, _ = apply(plan, choice, *example)
     left, own = ledger.cost([ledger.entry(choice)]), multiply_adds(work_of(small, *example))
     if name == "pointnet-parts":  # the rows of one product are channels of conv4

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.compress import able, apply, plan_channels
+from dropfold.compress import apply, plan_channels, prunable
 from dropfold.compress.methods.criteria import norm
 from dropfold.compress.methods.dcff import (
     ANNEALED,
@@ -90,6 +90,24 @@ def test_filters_are_fused_by_the_papers_formulas(schedule, epoch):
     bias = network[0].parametrizations.bias.original.detach().numpy()
     np.testing.assert_allclose(network[0].bias.detach(), p[fusion.chosen] @ bias, rtol=0, atol=12 * rounding)
     assert network[0](torch.rand(2, 3, 6, 6)).shape == (2, 5, 4, 4)
+
+
+@pytest.mark.parametrize("schedule", [ANNEALED, RELEASED])
+@pytest.mark.parametrize(("kind", "value"), [("weight", math.nan), ("weight", math.inf), ("bias", -math.inf)])
+def test_filters_that_are_not_finite_are_refused_by_the_name_of_their_layer(schedule, kind, value):
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3))
+    hold_filters(network, {"0": 12, "2": 9})
+    choose_filters(network, 0, 10, schedule)
+    before = [fusion.matrix.clone() for _, fusion in fusions_of(network).values()]
+    with torch.no_grad():
+        network[2].parametrizations[kind].original[[3, 7]] = value
+    for act in (lambda: choose_filters(network, 1, 10, schedule), lambda: fused(network)):
+        with pytest.raises(
+            FloatingPointError, match=f"the {kind} of 2 of the 9 filters that 2 holds is not finite"
+        ):
+            act()
+    for matrix, (_, fusion) in zip(before, fusions_of(network).values()):
+        assert torch.equal(fusion.matrix, matrix)
 
 
 def test_as_released_it_is_the_first_choice_from_epoch_1_on():
@@ -173,7 +191,7 @@ def test_the_fused_network_is_the_small_one(name):
     network, example = NETWORKS[name]()
     plan = plan_channels(network, *example)
     if not hasattr(network, "wiring"):
-        plan = able(plan, *example)
+        plan = prunable(plan, *example)
     _, choice = apply(plan, keep_share(plan, norm, 0.5, align=4), *example)
     filters = filters_of(network, choice.sizes)
     assert filters

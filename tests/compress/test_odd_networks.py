@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dropfold.compress import able, apply, masked, plan_channels
+from dropfold.compress import apply, masked, plan_channels, prunable
 from dropfold.models.layers.sizes import resize
 
 X = torch.randn(4, 6)
@@ -124,7 +124,7 @@ def test_weights_that_are_made_at_each_call_stay():
 
 def test_a_network_that_looks_at_its_last_channel_is_left_alone():
     net = Net(lambda net, x: net.o(torch.cat([(h := net.a(x))[:, :-1], h[:, -1:].sigmoid()], 1)))
-    assert not able(plan_channels(net, X), X).groups
+    assert not prunable(plan_channels(net, X), X).groups
 
 
 def test_infinities_are_not_taken_for_a_wrong_plan():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import image_schema, shape_schema, video_schema
+from dropfold.data_scripts.schemas import image_schema, shape_schema, splits, video_schema
 from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import AugmentConfig, CloudConfig, ImageConfig, NoiseConfig, VideoConfig
 from dropfold.train.config.recipes import recipe as named
@@ -125,8 +125,8 @@ def clips():
         length=length,
         label=label,
         split=split,
-        fold=video_schema.random_folds(n),
-        group_fold=video_schema.group_folds(group, label),
+        fold=splits.random_folds(n),
+        group_fold=splits.group_folds(group, label),
         group=group,
         name=[f"clip {i}" for i in range(n)],
         class_names=["right", "left", "still"],

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropfold.data_scripts.schemas import block_schema, scene_schema
+from dropfold.data_scripts.schemas import block_schema, splits
 from dropfold.train.config.channels import Channels
 from dropfold.train.config.configs import BlockConfig, Signature
 from dropfold.train.data.augment import augment_channels
@@ -68,7 +68,7 @@ def load(config: BlockConfig) -> Data[Blocks]:
     split = by_protocol(config, file.split, {"area": file.area})
     if config.protocol == "area":
         _, first, member = np.unique(np.array(file.room), return_index=True, return_inverse=True)
-        split = scene_schema.carve_rooms(split[first].astype(np.uint8), scenes.VALIDATION_SHARE)[member]
+        split = splits.carve_rooms(split[first].astype(np.uint8), scenes.VALIDATION_SHARE)[member]
     train, validation, test = (Blocks(file, index, config.colour) for index in parts(split, config))
     channels = channels_of(config)
     signature = Signature(

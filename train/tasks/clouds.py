@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
-from dropfold.data_scripts.schemas import groups, shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.centre import centre_of
 from dropfold.data_scripts.work.notes import say
 from dropfold.kernels import Noise, knn
@@ -52,12 +52,12 @@ def load(config: CloudConfig) -> Data[Split]:
     def cut(index: np.ndarray) -> Split:
         return Split((torch.from_numpy(x[index]),), torch.from_numpy(clouds.label[index]), index)
 
-    folds = {"fold": shape_schema.stratified_folds(clouds.label), "group-fold": clouds.group_fold}
+    folds = {"fold": splits.stratified_folds(clouds.label), "group-fold": clouds.group_fold}
     split = by_protocol(config, clouds.split, folds)
     if config.protocol == "group-fold" and clouds.group is not None:
-        split = groups.carve_groups(clouds.group, clouds.label, split, 0.15)
+        split = splits.carve_groups(clouds.group, clouds.label, split, 0.15)
     elif config.protocol == "fold":
-        split = shape_schema.carve_validation(clouds.label, split, 0.15)
+        split = splits.carve_validation(clouds.label, split, 0.15)
         if clouds.group is not None:
             say(
                 f"--protocol fold deals the shapes of {path} one by one: of one group some train and some test, which "

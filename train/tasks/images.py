@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
-from dropfold.data_scripts.schemas import image_schema, shape_schema
+from dropfold.data_scripts.schemas import image_schema, splits
 from dropfold.models.images.networks import ImageClassifier, image_network, multiply_adds, title_of
 from dropfold.train.config.configs import ImageConfig, Signature
 from dropfold.train.data.crops import crop_and_flip
@@ -36,9 +36,9 @@ def load(config: ImageConfig) -> Data[Split]:
     def cut(index: np.ndarray) -> Split:
         return Split((torch.from_numpy(images.pixels[index]),), torch.from_numpy(images.label[index]), index)
 
-    split = by_protocol(config, images.split, {"fold": shape_schema.stratified_folds(images.label)})
+    split = by_protocol(config, images.split, {"fold": splits.stratified_folds(images.label)})
     if config.protocol == "fold":
-        split = shape_schema.carve_validation(images.label, split, 0.15)
+        split = splits.carve_validation(images.label, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
     if not len(train):
         raise ValueError(f"{path} has no images in its train split.")

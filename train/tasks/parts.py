@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout
-from dropfold.data_scripts.schemas import part_schema, shape_schema
+from dropfold.data_scripts.schemas import part_schema, splits
 from dropfold.data_scripts.schemas.centre import centre_of, normalised
 from dropfold.train.config.configs import PartConfig, Signature
 from dropfold.train.data.augment import augment_channels
@@ -104,9 +104,9 @@ def load(config: PartConfig) -> Data[Shapes]:
         points_and_parts = torch.from_numpy(x[rows]), torch.from_numpy(file.part[rows])
         return Shapes(*points_and_parts, ptr, category, index, part_category)
 
-    split = by_protocol(config, file.split, {"fold": shape_schema.stratified_folds(file.category)})
+    split = by_protocol(config, file.split, {"fold": splits.stratified_folds(file.category)})
     if config.protocol == "fold":
-        split = shape_schema.carve_validation(file.category, split, 0.15)
+        split = splits.carve_validation(file.category, split, 0.15)
     train, validation, test = map(cut, parts(split, config))
     origin = file.name, file.source, file.credits, file.checksum
     family = part_category if config.own_parts else None

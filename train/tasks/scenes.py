@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dropfold.data_scripts.schemas import scene_schema
+from dropfold.data_scripts.schemas import scene_schema, splits
 from dropfold.data_scripts.schemas.scene_schema import Room, Scenes
 from dropfold.train.config.configs import AugmentConfig, SceneConfig, Signature
 from dropfold.train.data.augment import augment_channels
@@ -105,7 +105,7 @@ def load(config: SceneConfig) -> Data[Rooms]:
     segmentation.check_points(config, 1024)
     split = by_protocol(config, scenes.split, {"area": scenes.area})
     if config.protocol == "area":
-        split = scene_schema.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
+        split = splits.carve_rooms(split.astype(np.uint8), VALIDATION_SHARE)
     train, validation, test = (Rooms(scenes, index) for index in parts(split, config))
     seen = channels_of(config)
     signature = Signature(scenes.class_names, (config.points, seen.total), channels=seen, codes=scenes.codes)

@@ -38,19 +38,19 @@ def options_of(layer: Layer, path: Path, align: int = ALIGN) -> list[Option]:
                 last[channel] = step  # a channel that goes late comes back first
     found: dict[tuple[object, ...], Option] = {}
     for kept, ranks in path:
-        stays = _aligned(layer, kept, last, align)
+        keep = _aligned(layer, kept, last, align)
         now, given = [], {}
         for matrix, rank in zip(layer.matrices, ranks, strict=True):
-            masked = matrix.weight * _columns(matrix, stays)
+            masked = matrix.weight * _columns(matrix, keep)
             rank = -(-rank // align) * align if rank >= align else rank
-            if matrix.ranked and _pays(matrix, stays, rank):
+            if matrix.ranked and _is_cheaper(matrix, keep, rank):
                 given[matrix.name] = rank
                 u, s, v = singular_parts(masked, rank)
                 masked = u * s @ v.T
             now.append(masked)
-        key = (*stays.tolist(), *given.items())
+        key = (*keep.tolist(), *given.items())
         if key not in found:
-            choice = Choice(layer.by_group(stays), given)
+            choice = Choice(layer.by_group(keep), given)
             found[key] = Option(choice, information_loss(layer, now))
     return list(found.values())
 
@@ -59,29 +59,29 @@ def merged(options: Sequence[Option], ledger: Ledger) -> Choice:
     """The choice of all layers together."""
     channels = {name: kept for option in options for name, kept in option.choice.channels.items()}
     ranks = {name: rank for option in options for name, rank in option.choice.ranks.items()}
-    return ledger.paying(Choice(channels, ranks))
+    return ledger.drop_costly_ranks(Choice(channels, ranks))
 
 
 def _aligned(layer: Layer, kept: Tensor, last: dict[int, int], align: int) -> Tensor:
     """The kept channels, and as many more of each group as make a multiple of `align`, those that went last."""
-    stays, start = kept.clone(), 0
+    keep, start = kept.clone(), 0
     for size in layer.groups.values():
         own = range(start, start + size)
-        count = int(stays[start : start + size].sum())
+        count = int(keep[start : start + size].sum())
         more = min(size, -(-count // align) * align) - count if count >= align else 0
-        for channel in sorted((c for c in own if not stays[c]), key=lambda c: (-last[c], c))[:more]:
-            stays[channel] = True
+        for channel in sorted((c for c in own if not keep[c]), key=lambda c: (-last[c], c))[:more]:
+            keep[channel] = True
         start += size
-    return stays
+    return keep
 
 
-def _columns(matrix: Matrix, stays: Tensor) -> Tensor:
-    if not len(stays):
+def _columns(matrix: Matrix, keep: Tensor) -> Tensor:
+    if not len(keep):
         return torch.ones(matrix.weight.shape[1], dtype=torch.float64)
-    return ((matrix.channel < 0) | stays[matrix.channel.clamp(min=0)]).double()
+    return ((matrix.channel < 0) | keep[matrix.channel.clamp(min=0)]).double()
 
 
-def _pays(matrix: Matrix, stays: Tensor, rank: int) -> bool:
+def _is_cheaper(matrix: Matrix, keep: Tensor, rank: int) -> bool:
     """Whether two thin maps multiply less than the matrix, and have that rank."""
-    out, inputs = len(matrix.weight), int(_columns(matrix, stays).sum())
+    out, inputs = len(matrix.weight), int(_columns(matrix, keep).sum())
     return rank * (out + inputs) < out * inputs and rank <= min(out, inputs)

@@ -74,8 +74,11 @@ def _differentiate(
                 z = scale[c] * y[m, c] + shift[c]
                 d = dout[m, c] * f[c]
                 d = d if z > 0 else slope * d
-                hat = (y[m, c] - mean[c]) * rstd[c]
-                dy[m, c] = scale[c] * (d - mean_dz[c] - hat * mean_dz_hat[c])
+                shared = (y[m, c] - mean[c]) * rstd[c] * mean_dz_hat[c]
+                if mean_dz_hat[c] == 0 and y[m, c] == y[m, c]:  # in evaluation; infinity times 0 would be NaN
+                    shared = mean_dz_hat[c]
+                d = scale[c] * (d - mean_dz[c] - shared)
+                dy[m, c] = d if y[m, c] != -np.inf else 0
 
 
 @functools.cache

@@ -109,7 +109,11 @@ def _norm_grad_bwd_kernel(
             *(BLOCK_M, BLOCK_C, BY_FOUR),
         )
     dz = tl.where(scale * y + shift > 0, dz, slope * dz)
-    dy = scale * (dz - mean_dz - (y - mean) * rstd * mean_dz_hat)
+    shared = (y - mean) * rstd * mean_dz_hat
+    shared = tl.where(
+        (mean_dz_hat == 0) & (y == y), 0.0, shared
+    )  # in evaluation; infinity times 0 would be NaN
+    dy = tl.where(y != float("-inf"), scale * (dz - mean_dz - shared), 0.0)
     tl.store(p_dy + o, dy.to(p_dy.dtype.element_ty), mask=inside)
 
 

@@ -4,6 +4,8 @@ import hashlib
 import io
 import pickle
 import tarfile
+import warnings
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -240,3 +242,45 @@ def test_other_folders_and_unsafe_archives(distribution, tmp_path):
             main(["data", "cifar", "--source", str(source), "--out", str(tmp_path / "a.h5")])
     assert not (tmp_path / "a.h5").exists()
     assert not (tmp_path.parent / "outside").exists()
+
+
+def test_images_on_both_sides_of_the_published_split_are_said(distribution, tmp_path, caplog):
+    one, _, content, *_ = distribution
+    size, first = one.label_bytes + 3072, one.train[0]
+    test = bytearray(content[one.test])
+    test[2 * size + one.label_bytes : 3 * size] = content[first][5 * size + one.label_bytes : 6 * size]
+    found = convert(unpacked(tmp_path / "f", content, **{one.test: bytes(test)}), 0.1)
+    assert len(found.name) == len(set(found.name))
+    assert (
+        f"1 image that tests is known from training, which flatters the scores: {one.test} 00002 -> {first} 00005"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("packing", ["tar", "zip"])
+def test_members_beside_the_set_and_doubled_ones_are_named(distribution, packing, tmp_path, capsys, caplog):
+    """Of two members of one name the last is unpacked, as tar and unzip do."""
+    one, _, content, images, _ = distribution
+    inside = {f"{FOLDERS[one.title]}/{name}": data for name, data in content.items()}
+    test = f"{FOLDERS[one.title]}/{one.test}"
+    members = [(test, inside[test][::-1]), *inside.items(), ("beside/more.bin", b"x")]
+    archive = tmp_path / f"a.{packing}"
+    if packing == "tar":
+        with tarfile.open(archive, "w") as tar:
+            for name, data in members:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    else:
+        with warnings.catch_warnings(), zipfile.ZipFile(archive, "w") as file:
+            warnings.simplefilter("ignore")  # of the doubled name
+            for name, data in members:
+                file.writestr(name, data)
+    main(["data", "cifar", "--source", str(archive)])
+    np.testing.assert_array_equal(image_schema.read(one.out).pixels, images)
+    assert (
+        f"{archive} holds 1 file more than once under one name, and the last is read: {test}" in caplog.text
+    )
+    assert (
+        "1 file was not read, of kinds that are not read (1 .bin): beside/more.bin" in capsys.readouterr().out
+    )

@@ -211,3 +211,14 @@ def test_one_class_is_said(tmp_path, capsys):
     _, said = make(tmp_path / "s", tmp_path / "a.h5", capsys)
     assert "to train, validate and test, 1 class\n" in said
     assert "note: all pictures are of the class cat: training needs two classes or more" in said
+
+
+def test_pictures_that_scaling_makes_equal_are_copies(tmp_path, capsys):
+    """Of other sizes, and one gray level: a network is given one picture."""
+    small, large = (np.full(shape, 80, np.uint8) for shape in ((5, 7), (12, 9)))
+    for name, pixels in (("cat/1", small), ("cat/2", large), ("dog/3", GRAY), ("dog/4", large)):
+        save(tmp_path / "s" / f"{name}.png", pixels)
+    found, said = make(tmp_path / "s", tmp_path / "a.h5", capsys, "--size", "7x5")
+    assert found.name == ["cat/1.png", "dog/3.png", "dog/4.png"]
+    assert "1 file was not read, at 7 x 5 the same as a file that is read: cat/2.png -> cat/1.png" in said
+    assert "cat/1.png, dog/4.png are one picture in 2 classes" in said

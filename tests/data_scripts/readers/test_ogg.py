@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dropfold.data_scripts.readers.containers.ogg import Break, read_pages
 from dropfold.data_scripts.readers.decode import Reading, read_clip
-from dropfold.data_scripts.readers.ogg import Break, read_pages
 from tests.data_scripts.conftest import pictures
 
 av = pytest.importorskip("av")

@@ -184,3 +184,12 @@ def test_what_has_changed_in_an_archive_is_read_again(source, tmp_path):
         piece.write_bytes(piece.read_bytes()[:100])
     found, _ = made(Path(archive), tmp_path)
     np.testing.assert_array_equal(np.array([2, 6])[found.room(0).label], 8 - label)
+
+
+def test_rooms_on_both_sides_of_a_split_are_said(source, tmp_path):
+    shutil.copy(source / "east/scan_0.ply", source / "west/again.ply")
+    found, notes = made(source, tmp_path)
+    assert len(found.name) == 7
+    assert notes == [
+        "1 room that tests is known from training, which flatters the scores: west/again.ply -> east/scan_0.ply"
+    ]

@@ -12,8 +12,6 @@ from dropfold.data_scripts.schemas.scene_schema import (
     TRAIN,
     VALIDATION,
     SchemaError,
-    carve_rooms,
-    split_by_area,
 )
 
 CLASSES = ["floor", "wall", "chair"]
@@ -132,21 +130,3 @@ def test_a_damaged_file_is_refused(act, message, tmp_path):
         act(file)
     with pytest.raises(SchemaError, match=message):
         scene_schema.read(path)
-
-
-def test_one_area_tests_and_rooms_of_the_others_validate():
-    area = np.repeat(np.arange(1, 7), 10)
-    split = split_by_area(area)
-    assert set(area[split == TEST]) == {5}
-    assert (split == TEST).sum() == 10
-    assert (split == VALIDATION).sum() == 6
-    np.testing.assert_array_equal(split, split_by_area(area))
-    assert set(area[split_by_area(area, test=2) == TEST]) == {2}
-    assert set(area[split_by_area(area % 4 + 1) == TEST] % 4) == {3}  # no area 5: the last one
-    assert np.bincount(split_by_area(np.ones(10, int))).tolist() == [7, 1, 2]
-    assert split_by_area(np.ones(1, int)).tolist() == [TRAIN]
-    assert (carve_rooms(split_by_area(area, validation=0), 0) == VALIDATION).sum() == 0
-    with pytest.raises(SchemaError, match="area 1 is the only one"):
-        split_by_area(np.ones(10, int), test=1)
-    with pytest.raises(SchemaError, match=r"area 9 was asked for .* \[1, 2, 3, 4, 5, 6\]"):
-        split_by_area(area, test=9)

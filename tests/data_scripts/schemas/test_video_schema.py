@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from dropfold.data_scripts.schemas import h5_file, video_schema
-from dropfold.data_scripts.schemas.video_schema import (
-    SchemaError,
-    Videos,
-    carve_groups,
-    group_folds,
-    group_split,
-    random_folds,
-)
+from dropfold.data_scripts.schemas.splits import group_folds, group_split, random_folds
+from dropfold.data_scripts.schemas.video_schema import SchemaError, Videos
 
 
 @pytest.fixture(scope="module")
@@ -177,62 +171,3 @@ def test_what_is_written_in_slices_is_the_same_file(small, tmp_path, monkeypatch
 
 
 # --- folds -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 4, 63, 1600])
-def test_random_folds_are_even_and_of_their_seed(n):
-    folds = random_folds(n, 3)
-    assert np.ptp(np.bincount(folds, minlength=5)) <= 1
-    np.testing.assert_array_equal(folds, random_folds(n, 3))
-    assert n < 60 or (folds != random_folds(n, 4)).any()
-
-
-def test_group_folds_never_split_a_group_and_hold_every_class():
-    """As in UCF11: groups of uneven size, each of one class."""
-    random = np.random.default_rng(1)
-    label = np.repeat(np.arange(11), 145)
-    group = [f"{c}_{random.integers(25)}" for c in label]
-    fold = group_folds(group, label)
-    for name in set(group):
-        assert len({f for f, g in zip(fold, group) if g == name}) == 1
-    for c in range(11):
-        share = np.bincount(fold[label == c], minlength=5) / 145
-        assert share.min() > 0.1
-        assert share.max() < 0.3
-
-
-def test_people_who_do_everything_are_spread_evenly():
-    label, person = (v.ravel() for v in np.meshgrid(np.arange(20), np.arange(10)))
-    fold = group_folds([str(p) for p in person], label)
-    assert np.bincount(fold).tolist() == [40] * 5
-
-
-def test_classes_of_three_groups_fill_all_folds_together():
-    """As in YouTube Celebrities: each class is in three folds, and the folds are of like size."""
-    label = np.repeat(np.arange(47), 9)
-    group = [f"{c} {i % 3}" for i, c in enumerate(label)]
-    fold = group_folds(group, label)
-    assert all(len(set(fold[label == c])) == 3 for c in range(47))
-    assert np.ptp(np.bincount(fold, minlength=5)) <= 3
-    split = group_split(group, label)
-    assert all(np.bincount(split[label == c], minlength=3).tolist() == [3, 3, 3] for c in range(47))
-
-
-@pytest.mark.parametrize(("groups", "splits"), [(1, {0}), (2, {0, 2}), (3, {0, 1, 2}), (8, {0, 1, 2})])
-def test_a_class_of_few_groups_is_trained_on_first(groups, splits):
-    label = np.repeat(np.arange(3), 16)
-    group = [f"{c} {i % groups}" for i, c in enumerate(label)]
-    split = group_split(group, label)
-    assert all(set(split[label == c]) == splits for c in range(3))
-    for name in set(group):
-        assert len({s for s, g in zip(split, group) if g == name}) == 1
-
-
-def test_validation_is_carved_from_training_by_groups():
-    label = np.tile(np.arange(2), 30)
-    group = [str(i // 4) for i in range(60)]
-    stated = np.where(np.arange(60) < 40, 0, 2).astype(np.uint8)
-    split = carve_groups(group, label, stated)
-    np.testing.assert_array_equal(split == 2, stated == 2)
-    assert np.bincount(split).tolist() == [32, 8, 20]
-    assert len({(g, s) for g, s in zip(group, split)}) == 15

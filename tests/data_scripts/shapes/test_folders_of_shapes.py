@@ -1,7 +1,9 @@
 """Folders of shapes: ShapeNetCore, deeper folders, what belongs to a mesh, partial splits, more in a distribution."""
 
 import json
+import os
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -19,7 +21,14 @@ def put(root, *names):
     for name in names:
         path = Path(root) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text({".obj": OBJ, ".off": OFF}.get(path.suffix, CLOUD))
+        more = (
+            f"# {crc32(os.fsencode(name))}\n"
+            if path.suffix in (".obj", ".off")
+            else f"0 0 {crc32(os.fsencode(name)) / 2**32}\n"
+        )
+        path.write_text(
+            {".obj": OBJ, ".off": OFF}.get(path.suffix, CLOUD) + more
+        )  # no file is another's copy
 
 
 def made(root, **options):
@@ -268,3 +277,46 @@ def test_a_row_of_the_case_of_folders(name, tmp_path):
     assert words in "\n".join(notes)
     if name == "f":
         assert sorted(clouds.split.tolist()).count(TEST) == 12
+
+
+def test_files_on_both_sides_of_a_split_are_said(tmp_path):
+    """Equal files, whatever their names; not equal ones of glTF, whose numbers lie in other files."""
+    put(
+        tmp_path / "a",
+        *(f"{s}/{c}/{i}.off" for s in ("train", "test") for c in ("car", "bus") for i in range(3)),
+    )
+    root = tmp_path / "a"
+    copies = (("train/car/1", "test/car/0"), ("train/bus/2", "test/car/2"), ("test/bus/0", "test/bus/1"))
+    for one, other in copies:
+        (root / f"{other}.off").write_bytes((root / f"{one}.off").read_bytes())
+    clouds, notes = made(root)
+    assert len(clouds.name) == 12
+    assert notes == [
+        "note: 2 shapes that test are known from training, which flatters the scores: test/car/0.off -> "
+        "train/car/1.off, test/car/2.off -> train/bus/2.off"
+    ]
+
+
+def test_gltfs_of_other_buffers_are_no_copies(tmp_path):
+    points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype="<f4")
+    scene = {
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}],
+        "bufferViews": [{"buffer": 0, "byteLength": 36}], "buffers": [{"uri": "scene.bin", "byteLength": 36}],
+    }  # fmt: skip
+    for name, scale in (
+        ("train/a/1", (1, 1, 1)),
+        ("train/b/2", (2, 1, 1)),
+        ("test/a/3", (1, 2, 1)),
+        ("test/b/4", (1, 1, 1)),
+    ):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "scene.gltf").write_text(json.dumps(scene))
+        (folder / "scene.bin").write_bytes((points * np.float32(scale)).tobytes())
+    _, notes = made(tmp_path)
+    assert [note for note in notes if "known" in note] == [
+        "note: 1 shape that tests is known from training, which flatters the scores: test/b/4/scene.gltf -> "
+        "train/a/1/scene.gltf"
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from dropfold.__main__ import main
 from dropfold.data_scripts.schemas import shape_schema
-from dropfold.data_scripts.schemas.groups import group_folds
+from dropfold.data_scripts.schemas.splits import group_folds
 from dropfold.data_scripts.shapes import ldraw
 from dropfold.data_scripts.work.errors import SchemaError
 
@@ -35,6 +35,12 @@ def arrays(furniture):
         "classes": np.array(["Arch", "Bar", "Brick"]),
         "radius": random.random(n, np.float32),
     }
+
+
+def put(values, place, value):
+    changed = values.copy()
+    changed[place] = value
+    return changed
 
 
 def save(path, arrays, **changes):
@@ -115,6 +121,30 @@ def test_the_real_source():
         (lambda a: {"train": a["train"].astype(int)}, "train is int64"),
         (lambda a: {"train": ~a["train"]}, "train is not the parts of all folds but 0, expected fold != 0"),
         (lambda a: {"classes": np.array([["a", "b", "c"]])}, r"classes is <U1 \[1, 3\], expected the names"),
+        (lambda a: {"mould": put(a["mould"], 7, " ")}, "mould 7 is empty, expected text"),
+        (lambda a: {"name": put(a["name"], 3, "")}, "name 3 is empty, expected text"),
+        (lambda a: {"classes": np.array(["a", "", "b"])}, "classes 1 is empty, expected text"),
+        (
+            lambda a: {"name": put(a["name"], 9, a["name"][4])},
+            r"name 9 is '4.dat: Part  4', that of 4, expected an",
+        ),
+        (lambda a: {"classes": np.array(["a", "b", "a"])}, "classes 2 is 'a', that of 0, expected another"),
+        (
+            lambda a: {"classes": np.array(["Arch", "Bar", "Brick", "Tile"])},
+            "category 'Tile' is of no part, expected parts in two folds or more",
+        ),
+        (
+            lambda a: {"label": np.where(a["fold"] == 2, 1, 2 * (a["label"] // 2))},
+            "category 'Bar' is all in fold 2, expected parts in two folds or more",
+        ),
+        (
+            lambda a: {"points": put(a["points"], 5, a["points"][5, :1])},
+            r"points of part 5 \(5\.dat: Part  5\) is one point, expected points of a surface",
+        ),
+        (
+            lambda a: {"points": put(a["points"], 8, a["points"][2])},
+            r"points of part 8 \(8\.dat: Part  8\) is those of part 2 \(2\.dat: Part  2\), expected its own",
+        ),
         (
             lambda a: {"mould": np.array(["3001"] * 120)},
             r"mould '3001' is in folds \d and \d, expected a mould in one",

@@ -153,6 +153,25 @@ def test_layers(level, channels, training, device):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_no_value_has_no_gradient(slope, device):
+    """In evaluation: -inf is the max of nothing. Infinity has the gradient of its side, NaN stays NaN."""
+    y = torch.randn(40, 6)
+    y[3, 1], y[5, 2], y[39, 4] = -torch.inf, torch.inf, torch.nan
+    norm = batch_norm(6, False, torch.float32, device)
+    norm = norm._replace(gamma=norm.gamma.detach().abs() + 0.1)
+    scale = (norm.gamma / (norm.var + norm.eps).sqrt()).cpu()
+    positive = scale * (y - norm.mean.cpu()) + norm.beta.detach().cpu() > 0
+    expected = scale * torch.where(positive, 1.0, slope)
+    expected[3, 1], expected[39, 4] = 0, torch.nan
+    leaf = y.to(device).requires_grad_()
+    out = norm_act(leaf, norm, negative_slope=slope)
+    (dy,) = torch.autograd.grad(out.sum(), leaf)
+    torch.testing.assert_close(dy.cpu(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert out[3, 1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("level", [None, "point"])
 def test_nan_wins_every_max(level, device):
     """Also in a later tile of a cloud; the other cloud is that of clean rows."""

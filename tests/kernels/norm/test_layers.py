@@ -296,3 +296,29 @@ def test_nan_is_never_swallowed():
     assert linear_norm_max(x * torch.nan, weight, None, norm).isnan().all()
     found = noise("point", x, p=0.3)
     assert norm_act(x, norm, noise=found)[0, 3].isnan().all()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_no_value_has_no_gradient_and_infinity_has_that_of_its_side(slope):
+    """In evaluation: -inf is the max of nothing, 0 and without a gradient; NaN stays NaN; all else is as without them."""
+    y, weights = torch.randn(40, 6).double(), torch.randn(40, 6).double()
+    norm = batch_norm(6, training=False)
+    norm = norm._replace(gamma=(norm.gamma.detach().abs() + 0.1).requires_grad_())
+    odd = y.clone()
+    odd[3, 1], odd[5, 2], odd[39, 4] = -torch.inf, torch.inf, torch.nan
+    scale = (norm.gamma / (norm.var + norm.eps).sqrt()).detach()
+    positive = scale * (odd - norm.mean) + norm.beta > 0
+    expected = scale * weights * torch.where(positive, torch.ones_like(y), slope)
+    expected[3, 1], expected[39, 4] = 0, torch.nan
+    odd.requires_grad_()
+    out = norm_act(odd, norm, negative_slope=slope)
+    assert out[3, 1] == 0
+    assert out[5, 2] == torch.inf
+    dy, dgamma, dbeta = torch.autograd.grad((out * weights).sum(), [odd, norm.gamma, norm.beta])
+    torch.testing.assert_close(dy, expected, **EXACT, equal_nan=True)
+    used = weights.clone()
+    used[3, 1] = 0
+    torch.testing.assert_close(
+        dbeta, (used * torch.where(positive, torch.ones_like(y), slope)).sum(0).detach(), **EXACT
+    )
+    assert dgamma[[0, 1, 3, 5]].isfinite().all()

@@ -19,6 +19,19 @@ def test_the_reference_finds_the_neighbours_of_a_k_d_tree(channels):
         assert (idx == cKDTree(cloud).query(cloud, 9)[1]).all()
 
 
+@pytest.mark.parametrize("rows", [False, True])
+def test_points_without_channels_are_all_the_same(rows):
+    """Every distance is a sum of nothing, 0: the smallest indices are the neighbours."""
+    x = torch.empty(2, 7, 0)
+    expected = torch.arange(3).expand(2, 7, 3)
+    options = {}
+    if rows:
+        x, options = x.flatten(0, 1), {"batch": torch.arange(2).repeat_interleave(7)}
+        expected = (expected + torch.tensor([0, 7])[:, None, None]).flatten(0, 1)
+    assert torch.equal(reference(x, 3, **options), expected)
+    assert torch.equal(knn(x, 3, **options), expected)
+
+
 def test_of_equal_distances_the_reference_takes_the_smaller_index():
     square = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [1, 0]])
     right = [[0, 1, 2, 4, 3], [1, 4, 0, 3, 2], [2, 0, 3, 1, 4], [3, 1, 2, 4, 0], [1, 4, 0, 3, 2]]

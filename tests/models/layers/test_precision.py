@@ -182,3 +182,27 @@ def test_a_compressed_network_keeps_its_pairs_in_float32():
     assert lowered.left["fc1"] == "its linear map is no plain nn.Linear"
     with torch.no_grad():
         assert lowered(torch.rand(2, 30, 3)).isfinite().all()
+
+
+def test_a_pair_in_the_place_of_a_bare_linear_layer_is_rounded():
+    """Its two maps are plain matrices, as docs/precision.md has it."""
+    network = settled(PointNet(5))
+    network.fc3 = nn.Sequential(nn.Linear(256, 8, bias=False), nn.Linear(8, 5)).eval()
+    lowered = lower_precision(network, "int8").network
+    assert [type(map_) for map_ in lowered.fc3] == [Int8Linear, Int8Linear]
+
+
+@pytest.mark.parametrize("inputs", [64, 1024])
+def test_rows_overflow_from_where_the_docs_say(inputs):
+    """Finite below 2.7e36 / k, the bound of s_m times the sum of integers; beyond 127 / 128 of float32's largest number
+    over 127 k the largest sum is infinite, where float32 is far from it."""
+    torch.manual_seed(0)
+    matrix = nn.Linear(inputs, 8, bias=False).eval()
+    matrix.weight.data = matrix.weight.sign() / inputs
+    row = matrix.weight.detach().sign()
+    low = Int8Linear(matrix)
+    bound = torch.finfo(torch.float32).max / 127 / inputs
+    with torch.no_grad():
+        assert low(row * 0.99 * bound).isfinite().all()
+        assert low(row * 2 * bound).diagonal().isinf().all()
+        assert matrix(row * 2 * bound).isfinite().all()

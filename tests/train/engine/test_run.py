@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from dropfold.__main__ import main
-from dropfold.data_scripts.schemas import shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.train.config.configs import NoiseConfig, Signature
 from dropfold.train.config.recipes import RECIPES, recipe
 from dropfold.train.engine.run import Run
@@ -349,8 +349,8 @@ def test_every_recipe_can_be_repeated_by_its_printed_command(name):
 
 def test_folds_test_each_shape_once_and_keep_the_classes_in_proportion(folder, furniture):
     label = furniture.label
-    fold = shape_schema.stratified_folds(label)
-    np.testing.assert_array_equal(fold, shape_schema.stratified_folds(label))
+    fold = splits.stratified_folds(label)
+    np.testing.assert_array_equal(fold, splits.stratified_folds(label))
     for members in (fold, *(fold[label == c] for c in range(12))):
         assert np.ptp(np.bincount(members, minlength=5)) <= 1
     config = replace(recipe("furniture"), protocol="fold")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dropfold.data_scripts.schemas import groups, shape_schema
+from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.train.tasks import clouds
 from tests.train.conftest import small
 
@@ -16,7 +16,7 @@ def grouped(tmp_path_factory, folder):
     whole = shape_schema.read(folder / "small.h5")
     group = [f"mould {i // 5 * 2 + (i % 5 > 1)}" for i in range(48)]
     split = np.where(np.arange(48) < 40, 0, 2).astype(np.uint8)
-    fold = groups.group_folds(group, whole.label)
+    fold = splits.group_folds(group, whole.label)
     path = tmp_path_factory.mktemp("grouped")
     shape_schema.write(path / "small.h5", replace(whole, split=split, group=group, group_fold=fold))
     return path, group, fold

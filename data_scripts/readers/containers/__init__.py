@@ -1,0 +1,1 @@
+"""Containers of videos: what their checksums tell that FFmpeg passes over."""
