@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dropfold.compress.methods.criteria import norm
 from dropfold.compress.plan.channels import plan_channels
-from dropfold.compress.plan.choice import stays
+from dropfold.compress.plan.choice import kept_positions
 from dropfold.compress.transform.architecture import Architecture, Edge, Space
 from dropfold.compress.transform.transitions import CONVOLUTIONS, ball_transitions, edge_transitions
 from dropfold.models.clouds.dgcnn import DGCNN, EDGES
@@ -102,7 +102,9 @@ class EdgeConvs:
             else:
                 channels = operation.width or EDGES[layer]
                 kept[layer] = sorted(self.order[layer][:channels].tolist())
-        left = stays(self.plan, {layer: some for layer, some in kept.items() if len(some) < EDGES[layer]})
+        left = kept_positions(
+            self.plan, {layer: some for layer, some in kept.items() if len(some) < EDGES[layer]}
+        )
         small = {name: _part(value, left.get(name, {})) for name, value in state.items()}
         for layer, name in operations.items():
             kind, weight = EdgeOperation.parse(name).kind, f"{layer}.linear.weight"
