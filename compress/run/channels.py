@@ -74,6 +74,8 @@ def take_channels_out(request: Request) -> dict[str, Any]:
     if "cost" not in found:
         found["scores"]["fine-tuned"] = test_figures(summary)
         finish(trained, found, out, example)
+    else:  # the run has written its own page again
+        show(Trained.of(out), found, again=True)
     return found
 
 

@@ -78,6 +78,8 @@ def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> d
         found["cost"] = {"M multiply-adds": work, **costs(trained, fine, example_of(trained), many=False)}
         checkpoint.save_json(out / FILE, found)
         show(fine, found)
+    else:  # the run has written its own page again
+        show(Trained.of(out), found, again=True)
     return found
 
 

@@ -17,7 +17,7 @@ from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.channels import CHOICE, adapt, finish, test_figures
 from dropfold.compress.run.formats import DENSE_RUN
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
 from dropfold.compress.run.target import first_within
 from dropfold.data_scripts.work import atomic
 from dropfold.train.config.configs import Config
@@ -72,6 +72,8 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
     if "cost" not in found:
         scores["fine-tuned"] = test_figures(summary)
         finish(trained, found, out, example)
+    else:  # the run has written its own page again
+        show(Trained.of(out), found, again=True)
     return found
 
 

@@ -98,13 +98,16 @@ def settle(asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
 
 
 def show(
-    fine: Trained, found: Mapping[str, Any], more: Sequence[Section] = (), made_by: str | None = None
-) -> None:
-    """Write the new run's page again, with what the compression found and `more`, and send it to its W&B run.
+    fine: Trained, found: Mapping[str, Any], more: Sequence[Section] = (), made_by: str | None = None, again: bool = False
+) -> None:  # fmt: skip
+    """Write the new run's page again, with what the compression found and `more`, and send it to its W&B run, unless that
+    was done before (`again`).
 
     `made_by` is the command that repeats it, if it is no `dropfold compress`.
     """
     write_report(fine, [*sections(found), *more], made_by=made_by or command(found, fine.run))
+    if again:
+        return
     numbers = {
         f"compress/{name}, {when}": pair[i]
         for name, pair in found["cost"].items()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -37,6 +37,8 @@ class Architecture:
 
     def __post_init__(self) -> None:
         names = [edge.name for edge in self.edges]
+        if any(" " in word or "=" in word for edge in self.edges for word in (edge.name, edge.operation)):
+            raise ValueError(f"names of edges and operations hold no spaces and no =; got {names}.")
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"the edges of an architecture need names of their own; got {names}.")
         _ = self.nodes
@@ -113,6 +115,14 @@ class Space:
                 "no edge of this architecture has a valid transition: there is nothing to choose."
             )
 
+    def keeping(self, names: Iterable[str]) -> Space:
+        """The space in which these edges stay as they are; ValueError for one that is not there."""
+        operations = self.original.operations()
+        for name in names:
+            if name not in operations:
+                raise ValueError(unknown("layer", name, operations))
+        return replace(self, options={**self.options, **{name: (operations[name],) for name in names}})
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """All operations of all edges."""
@@ -154,3 +164,8 @@ class Space:
 def key_of(operations: Operations) -> str:
     """One line for an architecture's operations."""
     return " ".join(f"{name}={operation}" for name, operation in operations.items())
+
+
+def parse_key(key: str) -> dict[str, str]:
+    """The operations of such a line."""
+    return dict(word.split("=", 1) for word in key.split(" "))

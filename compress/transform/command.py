@@ -32,13 +32,15 @@ class Options:
     search: Literal["all", "policy", "policy-released", "evolution", "random", "blind"] = "evolution"
     """Every architecture (all, if they are no more than --scores); NAT++'s policy with its gradient estimate (policy;
     policy-released as its authors' code has it); regularised evolution; the best of some that are drawn (random); or the
-    first that is drawn and meets the target (blind)."""
+    first that is drawn and costs nine tenths of the target or more, but not more than the target (blind)."""
     scores: int = 200
     """Architectures that are scored at most."""
     supernet_epochs: int | None = None
     """Epochs for the shared weights; default: half of the run's."""
     sandwich: bool = False
     """Train the shared weights with three architectures a step, the original one among them."""
+    keep: tuple[str, ...] = ()
+    """Layers that stay as they are."""
     weights: Literal["shared", "new"] = "shared"
     """The architecture that is found trains on from the shared weights, or is trained anew."""
     epochs: int | None = None
@@ -61,10 +63,11 @@ def main(options: Options) -> None:
     from dropfold.train.tasks.trained import Trained
 
     _check(options)
-    if Trained.of(options.run).config.train_on_validation:
+    learnt = Trained.of(options.run).config.train_on_validation
+    if learnt:
         say(
             "the run has learnt its validation split, on which architectures are scored: shared weights begin from it, and "
-            "the scores flatter what is near to the original."
+            "the scores flatter what is near to the original. The last training learns it again."
         )
     trained = Trained.of(options.run, train_on_validation=False)
     if trained.config.sizes or trained.config.operations:
@@ -76,7 +79,14 @@ def main(options: Options) -> None:
     out = options.out or beside / f"{absolute.name}-transform-{what}-{part:g}"
     seed = trained.config.seed if options.seed is None else options.seed
     request = Request(trained, out, "transform", options.target, options.epochs, options.lr, seed)
-    asked = Asked(options.search, options.scores, options.supernet_epochs, options.sandwich, options.weights)
+    asked = Asked(
+        options.search,
+        options.scores,
+        options.supernet_epochs,
+        options.sandwich,
+        options.weights,
+        options.keep,
+    )
     with going_on(out):
         found = transform(request, asked)
     Console().print(table(found))

@@ -1,11 +1,12 @@
 """What an architecture costs: multiply-adds and parameters counted on its network, milliseconds from a table.
 
-The table has what each operation adds to the whole network's time when it alone stands there, all measured once, in turns:
+The table has what each operation adds to the whole network's time when it alone stands there:
 
     ms(architecture) = ms(original) + sum over edges of [ms(original with this one operation) - ms(original)]
 
 An operation also changes what the next layers read, and that is in its entry as long as they are the original ones: the sum
-is an estimate. The architecture that is taken is timed itself.
+is an estimate. It is never below the time of the network of the cheapest operations, which is measured as well, and the
+architecture that is taken is timed itself.
 """
 
 from __future__ import annotations
@@ -20,48 +21,70 @@ from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.compress.transform.architecture import Space
 from dropfold.compress.transform.families import network_of
 from dropfold.models.operations.replace import Operations
+from dropfold.train.tasks.scene_prediction import progress
 
-Table = Mapping[str, Mapping[str, float]]  # edge -> operation -> milliseconds that it adds
+AT_ONCE = 16  # networks that are held and timed in turns
+
+
+def cheapest(space: Space) -> dict[str, str]:
+    """The last option of each edge."""
+    return space.canonical({name: options[-1] for name, options in space.options.items()})
 
 
 def time_table(
     network: nn.Module, space: Space, example: Sequence[Tensor], seconds: float = 0.5
 ) -> dict[str, Any]:
-    """{"original": ms, "added": {edge: {operation: ms}}}, of one sample."""
+    """{"original": ms, "least": ms of the cheapest, "added": {edge: {operation: ms}}}, of one sample.
+
+    Some networks at a time take turns with the original, and what an operation adds is relative to the original among them.
+    """
     whole = space.canonical(space.original.operations())
-    singles = [
+    singles: list[tuple[str, str]] = [
         (edge.name, option)
         for edge in space.original.edges
         for option in space.options[edge.name]
         if option != edge.operation
     ]
-    networks = [network_of(network, {**whole, name: option}) for name, option in singles]
-    # The 20th percentile: what else the machine does meets it least.
-    original, *times = (t.p20 for t in times_of([network, *networks], *example, seconds=seconds))
     added: dict[str, dict[str, float]] = {e.name: {e.operation: 0.0} for e in space.original.edges}
-    for (name, option), ms in zip(singles, times, strict=True):
-        added[name][option] = ms - original
-    return {"original": original, "added": added}
+    originals = []
+    with progress("operations timed", len(singles)) as advance:
+        for start in range(0, len(singles), AT_ONCE):
+            some = singles[start : start + AT_ONCE]
+            networks = [network_of(network, space.canonical({**whole, name: o})) for name, o in some]
+            # The 20th percentile: what else the machine does meets it least.
+            before, *after = (t.p20 for t in times_of([network, *networks], *example, seconds=seconds))
+            originals.append(before)
+            for (name, option), ms in zip(some, after, strict=True):
+                added[name][option] = ms / before - 1
+            advance(len(some))
+    original = sum(originals) / len(originals)
+    both = times_of([network, network_of(network, cheapest(space))], *example, seconds=seconds)
+    for operations in added.values():
+        for option in operations:
+            operations[option] *= original
+    return {"original": original, "least": original * both[1].p20 / both[0].p20, "added": added}
 
 
-def least(space: Space, table: Table) -> float:
-    """The least that all edges together add."""
-    return sum(min(table[edge.name].values()) for edge in space.original.edges)
+def latency(space: Space, times: Mapping[str, Any], operations: Operations) -> float:
+    """The estimate, as a part of the original's. What an operation brings with it, as a null those behind it, is in its own
+    entry."""
+    whole = space.canonical(space.original.operations())
+    total, paid = times["original"], set[str]()
+    for name, operation in operations.items():
+        if name not in paid and operation != whole[name]:
+            total += times["added"][name][operation]
+            one = space.canonical({**whole, name: operation})
+            paid |= {other for other in whole if other != name and one[other] != whole[other]}
+    return max(total, times["least"]) / times["original"]
 
 
 def cost_of(
-    what: str, network: nn.Module, example: Sequence[Tensor], times: Mapping[str, Any] | None
+    what: str, network: nn.Module, space: Space, example: Sequence[Tensor], times: Mapping[str, Any] | None
 ) -> Callable[[Operations], float]:
     """An architecture's part of the original's cost: of its latency by the table of `times`, its multiply-adds ("macs") or
     parameters by counting."""
-    if times is not None:
-        return lambda operations: (
-            (
-                times["original"]
-                + sum(times["added"][name][operation] for name, operation in operations.items())
-            )
-            / times["original"]
-        )
+    if times:
+        return lambda operations: latency(space, times, operations)
 
     def count(one: nn.Module) -> int:
         if what == "parameters":

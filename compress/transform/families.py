@@ -7,7 +7,8 @@ architecture is the network of its own that `replace_operations` builds: nothing
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +19,12 @@ from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import kept_positions
 from dropfold.compress.transform.architecture import Architecture, Edge, Space
 from dropfold.compress.transform.transitions import CONVOLUTIONS, ball_transitions, edge_transitions
+from dropfold.data_scripts.work.notes import say
 from dropfold.models.clouds.dgcnn import DGCNN, EDGES
 from dropfold.models.clouds.pointnet2 import PointNet2
 from dropfold.models.images.cells import NORMAL, REDUCTION, Cell, CellNetwork
 from dropfold.models.operations.balls import Balls
-from dropfold.models.operations.convolutions import make_operation
+from dropfold.models.operations.convolutions import make_operation, multiply_adds
 from dropfold.models.operations.edges import EdgeOperation
 from dropfold.models.operations.replace import Operations, operations_of, replace_operations
 
@@ -55,7 +57,7 @@ def family_of(network: nn.Module, *example: Any) -> Family:
     if isinstance(inner := getattr(network, "network", network), CellNetwork):
         return Cells(inner, "" if inner is network else "network.")
     if operations_of(network):
-        return Convolutions(network)
+        return Convolutions(network, *example)
     raise ValueError(
         f"nothing in {type(network).__name__} can be replaced: there are transitions for the EdgeConvs of DGCNN, the levels "
         "of PointNet++ that classifies, and convolutions of 1 x 1, 3 x 3 or 5 x 5 (one group, padded to keep the size)."
@@ -64,8 +66,19 @@ def family_of(network: nn.Module, *example: Any) -> Family:
 
 def network_of(network: nn.Module, operations: Operations) -> nn.Module:
     """A copy with these operations; what has another form has fresh weights. The random state stays as it was."""
-    with torch.random.fork_rng(devices=()):
+    with fixed_random(network):
         return replace_operations(copy.deepcopy(network), operations)
+
+
+@contextmanager
+def fixed_random(network: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """The random state of the CPU and of the network's device, put back at the end; in between from a seed, if there is
+    one."""
+    device = next(network.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 class EdgeConvs:
@@ -78,6 +91,12 @@ class EdgeConvs:
     def __init__(self, network: DGCNN, *example: Any) -> None:
         if network.operations() != dict.fromkeys(EDGES, f"edge_conv_{network.k}"):
             raise ValueError("this network is transformed already; transform the one that it was made of.")
+        noises: list[Any] = list(network.noise.values())
+        if any(getattr(noise, "space", "") == "graph" for noise in noises):
+            raise ValueError(
+                "this network's noise drops the neighbours of its graphs, and transitions change those: it would be another "
+                "noise. Train with --noise.space coordinates or features to transform it."
+            )
         plan = plan_channels(network, *example)
         self.plan, self.channels = plan, network.in_channels
         self.order = {name: norm(plan, plan[name]).argsort(descending=True, stable=True) for name in EDGES}
@@ -85,9 +104,12 @@ class EdgeConvs:
         edges, options, before = [], {}, "points"
         for i, (name, width) in enumerate(EDGES.items()):
             edges.append(Edge(name, before, f"features of {name}", f"edge_conv_{network.k}"))
+            # What would leave out noise is none of the options, nor is a skip of more channels than there are columns for.
+            ends = any(other in network.noise for other in list(EDGES)[i:])
+            out = {"null"} if ends else set()
+            out |= {"skip"} if name in network.noise or (i == 0 and self.channels > width) else set()
             found = edge_transitions(network.k, width, first=i == 0)
-            noisy = name in network.noise  # what would leave out the noise is none of the options
-            options[name] = tuple(o for o in found if not (noisy and o in ("skip", "null")))
+            options[name] = tuple(option for option in found if option not in out)
             before = edges[-1].target
         self.space = Space(Architecture(tuple(edges)), options, canonical)
 
@@ -179,9 +201,15 @@ class Convolutions:
     The DAG is the chain of the convolutions in the order in which the network lists them.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *example: Any) -> None:
         operations = operations_of(network)
-        options = {name: CONVOLUTIONS[operation] for name, operation in operations.items()}
+        options = {}
+        for name, operation in operations.items():
+            conv: Any = network.get_submodule(name)
+            options[name] = _no_dearer(operation, conv.in_channels, conv.out_channels)
+            if example and (why := _fails_without(network, name, example)):
+                options[name] = tuple(option for option in options[name] if option.startswith("conv_"))
+                say(f"{name} stays a convolution: without one, {type(network).__name__} fails ({why}).")
         edges, before = [], "image"
         for name, operation in operations.items():
             edges.append(Edge(name, before, f"features of {name}", operation))
@@ -189,7 +217,7 @@ class Convolutions:
         self.space = Space(Architecture(tuple(edges)), options)
         self.own = nn.ModuleDict()
         for name, operation in operations.items():
-            conv: Any = network.get_submodule(name)
+            conv = network.get_submodule(name)
             others = {other: make_operation(other, conv) for other in options[name] if other != operation}
             self.own[_key(name)] = nn.ModuleDict(others)
             for module in network.modules():
@@ -207,6 +235,22 @@ class Convolutions:
         return small
 
 
+def _no_dearer(operation: str, *widths: int) -> tuple[str, ...]:
+    """The published transitions of an operation that need no more multiply-adds than it at these widths."""
+    most = multiply_adds(operation, *widths)
+    return tuple(option for option in CONVOLUTIONS[operation] if multiply_adds(option, *widths) <= most)
+
+
+def _fails_without(network: nn.Module, name: str, example: Sequence[Any]) -> str | None:
+    """Why a network does not run with zeros in the place of a convolution; None: it does."""
+    try:
+        with torch.no_grad():
+            network_of(network, {name: "null"}).eval()(*example)
+    except Exception as error:  # a user's own code may raise anything
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
 class Cells:
     """A network of cells: all cells of a kind have one plan, and each its own weights for each operation of each edge."""
 
@@ -217,7 +261,23 @@ class Cells:
             for i, edge in enumerate(plan.edges):
                 source, target = f"{kind} {edge.source}", f"{kind} {edge.target}"
                 edges.append(Edge(f"{kind}.{i}", source, target, edge.operation))
-        options = {name: CONVOLUTIONS[operation] for name, operation in operations.items()}
+        widths = dict.fromkeys(network.plans, 0)
+        for cell in network.cells:
+            assert isinstance(cell, Cell)
+            kind = REDUCTION if cell.halves else NORMAL
+            widths[kind] = widths[kind] or cell.channels
+        options = {
+            name: _no_dearer(operation, *[widths[name.partition(".")[0]]] * 2)
+            for name, operation in operations.items()
+        }
+        for i, edge in enumerate(network.plans[REDUCTION].edges):
+            name = f"{REDUCTION}.{i}"  # a skip of an input is two convolutions there
+            if (
+                edge.source < 2
+                and not multiply_adds(edge.operation, 1, 1)
+                and edge.operation != "skip_connect"
+            ):
+                options[name] = tuple(option for option in options[name] if option != "skip_connect")
         self.space = Space(Architecture(tuple(edges)), options)
         weight = network.fc.weight
         for i, cell in enumerate(network.cells):

@@ -7,16 +7,19 @@ import io
 import json
 import shlex
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from dropfold.compress.transform.architecture import Architecture, key_of
 from dropfold.train.tasks.section import Section
 
 INK, PALE, BLUE, ORANGE = "#333333", "#9aa3ab", "#1668a8", "#e8743b"
 IN_A_ROW = 6
+SLOWER = 0.02  # of the original's time: what is said to be slower
 LINES = 4  # operations of a chart
 OPTIONS = {
-    "search": "search", "scores_asked": "scores", "supernet_epochs": "supernet-epochs", "weights_from": "weights",
+    "search": "search", "scores_at_most": "scores", "supernet_epochs": "supernet-epochs", "weights_from": "weights",
     "epochs": "epochs", "lr": "lr", "seed": "seed",
 }  # fmt: skip
 
@@ -27,12 +30,13 @@ def command(found: Mapping[str, Any], out: Path) -> str:
     for name, option in OPTIONS.items():
         words += [f"--{option}", str(found[name])]
     words += ["--sandwich"] if found["sandwich"] else []
+    words += ["--keep", *found["keep"]] if found["keep"] else []
     return shlex.join([*words, "--out", str(out)])
 
 
-def sections(found: Mapping[str, Any], original: Mapping[str, str]) -> list[Section]:
-    """Of the run's page; `original` are the operations before."""
-    after, singles = found["operations"], found["singles"]
+def sections(found: Mapping[str, Any], architecture: Architecture) -> list[Section]:
+    """Of the run's page; `architecture` is the original one."""
+    after, singles, original = found["operations"], found["singles"], architecture.operations()
     rows = []
     for name, before in original.items():
         log_p, cost = singles.get(name, (0.0, 0.0))
@@ -43,8 +47,8 @@ def sections(found: Mapping[str, Any], original: Mapping[str, str]) -> list[Sect
         Section(
             "The architecture, before and after",
             "Orange: what was replaced. Fall of log p(truth) on the validation split, and saving of the original's "
-            f"{what}, by this transition alone, with the shared weights.",
-            picture=_drawn(original, after),
+            f"{what}, by this transition alone (and what it brings with it), with the shared weights.",
+            picture=_drawn(architecture, after),
         ),
         Section("", head=["layer", "", "before", "after", "fall of log p", "saving"], rows=rows),
         Section(
@@ -55,14 +59,38 @@ def sections(found: Mapping[str, Any], original: Mapping[str, str]) -> list[Sect
             picture=_front(scored, found["operations"], what, part),
         ),
     ]
+    if found["times"]:
+        made.append(_times(found["times"]))
     if found["probabilities"]:
         made.append(_policy(found))
     return made
 
 
-def _drawn(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+def _times(times: Mapping[str, Any]) -> Section:
+    """The table of times, and what is slower although it needs no more multiply-adds."""
+    whole = times["original"]
+    rows = [
+        [name, "", option, f"{ms:+.3f}", f"{100 * ms / whole:+.1f} %", "slower" * (ms > SLOWER * whole)]
+        for name, options in times["added"].items()
+        for option, ms in options.items()
+        if ms
+    ]
+    slower = sum(row[-1] != "" for row in rows)
+    return Section(
+        "What each operation adds to the time",
+        f"Of one sample, with this operation alone in its layer; the original takes {whole:.2f} ms, the cheapest "
+        f"architecture {times['least']:.2f} ms. {slower} of {len(rows)} are slower by more than {100 * SLOWER:.0f} %, "
+        "though none needs more multiply-adds.",
+        head=["layer", "", "operation", "ms", "of the original's", ""],
+        rows=rows,
+    )
+
+
+def _drawn(architecture: Architecture, after: Mapping[str, str]) -> str:
     from matplotlib.figure import Figure
 
+    before, edges = architecture.operations(), architecture.edges
+    follows = {b.name for a, b in pairwise(edges) if a.target == b.source}
     names = list(before)
     chunks = [names[i : i + IN_A_ROW] for i in range(0, len(names), IN_A_ROW)]
     picture = Figure(figsize=(10, 1.5 * len(chunks) + 0.2), layout="constrained")
@@ -80,7 +108,7 @@ def _drawn(before: Mapping[str, str], after: Mapping[str, str]) -> str:
                 ax.text(i, row, text, ha="center", va="center", fontsize=8, color=INK, bbox=box)
                 if row:
                     ax.text(i, 1.72, name, ha="center", va="center", fontsize=8, color=PALE)
-                if i + 1 < len(chunk):
+                if i + 1 < len(chunk) and chunk[i + 1] in follows:
                     ax.annotate(
                         "", (i + 0.58, row), (i + 0.44, row), arrowprops={"arrowstyle": "->", "color": PALE}
                     )
@@ -99,7 +127,7 @@ def _front(scored: Mapping[str, Any], chosen: Mapping[str, str], what: str, part
         if not front or log_p > front[-1][1]:
             front.append((cost, log_p))
     ax.step(*zip(*front, strict=True), where="post", color=BLUE, lw=1.6, label="front")
-    own = scored[" ".join(f"{name}={operation}" for name, operation in chosen.items())]
+    own = scored[key_of(chosen)]
     ax.scatter([own[2]], [own[0]], s=60, color=ORANGE, zorder=3, label="taken")
     ax.axvline(part, color=PALE, ls=":", lw=1)
     ax.set(xlabel=f"{what}, part of the original's", ylabel="log p(truth), validation")

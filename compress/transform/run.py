@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run.channels import adapt, finish, test_figures
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
 from dropfold.compress.transform import page
-from dropfold.compress.transform.architecture import key_of
-from dropfold.compress.transform.costs import cost_of, least, time_table
-from dropfold.compress.transform.families import Family, family_of, network_of
+from dropfold.compress.transform.architecture import key_of, parse_key
+from dropfold.compress.transform.costs import cheapest, cost_of, time_table
+from dropfold.compress.transform.families import Family, family_of, fixed_random, network_of
+from dropfold.compress.transform.scores import Scores, alone
 from dropfold.compress.transform.search import Search, blind, check_few, search
 from dropfold.compress.transform.supernet import Supernet, TrainSupernet
 from dropfold.data_scripts.work import atomic
-from dropfold.models import reestimate_batch_norm
+from dropfold.data_scripts.work.notes import say
 from dropfold.models.operations.replace import Operations
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.scene_prediction import progress
+from dropfold.train.tasks.trained import Trained
 
 SUPERNET, ARCHITECTURE = "supernet", "architecture.json"
 PENALTY = 5.0  # of the reward, for a cost twice the target
-ADAPTED = 4  # batches on which the BatchNorms of an architecture are measured before it is scored
-KEPT_EVERY = 10  # scores
 TIMED = 8  # architectures that are timed before a target is given up
 
 Weights = Literal["shared", "new"]
@@ -37,14 +35,17 @@ Weights = Literal["shared", "new"]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for beside a `Request`: how to search, how many scores, the supernet's epochs and form, and whether the
-    architecture that is found trains on from the shared weights or from new ones."""
+    """What is asked for beside a `Request`: how to search, how many scores, the supernet's epochs and form, whether the
+    architecture that is found trains on from the shared weights or from new ones, which layers stay as they are, and whether
+    the last training learns the validation split, too, as the run did."""
 
     search: Search = "evolution"
     scores: int = 200
     supernet_epochs: int | None = None
     sandwich: bool = False
     weights: Weights = "shared"
+    keep: tuple[str, ...] = ()
+    train_on_validation: bool = False
 
 
 def transform(request: Request, asked: Asked) -> dict[str, Any]:
@@ -53,36 +54,29 @@ def transform(request: Request, asked: Asked) -> dict[str, Any]:
     Raises:
         ValueError: nothing in the network can be replaced, a target out of reach, or a folder of other options.
     """
-    trained, out, what = request.trained, request.out, request.target[0]
+    trained, out = request.trained, request.out
     trained.split("validation")  # which scores: refused here if it is empty
     example = example_of(trained)
-    family = family_of(trained.network, *example)
-    epochs = trained.config.epochs
-    from_new = asked.weights == "new"
+    with fixed_random(trained.network, request.seed or 0):  # weights that operations begin with
+        family = family_of(trained.network, *example)
+    family.space = family.space.keeping(asked.keep)
+    if asked.search != "all" and family.space.size <= asked.scores:
+        say(
+            f"all {family.space.size} architectures can be scored; --search all does, and needs no other search."
+        )
+    epochs, from_new = trained.config.epochs, asked.weights == "new"
     config = request.config(
         epochs if from_new else max(1, epochs // 3), trained.config.lr if from_new else trained.config.lr / 2
     )
     supernet_epochs = asked.supernet_epochs or max(1, epochs // 2)
-    words = request.words(
-        config, target=list(request.target), search=asked.search, scores_asked=asked.scores,
-        supernet_epochs=supernet_epochs, sandwich=asked.sandwich, weights_from=asked.weights,
-    )  # fmt: skip
-    found = begun(out, words)
-    if found is None:
-        times = time_table(trained.network, family.space, example) if what == "latency" else None
-        found = {**settle(words, trained), "times": times or {}, "architectures": {}}
-        _check_reach(request, family, found, example)
-        if asked.search == "all":
-            check_few(family.space, asked.scores)
-        atomic.make_folder(out)
-        checkpoint.save_json(out / FILE, found)
-    cost = cost_of(what, trained.network, example, found["times"] or None)
+    found = _begin(request, asked, family, config, supernet_epochs, example)
     supernet = _supernet(request, family, supernet_epochs, asked.sandwich)
     if "operations" not in found:
+        cost = cost_of(request.target[0], trained.network, family.space, example, found["times"])
         scores = Scores(request, supernet, cost, found)
         _search(request, asked, family, scores)
         found["operations"] = _take(request, family, found, example)
-        found["singles"] = _alone(family, scores, found["operations"])
+        found["singles"] = alone(family.space, scores, found["operations"])
         checkpoint.save_json(out / FILE, found)
     operations = found["operations"]
     small = network_of(trained.network, operations) if from_new else supernet.restricted(operations)
@@ -96,30 +90,59 @@ def transform(request: Request, asked: Asked) -> dict[str, Any]:
         checkpoint.save_json(out / FILE, found)
     elif not from_new:
         adapt(trained, small)
-    config = replace(config, operations=dict(operations))
+    config = replace(config, operations=dict(operations), train_on_validation=asked.train_on_validation)
     weights = None if from_new else small.state_dict()
     resuming = checkpoint.holds_run(out)
     summary = Run(replace(config, resume=out) if resuming else config, weights=weights).train()
+    shown = page.sections(found, family.space.original), page.command(found, out)
     if "cost" not in found:
         found["scores"]["trained anew" if from_new else "trained on"] = test_figures(summary)
-        original = family.space.original.operations()
-        finish(trained, found, out, example, page.sections(found, original), page.command(found, out))
+        finish(trained, found, out, example, *shown)
+    else:  # the run has written its own page again
+        show(Trained.of(out), found, *shown, again=True)
     return found
 
 
-def _check_reach(request: Request, family: Family, found: dict[str, Any], example: Sequence[Tensor]) -> None:
-    """ValueError if no architecture meets the target."""
-    what, part = request.target
-    if what == "latency":
-        times = found["times"]
-        reach = 1 + least(family.space, times["added"]) / times["original"]
+def _begin(
+    request: Request,
+    asked: Asked,
+    family: Family,
+    config: Any,
+    supernet_epochs: int,
+    example: Sequence[Tensor],
+) -> dict[str, Any]:
+    """What is kept in the folder: of an earlier start, or what is asked for, and the table of times."""
+    trained, out, (what, part) = request.trained, request.out, request.target
+    words = request.words(
+        config, counted=what, supernet_epochs=supernet_epochs, sandwich=asked.sandwich, weights_from=asked.weights,
+        keep=list(asked.keep), own_validation=asked.train_on_validation,
+    )  # fmt: skip
+    how = {"target": list(request.target), "search": asked.search, "scores_at_most": asked.scores}
+    found = begun(out, words)
+    if found is not None:
+        if "operations" in found:  # until then another search goes on from what was scored
+            begun(out, how)
+        elif {name: found[name] for name in how} != how:
+            found |= how
+            for name in ("order", "timed"):
+                found.pop(name, None)
     else:
-        last = {name: options[-1] for name, options in family.space.options.items()}  # the cheapest come last
-        reach = cost_of(what, request.trained.network, example, None)(family.space.canonical(last))
+        times = time_table(trained.network, family.space, example) if what == "latency" else {}
+        found = {**settle(words, trained), **how, "times": times, "architectures": {}}
+    cost = cost_of(what, trained.network, family.space, example, found["times"])
+    reach = cost(cheapest(family.space))
     if reach > part:
         raise ValueError(
             f"--target {what} {part:g} is out of reach: the least that transitions come to is {reach:.3f} of the original's."
         )
+    if asked.search == "all":
+        check_few(family.space, asked.scores)
+    if asked.search == "blind" and "order" not in found:
+        drawn = blind(family.space, cost, part, TIMED, request.seed or 0)
+        found["order"] = [key_of(operations) for operations in drawn]
+    atomic.make_folder(out)
+    checkpoint.save_json(out / FILE, found)
+    return found
 
 
 def _supernet(request: Request, family: Family, epochs: int, sandwich: bool) -> Supernet:
@@ -139,107 +162,64 @@ def _supernet(request: Request, family: Family, epochs: int, sandwich: bool) -> 
     return supernet.eval()
 
 
-class Scores:
-    """[mean log p(truth), the leading figure] on the validation split, and the part of the original's cost, of architectures
-    with the shared weights, their BatchNorms measured on a few training batches.
+def reward_of(
+    scores: Callable[[Operations], Sequence[float]], original: float, part: float
+) -> Callable[[Operations], float]:
+    """log p(truth) above the original's, less a penalty for what the cost exceeds the target by, relative to it."""
 
-    Each is scored once: what was kept before an interruption is not scored again.
-    """
+    def reward(operations: Operations) -> float:
+        log_p, _, cost = scores(operations)
+        return log_p - original - PENALTY * max(0.0, cost / part - 1)
 
-    def __init__(
-        self,
-        request: Request,
-        supernet: Supernet,
-        cost: Callable[[Operations], float],
-        found: dict[str, Any],
-    ) -> None:
-        self.trained, self.supernet, self.cost, self.found = request.trained, supernet, cost, found
-        self.kept: dict[str, list[float]] = found["architectures"]
-        self.file = request.out / FILE
-        self.split = self.trained.split("validation")
-        device = next(self.trained.network.parameters()).device
-        drawn = islice(self.trained.task.batches(self.trained.data.train, self.trained.config, 0), ADAPTED)
-        self.batches = [tuple(value.to(device) for value in inputs) for inputs, _ in drawn]
-
-    def __call__(self, operations: Operations) -> list[float]:
-        """The three numbers."""
-        key = key_of(operations)
-        if key not in self.kept:
-            self.kept[key] = [*self._score(operations), self.cost(operations)]
-            if len(self.kept) % KEPT_EVERY == 0:
-                checkpoint.save_json(self.file, self.found)
-        return self.kept[key]
-
-    def _score(self, operations: Operations) -> tuple[float, float]:
-        trained, small = self.trained, self.supernet.restricted(operations)
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(0)
-            reestimate_batch_norm(small, self.batches, lambda inputs: small(*inputs))
-            predictions = trained.task.predict_split(small.eval(), self.split, trained.config)
-        scores = trained.task.scores(predictions, trained.signature)
-        return -scores.loss, scores.leading
+    return reward
 
 
 def _search(request: Request, asked: Asked, family: Family, scores: Scores) -> None:
-    """Let the search ask for rewards: log p(truth) above the original's, less a penalty for what the cost exceeds the
-    target by, relative to it."""
-    part, space = request.target[1], family.space
+    """Score what the search asks for, and keep in which order architectures are to be tried: the best rewards first."""
+    found, space = scores.found, family.space
     original = scores(space.canonical(space.original.operations()))[0]
-    with progress("architectures", asked.scores) as advance:
+    reward = reward_of(scores, original, request.target[1])
+    if asked.search == "blind":
+        found |= {"rewards": {key: reward(parse_key(key)) for key in found["order"]}, "probabilities": []}
+    else:
+        with progress("architectures", asked.scores) as advance:
 
-        def reward(operations: Operations) -> float:
-            log_p, _, cost = scores(operations)
-            advance(1)
-            return log_p - original - PENALTY * max(0.0, cost / part - 1)
+            def counted(operations: Operations) -> float:
+                advance(1)
+                return reward(operations)
 
-        history: list[list[list[float]]] = []
-        if asked.search == "blind":
-            operations = blind(space, scores.cost, part, request.seed or 0)
-            rewards = {key_of(operations): reward(operations)}
-        else:
-            searched, history = search(space, reward, asked.search, asked.scores, request.seed or 0)
-            rewards = searched.rewards
-    scores.found |= {"rewards": rewards, "probabilities": history, "vocabulary": space.vocabulary}
-
-
-def _alone(family: Family, scores: Scores, operations: Operations) -> dict[str, list[float]]:
-    """What each transition that was taken changes alone: [log p(truth), part of the cost]."""
-    space = family.space
-    whole = space.canonical(space.original.operations())
-    before = scores(whole)
-    singles = {}
-    for edge in space.original.edges:
-        if operations[edge.name] != edge.operation:
-            after = scores(space.canonical({**whole, edge.name: operations[edge.name]}))
-            singles[edge.name] = [after[0] - before[0], after[2] - before[2]]
-    return singles
+            searched, history = search(space, counted, asked.search, asked.scores, request.seed or 0)
+        ranked = sorted(searched.rewards, key=searched.rewards.__getitem__, reverse=True)
+        found |= {"rewards": searched.rewards, "probabilities": history, "order": ranked}
+    found["vocabulary"] = space.vocabulary
+    checkpoint.save_json(scores.file, found)
 
 
 def _take(
     request: Request, family: Family, found: dict[str, Any], example: Sequence[Tensor]
 ) -> dict[str, str]:
-    """The operations of the best reward that meet the target, and, for a latency, do so twice when timed beside the
-    original."""
+    """The operations of the first architecture that meets the target, and, for a latency, does so twice when it is timed
+    beside the original. What was timed is kept."""
     (what, part), network = request.target, request.trained.network
-    ranked = sorted(found["rewards"], key=found["rewards"].get, reverse=True)
-    within = [key for key in ranked if found["architectures"][key][2] <= part]
-    timed: list[list[float]] = []
-    for key in within[:TIMED]:
-        operations = dict(word.split("=", 1) for word in key.split(" "))
-        if what != "latency":
-            return operations
-        small = network_of(network, operations)
-        parts = [t[1].p50 / t[0].p50 for t in (times_of([network, small], *example) for _ in range(2))]
-        timed.append([found["architectures"][key][2], max(parts)])
-        if max(parts) <= part:
-            found["timed"] = timed
-            return operations
-    if what == "latency" and timed:
+    within = [key for key in found["order"] if found["architectures"][key][2] <= part]
+    if not within:
         raise ValueError(
-            f"--target latency {part:g}: of the {len(timed)} best architectures that meet it by the table, none does when "
-            f"it is timed; the fastest took {min(t for _, t in timed):.2f} of the original's time. Ask for a larger part, "
-            "or for more --scores."
+            f"--target {what} {part:g}: none of the {len(found['order'])} architectures that were scored meets it; give "
+            "more --scores."
         )
+    if what != "latency":
+        return parse_key(within[0])
+    timed: dict[str, float] = found.setdefault("timed", {})
+    for key in within[:TIMED]:
+        if key not in timed:
+            small = network_of(network, parse_key(key))
+            twice = (times_of([network, small], *example) for _ in range(2))
+            timed[key] = max(after.p50 / before.p50 for before, after in twice)
+            checkpoint.save_json(request.out / FILE, found)
+        if timed[key] <= part:
+            return parse_key(key)
     raise ValueError(
-        f"--target {what} {part:g}: none of the {len(ranked)} architectures that were scored meets it; give more --scores."
+        f"--target latency {part:g}: of the {len(timed)} best architectures that meet it by the table, none does when it is "
+        f"timed; the fastest took {min(timed.values()):.2f} of the original's time. Ask for a larger part, or for more "
+        "--scores."
     )

@@ -22,7 +22,7 @@ SEARCHES: tuple[str, ...] = get_args(Search)
 DRAWS = 50  # for each score: a search that finds nothing new for so long has found what it will
 POPULATION, RIVALS = 16, 4
 PROBABILITIES_EVERY = 10  # steps of the policy
-BLIND = 10_000  # draws for one that meets the target
+BLIND = 2_000  # draws for some that meet the target
 
 
 class Found:
@@ -73,16 +73,22 @@ def search(
     return found, []
 
 
-def blind(space: Space, cost: Reward, target: float, seed: int = 0) -> dict[str, str]:
-    """The first one drawn that costs at most `target` of the original and at least nine tenths of that: what any search has
-    to beat. ValueError if there is none."""
-    generator = torch.Generator().manual_seed(seed)
+def blind(space: Space, cost: Reward, target: float, count: int, seed: int = 0) -> list[dict[str, str]]:
+    """The first ones drawn that cost at most `target` of the original and at least nine tenths of that, `count` or fewer, in
+    the order in which they were drawn: what any search has to beat. ValueError if there is none."""
+    generator, found = torch.Generator().manual_seed(seed), dict[str, dict[str, str]]()
     for _ in range(BLIND):
-        if 0.9 * target <= cost(operations := space.draw(generator)) <= target:
-            return operations
-    raise ValueError(
-        f"none of {BLIND:,} drawn architectures costs {0.9 * target:.2g} to {target:.2g} of the original's."
-    )
+        operations = space.draw(generator)
+        if 0.9 * target <= cost(operations) <= target:
+            found[key_of(operations)] = operations
+        if len(found) == count:
+            break
+    if not found:
+        raise ValueError(
+            f"--search blind: none of {BLIND:,} drawn architectures costs {0.9 * target:.2g} to {target:.2g} of the "
+            "original's."
+        )
+    return list(found.values())
 
 
 def check_few(space: Space, scores: int) -> None:

@@ -125,16 +125,16 @@ class DGCNN(HasPlainForm):
             if layer in self.noise and operation.kind in ("skip", "null"):
                 raise ValueError(f"{layer} carries noise, which {operation} would leave out.")
         self.edges = self.edges | parsed
-        made, channels = 0, self.in_channels
+        made, channels, raw = 0, self.in_channels, True
         for layer, operation in self.edges.items():
-            channels = self._place(layer, operation, channels)
-            made += channels
+            channels = self._place(layer, operation, channels, raw)
+            made, raw = made + channels, raw and operation.kind == "skip"
         if self.embed.in_channels != made:
             out, slope, sync = self.embed.norm.num_features, self.embed.negative_slope, self.embed.sync
             self._put("embed", LinearNormPool(made, out, negative_slope=slope, sync=sync))
 
-    def _place(self, layer: str, operation: EdgeOperation, channels: int) -> int:
-        """Put an operation on so many channels in a layer's place; how many it makes."""
+    def _place(self, layer: str, operation: EdgeOperation, channels: int, raw: bool) -> int:
+        """Put an operation on so many channels, the points' own if `raw`, in a layer's place; how many it makes."""
         module: Any = self.get_submodule(layer)
         kind = operation.kind
         if kind in ("skip", "null"):
@@ -148,8 +148,8 @@ class DGCNN(HasPlainForm):
             getattr(getattr(module, "norm", None), "num_features", None),
         )
         if type(module) is not wanted or size != (columns, width):
-            sync, coordinates = self.embed.sync, channels == self.in_channels
-            self._put(layer, wanted(channels, width, negative_slope=0.2, sync=sync, coordinates=coordinates))
+            options: dict[str, Any] = {"negative_slope": 0.2, "sync": self.embed.sync, "coordinates": raw}
+            self._put(layer, wanted(channels, width, **options))
         return width
 
     def _put(self, name: str, module: nn.Module) -> None:

@@ -16,13 +16,22 @@ Operations = Mapping[str, str]
 def operations_of(network: nn.Module) -> dict[str, str]:
     """The operation of each layer that others can stand in for, in the network's order.
 
-    A network says it itself (`operations()`, as DGCNN's EdgeConvs); of others it is their convolutions.
+    A network says it itself (`operations()`, as DGCNN's EdgeConvs); of others it is their convolutions, but for those that
+    several layers share, and those with hooks.
     """
     own: Any = _own(network)
     if own is not None:
         return dict(own.operations())
-    found = {name: operation_of(module) for name, module in network.named_modules()}
-    return {name: operation for name, operation in found.items() if operation is not None}
+    names: dict[int, int] = {}
+    for _, module in network.named_modules(remove_duplicate=False):
+        names[id(module)] = names.get(id(module), 0) + 1
+    return {
+        name: operation
+        for name, module in network.named_modules()
+        if (operation := operation_of(module)) is not None
+        and names[id(module)] == 1
+        and not _has_hooks(module)
+    }
 
 
 def replace_operations(network: nn.Module, operations: Operations) -> nn.Module:
@@ -37,25 +46,29 @@ def replace_operations(network: nn.Module, operations: Operations) -> nn.Module:
     for name in operations:
         if name not in known:
             raise ValueError(f"operations: {unknown('layer', name, known)}")
+    before = set(network.modules())
     own: Any = _own(network)
     if own is not None:
         own.replace_operations(operations)
-        return network
-    made: dict[str, nn.Module] = {
-        name: make_operation(operation, network.get_submodule(name))  # type: ignore[arg-type]
-        for name, operation in operations.items()
-        if operation != known[name]
-    }
-    for name, module in made.items():
-        module.train(network.get_submodule(name).training)
-        network.set_submodule(name, module)
-    fresh = [
-        (f"{name}.{part}", inner) for name, layer in made.items() for part, inner in layer.named_modules()
-    ]
+    else:
+        made: dict[str, nn.Module] = {
+            name: make_operation(operation, network.get_submodule(name))  # type: ignore[arg-type]
+            for name, operation in operations.items()
+            if operation != known[name]
+        }
+        for name, module in made.items():
+            module.train(network.get_submodule(name).training)
+            network.set_submodule(name, module)
+    fresh = [(name, module) for name, module in network.named_modules() if module not in before]
     drawing: list[Any] = [module for module in network.modules() if hasattr(module, "draw_weights")]
     for module in drawing:
         module.draw_weights(fresh)
     return network
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether a module does more than its class says, as with torch's old spectral_norm."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _own(network: nn.Module) -> nn.Module | None:

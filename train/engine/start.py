@@ -39,11 +39,15 @@ def load_start(network: nn.Module, run: Path, config: Config, signature: Signatu
         )
     state = _without_noise(network.state_dict())
     differing = [name for name in {**state, **weights} if _shape(name, state) != _shape(name, weights)]
-    if differing and (other.sizes, other.operations) != (config.sizes, config.operations):
-        what, word = ("sizes", "compress") if other.sizes != config.sizes else ("operations", "transform")
+    if other.operations != config.operations:  # fewer neighbours change no shape
         raise ValueError(
-            f"--start {run} has other {what} than its config builds, by `dropfold {word}`; start from the run that it was "
-            f"made of, or make the smaller run anew with `dropfold {word} --epochs`."
+            f"--start {run} has other operations than its config builds, by `dropfold transform`; start from the run that "
+            "it was made of, or make the cheaper run anew with `dropfold transform --epochs`."
+        )
+    if differing and other.sizes != config.sizes:
+        raise ValueError(
+            f"--start {run} has other sizes than its config builds, by `dropfold compress`; start from the run that it was "
+            "made of, or train the compressed run on with `dropfold compress --epochs`."
         )
     if differing:
         raise ValueError(

@@ -154,8 +154,9 @@ def curves(config: Config, rows: list[dict[str, Any]], name: str) -> list[dict[s
 
 def command(config: Config) -> str:
     """The command line that repeats the run: the recipe, and what differs from it."""
-    if config.sizes:
-        return "dropfold compress RUN (its options are in this run's compression.json)"
+    if config.sizes or config.operations:
+        word = "compress" if config.sizes else "transform"
+        return f"dropfold {word} RUN (its options are in this run's compression.json)"
     words = ["dropfold", "train", config.recipe]
     base = _flat(asdict(recipe(config.recipe))) if config.recipe in RECIPES else {}
     for key, value in _flat(asdict(config)).items():

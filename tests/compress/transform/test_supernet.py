@@ -8,9 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from dropfold import kernels
+from dropfold.compress.cost.times import Times
+from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.compress.plan.channels import plan_channels
+from dropfold.compress.transform import costs
 from dropfold.compress.transform.families import canonical, family_of, network_of
-from dropfold.compress.transform.supernet import Supernet
+from dropfold.compress.transform.supernet import Supernet, TrainSupernet
 from dropfold.models import DGCNN, DropCluster, DropPoint, PointNet2
 from dropfold.models.clouds.dgcnn import EDGES
 from dropfold.models.images.cells import CellNetwork
@@ -19,6 +22,7 @@ from dropfold.models.images.vgg import VGG16
 from dropfold.models.layers.unfused import unfused
 from dropfold.models.operations.balls import Balls
 from dropfold.models.operations.edges import EdgeOperation
+from dropfold.models.operations.replace import operations_of, replace_operations
 
 
 def with_statistics(network):
@@ -160,6 +164,10 @@ def test_a_layer_that_carries_noise_is_not_left_out(points):
     assert "skip" not in options["edge2"]
     assert "null" not in options["edge2"]
     assert "skip" in options["edge3"]
+    assert ["null" in options[name] for name in EDGES] == [False, False, True, True]
+    space = family_of(network, x).space
+    for seed in range(100):
+        network_of(network, space.draw(torch.Generator().manual_seed(seed)))
     with pytest.raises(ValueError, match="edge2 carries noise, which skip would leave out"):
         network_of(network, {"edge2": "skip"})
     draws = DGCNN(5, noise={"edge2": DropCluster(0.2, 4)}).train()
@@ -216,6 +224,160 @@ def test_smaller_kernels_begin_as_the_middle_of_the_trained_one():
     assert torch.equal(own["conv_3x3"].weight, network.first.weight[:, :, 1:4, 1:4])
     assert torch.equal(own["conv_1x1"].weight, network.first.weight[:, :, 2:3, 2:3])
     assert torch.equal(own["conv_1x1"].bias, network.first.bias)
+
+
+def test_noise_that_reads_the_graph_is_refused():
+    network = DGCNN(5, noise=DropCluster(0.2, 4, space="graph"))
+    with pytest.raises(ValueError, match="drops the neighbours of its graphs"):
+        family_of(network, torch.rand(1, 30, 3))
+
+
+def test_convolutions_that_are_shared_or_have_hooks_stay():
+    network = OfAUser()
+    network.again = network.second
+    network.last.register_forward_pre_hook(lambda *_: None)
+    assert list(operations_of(network)) == ["first"]
+
+
+class ReadsItsWeight(OfAUser):
+    def forward(self, x):
+        return super().forward(x.to(self.first.weight.dtype))
+
+
+def test_a_layer_that_the_code_reads_stays_a_convolution(caplog):
+    space = family_of(ReadsItsWeight(), torch.randn(1, 3, 9, 9)).space
+    assert space.options["first"] == ("conv_5x5", "conv_3x3", "conv_1x1")
+    assert "null" in space.options["second"]
+    assert "first stays a convolution: without one, ReadsItsWeight fails" in caplog.text
+
+
+def test_options_cost_no_more_at_the_layers_own_widths():
+    """Separable convolutions cost more than a convolution to very few channels."""
+    network = nn.Sequential(nn.Conv2d(64, 3, 3, padding=1), nn.Conv2d(3, 64, 3, padding=1))
+    options = family_of(network, torch.randn(1, 64, 8, 8)).space.options
+    assert "sep_conv_3x3" not in options["0"]
+    assert "sep_conv_3x3" in options["1"]
+    for plan in ("resnet", "darts"):
+        cells = CellNetwork(4, plan, channels=6, cells=4)
+        x, found = torch.rand(1, 3, 16, 16), family_of(cells, torch.rand(1, 3, 16, 16)).space
+        whole = found.original.operations()
+        most = multiply_adds(work_of(cells.eval(), x))
+        for name, choices in found.options.items():
+            for option in choices:
+                one = network_of(cells, {**whole, name: option})
+                assert multiply_adds(work_of(one, x)) <= most, (name, option)
+
+
+def test_layers_that_change_get_the_networks_own_initial_weights():
+    drawn = []
+    network = PointNet2(5, grouping="msg")
+    network.draw_weights = lambda layers: drawn.extend(name for name, _ in layers)
+    replace_operations(network, {"sa2": "balls_scale2"})
+    assert "sa2.scales.0.layers.0.linear" in drawn
+    assert "sa3.layers.0.linear" in drawn
+    assert not any(name.startswith(("sa1", "fc")) for name in drawn)
+
+
+def test_the_random_state_is_left_alone():
+    network = DGCNN(5)
+    before = torch.get_rng_state()
+    network_of(network, {"edge2": "pointwise_w32"})
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class FakeStep:
+    """A step of the engine on a given batch."""
+
+    def __init__(self, network, inputs):
+        self.network, self.inputs, self.updates = network, inputs, 0
+
+    def forward(self):
+        return self.network(self.inputs)
+
+    def loss(self, logits):
+        return logits.square().mean()
+
+    def backward(self, loss):
+        loss.backward()
+
+    def update(self):
+        self.updates += 1
+
+
+@pytest.mark.parametrize("sandwich", [False, True])
+def test_a_step_adds_the_gradients_of_what_was_drawn(points, sandwich):
+    network, x = points
+    family = family_of(network, x)
+    method = TrainSupernet(family, sandwich)
+    supernet = method.prepare(copy.deepcopy(network)).eval()
+    torch.manual_seed(4)
+    paths = [family.space.draw() for _ in range(2 if sandwich else 1)]
+    paths = [dict.fromkeys(EDGES, "edge_conv_20"), *paths] if sandwich else paths
+    expected = 0
+    for path in paths:
+        supernet.path = path
+        loss = supernet(x).square().mean() / len(paths)
+        expected += torch.autograd.grad(loss, supernet.network.edge2.linear.weight)[0]
+    torch.manual_seed(4)
+    step = FakeStep(supernet, x)
+    method.take_step(step)
+    assert step.updates == 1
+    torch.testing.assert_close(supernet.network.edge2.linear.weight.grad, expected, rtol=0, atol=1e-12)
+
+
+def test_each_option_is_drawn_as_often_as_another(points):
+    space = family_of(*points).space
+    counts = dict.fromkeys(space.options["edge1"], 0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(1400):
+        counts[space.draw(generator)["edge1"]] += 1
+    assert min(counts.values()) > 60
+    assert max(counts.values()) < 140
+
+
+def test_what_is_saved_meanwhile_is_the_original_with_measured_norms(points):
+    network, x = points
+    method = TrainSupernet(family_of(network, x))
+    supernet = method.prepare(copy.deepcopy(network)).train()
+    found = method.evaluated(supernet, lambda: iter([(x,)]))
+    assert set(found.state_dict()) == set(network.state_dict())
+    graph = torch.cdist(x, x).topk(20, largest=False).indices
+    near = torch.stack([cloud[idx] for cloud, idx in zip(x, graph, strict=True)])
+    here = x[:, :, None].expand_as(near)
+    mean = (torch.cat([near - here, here], -1) @ network.edge1.linear.weight.T).flatten(0, 2).mean(0)
+    torch.testing.assert_close(found.edge1.norm.running_mean, mean, rtol=0, atol=1e-10)
+
+
+def test_the_table_of_times_has_what_each_operation_adds(points, monkeypatch):
+    """With a time for each kind of operation, and a machine that is slower the second time."""
+    network, x = points
+    space = family_of(network, x).space
+    asked = []
+
+    def ms(one):
+        operations = [EdgeOperation.parse(name) for name in one.operations().values()]
+        kinds = {"edge_conv": 4.0, "pointwise": 1.0, "skip": 0.0, "null": 0.0}
+        return 10 + sum(kinds[operation.kind] + operation.k / 10 for operation in operations)
+
+    def times(networks, *_, seconds):
+        asked.append(len(networks))
+        slow = 1.0 if len(asked) == 1 else 2.0
+        return [Times(slow * ms(one), 1e9, 1e9) for one in networks]
+
+    monkeypatch.setattr(costs, "times_of", times)
+    table = costs.time_table(network, space, (x,))
+    assert max(asked) <= costs.AT_ONCE + 1
+    scale = table["original"] / 34
+    assert table["least"] == pytest.approx(10 * scale)
+    assert table["added"]["edge2"]["pointwise_w32"] == pytest.approx((1 - 6) * scale)
+    assert table["added"]["edge3"]["edge_conv_10"] == pytest.approx(-1 * scale)
+    assert table["added"]["edge3"]["null"] == pytest.approx(
+        -12 * scale
+    )  # and of edge4, which has nothing left to read
+    cost = costs.cost_of("latency", network, space, (x,), table)
+    for operations in (space.draw(torch.Generator().manual_seed(seed)) for seed in range(30)):
+        assert cost(operations) == pytest.approx(ms(network_of(network, operations)) / 34)
+    assert cost(dict.fromkeys(EDGES, "null")) == pytest.approx(10 / 34)
 
 
 def test_what_cannot_be_replaced_is_said():
