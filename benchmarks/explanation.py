@@ -2,7 +2,7 @@
 
 Each run is copied to OUT/NETWORK-NOISE/seed-SEED, explained there by `dropfold explain`, and measured by what that command
 does not do: the axioms of maps per layer, units replaced by 0 beside units replaced by their mean, and Zheng's iterative
-score where asked for. Whatever is there already is not made again, so that an interrupted study goes on.
+score where asked for. A part that is there already is not measured again, so that an interrupted study goes on.
 
 Tables, over all runs in OUT:
 
@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +34,13 @@ import tyro
 from benchmarks.harness import RESULTS
 from dropfold.__main__ import main as dropfold
 from dropfold.explain import axioms, dropping, saliency
-from dropfold.explain.run.found import Clouds, Found
+from dropfold.explain.run.found import BATCH, Clouds, Found
+from dropfold.explain.run.scores import GAME_PAIRS
 from dropfold.explain.run.units import explain_units
 from dropfold.explain.score.axioms import before_pool
 from dropfold.explain.score.curves import FRACTIONS
+from dropfold.explain.score.game import pairs, two_shape_games
+from dropfold.explain.score.saliency import saliencies
 from dropfold.train.compare import table
 from dropfold.train.data.splits import stratified
 from dropfold.train.scoring.intervals import resample
@@ -64,8 +67,11 @@ class Options:
     """The folder of copies."""
     clouds: int = 24
     """Test clouds whose channels are ablated one by one at a network's default layer, of each class its share."""
-    iterative: bool = False
-    """Zheng's iterative score too: a backward pass for each fortieth of the points."""
+    parts: tuple[Literal["explain", "dropping", "iterative", "game", "units", "axioms", "pool"], ...] = (
+        *("explain", "units", "axioms", "pool"),
+    )
+    """What is measured. `explain` is all of `dropfold explain`, `dropping` and `game` two parts of it for less time,
+    `iterative` Zheng's iterative score, `axioms` those at the default layer and `pool` those before the pool."""
     keep: bool = False
     """Write the tables to benchmarks/results, too."""
 
@@ -79,6 +85,8 @@ class Key(NamedTuple):
     measure: str
 
 
+Part = tuple[dict[str, np.ndarray], dict[str, Any]]
+"""What is measured: arrays, and values for study.json."""
 Values = dict[Key, float]
 Samples = dict[Key, np.ndarray]
 """Of the same keys the contribution of each sample [n], where the value is their mean or median."""
@@ -98,9 +106,7 @@ class Measured:
 
 def main(options: Options) -> None:
     for run in options.runs:
-        copy = copy_of(run, options.out)
-        explain_run(copy)
-        measure_run(copy, options)
+        measure_run(copy_of(run, options.out), options)
         print(write_tables(options))
 
 
@@ -114,89 +120,154 @@ def copy_of(run: Path, out: Path) -> Path:
     return place
 
 
-def explain_run(run: Path) -> None:
-    """`dropfold explain` by all methods, where it is not done."""
-    path = run / "explanation.json"
-    if not path.exists() or not set(METHODS) <= set(load_json(path)["dropping"]["methods"]):
-        dropfold(["explain", str(run), "--methods", *METHODS])
-
-
 def measure_run(run: Path, options: Options) -> None:
-    """study.json and study.npz, where they are not there or lack what is asked for."""
+    """study.json and study.npz: the parts that are asked for and not there, written as each ends."""
     path = run / f"{MEASURED}.json"
-    values = load_json(path) if path.exists() else {}
+    done = load_json(path) if path.exists() else {"parts": {}}
     arrays = dict(checkpoint.load_arrays(path.with_suffix(".npz"))) if path.exists() else {}
-    trained = Trained.of(run)
-    clouds = clouds_of(trained, "test")
-    if "axioms" not in values:
-        for layer, few in layers_of(trained, clouds, options.clouds):
-            target = clouds.logits()[few].argmax(1)
-            for name, found in axioms(clouds.network, clouds.x[few], target, layer=layer).items():
-                arrays |= {f"axioms/{layer}/{name}/{m}": v.cpu().numpy() for m, v in vars(found).items()}
-        values["axioms"] = {"clouds": options.clouds}
-        values |= {"commit": commit(), "machine": machine()}
-    if "units" not in values:
-        found = Found(page={"tables": []})
-        explain_units(clouds, found, clouds_of(trained, "train"), clouds.logits(), "zero")
-        values["units"] = found.values["units"]
-        arrays["units/loss"] = found.arrays["units/loss"]
-    if options.iterative and f"dropping/{ITERATIVE}" not in arrays:
-        scores = saliency(clouds.network, clouds.x, clouds.logits().argmax(1), ITERATIVE)
-        right = dropping(clouds.network, clouds.x, scores, FRACTIONS).right(clouds.label)
-        arrays[f"dropping/{ITERATIVE}"] = right.cpu().numpy().astype(bool)
-    checkpoint.save_arrays(path.with_suffix(".npz"), arrays)
-    checkpoint.save_json(path, values)
+    study: Study | None = None
+    for part in options.parts:
+        if part in done["parts"]:
+            continue
+        study = study or Study(run, options)
+        found, values = PARTS[part](study)
+        arrays |= found
+        done["parts"][part] = values | {"commit": commit(), "machine": machine()}
+        checkpoint.save_arrays(path.with_suffix(".npz"), arrays)
+        checkpoint.save_json(path, done)
 
 
-def clouds_of(trained: Trained, split: Any) -> Clouds:
-    """A split of a run's data as `dropfold explain` sees it."""
-    samples, device = trained.split(split), next(trained.network.parameters()).device
-    x, label = trained.task.inputs(samples, trained.config)[0].to(device), samples.label.long().to(device)
-    return Clouds(trained.network, x, label, [""] * len(x), trained.signature.class_names)
+class Study:
+    """A run's network and clouds, and the parts that are measured of them: `(arrays, values)` each."""
+
+    def __init__(self, run: Path, options: Options) -> None:
+        self.run, self.options, self.trained = run, options, Trained.of(run)
+        self.clouds = self._clouds("test")
+        self.predicted = self.clouds.logits().argmax(1)
+
+    def _clouds(self, split: Any) -> Clouds:
+        """A split as `dropfold explain` sees it."""
+        trained = self.trained
+        samples, device = trained.split(split), next(trained.network.parameters()).device
+        x, label = trained.task.inputs(samples, trained.config)[0].to(device), samples.label.long().to(device)
+        return Clouds(trained.network, x, label, [""] * len(x), trained.signature.class_names)
+
+    def explain(self) -> Part:
+        """`dropfold explain` by all methods, if it is not done; the curves of dropping, the game and the figures of maps."""
+        path = self.run / "explanation.json"
+        if not path.exists() or not set(METHODS) <= set(load_json(path)["dropping"]["methods"]):
+            dropfold(["explain", str(self.run), "--methods", *METHODS])
+        arrays, values = checkpoint.load_arrays(path.with_suffix(".npz")), load_json(path)
+        places = [FRACTIONS.index(fraction) for fraction in LOST.values()]
+        curves = {name: arrays[f"dropping/{name}"][places] for name in METHODS}
+        games = {name: v for name, v in arrays.items() if name.startswith("game/")}
+        figures = {name: figures_of(v) for name, v in values["dropping"]["methods"].items()}
+        return curves_of(curves) | games | self._whole(), {"figures": figures}
+
+    def dropping(self) -> Part:
+        """The curves of dropping alone."""
+        clouds = self.clouds
+        maps = saliencies(clouds.network, clouds.x, [self.predicted], METHODS)
+        curves = {name: self._right(scores) for name, (scores,) in maps.items()}
+        return curves_of(curves) | self._whole(), {}
+
+    def iterative(self) -> Part:
+        """The curve of Zheng's iterative score: a backward pass for each fortieth of the points."""
+        clouds = self.clouds
+        scores = saliency(clouds.network, clouds.x, self.predicted, ITERATIVE)
+        return curves_of({ITERATIVE: self._right(scores)}), {}
+
+    def game(self) -> Part:
+        """The two-shape game alone."""
+        clouds = self.clouds
+        chosen = pairs(clouds.logits(), clouds.label, GAME_PAIRS)
+        games = two_shape_games(clouds.network, clouds.x, clouds.label, chosen, METHODS)
+        arrays = {f"game/{name}": game.top.cpu().numpy() for name, game in games.items()}
+        return arrays | {"game/valid": games[BASE].valid.cpu().numpy()}, {}
+
+    def units(self) -> Part:
+        """The pooled units, in both readings."""
+        training = self._clouds("train")
+        arrays, values = {}, {}
+        for to in ("zero", "mean"):
+            found = Found(page={"tables": []})
+            explain_units(self.clouds, found, training, self.clouds.logits(), to)
+            arrays[f"units/{to}"], values[to] = found.arrays["units/loss"], found.values["units"]
+        return arrays, values
+
+    def axioms(self) -> Part:
+        """The axioms at the default layer, of a few clouds: a pass above it for each of its channels."""
+        few = stratified(self.clouds.label, self.options.clouds)
+        return self._axioms(DEFAULT_LAYERS[self.trained.config.network], few), {"clouds": len(few)}
+
+    def pool(self) -> Part:
+        """The axioms before the pool, of all clouds."""
+        layer = before_pool(self.clouds.network)
+        assert layer is not None
+        return self._axioms(layer, torch.arange(len(self.clouds.x))), {}
+
+    def _axioms(self, layer: str, some: torch.Tensor) -> dict[str, np.ndarray]:
+        arrays: dict[str, list[np.ndarray]] = {}
+        for few in some.split(BATCH):
+            found = axioms(self.clouds.network, self.clouds.x[few], self.predicted[few], layer=layer)
+            for name, one in found.items():
+                for measure, values in vars(one).items():
+                    arrays.setdefault(f"axioms/{layer}/{name}/{measure}", []).append(values.cpu().numpy())
+        return {name: np.concatenate(values) for name, values in arrays.items()}
+
+    def _right(self, scores: torch.Tensor) -> np.ndarray:
+        clouds = self.clouds
+        curve = dropping(clouds.network, clouds.x, scores, tuple(LOST.values()))
+        return curve.right(clouds.label).cpu().numpy()
+
+    def _whole(self) -> dict[str, np.ndarray]:
+        return {"whole": (self.predicted == self.clouds.label).cpu().numpy()}
 
 
-def layers_of(trained: Trained, clouds: Clouds, few: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """The layers at which axioms are measured, and the clouds: of the default layer a few, before the pool all."""
-    yield DEFAULT_LAYERS[trained.config.network], stratified(clouds.label, few)
-    if (layer := before_pool(clouds.network)) is not None:
-        yield layer, torch.arange(len(clouds.x))
+PARTS: dict[str, Callable[[Study], Part]] = {
+    name: getattr(Study, name)
+    for name in ("explain", "dropping", "iterative", "game", "units", "axioms", "pool")
+}
+
+
+def curves_of(rights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As they are kept: at the fractions of `LOST`."""
+    return {f"lost/{name}": right.astype(bool) for name, right in rights.items()}
 
 
 def measured(run: Path) -> Measured:
-    """Everything that the files of an explained and measured run say."""
+    """Everything that the files of a measured run say."""
     config, _ = checkpoint.load_config(run)
-    explained, study = (load_json(run / f"{name}.json") for name in ("explanation", MEASURED))
-    arrays, more = (dict(checkpoint.load_arrays(run / f"{n}.npz")) for n in ("explanation", MEASURED))
+    parts = load_json(run / f"{MEASURED}.json")["parts"]
+    arrays = checkpoint.load_arrays(run / f"{MEASURED}.npz")
     values: Values = {}
     samples: Samples = {}
 
     def add(key: Key, of_samples: np.ndarray, middle: Callable[[np.ndarray], Any] = np.mean) -> None:
         values[key], samples[key] = float(middle(of_samples)), of_samples
 
-    for name, one in more.items():
-        if name.startswith("axioms/"):
-            _, layer, method, measure = name.split("/")
+    for name, one in arrays.items():
+        kind, _, method = name.partition("/")
+        if kind == "axioms":
+            layer, method, measure = method.split("/")
             add(Key("axioms", layer, method, measure), one, np.median)
-    whole = arrays["logits"].argmax(1) == arrays["label"]
-    values[Key("dropping", "", "", "whole")] = float(whole.mean())
-    for name, right in (arrays | more).items():
-        if not name.startswith("dropping/"):
-            continue
-        method = name.partition("/")[2]
-        lost = {m: right[FRACTIONS.index(fraction)].astype(float) for m, fraction in LOST.items()}
-        lost["mean"] = np.mean(list(lost.values()), 0)
-        for measure, one in lost.items():
-            add(Key("dropping", "", method, measure), one)
-        for measure, value in figures_of(explained["dropping"]["methods"].get(method, {})).items():
-            values[Key("dropping", "", method, measure)] = value
-    valid = arrays["game/valid"]
-    values[Key("game", "", "", "valid")] = float(valid.mean()) if len(valid) else 0.0
-    for method in METHODS:
-        if valid.any():
-            add(Key("game", "", method, "top"), arrays[f"game/{method}"][valid].mean(1))
-    for units, loss in ((explained["units"], arrays["units/loss"]), (study["units"], more["units/loss"])):
-        values |= unit_values(units, loss)
-    source = {name: study[name] for name in ("commit", "machine")}
+        elif kind == "whole":
+            add(Key("dropping", "", "", "whole"), one)
+        elif kind == "lost":
+            lost = dict(zip(LOST, one.astype(float), strict=True))
+            for measure, right in (lost | {"mean": np.mean(list(lost.values()), 0)}).items():
+                add(Key("dropping", "", method, measure), right)
+        elif kind == "game" and method == "valid":
+            values[Key("game", "", "", "valid")] = float(one.mean()) if len(one) else 0.0
+        elif kind == "game" and (valid := arrays["game/valid"]).any():
+            add(Key("game", "", method, "top"), one[valid].mean(1))
+    for method, figures in parts.get("explain", {}).get("figures", {}).items():
+        values |= {Key("dropping", "", method, measure): value for measure, value in figures.items()}
+    for to, units in parts.get("units", {}).items():
+        if to in ("zero", "mean"):
+            values |= unit_values(units, arrays[f"units/{to}"])
+    sources = {name: dict.fromkeys(part[name] for part in parts.values()) for name in ("commit", "machine")}
+    source = {name: ", ".join(found) for name, found in sources.items()}
     source["trained"] = checkpoint.load_summary(run)["commit"]
     return Measured(config.network, config.noise.kind, config.seed, values, samples, source)
 

@@ -32,6 +32,7 @@ COLORS = {
     "radius": plots.INK,
     "random": plots.PALE,
 }
+BANDS = ("xgrad_cam", "grad_cam")  # more of them would hide each other
 Row = dict[str, Any]
 
 
@@ -50,6 +51,12 @@ def as_number(text: str) -> Any:
         return float(text) if text else math.nan
     except ValueError:
         return text
+
+
+def words(name: str) -> str:
+    """A score as it is written."""
+    known = {"zheng": "Zheng, one shot", "zheng_iterative": "Zheng, iterative"}
+    return known.get(name) or in_words(name)
 
 
 def text_of(value: Any) -> str:
@@ -120,9 +127,10 @@ def picture(found: list[Study]) -> None:
                 x = [share for share, _ in points]
                 middle = [100 * line["mean"] for _, line in points if line is not None]
                 half = [100 * line["half_width"] for _, line in points if line is not None]
-                above.plot(x, middle, color=COLORS[name], marker="o", ms=3.5, lw=1.8, label=in_words(name))
-                ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
-                above.fill_between(x, *ends, color=COLORS[name], alpha=0.12, lw=0)
+                above.plot(x, middle, color=COLORS[name], marker="o", ms=3.5, lw=1.8, label=words(name))
+                if name in BANDS:
+                    ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
+                    above.fill_between(x, *ends, color=COLORS[name], alpha=0.15, lw=0)
             above.set_title(study.title, loc="left")
             above.set_xlabel("% of the points dropped, most salient first")
             others = [name for name in names if name != "xgrad_cam"]
@@ -136,7 +144,7 @@ def picture(found: list[Study]) -> None:
                 below.plot([middle - half, middle + half], [y, y], color=COLORS[name], lw=1.2)
                 below.plot([low, high], [y, y], color=COLORS[name], lw=4, alpha=0.35, solid_capstyle="butt")
                 below.plot(middle, y, "o", color=COLORS[name], ms=5)
-            below.set_yticks(range(len(others)), [in_words(name) for name in others])
+            below.set_yticks(range(len(others)), [words(name) for name in others])
             below.set_ylim(len(others) - 0.5, -0.5)
             below.axvline(0, color=plots.INK, lw=1)
             below.set_xlabel(
@@ -175,7 +183,7 @@ def axioms_table(found: list[Study]) -> str:
                 at = {"layer": layer, "method": method}
                 measures = "conservation", "sensitivity", "correlation"
                 cells = [cell(study.one("axioms", measure=m, **at)) for m in measures]
-                body.append([study.title, layer, in_words(method), *cells])
+                body.append([study.title, layer, words(method), *cells])
     return table.table(head, body, 3)
 
 
@@ -195,7 +203,7 @@ def dropping_table(found: list[Study]) -> str:
         for name in study.methods():
             lines = [study.one("dropping", method=name, measure=m) for m in (*LOST, "mean")]
             cells = [cell(line, 100, 1) for line in lines]
-            body.append([study.title, in_words(name), *cells, cell(lines[-1], 100, 1, change=True)])
+            body.append([study.title, words(name), *cells, cell(lines[-1], 100, 1, change=True)])
     return table.table(head, body, 2)
 
 
@@ -215,7 +223,7 @@ def figures_table(found: list[Study]) -> str:
             lines = [study.one("dropping", method=name, measure=m) for m in figures]
             if any(line is not None for line in lines):
                 cells = [cell(line, *form) for line, (_, *form) in zip(lines, figures.values())]
-                body.append([study.title, in_words(name), *cells])
+                body.append([study.title, words(name), *cells])
     return table.table(head, body, 2)
 
 
@@ -229,7 +237,7 @@ def game_table(found: list[Study]) -> str:
         for name in study.methods():
             line = study.one("game", method=name, measure="top")
             if line is not None:
-                body.append([study.title, in_words(name), cell(line), cell(line, change=True)])
+                body.append([study.title, words(name), cell(line), cell(line, change=True)])
     return table.table(head, body, 2)
 
 
@@ -262,9 +270,9 @@ def tells_table(found: list[Study]) -> str:
     body = []
     for study in found:
         for to in ("zero", "mean"):
-            for of, words in (("loss", "over all"), ("worst_class_loss", "worst class")):
+            for of, whose in (("loss", "over all"), ("worst_class_loss", "worst class")):
                 lines = [study.one("tells", layer=to, method=name, measure=of) for name in names]
-                body.append([f"{study.title}, {to}", words, *(cell(line, 1, 2) for line in lines)])
+                body.append([f"{study.title}, {to}", whose, *(cell(line, 1, 2) for line in lines)])
     return table.table(head, body, 2)
 
 

@@ -95,38 +95,57 @@ def test_the_values_of_a_run_are_read_from_its_files(tmp_path, monkeypatch):
 
 def write(folder):
     """The files of a run of two clouds, three units and two pairs."""
-    # Of the five steps of dropping 10 % is the first, 30 % the third, 50 % the last.
-    right = np.array([[1, 1], [1, 1], [1, 0], [0, 0], [0, 0]], bool)
+    lost = np.array([[1, 1], [1, 0], [0, 0]], bool)  # 10, 30 and 50 % dropped
     arrays = {
-        "logits": np.array([[1.0, 0.0], [1.0, 0.0]]),
-        "label": np.array([0, 1]),
-        "units/loss": np.array([0.5, 0.5, -1.0]),
+        "whole": np.array([True, False]),
+        "units/mean": np.array([0.5, 0.5, -1.0]),
+        "units/zero": np.array([1.0, 1.0, 1.0]),
         "game/valid": np.array([True, False]),
-        **{f"dropping/{name}": right for name in METHODS},
+        "axioms/conv2/grad_cam/sensitivity": np.array([0.8, 7.0, 0.9]),
+        **{f"lost/{name}": lost for name in METHODS},
         **{f"game/{name}": np.array([[0.7, 0.6], [0.1, 0.1]]) for name in METHODS},
     }
-    figures = {"inserted_mean": 0.3, "effective_points": 200.0, "infidelity": None, "infidelity_scaled": 0.4}
-    figures["drawn_anew"] = {"fc3": 0.4, "fc2": 0.3, "conv1": 0.1}
+    found = {"inserted_mean": 0.3, "effective_points": 200.0, "infidelity": None, "infidelity_scaled": 0.4}
+    found["drawn_anew"] = {"fc3": 0.4, "fc2": 0.3, "conv1": 0.1}
+    figures = dict.fromkeys(METHODS, study.figures_of(found))
     units = dict.fromkeys(("loss_worst", "worst_class_loss_worst", "change_no_prediction"), 0.1)
     r = {"loss": {"r": 0.0}, "worst_class_loss": {"r": 0.3}}
-    units |= {
-        "to": "mean",
-        "loss_mean": 0.01,
-        "worst_class_loss_mean": 0.1,
-        "correlations": {"class_selectivity": r},
-    }
+    units |= {"loss_mean": 0.01, "worst_class_loss_mean": 0.1, "correlations": {"class_selectivity": r}}
     units["removed"] = {"fractions": [0.5, 0.9], "accuracy": {"random": [0.5, 0.25]}}
-    explained = {"dropping": {"methods": dict.fromkeys(METHODS, figures)}, "units": units}
-    measured = {"units": units | {"to": "zero"}, "commit": "abc", "machine": "a machine"}
-    more = {
-        "axioms/conv2/grad_cam/sensitivity": np.array([0.8, 7.0, 0.9]),
-        "units/loss": np.array([1.0, 1.0, 1.0]),
-    }
-    checkpoint.save_json(folder / "explanation.json", explained)
-    checkpoint.save_arrays(folder / "explanation.npz", arrays)
-    checkpoint.save_json(folder / "study.json", measured)
-    checkpoint.save_arrays(folder / "study.npz", more)
+    source = {name: SOURCE[name] for name in ("commit", "machine")}
+    both = {to: units | {"to": to} for to in ("zero", "mean")}
+    parts = {"explain": {"figures": figures}, "units": both, "axioms": {"clouds": 3}}
+    values = {"parts": {name: part | source for name, part in parts.items()}}
+    checkpoint.save_json(folder / "study.json", values)
+    checkpoint.save_arrays(folder / "study.npz", arrays)
     checkpoint.save_json(folder / "summary.json", {"commit": "def"})
+
+
+def test_a_part_that_is_there_is_not_measured_again(tmp_path, monkeypatch):
+    """And what was measured before another part failed is kept."""
+    asked = []
+
+    class Fake:
+        def __init__(self, run, options):
+            pass
+
+    def part(name):
+        def measure(fake):
+            asked.append(name)
+            if name == "broken":
+                raise ValueError("no")
+            return {name: np.arange(3)}, {"of": name}
+
+        return measure
+
+    monkeypatch.setattr(study, "Study", Fake)
+    monkeypatch.setattr(study, "PARTS", {name: part(name) for name in ("a", "b", "broken")})
+    with pytest.raises(ValueError, match="no"):
+        study.measure_run(tmp_path, SimpleNamespace(parts=("a", "broken", "b")))
+    study.measure_run(tmp_path, SimpleNamespace(parts=("a", "b")))
+    study.measure_run(tmp_path, SimpleNamespace(parts=("b", "a")))
+    assert asked == ["a", "broken", "b"]
+    assert set(checkpoint.load_arrays(tmp_path / "study.npz")) == {"a", "b"}
 
 
 def test_the_effective_number_counts_those_that_share():
