@@ -42,6 +42,7 @@ from dropfold.explain.score.curves import FRACTIONS
 from dropfold.explain.score.game import pairs, two_shape_games
 from dropfold.explain.score.saliency import saliencies
 from dropfold.train.compare import table
+from dropfold.train.config.configs import CloudConfig
 from dropfold.train.data.splits import stratified
 from dropfold.train.scoring.intervals import resample
 from dropfold.train.storage import checkpoint
@@ -110,9 +111,17 @@ def main(options: Options) -> None:
         print(write_tables(options))
 
 
+def config_of(run: Path) -> CloudConfig:
+    """The config of a run; ValueError if it is not one that classifies clouds."""
+    config, _ = checkpoint.load_config(run)
+    if not isinstance(config, CloudConfig):
+        raise ValueError(f"{run} is a run on {config.task}; the study is of runs that classify clouds.")
+    return config
+
+
 def copy_of(run: Path, out: Path) -> Path:
     """The copy of a run, made if it is not there."""
-    config, _ = checkpoint.load_config(run)
+    config = config_of(run)
     place = out / f"{config.network}-{config.noise.kind}" / f"seed-{config.seed}"
     if not checkpoint.holds_run(place):
         checkpoint.load_summary(run)  # which only an ended run has
@@ -142,14 +151,16 @@ class Study:
 
     def __init__(self, run: Path, options: Options) -> None:
         self.run, self.options, self.trained = run, options, Trained.of(run)
+        self.network = config_of(run).network
         self.clouds = self._clouds("test")
         self.predicted = self.clouds.logits().argmax(1)
 
     def _clouds(self, split: Any) -> Clouds:
         """A split as `dropfold explain` sees it."""
-        trained = self.trained
-        samples, device = trained.split(split), next(trained.network.parameters()).device
-        x, label = trained.task.inputs(samples, trained.config)[0].to(device), samples.label.long().to(device)
+        trained, device = self.trained, next(self.trained.network.parameters()).device
+        samples: Any = trained.split(split)
+        task: Any = trained.task
+        x, label = task.inputs(samples, trained.config)[0].to(device), samples.label.long().to(device)
         return Clouds(trained.network, x, label, [""] * len(x), trained.signature.class_names)
 
     def explain(self) -> Part:
@@ -198,7 +209,7 @@ class Study:
     def axioms(self) -> Part:
         """The axioms at the default layer, of a few clouds: a pass above it for each of its channels."""
         few = stratified(self.clouds.label, self.options.clouds)
-        return self._axioms(DEFAULT_LAYERS[self.trained.config.network], few), {"clouds": len(few)}
+        return self._axioms(DEFAULT_LAYERS[self.network], few), {"clouds": len(few)}
 
     def pool(self) -> Part:
         """The axioms before the pool, of all clouds."""
@@ -237,7 +248,7 @@ def curves_of(rights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def measured(run: Path) -> Measured:
     """Everything that the files of a measured run say."""
-    config, _ = checkpoint.load_config(run)
+    config = config_of(run)
     parts = load_json(run / f"{MEASURED}.json")["parts"]
     arrays = checkpoint.load_arrays(run / f"{MEASURED}.npz")
     values: Values = {}

@@ -71,7 +71,7 @@ def test_noises_are_groups_of_their_own():
 
 def test_the_values_of_a_run_are_read_from_its_files(tmp_path, monkeypatch):
     config = SimpleNamespace(network="pointnet", noise=SimpleNamespace(kind="none"), seed=3)
-    monkeypatch.setattr(checkpoint, "load_config", lambda folder: (config, None))
+    monkeypatch.setattr(study, "config_of", lambda folder: config)
     write(tmp_path)
     found = study.measured(tmp_path)
     v = found.values
