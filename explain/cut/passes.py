@@ -206,7 +206,7 @@ class Pass:
 
     def _fused_around(self) -> list[nn.Module]:
         """The fused layers that the cut goes through: modules inside are called in their plain form alone."""
-        found = []
+        found: list[nn.Module] = []
         for place in self.cut.places:
             outer = accumulate(place.module.split(".")[:-1], "{}.{}".format)
             layers = (self.network.get_submodule(name) for name in outer)
