@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.explain import axioms, smaller_network, unit_values
+from dropfold.explain import axioms, explain, smaller_network, unit_values
 from tests.explain.conftest import CLOUDS, randomized
 
 
@@ -108,3 +108,16 @@ def first_units(network, count):
     """A network with the first few of its pooled units alone."""
     values = unit_values(network, torch.rand(2, 48, 3, dtype=torch.float64))
     return smaller_network(network, torch.arange(values.count) >= count, values.means())
+
+
+def test_a_cut_inside_a_fused_layer_runs_that_layer_alone_in_its_plain_form(clouds):
+    network = randomized(CLOUDS["DGCNN"]())
+    seen = {}
+    for name in ("edge4", "embed"):
+        module = network.get_submodule(name)
+        module.register_forward_pre_hook(lambda m, a, name=name: seen.update({name: m.fused}))
+    found = explain(network, clouds, 2, layer="embed.activation", account=False)
+    assert seen == {"edge4": True, "embed": False}
+    at_the_cut = explain(network, clouds, 2)
+    torch.testing.assert_close(found.logit, at_the_cut.logit, rtol=1e-9, atol=1e-12)
+    assert network.embed.fused
