@@ -118,6 +118,7 @@ def picture(found: list[Study]) -> None:
         panels = figure.subplots(2, len(found), squeeze=False, height_ratios=(1.2, 1), sharey="row")
         for above, below, study in zip(*panels, found):
             whole = study.one("dropping", method="", measure="whole")
+            seeds = round(whole["seeds"]) if whole else 0
             names = study.methods()
             for name in names:
                 lines = [
@@ -128,10 +129,11 @@ def picture(found: list[Study]) -> None:
                 middle = [100 * line["mean"] for _, line in points if line is not None]
                 half = [100 * line["half_width"] for _, line in points if line is not None]
                 above.plot(x, middle, color=COLORS[name], marker="o", ms=3.5, lw=1.8, label=words(name))
-                if name in BANDS:
+                if name in BANDS and seeds > 2:
                     ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
                     above.fill_between(x, *ends, color=COLORS[name], alpha=0.15, lw=0)
-            above.set_title(study.title, loc="left")
+            above.set_title(f"{study.title}, {seeds} seeds", loc="left")
+            above.set_ylim(20, 90)
             above.set_xlabel("% of the points dropped, most salient first")
             others = [name for name in names if name != "xgrad_cam"]
             for y, name in enumerate(others):
@@ -146,6 +148,7 @@ def picture(found: list[Study]) -> None:
                 below.plot(middle, y, "o", color=COLORS[name], ms=5)
             below.set_yticks(range(len(others)), [words(name) for name in others])
             below.set_ylim(len(others) - 0.5, -0.5)
+            below.set_xlim(-12, 32)  # of two seeds Student's interval is wider than that
             below.axvline(0, color=plots.INK, lw=1)
             below.set_xlabel(
                 "more accuracy left than by XGrad-CAM, points\n(mean of 10, 30 and 50 % dropped)"
@@ -233,7 +236,8 @@ def game_table(found: list[Study]) -> str:
     body = []
     for study in found:
         valid = study.one("game", measure="valid")
-        body.append([study.title, "valid pairs, %", cell(valid, 100, 1), ""])
+        if valid is not None:
+            body.append([study.title, "valid pairs, %", cell(valid, 100, 1), ""])
         for name in study.methods():
             line = study.one("game", method=name, measure="top")
             if line is not None:
@@ -254,7 +258,7 @@ UNITS = {
 
 def units_table(found: list[Study]) -> str:
     """A row a figure; a column a network and replacement."""
-    columns = [(study, to) for study in found for to in ("zero", "mean")]
+    columns = [(study, to) for study in found for to in ("zero", "mean") if study.of("units", layer=to)]
     head = ["fall of log p", *(f"{study.title}, {to}" for study, to in columns)]
     body = [
         [title, *(cell(study.one("units", layer=to, measure=measure), *form) for study, to in columns)]
@@ -269,7 +273,7 @@ def tells_table(found: list[Study]) -> str:
     head = ["network, units to", "damage", *map(in_words, names)]
     body = []
     for study in found:
-        for to in ("zero", "mean"):
+        for to in dict.fromkeys(text_of(line["layer"]) for line in study.of("tells")):
             for of, whose in (("loss", "over all"), ("worst_class_loss", "worst class")):
                 lines = [study.one("tells", layer=to, method=name, measure=of) for name in names]
                 body.append([f"{study.title}, {to}", whose, *(cell(line, 1, 2) for line in lines)])
