@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from dropfold.explain.cut.biases import effective_biases, noting_winners, winner
 from dropfold.explain.cut.cuts import EVIDENCE, Cut, Leaf, Leaves, Place
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.models import unfused
+from dropfold.models.layers.unfused import HasPlainForm
 
 VALUES_AT_ONCE = 2**22  # features that are replayed together
 KEPT = "_transform"  # PointNet's own memory of its last forward
@@ -188,8 +190,8 @@ class Pass:
     def _run(self, leaf: Leaf, parameters: dict[str, Tensor] | None) -> tuple[Tensor, dict[Place, int]]:
         calls = dict.fromkeys(self.cut.places, 0)
         with ExitStack() as stack, torch.enable_grad():
-            if self.plain:
-                stack.enter_context(unfused(self.network))
+            for part in [self.network] if self.plain else self._fused_around():
+                stack.enter_context(unfused(part))
             for place in self.cut.places:
                 module = self.network.get_submodule(place.module)
                 handle = _hook(module, place, leaf, calls)
@@ -201,6 +203,15 @@ class Pass:
                 stack.enter_context(FrozenGates())
             given = detached(self.network) | (parameters or {})
             return functional_call(self.network, given, self.inputs.args, self.inputs.kwargs), calls
+
+    def _fused_around(self) -> list[nn.Module]:
+        """The fused layers that the cut goes through: modules inside are called in their plain form alone."""
+        found: list[nn.Module] = []
+        for place in self.cut.places:
+            outer = accumulate(place.module.split(".")[:-1], "{}.{}".format)
+            layers = (self.network.get_submodule(name) for name in outer)
+            found += [layer for layer in layers if isinstance(layer, HasPlainForm)][:1]
+        return found
 
 
 class _Above(nn.Module):

@@ -8,16 +8,18 @@ gradient; missing is the rest, 0 up to rounding for a full cut of a piecewise li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from dropfold.explain.cut.cuts import EVIDENCE, cut_of, known_cuts
+from dropfold.explain.cut.cuts import Cut, cut_of, known_cuts
 from dropfold.explain.cut.images import last_convolution
 from dropfold.explain.cut.inputs import Given, Inputs
-from dropfold.explain.cut.passes import Pass, as_it_was, differentiable, smooth_modules
-from dropfold.explain.cut.positions import Winners
+from dropfold.explain.cut.passes import as_it_was, differentiable, smooth_modules
+from dropfold.explain.maps.captured import Captured
 from dropfold.explain.maps.explanation import ROUNDING, Explanation
-from dropfold.explain.maps.methods import METHODS, ablation
+from dropfold.explain.maps.methods import METHODS
 from dropfold.explain.maps.targets import choose
 
 NOT_EXACT = (
@@ -27,7 +29,6 @@ NOT_EXACT = (
 INVERTED = 0.1  # share of channels whose weight changes sign, above which the map is said to be unsafe
 
 
-@torch.inference_mode(False)  # with gradients, wherever it is called
 def explain(
     network: nn.Module,
     inputs: Given,
@@ -65,86 +66,116 @@ def explain(
     Raises:
         ValueError: no such layer, class, method or point; numbers that are not finite; a network with no exact account.
     """
+    return explain_each(
+        *(network, inputs, [target]),
+        layer=layer,
+        channels=channels,
+        method=method,
+        points=points,
+        frozen=frozen,
+        account=account,
+        batch=batch,
+        class_names=class_names,
+    )[0]
+
+
+@torch.inference_mode(False)  # with gradients, wherever it is called
+def explain_each(
+    network: nn.Module,
+    inputs: Given,
+    targets: Sequence[int | Tensor | None],
+    *,
+    layer: str | None = None,
+    channels: int | None = None,
+    method: str | None = None,
+    points: int | Tensor | None = None,
+    frozen: bool = True,
+    account: bool = True,
+    batch: Tensor | None = None,
+    class_names: list[str] | None = None,
+) -> list[Explanation]:
+    """`explain` of several classes of the same inputs, from one forward."""
     if method is not None and method not in (*METHODS, "ablation"):
         raise ValueError(f"method must be one of {', '.join([*METHODS, 'ablation'])}; got {method!r}.")
     given = Inputs.of(network, inputs, batch)
+    cut = _cut(network, given, layer, channels, frozen)
+    method = method or cut.method
+    notes = _doubts(network, account)
+    with as_it_was(network), differentiable(network):
+        seen = Captured(network, cut, given)
+        if class_names is not None and len(class_names) != seen.logits.shape[-1]:
+            raise ValueError(
+                f"class_names must name all {seen.logits.shape[-1]} classes; got {len(class_names)} names."
+            )
+        chosen = [choose(seen.logits, target, points, given) for target in targets]
+        pulled = [seen.logit(weight) for _, weight in chosen]
+        biases = seen.run.bias_terms(seen.leaves) if account else None
+        accounts = []
+        for (_, weight), (s, gradients) in zip(chosen, pulled, strict=True):
+            terms = {term: given.add_up(gradients[term] * leaf) for term, leaf in seen.leaves.items()}
+            if biases is not None:
+                terms["bias"] = given.add_up(biases * weight)
+                terms["missing"] = s - sum(terms.values())
+                size = torch.stack([s, *terms.values()]).abs().amax(0)
+                if not notes and bool((terms["missing"].abs() > ROUNDING * size).any()):
+                    notes.append(NOT_EXACT.format(cut.layer))
+            accounts.append(terms)
+        maps = [seen.scores(method, *p, weight) for p, (_, weight) in zip(pulled, chosen, strict=True)]
+        if method == "xgrad_cam" and (share := inverted_share(seen.features, given)) > INVERTED:
+            notes.append(
+                f"{100 * share:.0f} % of the channels at {cut.layer} have a negative sum where they are active, as of a "
+                "layer without ReLU: their weights change sign and the map is inverted. Take the layer below."
+            )
+    return [
+        Explanation(
+            scores,
+            terms,
+            s,
+            classes,
+            method,
+            cut.layer,
+            points=coordinates(given, scores),
+            batch=None if given.batch is None or scores.shape[:1] != given.batch.shape else given.batch,
+            notes=tuple(notes),
+            class_names=None if class_names is None else tuple(class_names),
+            logits=torch.stack([given.add_up(one * weight.sum(-1)) for one in seen.logits.unbind(-1)], -1),
+            frozen=frozen,
+        )
+        for scores, terms, (s, _), (classes, weight) in zip(maps, accounts, pulled, chosen, strict=True)
+    ]
+
+
+@torch.inference_mode(False)
+def map_scores(
+    network: nn.Module, inputs: Given, targets: Sequence[Tensor], methods: Sequence[str]
+) -> dict[str, list[Tensor]]:
+    """The scores alone, by method and for each of `targets`, from one forward and a gradient a target."""
+    given = Inputs.of(network, inputs)
+    with as_it_was(network), differentiable(network):
+        seen = Captured(network, _cut(network, given), given)
+        weights = [choose(seen.logits, target, None, given)[1] for target in targets]
+        pulled = [seen.logit(weight) for weight in weights]
+        return {
+            method: [seen.scores(method, *p, weight) for p, weight in zip(pulled, weights, strict=True)]
+            for method in methods
+        }
+
+
+def _cut(
+    network: nn.Module,
+    given: Inputs,
+    layer: str | None = None,
+    channels: int | None = None,
+    frozen: bool = True,
+) -> Cut:
+    """Where it is explained; of networks with 2-D convolutions by default the last of them."""
     if layer is None and not known_cuts(network) and (found := last_convolution(network, given)):
         if channels not in (None, 1):
             raise ValueError(
                 f"channels of {found!r}, a map [B, C, H, W], are at axis 1; got channels={channels}."
             )
         layer, channels = found, 1
-    cut = cut_of(network, layer, channels, frozen)
-    method = method or cut.method
-    notes = _doubts(network, account)
-    with as_it_was(network), differentiable(network):
-        run = Pass(network, cut, given)
-        with Winners(network, cut.levels) as winners:
-            leaves, logits = run.capture()
-        if class_names is not None and len(class_names) != logits.shape[-1]:
-            raise ValueError(
-                f"class_names must name all {logits.shape[-1]} classes; got {len(class_names)} names."
-            )
-        classes, weight = choose(logits.detach(), target, points, given)
-        s = given.add_up(logits * weight)
-        pulled = torch.autograd.grad(s.sum(), list(leaves.values()), allow_unused=True)
-        gradients = {
-            term: torch.zeros_like(leaf) if g is None else g
-            for (term, leaf), g in zip(leaves.items(), pulled)
-        }
-        leaves = {term: leaf.detach() for term, leaf in leaves.items()}
-        logit = s.detach()
-        terms = {term: given.add_up(gradients[term] * leaf) for term, leaf in leaves.items()}
-        if account:
-            terms["bias"] = given.add_up(run.bias_terms(leaves) * weight)
-            terms["missing"] = logit - sum(terms.values())
-            size = torch.stack([logit, *terms.values()]).abs().amax(0)
-            if not notes and bool((terms["missing"].abs() > ROUNDING * size).any()):
-                notes.append(NOT_EXACT.format(cut.layer))
-        f, g = (cut.arrange(t, given) for t in (leaves[EVIDENCE], gradients[EVIDENCE]))
-        if method == "ablation":
-            g = channel_drops(run, leaves, logit, weight)
-        scores = winners.carry(score(method, f, g, given), given)
-        if method == "xgrad_cam" and (share := inverted_share(f, given)) > INVERTED:
-            notes.append(
-                f"{100 * share:.0f} % of the channels at {cut.layer} have a negative sum where they are active, as of a "
-                "layer without ReLU: their weights change sign and the map is inverted. Take the layer below."
-            )
-    return Explanation(
-        scores.detach(),
-        terms,
-        logit,
-        classes,
-        method,
-        cut.layer,
-        points=coordinates(given, scores),
-        batch=None if given.batch is None or scores.shape[:1] != given.batch.shape else given.batch,
-        notes=tuple(notes),
-        class_names=None if class_names is None else tuple(class_names),
-        logits=torch.stack([given.add_up(one * weight.sum(-1)) for one in logits.detach().unbind(-1)], -1),
-        frozen=frozen,
-    )
-
-
-def score(method: str, f: Tensor, g: Tensor, inputs: Inputs) -> Tensor:
-    """The contributions of a method, in the shape of F: [B, *positions, C] or rows [M, C]."""
-    function = ablation if method == "ablation" else METHODS[method]
-    if inputs.batch is not None and len(f) == len(inputs.batch) and f.dim() == 2:
-        parts = zip(inputs.per_sample(f), inputs.per_sample(g) if method != "ablation" else g)
-        return torch.cat([function(*part) for part in parts])
-    flat = f.reshape(len(f), -1, f.shape[-1])
-    return function(flat, g if method == "ablation" else g.reshape(flat.shape)).view(f.shape)
-
-
-def channel_drops(run: Pass, leaves: dict[str, Tensor], logit: Tensor, weight: Tensor) -> Tensor:
-    """By how much the logit of each sample falls when a channel of the features is 0 everywhere: exact, [B, C]."""
-    f = leaves[EVIDENCE]
-    if run.cut.arrange(f, run.inputs).shape[-1] != f.shape[run.cut.channels]:
-        raise ValueError("ablation is of channels, and the frames of a video have none beside their pixels.")
-    drops = [
-        logit - run.inputs.add_up(one * weight) for some in run.without_each_channel(leaves) for one in some
-    ]
-    return torch.stack(drops, -1)
+    return cut_of(network, layer, channels, frozen)
 
 
 def inverted_share(f: Tensor, inputs: Inputs) -> float:

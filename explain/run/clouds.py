@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dropfold.explain.maps.explanation import Explanation, effective_points
-from dropfold.explain.maps.maps import explain
+from dropfold.explain.maps.maps import explain_each
 from dropfold.explain.page.page import shape_of
 from dropfold.explain.run.found import BATCH, Clouds, Found, check_runner_up, join, mean
 from dropfold.explain.run.scores import play, score_maps
 from dropfold.explain.run.units import explain_units
-from dropfold.explain.score.curves import dropping
+from dropfold.explain.score.curves import Curve, dropping
 from dropfold.explain.units.ablation import To
 from dropfold.train.tasks.points import to_base64
 
-DROPPED = tuple(i / 10 for i in range(10))  # the steps of the slider
+DROPPED = tuple(i / 10 for i in range(1, 10))  # the steps of the slider
 
 
 def explain_clouds(clouds: Clouds, training: Clouds, methods: Sequence[str], to: To, seed: int = 0) -> Found:
@@ -25,17 +26,17 @@ def explain_clouds(clouds: Clouds, training: Clouds, methods: Sequence[str], to:
     logits = clouds.logits()
     order = logits.argsort(dim=1, descending=True)
     found = Found()
-    explain_maps(clouds, found, logits, order)
-    score_maps(clouds, found, methods, logits, order[:, 0], seed)
+    first, curve = explain_maps(clouds, found, logits, order)
+    score_maps(clouds, found, methods, logits, order[:, 0], seed, {first.method: (first.scores, curve)})
     play(clouds, found, methods, logits, seed)
     explain_units(clouds, found, training, logits, to)
     return found
 
 
-def explain_maps(clouds: Clouds, found: Found, logits: Tensor, order: Tensor) -> Explanation:
-    """The predicted class, the runner-up and their difference, with their accounts."""
+def explain_maps(clouds: Clouds, found: Found, logits: Tensor, order: Tensor) -> tuple[Explanation, Curve]:
+    """The predicted class, the runner-up and their difference, with their accounts; and what dropping says of the first."""
     check_runner_up(clouds.names)
-    first, second = (in_batches(clouds, order[:, place]) for place in (0, 1))
+    first, second = in_batches(clouds, order[:, :2])
     difference = first.contrast(second)
     accounts = {"predicted": first, "runner_up": second, "difference": difference}
     found.values |= {name: e.to_json() for name, e in accounts.items()}
@@ -45,7 +46,7 @@ def explain_maps(clouds: Clouds, found: Found, logits: Tensor, order: Tensor) ->
     found.arrays |= {"logits": logits.cpu().numpy(), "label": clouds.label.cpu().numpy()}
     found.page["notes"] = list(first.notes)
     curve = dropping(clouds.network, clouds.x, first.scores, DROPPED)
-    p = curve.logits.double().softmax(-1)
+    p = torch.cat([logits[None], curve.logits]).double().softmax(-1)
     shapes = []
     for i in range(len(first)):
         label, predicted = int(clouds.label[i]), int(order[i, 0])
@@ -63,14 +64,15 @@ def explain_maps(clouds: Clouds, found: Found, logits: Tensor, order: Tensor) ->
                 "steps": [[[c, round(float(p[s, i, c]), 4)] for c in shown] for s in range(len(p))],
             }
         )
-    found.page |= {"shapes": shapes, "names": clouds.names, "fractions": list(curve.fractions)}
-    return first
+    found.page |= {"shapes": shapes, "names": clouds.names, "fractions": [0.0, *curve.fractions]}
+    return first, curve
 
 
-def in_batches(clouds: Clouds, target: Tensor) -> Explanation:
-    """`explain` of all clouds, a few at a time: the plain forward of the account stores every activation."""
+def in_batches(clouds: Clouds, targets: Tensor) -> list[Explanation]:
+    """`explain` of all clouds for classes [n, T], one explanation for each of the T, a few clouds at a time: the plain
+    forward of the account stores every activation."""
     parts = [
-        explain(clouds.network, x, c, class_names=clouds.names)
-        for x, c in zip(clouds.x.split(BATCH), target.split(BATCH), strict=True)
+        explain_each(clouds.network, x, classes.unbind(1), class_names=clouds.names)
+        for x, classes in zip(clouds.x.split(BATCH), targets.split(BATCH), strict=True)
     ]
-    return join(parts)
+    return [join(one) for one in zip(*parts, strict=True)]

@@ -136,7 +136,7 @@ def _explain_class(trained: Trained, file: Path, row: dict[str, Any], layout: La
         del found.values["label"]  # a file has none
         return found
     shape = Clouds(network, inputs[0], unknown, [file.name], names)
-    first = clouds.explain_maps(shape, found, shape.logits(), order)
+    first, _ = clouds.explain_maps(shape, found, shape.logits(), order)
     del found.values["label"]
     found.points = inputs[0][0, :, :3].cpu().numpy()
     scores = {

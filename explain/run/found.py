@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.explain.maps.explanation import Explanation
-from dropfold.explain.score.curves import dropping
-from dropfold.explain.score.saliency import CLASS_AGNOSTIC
+from dropfold.explain.score.saliency import CLASS_AGNOSTIC, Pooled, pooled_features
+from dropfold.explain.units.ablation import Units
 from dropfold.train.scoring.intervals import resample
 
 BATCH = 16  # clouds at a time
@@ -41,9 +42,17 @@ class Clouds:
     title: list[str]
     names: list[str]
 
+    @cached_property
+    def pooled(self) -> Pooled:
+        """Of all clouds, in one forward."""
+        parts = [pooled_features(self.network, part) for part in self.x.split(BATCH)]
+        logits, values, winners = zip(*parts, strict=True)
+        sides = zip(*(one.parts for one in values), strict=True)
+        return Pooled(torch.cat(logits), Units(tuple(map(torch.cat, sides))), torch.cat(winners))
+
     def logits(self) -> Tensor:
         """[n, classes]."""
-        return dropping(self.network, self.x, self.x[..., 0], (0.0,)).logits[0]
+        return self.pooled.logits
 
 
 def join(parts: Sequence[Explanation]) -> Explanation:

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from dropfold.explain.maps.explanation import effective_points
-from dropfold.explain.maps.methods import METHODS
 from dropfold.explain.run.found import BATCH, Clouds, Found, in_words, mean, mean_interval, percent
-from dropfold.explain.score.curves import FRACTIONS, cascade, dropping, inserted_shares
-from dropfold.explain.score.game import FIRST, pairs, two_shape_game
+from dropfold.explain.score.curves import FRACTIONS, Curve, cascades, dropping, inserted_shares
+from dropfold.explain.score.game import FIRST, pairs, two_shape_games
 from dropfold.explain.score.infidelity import SETS, SHARE, Drops, infidelity, random_drops
-from dropfold.explain.score.saliency import saliency
+from dropfold.explain.score.saliency import IN_LOGITS, saliency
 from dropfold.train.data.splits import stratified
 
 GAME_PAIRS = 54
-IN_LOGITS = (*METHODS, "ablation")  # others have units of their own
 
 
 def score_maps(
-    clouds: Clouds, found: Found, methods: Sequence[str], logits: Tensor, target: Tensor, seed: int
+    clouds: Clouds,
+    found: Found,
+    methods: Sequence[str],
+    logits: Tensor,
+    target: Tensor,
+    seed: int,
+    known: Mapping[str, tuple[Tensor, Curve]] | None = None,
 ) -> None:
-    """Each method's maps of the predicted classes, by every measure, in tables and charts."""
-    drops = random_drops(clouds.network, clouds.x, target, seed)
+    """Each method's maps of the predicted classes, by every measure, in tables and charts; of some the map and a curve of
+    dropping at `FRACTIONS` and others are `known`."""
+    drops = random_drops(clouds.network, clouds.x, target, seed, logits=logits)
     inserted = inserted_shares(clouds.network, clouds.x.shape[1])
-    values = {name: _measure(clouds, found, name, target, drops, inserted, logits, seed) for name in methods}
+    few = stratified(clouds.label, BATCH)
+    anew = cascades(clouds.network, clouds.x[few], target[few], methods, seed)
+    values = {}
+    for name in methods:
+        start = time.perf_counter()
+        scores = saliency(clouds.network, clouds.x, target, name, seed)
+        seconds = time.perf_counter() - start
+        if known and name in known:
+            scores, curve = known[name]
+            most = curve.at(FRACTIONS)
+        else:
+            most = dropping(clouds.network, clouds.x, scores, FRACTIONS)
+        values[name] = {
+            **_measure(clouds, found, name, scores, most, drops, inserted),
+            "drawn_anew": {layer: mean(rho) for layer, rho in anew[name].items()},
+            "seconds_a_map": seconds / len(clouds.x),
+        }
     found.values["dropping"] = {
         "fractions": list(FRACTIONS),
         "inserted": list(inserted),
@@ -47,22 +68,16 @@ def _measure(
     clouds: Clouds,
     found: Found,
     name: str,
-    target: Tensor,
+    scores: Tensor,
+    most: Curve,
     drops: Drops,
     inserted: Sequence[float],
-    logits: Tensor,
-    seed: int,
 ) -> dict[str, Any]:
     network, x, label = clouds.network, clouds.x, clouds.label
-    start = time.perf_counter()
-    scores = saliency(network, x, target, name, seed)
-    seconds = time.perf_counter() - start
-    curves = {"most": dropping(network, x, scores, FRACTIONS).right(label)}
+    curves = {"most": most.right(label)}
     some = [share for share in inserted if share < 1]
     curves["inserted"] = dropping(network, x, scores, some, "insertion").right(label)
     left = mean_interval(curves["most"].mean(0))  # of each cloud's mean over the fractions
-    few = stratified(label, BATCH)
-    anew = {layer: mean(rho) for layer, rho in cascade(network, x[few], target[few], name, seed).items()}
     of_sets = infidelity(scores, drops)
     found.arrays[f"dropping/{name}"] = curves["most"].cpu().numpy().astype(bool)
     return {
@@ -73,8 +88,6 @@ def _measure(
         "effective_points": mean(effective_points(scores)),
         "infidelity": of_sets.relative(of_sets.as_it_is) if name in IN_LOGITS else None,
         "infidelity_scaled": of_sets.relative(of_sets.scaled),
-        "drawn_anew": anew,
-        "seconds_a_map": seconds / len(x),
     }
 
 
@@ -142,7 +155,7 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
 def play(clouds: Clouds, found: Found, methods: Sequence[str], logits: Tensor, seed: int) -> None:
     """The two-shape game."""
     chosen = pairs(logits, clouds.label, GAME_PAIRS, seed)
-    games = {n: two_shape_game(clouds.network, clouds.x, clouds.label, chosen, n, seed) for n in methods}
+    games = two_shape_games(clouds.network, clouds.x, clouds.label, chosen, methods, seed)
     values, rows, valid = {}, [], 0.0
     for name, game in games.items():
         top, low, high = (
@@ -150,6 +163,8 @@ def play(clouds: Clouds, found: Found, methods: Sequence[str], logits: Tensor, s
         )  # NaN: no pair is valid
         valid = game.share_valid if len(chosen) else 0.0
         values[name] = {"top": top, "low": low, "high": high}
+        found.arrays[f"game/{name}"] = game.top.cpu().numpy()
+        found.arrays["game/valid"] = game.valid.cpu().numpy()
         shown = ["–", "–"] if top is None else [f"{top:.3f}", f"{low:.3f} to {high:.3f}"]
         rows.append([in_words(name), *shown])
     found.values["two_shape_game"] = {"pairs": len(chosen), "valid": valid, "methods": values}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dropfold.explain.run.found import BATCH, Clouds, Found
+from dropfold.explain.run.found import Clouds, Found
 from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
-from dropfold.explain.score.saliency import winning_points
-from dropfold.explain.units.ablation import To, Units, each_unit, pooled_layer, unit_values
+from dropfold.explain.units.ablation import To, each_pooled_unit, pooled_layer
 from dropfold.explain.units.damage import attributes
 from dropfold.explain.units.removal import cumulative_accuracy
 from dropfold.models import NETWORKS, PointNet2
@@ -21,11 +19,10 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
     network: Any = clouds.network
     if not any(isinstance(network, known.classification) for known in NETWORKS.values()):
         return
-    trained_on = values_of(network, training.x)
+    trained_on, values = training.pooled.values, clouds.pooled.values
     means = trained_on.means()
     replaced: Any = "zero" if to == "zero" else means
-    without = torch.cat([each_unit(network, part, to=replaced) for part in clouds.x.split(BATCH)], 1)
-    values = values_of(network, clouds.x)
+    without = each_pooled_unit(network, values, replaced)
     layer = network.get_submodule(pooled_layer(network))
     layer = layer.layers[-1] if hasattr(layer, "layers") else layer
     known = attributes(
@@ -35,7 +32,7 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
     harm = record_damage(found, name, to, logits, without, clouds.label, known)
     add_removal(
         *(found, training, trained_on),
-        torch.cat([each_unit(network, part, to=means) for part in training.x.split(BATCH)], 1),
+        each_pooled_unit(network, trained_on, means),
         network.fc1.matrix().weight,
         lambda order: cumulative_accuracy(network, values, clouds.label, order, means),
         "Accuracy of the smaller network that is left, without fine-tuning: removed units are folded into the next bias by "
@@ -44,7 +41,7 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
     )
     winners = None  # of PointNet++ they are centres, and the page shows points
     if not isinstance(network, PointNet2):
-        winners = torch.cat([winning_points(network, part) for part in clouds.x.split(BATCH)])
+        winners = clouds.pooled.winners
     won = "" if winners is None else ", each with the point that wins its max"
     found.page["units"] = unit_rows(
         *(found, harm, clouds.names, values.parts[0], known["class_selectivity"]),
@@ -53,9 +50,3 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
         winners=winners,
     )
     add_correlations(found)
-
-
-def values_of(network: nn.Module, x: Tensor) -> Units:
-    """The pooled values of many clouds."""
-    parts = [unit_values(network, part).parts for part in x.split(BATCH)]
-    return Units(tuple(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from dropfold.explain.cut.cuts import cut_of
 from dropfold.explain.cut.inputs import Inputs
-from dropfold.explain.cut.passes import EVIDENCE, Pass, as_it_was
-from dropfold.explain.maps.maps import channel_drops, score
+from dropfold.explain.cut.passes import as_it_was
+from dropfold.explain.maps.captured import Captured, channel_drops
 from dropfold.explain.maps.methods import METHODS, sensitivity_error
 from dropfold.explain.maps.targets import choose
+from dropfold.explain.score.saliency import pooled_features
+from dropfold.explain.units.ablation import each_pooled_unit, pooled_layer
 
 
 @dataclass(frozen=True)
@@ -43,31 +45,37 @@ def axioms(
 ) -> dict[str, Axioms]:
     """The axioms of each method (XGrad-CAM, Grad-CAM, gradient x activation) at a layer; arguments as `explain`.
 
-    Costs a pass above the layer for each of its channels.
+    Costs a pass above the layer for each of its channels; before the pool of PointNet, PointNet++ and DGCNN
+    ("conv3.activation", "embed.activation") all of them are one.
     """
     given = Inputs.of(network, x, None)
-    cut = cut_of(network, layer, channels)
     with as_it_was(network):
-        run = Pass(network, cut, given)
-        leaves, logits = run.capture()
-        _, weight = choose(logits.detach(), target, None, given)
-        s = given.add_up(logits * weight)
-        (g,) = torch.autograd.grad(s.sum(), leaves[EVIDENCE])
-        leaves, logit = {term: leaf.detach() for term, leaf in leaves.items()}, s.detach()
+        seen = Captured(network, cut_of(network, layer, channels), given)
+        _, weight = choose(seen.logits, target, None, given)
+        s, gradients = seen.logit(weight)
         with torch.no_grad():
-            drops = channel_drops(run, leaves, logit, weight)
-        f, g = (cut.arrange(value, given) for value in (leaves[EVIDENCE], g))
+            if layer is not None and layer == before_pool(network):
+                without = each_pooled_unit(network, pooled_features(network, given.x).values)
+                drops = s[:, None] - torch.stack([given.add_up(one * weight) for one in without], -1)
+            else:
+                drops = channel_drops(seen.run, seen.leaves, s, weight)
     found = {}
     for name in METHODS:
-        of_channels = score(name, f, g, given).reshape(len(f), -1, f.shape[-1])
+        of_channels = seen.contributions(name, s, gradients, weight).flatten(1, -2)
+        pairs = zip(of_channels.sum(1), drops, strict=True)
         found[name] = Axioms(
-            (of_channels.sum((1, 2)) - logit).abs() / logit.abs(),
+            (of_channels.sum((1, 2)) - s).abs() / s.abs(),
             sensitivity_error(of_channels, drops),
-            torch.stack(
-                [
-                    torch.corrcoef(torch.stack(pair))[0, 1]
-                    for pair in zip(of_channels.sum(1), drops, strict=True)
-                ]
-            ),
+            torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]),
         )
     return found
+
+
+def before_pool(network: nn.Module) -> str | None:
+    """The name of the activations that the pooled layer takes the maximum of; None if no pooled layer is known."""
+    try:
+        name = pooled_layer(network)
+    except ValueError:
+        return None
+    layers = getattr(network.get_submodule(name), "layers", None)
+    return f"{name}.activation" if layers is None else f"{name}.layers.{len(layers) - 1}.activation"

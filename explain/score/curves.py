@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
-from dropfold.explain.score.saliency import saliency
+from dropfold.explain.score.saliency import saliencies, saliency
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 INSERTED = (0.05, 0.1, 0.2, 0.5)
@@ -27,6 +27,11 @@ class Curve:
     fractions: tuple[float, ...]
     logits: Tensor
     order: Literal["most", "least", "insertion"]
+
+    def at(self, fractions: Sequence[float]) -> Curve:
+        """Some of its fractions."""
+        places = [self.fractions.index(fraction) for fraction in fractions]
+        return Curve(tuple(fractions), self.logits[places], self.order)
 
     def right(self, label: Tensor) -> Tensor:
         """[S, B]: 1 where the prediction is the label [B]."""
@@ -127,9 +132,17 @@ def sanity(network: nn.Module, x: Tensor, target: Tensor, name: str, count: int 
 def cascade(network: nn.Module, x: Tensor, target: Tensor, name: str, seed: int = 0) -> dict[str, Tensor]:
     """By layer, the last one first: |rho| [B] of a score and of that of the network in which this layer and all above it are
     drawn anew (Adebayo et al. 2018, cascading randomisation)."""
-    before = saliency(network, x, target, name, seed)
-    found = {}
+    return cascades(network, x, target, [name], seed)[name]
+
+
+def cascades(
+    network: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], seed: int = 0
+) -> dict[str, dict[str, Tensor]]:
+    """`cascade` by each name."""
+    before = saliencies(network, x, [target], names, seed)
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for count, layer in enumerate(linear_layers(network), 1):
-        after = saliency(with_random_layers(network, count, seed), x, target, name, seed)
-        found[layer] = rank_correlation(before, after).abs()
+        after = saliencies(with_random_layers(network, count, seed), x, [target], names, seed)
+        for name in names:
+            found[name][layer] = rank_correlation(before[name][0], after[name][0]).abs()
     return found

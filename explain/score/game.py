@@ -6,6 +6,7 @@ asked only of clouds in which the network sees both: both classes among its firs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
-from dropfold.explain.score.saliency import saliency
+from dropfold.explain.score.saliency import saliencies
 from dropfold.train.scoring.intervals import resample
 
 FIRST = 3  # classes among which both shapes' must be
@@ -61,18 +62,33 @@ def two_shape_game(
     network: nn.Module, x: Tensor, label: Tensor, chosen: Tensor, name: str, seed: int = 0
 ) -> Game:
     """Play with clouds x [B, N, C] of classes [B]: the pairs `chosen` [P, 2] overlaid, the score `name` of both classes."""
+    return two_shape_games(network, x, label, chosen, [name], seed)[name]
+
+
+def two_shape_games(
+    network: nn.Module, x: Tensor, label: Tensor, chosen: Tensor, names: Sequence[str], seed: int = 0
+) -> dict[str, Game]:
+    """`two_shape_game` by each name, of the same overlaid clouds."""
     both = torch.cat([x[chosen[:, 0]], x[chosen[:, 1]]], 1)  # [P, 2 N, C]
     n = x.shape[1]
     classes = label[chosen].to(x.device)
+    if not len(both):
+        nothing = torch.empty(0, 2, dtype=torch.float64, device=x.device)
+        return {name: Game(nothing.any(1), nothing, nothing) for name in names}
     with as_it_was(network), torch.no_grad():
-        first = network(both).argsort(-1, descending=True)[:, :FIRST] if len(both) else classes
+        first = network(both).argsort(-1, descending=True)[:, :FIRST]
     valid = (first[:, None] == classes[..., None]).any(-1).all(-1)
+    front = torch.arange(2 * n, device=x.device) < n
+    scores = saliencies(network, both, classes.unbind(1), names, seed)
+    return {name: _game(valid, scores[name], (front, ~front)) for name in names}
+
+
+def _game(valid: Tensor, scores: Sequence[Tensor], own: Sequence[Tensor]) -> Game:
+    """Of the scores [P, 2 N] of each side's class, and whose points are its own [2 N]."""
     top, mass = [], []
-    for side in (0, 1):
-        scores = saliency(network, both, classes[:, side], name, seed) if len(both) else both[..., 0]
-        own = (torch.arange(2 * n, device=x.device) < n) == (side == 0)
-        highest = scores.topk(2 * n // TOP, -1).indices
-        top.append(own[highest].double().mean(1))
-        positive = scores.clamp(min=0).double()
-        mass.append(positive[:, own].sum(1) / positive.sum(1))
+    for side, mine in zip(scores, own, strict=True):
+        highest = side.topk(side.shape[1] // TOP, -1).indices
+        top.append(mine[highest].double().mean(1))
+        positive = side.clamp(min=0).double()
+        mass.append(positive[:, mine].sum(1) / positive.sum(1))
     return Game(valid, torch.stack(top, 1), torch.stack(mass, 1))

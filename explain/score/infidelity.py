@@ -54,9 +54,10 @@ def random_drops(
     sets: int = SETS,
     share: float = SHARE,
     batch_size: int = 64,
+    logits: Tensor | None = None,
 ) -> Drops:
     """The fall of the logits of classes `target` [B] of clouds x [B, N, C] without random sets of points; every score of
-    these clouds is compared with the same ones.
+    these clouds is compared with the same ones. `logits` [B, K] are those of whole clouds, if they are known.
 
     Raises:
         ValueError: a share that drops no point, or all.
@@ -74,7 +75,7 @@ def random_drops(
         return torch.cat([network(part).gather(1, c[:, None])[:, 0] for part, c in parts])
 
     with as_it_was(network):
-        whole = logit(x)
+        whole = logit(x) if logits is None else logits.gather(1, target[:, None])[:, 0]
         falls = [whole - logit(x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))) for rows in left]
     gone = torch.zeros(sets, b, n, dtype=torch.bool, device=x.device)
     return Drops(gone.scatter_(-1, order[..., :count], True), torch.stack(falls))

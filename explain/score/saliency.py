@@ -10,10 +10,10 @@ random            uniform numbers of the seed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +22,39 @@ from dropfold.explain.cut.cuts import EVIDENCE, cut_of
 from dropfold.explain.cut.inputs import Inputs
 from dropfold.explain.cut.passes import Pass, as_it_was, detached
 from dropfold.explain.cut.positions import Winners
-from dropfold.explain.maps.maps import explain
+from dropfold.explain.maps.maps import map_scores
 from dropfold.explain.maps.methods import METHODS
-from dropfold.explain.units.ablation import pooled_layer
+from dropfold.explain.units.ablation import Units, pooled_layer
 
+IN_LOGITS = (*METHODS, "ablation")  # others have units of their own
 ROUNDS = 20  # of zheng_iterative, until half of the points are dropped
 Scorer = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 
 
-@torch.inference_mode(False)  # with gradients, wherever it is called
 def saliency(network: nn.Module, x: Tensor, target: Tensor, name: str, seed: int = 0) -> Tensor:
     """Scores [B, N] of dense clouds x [B, N, C] for the classes `target` [B]; ValueError if there is no such score."""
+    return saliencies(network, x, [target], [name], seed)[name][0]
+
+
+@torch.inference_mode(False)  # with gradients, wherever it is called
+def saliencies(
+    network: nn.Module, x: Tensor, targets: Sequence[Tensor], names: Sequence[str], seed: int = 0
+) -> dict[str, list[Tensor]]:
+    """`saliency` by each name for each of `targets`; what several share, a forward or a gradient, is computed once."""
+    for name in names:
+        if name not in (*IN_LOGITS, *SCORES):
+            known = ", ".join([*IN_LOGITS, *SCORES])
+            raise ValueError(f"a score of points is one of {known}; got {name!r}.")
     x = x.clone() if x.is_inference() else x  # through which no gradient may go
-    if name in (*METHODS, "ablation"):
-        return explain(network, x, target, method=name, account=False).scores
-    if name not in SCORES:
-        known = ", ".join([*METHODS, "ablation", *SCORES])
-        raise ValueError(f"a score of points is one of {known}; got {name!r}.")
+    maps = [name for name in names if name in IN_LOGITS]
+    found = map_scores(network, x, targets, maps) if maps else {}
     with as_it_was(network):
-        return SCORES[name](network, x, target, seed)
+        for name in names:
+            if name in CLASS_AGNOSTIC:
+                found[name] = [SCORES[name](network, x, targets[0], seed)] * len(targets)
+            elif name not in found:
+                found[name] = [SCORES[name](network, x, target, seed) for target in targets]
+    return found
 
 
 def radius(network: nn.Module, x: Tensor, target: Tensor, seed: int) -> Tensor:
@@ -70,25 +84,40 @@ def critical_points(network: nn.Module, x: Tensor, target: Tensor, seed: int) ->
     return winners.carry(counts[..., None], inputs)
 
 
-@torch.no_grad()
 def winning_points(network: nn.Module, x: Tensor) -> Tensor:
     """int64 [B, C]: the point of each cloud (of PointNet++ the centre) that wins each channel of the pooled feature."""
+    return pooled_features(network, x).winners
+
+
+class Pooled(NamedTuple):
+    """What a forward of B clouds says of its pooled layer: logits [B, K], the pooled values, and int64 [B, C], the point
+    (of PointNet++ the centre) that wins each channel."""
+
+    logits: Tensor
+    values: Units
+    winners: Tensor
+
+
+@torch.no_grad()
+def pooled_features(network: nn.Module, x: Tensor) -> Pooled:
+    """Of dense clouds [B, N, C], in one forward."""
     layer: Any = network.get_submodule(pooled_layer(network))
     layer = layer.layers[-1] if hasattr(layer, "layers") else layer
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, ...]] = []
 
     def ask(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return args, kwargs | {"return_argmax": True}
 
     def note(module: nn.Module, args: Any, out: Any) -> Any:
-        seen.append(out[-1])
+        seen.append(out)
         return out[:-1] if len(out) > 2 else out[0]
 
     with as_it_was(network), ExitStack() as stack:
         stack.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
         stack.callback(layer.register_forward_hook(note).remove)
-        network(x)
-    return seen[0]
+        logits = network(x)
+    *values, winners = seen[0]
+    return Pooled(logits, Units(tuple(values)), winners)
 
 
 def zheng(network: nn.Module, x: Tensor, target: Tensor, seed: int) -> Tensor:

@@ -130,12 +130,18 @@ def each_unit(
             (value,) = _replacement(Units((leaves[EVIDENCE],)), to)
             return torch.cat(list(run.without_each_channel(leaves, value)))
         if layer == _known_pool(network) and channels in (None, -1):
-            values = _watch(network, given, layer, None)
-            return rank_one(network, values, _replacement(values, to))
+            return each_pooled_unit(network, _watch(network, given, layer, None), to)
     count = unit_values(network, inputs, layer, channels).count
     return torch.stack(
         [ablate(network, inputs, layer, [u], to, graph=graph, channels=channels) for u in range(count)]
     )
+
+
+@torch.no_grad()
+def each_pooled_unit(network: nn.Module, values: Units, to: To | tuple[Tensor, ...] = "zero") -> Tensor:
+    """`each_unit` of the pooled layer, whose `values` are known."""
+    with as_it_was(network):
+        return rank_one(network, values, _replacement(values, to))
 
 
 def rank_one(network: Any, values: Units, replacement: tuple[Tensor, ...]) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dropfold.explain import axioms
+from dropfold.explain import axioms, explain, smaller_network, unit_values
 from tests.explain.conftest import CLOUDS, randomized
 
 
@@ -84,3 +84,40 @@ def test_channels_are_those_removed_by_hand(name, clouds):
     )
     expected = torch.corrcoef(torch.stack([drops, given]))[0, 1]
     torch.testing.assert_close(found.correlation[0], expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("PointNet", "conv3.activation"),
+        ("DGCNN", "embed.activation"),
+        ("PointNet2", "sa3.layers.2.activation"),
+    ],
+)
+def test_before_the_pool_all_channels_in_one_pass_are_those_of_a_pass_each(name, layer, clouds, monkeypatch):
+    network, x = randomized(CLOUDS[name]()), clouds[:1]
+    network = first_units(network, 24)
+    fast = axioms(network, x, 2, layer=layer)
+    monkeypatch.setattr("dropfold.explain.score.axioms.before_pool", lambda network: None)
+    for method, slow in axioms(network, x, 2, layer=layer).items():
+        for found, expected in zip(vars(fast[method]).values(), vars(slow).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def first_units(network, count):
+    """A network with the first few of its pooled units alone."""
+    values = unit_values(network, torch.rand(2, 48, 3, dtype=torch.float64))
+    return smaller_network(network, torch.arange(values.count) >= count, values.means())
+
+
+def test_a_cut_inside_a_fused_layer_runs_that_layer_alone_in_its_plain_form(clouds):
+    network = randomized(CLOUDS["DGCNN"]())
+    seen = {}
+    for name in ("edge4", "embed"):
+        module = network.get_submodule(name)
+        module.register_forward_pre_hook(lambda m, a, name=name: seen.update({name: m.fused}))
+    found = explain(network, clouds, 2, layer="embed.activation", account=False)
+    assert seen == {"edge4": True, "embed": False}
+    at_the_cut = explain(network, clouds, 2)
+    torch.testing.assert_close(found.logit, at_the_cut.logit, rtol=1e-9, atol=1e-12)
+    assert network.embed.fused
