@@ -7,6 +7,7 @@ from dropfold.models.clouds.pointnet import PointNet
 from dropfold.models.clouds.pointnet2 import PointNet2
 from dropfold.models.clouds.pointnet2_segmentation import PointNet2Segmentation
 from dropfold.models.clouds.pointnet_segmentation import PointNetSegmentation
+from dropfold.models.images.cells import CellNetwork
 from dropfold.models.images.networks import ImageClassifier, image_network
 from dropfold.models.images.resnet import ResNet
 from dropfold.models.images.vgg import VGG16
@@ -29,6 +30,7 @@ __all__ = [
     "DGCNN",
     "NETWORKS",
     "VGG16",
+    "CellNetwork",
     "DGCNNSegmentation",
     "DropCluster",
     "DropFeat",
