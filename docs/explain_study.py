@@ -148,7 +148,7 @@ def picture(found: list[Study]) -> None:
                 below.plot(middle, y, "o", color=COLORS[name], ms=5)
             below.set_yticks(range(len(others)), [words(name) for name in others])
             below.set_ylim(len(others) - 0.5, -0.5)
-            below.set_xlim(-12, 32)  # of two seeds Student's interval is wider than that
+            below.set_xlim(-12, 32)
             below.axvline(0, color=plots.INK, lw=1)
             below.set_xlabel(
                 "more accuracy left than by XGrad-CAM, points\n(mean of 10, 30 and 50 % dropped)"
