@@ -82,20 +82,22 @@ def test_images_of_the_page_and_what_drives_units(pictures):
 def test_layers_drawn_anew_of_clouds(monkeypatch):
     seen = []
 
-    def cascade(network, x, target, name, seed):
+    def cascades(network, x, target, names, seed):
         seen.append(target.tolist())
-        return {"fc": torch.ones(len(x))}
+        return {name: {"fc": torch.ones(len(x))} for name in names}
 
     def right(*arguments):
         return SimpleNamespace(right=lambda label: torch.ones(5, len(label)))
 
-    monkeypatch.setattr(scores, "cascade", cascade)
+    monkeypatch.setattr(scores, "cascades", cascades)
     monkeypatch.setattr(scores, "dropping", right)
     monkeypatch.setattr(scores, "saliency", lambda network, x, target, name, seed: torch.rand(len(x), 4))
     of_sets = SimpleNamespace(relative=lambda value: 1.0, as_it_is=0, scaled=0)
     monkeypatch.setattr(scores, "infidelity", lambda *arguments: of_sets)
     clouds = Clouds(nn.Identity(), torch.rand(60, 4, 3), SORTED, [], NAMES)
-    scores._measure(clouds, Found(), "random", SORTED, None, [0.5], torch.rand(60, 5), 0)
+    monkeypatch.setattr(scores, "random_drops", lambda *arguments, **options: None)
+    monkeypatch.setattr(scores, "inserted_shares", lambda *arguments: [0.5])
+    scores.score_maps(clouds, Found(), ["random"], torch.rand(60, 5), SORTED, 0)
     counts = np.bincount(seen[0], minlength=5)
     assert sum(counts) == scores.BATCH
     assert min(counts) >= 3
