@@ -89,10 +89,7 @@ def main(options: Options) -> None:
     if trained.config.operations:
         raise ValueError(f"{options.run} is transformed already; compress the run that it was made of.")
     what, part = options.target
-    absolute = Path(os.path.abspath(options.run))  # "." and ".." have names then
-    beside = options.run.parent if options.run.name == absolute.name else absolute.parent
-    name = f"{absolute.name}-{method}" + ("" if into_formats else f"-{what}-{part:g}")
-    out = options.out or beside / name
+    out = options.out or beside(options.run, method + ("" if into_formats else f"-{what}-{part:g}"))
     training = options.epochs, options.lr, options.seed
     request = Request(trained, out, method, options.target, *training, options.rho)
     with going_on(out):
@@ -108,17 +105,28 @@ def main(options: Options) -> None:
     print(f"run: {out}")
 
 
-def _check(options: Options, method: str, into_formats: bool) -> None:
-    """Refuse values out of range, options that the method does not take, and several processes."""
+def beside(run: Path, ending: str) -> Path:
+    """A folder beside a run's, with an ending to its name."""
+    absolute = Path(os.path.abspath(run))  # "." and ".." have names then
+    return (run.parent if run.name == absolute.name else absolute.parent) / f"{absolute.name}-{ending}"
+
+
+def check_start(word: str, target: tuple[str, float]) -> None:
+    """Refuse several processes, and a target that is no part."""
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ValueError(
-            f"compress runs in one process, and these are {processes}; start it without torchrun (one GPU is used)."
+            f"{word} runs in one process, and these are {processes}; start it without torchrun (one GPU is used)."
         )
-    what, part = options.target
+    what, part = target
     if not 0 < part < 1:
         raise ValueError(
             f"--target {what} takes a part of the original's, above 0 and below 1; got {part:g}."
         )
+
+
+def _check(options: Options, method: str, into_formats: bool) -> None:
+    """Refuse values out of range, options that the method does not take, and several processes."""
+    check_start("compress", options.target)
     for name, value in (("rho", options.rho), ("epochs", options.epochs), ("lr", options.lr)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} must be above 0; got {value:g}.")

@@ -117,11 +117,22 @@ class Space:
 
     def keeping(self, names: Iterable[str]) -> Space:
         """The space in which these edges stay as they are; ValueError for one that is not there."""
-        operations = self.original.operations()
+        operations, names = self.original.operations(), list(names)
         for name in names:
             if name not in operations:
                 raise ValueError(unknown("layer", name, operations))
-        return replace(self, options={**self.options, **{name: (operations[name],) for name in names}})
+        names, whole = set(names), self.canonical(operations)
+
+        def leaves(name: str, option: str) -> bool:
+            """Whether an option brings no change to those that stay, as a null does to what is behind it."""
+            one = self.canonical({**whole, name: option})
+            return all(one[other] == whole[other] for other in names - {name})
+
+        options = {
+            name: (operations[name],) if name in names else tuple(o for o in found if leaves(name, o))
+            for name, found in self.options.items()
+        }
+        return replace(self, options=options)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

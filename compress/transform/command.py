@@ -10,14 +10,13 @@ What was measured and scored is kept in the new run's compression.json; the same
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from dropfold.compress.run.command import Target
+from dropfold.compress.run.command import Target, beside, check_start
 
 
 @dataclass
@@ -74,9 +73,7 @@ def main(options: Options) -> None:
         word = "compressed" if trained.config.sizes else "transformed"
         raise ValueError(f"{options.run} is {word} already; transform the run that it was made of.")
     what, part = options.target
-    absolute = Path(os.path.abspath(options.run))
-    beside = options.run.parent if options.run.name == absolute.name else absolute.parent
-    out = options.out or beside / f"{absolute.name}-transform-{what}-{part:g}"
+    out = options.out or beside(options.run, f"transform-{what}-{part:g}")
     seed = trained.config.seed if options.seed is None else options.seed
     request = Request(trained, out, "transform", options.target, options.epochs, options.lr, seed)
     asked = Asked(
@@ -86,6 +83,7 @@ def main(options: Options) -> None:
         options.sandwich,
         options.weights,
         options.keep,
+        learnt,
     )
     with going_on(out):
         found = transform(request, asked)
@@ -95,15 +93,7 @@ def main(options: Options) -> None:
 
 def _check(options: Options) -> None:
     """Refuse values out of range, and several processes."""
-    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ValueError(
-            f"transform runs in one process, and these are {processes}; start it without torchrun (one GPU is used)."
-        )
-    what, part = options.target
-    if not 0 < part < 1:
-        raise ValueError(
-            f"--target {what} takes a part of the original's, above 0 and below 1; got {part:g}."
-        )
+    check_start("transform", options.target)
     for name in ("scores", "supernet_epochs", "epochs", "lr"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):

@@ -226,6 +226,15 @@ def test_smaller_kernels_begin_as_the_middle_of_the_trained_one():
     assert torch.equal(own["conv_1x1"].bias, network.first.bias)
 
 
+def test_a_layer_that_is_kept_stays_whatever_is_drawn(points):
+    """Also behind a null, which would leave it nothing to read."""
+    network, x = points
+    space = family_of(network, x).space.keeping(["edge3"])
+    assert ["null" in space.options[name] for name in EDGES] == [False, False, False, True]
+    for seed in range(50):
+        assert space.draw(torch.Generator().manual_seed(seed))["edge3"] == "edge_conv_20"
+
+
 def test_noise_that_reads_the_graph_is_refused():
     network = DGCNN(5, noise=DropCluster(0.2, 4, space="graph"))
     with pytest.raises(ValueError, match="drops the neighbours of its graphs"):

@@ -331,3 +331,13 @@ def test_images_too(image_folder, tmp_path):  # noqa: F811
     example = example_of(whole)
     before, after = (multiply_adds(work_of(t.network, *example)) for t in (whole, trained))
     assert after <= 0.9 * before
+
+
+@pytest.mark.usefixtures("_no_measures")
+@pytest.mark.parametrize("learnt", [False, True])
+def test_the_last_training_learns_what_the_run_did(folder, tmp_path, learnt):  # noqa: F811
+    run, out = tmp_path / "whole", tmp_path / "small"
+    Run(small(folder, out=run, epochs=1, train_on_validation=learnt)).train()
+    transform(run, out, "--scores", "2", "--target", "macs", "0.95", "--search", "random")
+    assert Trained.of(out).config.train_on_validation == learnt
+    assert not Trained.of(out / "supernet").config.train_on_validation
