@@ -72,13 +72,18 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     found = load_json(out / FILE)
     if not isinstance(found, dict) or "method" not in found:
         raise ValueError(f"{out / FILE} is no record of a compression; give another --out.")
+    refuse_others(out, found, asked)
+    print(f"note: {out} goes on from what was done before.", file=sys.stderr)
+    return found
+
+
+def refuse_others(out: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """ValueError if what is kept in a folder was begun with other options."""
     for name, value in asked.items():
         if found.get(name) != value:
             raise ValueError(
                 f"{out} was begun with {name} {found.get(name)}, and this asks for {value}; give another --out."
             )
-    print(f"note: {out} goes on from what was done before.", file=sys.stderr)
-    return found
 
 
 @contextmanager

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run.channels import adapt, finish, test_figures
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
+from dropfold.compress.run.record import (
+    FILE,
+    Request,
+    begun,
+    example_of,
+    figures,
+    refuse_others,
+    settle,
+    show,
+)
 from dropfold.compress.transform import page
 from dropfold.compress.transform.architecture import key_of, parse_key
 from dropfold.compress.transform.costs import cheapest, cost_of, time_table
@@ -121,7 +130,7 @@ def _begin(
     found = begun(out, words)
     if found is not None:
         if "operations" in found:  # until then another search goes on from what was scored
-            begun(out, how)
+            refuse_others(out, found, how)
         elif {name: found[name] for name in how} != how:
             found |= how
             for name in ("order", "timed"):
