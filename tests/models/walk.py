@@ -302,6 +302,7 @@ MODELS = {
     ),
     "ResNet": module(lambda: models.ResNet(4, 8), images),
     "VGG16": module(lambda: models.VGG16(4), images),
+    "CellNetwork": module(lambda: models.CellNetwork(4, channels=4, cells=3), images),
     "ImageClassifier": module(
         lambda: models.ImageClassifier(models.ResNet(4, 8), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]), pixels
     ),
