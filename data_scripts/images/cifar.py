@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dropfold.data_scripts.schemas import image_schema, splits
-from dropfold.data_scripts.schemas.copies import digests_of, note_copies
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic
@@ -160,8 +160,7 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
     label = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     split = np.concatenate([np.full(records, which, np.uint8) for _, records, which in files])
     check_labels(root, one, label, split)
-    for note in note_copies(digests_of(whole), split, name, "image", "images"):
-        say(note)
+    say_copies(whole, split, name, "image", "images")
     return Images(
         pixels=whole,
         label=label[:, -1],

@@ -19,14 +19,13 @@ import numpy as np
 
 from dropfold.data_scripts.images.idx import read_idx
 from dropfold.data_scripts.schemas import image_schema, splits
-from dropfold.data_scripts.schemas.copies import digests_of, note_copies
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.schemas.image_schema import Images
 from dropfold.data_scripts.work import atomic, jobs, shipped
 from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.errors import ArchiveError, SchemaError
 from dropfold.data_scripts.work.folders import print_line
-from dropfold.data_scripts.work.notes import say
 
 CLASSES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -101,8 +100,7 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
     pixels, label, split_of = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
     titles = [title for part in parts for title in part[3]]
-    for note in note_copies(digests_of(pixels), split_of, titles, "image", "images"):
-        say(note)
+    say_copies(pixels, split_of, titles, "image", "images")
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dropfold.data_scripts.schemas.h5_file import TEST
 from dropfold.data_scripts.work.folders import in_number, name_some, shorten
+from dropfold.data_scripts.work.notes import say
 
 SHOWN = 3  # pairs that the sentence names
 
@@ -20,8 +21,8 @@ def digest_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def digests_of(rows: np.ndarray) -> list[bytes]:
-    """SHA-256 of each row [n, ...]."""
+def digests_of(rows: Iterable[np.ndarray]) -> list[bytes]:
+    """SHA-256 of each row."""
     return [hashlib.sha256(np.ascontiguousarray(row).data).digest() for row in rows]
 
 
@@ -39,3 +40,15 @@ def note_copies(
         f"{in_number(len(shared), one, more)} that test{'s' * single} {'is' if single else 'are'} known from training, "
         f"which flatters the scores: {pairs}"
     ]
+
+
+def say_copies(
+    arrays: Iterable[np.ndarray],
+    split: np.ndarray,
+    name: Sequence[str],
+    one: str = "shape",
+    more: str = "shapes",
+) -> None:
+    """Say which entries that test have the very numbers of others that train or validate: points, frames or pixels."""
+    for note in note_copies(digests_of(arrays), split, name, one, more):
+        say(note)

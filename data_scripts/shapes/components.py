@@ -14,6 +14,7 @@ import numpy as np
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import part_schema, splits
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, Parts, SchemaError
 from dropfold.data_scripts.work import shipped
 
@@ -53,6 +54,8 @@ def convert(source: Path) -> Parts:
         raise SchemaError(f"{source}: points is {points.dtype} {points.shape}, expected int16 [n, N, 3].")
     n, size = points.shape[:2]
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
+    name = [str(name) for name in arrays["name"]]
+    say_copies(points, split, name)
     return Parts(
         # Whole multiples of 2 ** -15: the low bits of a float are zero, and the file is a third smaller.
         points=(points.reshape(-1, 3) / np.float32(32768)).astype(np.float32),
@@ -60,7 +63,7 @@ def convert(source: Path) -> Parts:
         ptr=np.arange(n + 1, dtype=np.int64) * size,
         category=category,
         split=splits.carve_validation(category, split, 0.15),
-        name=[str(name) for name in arrays["name"]],
+        name=name,
         class_names=class_names,
         part_names=part_names,
         part_category=part_schema.categories_of(part_names, class_names),

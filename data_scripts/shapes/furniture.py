@@ -15,6 +15,7 @@ import numpy as np
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import shape_schema, splits
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds, SchemaError
 from dropfold.data_scripts.work import shipped
 
@@ -50,12 +51,14 @@ def convert(source: Path) -> Clouds:
     class_names = [str(name) for name in arrays["classes"]]
     label = found["label"].astype(np.int64)
     split = np.where(found["train"], TRAIN, TEST).astype(np.uint8)
+    name = [str(name) for name in found["name"]]
+    say_copies(found["points"], split, name)
     return Clouds(
         points=npz.as_float32(found["points"]),
         normals=npz.as_float32(found["normals"]),
         label=label,
         split=splits.carve_validation(label, split, 0.15),
-        name=[str(name) for name in found["name"]],
+        name=name,
         library=[str(name) for name in found["library"]],
         class_names=class_names,
         source="Sweet Home 3D furniture libraries (Debian sweethome3d-furniture 1.8), points sampled on the surface",

@@ -15,6 +15,7 @@ import numpy as np
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import part_schema, shape_schema, splits
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.part_schema import Parts
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 
@@ -36,12 +37,14 @@ def convert(source: Path) -> Clouds:
     arrays = npz.load_arrays(source, ("points", "normals", "label", "train", "name", "classes"))
     label = arrays["label"].astype(np.int64)
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
+    name = [str(name) for name in arrays["name"]]
+    say_copies(arrays["points"], split, name)
     return Clouds(
         points=npz.as_float32(arrays["points"]),
         normals=npz.as_float32(arrays["normals"]),
         label=label,
         split=splits.carve_validation(label, split, 0.15),
-        name=[str(name) for name in arrays["name"]],
+        name=name,
         class_names=[str(name) for name in arrays["classes"]],
         source="Princeton Shape Benchmark, meshes with part labels; points sampled on the surface",
         credits="research use only; not to be redistributed",

@@ -26,7 +26,7 @@ from dropfold.data_scripts.readers.npz import as_float32
 from dropfold.data_scripts.readers.shapes import read_numbers
 from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.centre import normalised
-from dropfold.data_scripts.schemas.copies import digests_of, note_copies
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution, jobs
@@ -34,7 +34,6 @@ from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import print_line
-from dropfold.data_scripts.work.notes import say
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -106,8 +105,7 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
             raise SchemaError(f"{shape.where} holds numbers that are not finite.")
         titles.append(shape.name)
-    for note in note_copies(digests_of(clouds), split, titles, "shape", "shapes"):
-        say(note)
+    say_copies(clouds, split, titles)
     return Clouds(
         points=clouds,
         normals=normals,

@@ -29,6 +29,7 @@ from rich.progress import track
 from dropfold.data_scripts.readers.npz import as_float32
 from dropfold.data_scripts.schemas import part_schema
 from dropfold.data_scripts.schemas.centre import normalised
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.part_schema import TEST, TRAIN, VALIDATION, Parts
 from dropfold.data_scripts.work import distribution, jobs, pieces
@@ -104,6 +105,7 @@ def convert(source: Path, form: Form, out: Path, workers: int = 0) -> tuple[Part
         credits="Yi et al., SIGGRAPH Asia 2016, https://shapenet.org; not to be redistributed",
         rebuild=f"dropfold data shapenet-part --form {form}",
     )
+    say_copies(np.split(parts.points, parts.ptr[1:-1]), parts.split, name)
     part_schema.write(out, parts)
     pieces.end(part)
     return parts, notes

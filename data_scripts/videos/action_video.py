@@ -16,6 +16,7 @@ import tyro
 
 from dropfold.data_scripts.readers import npz
 from dropfold.data_scripts.schemas import video_schema
+from dropfold.data_scripts.schemas.copies import say_copies
 from dropfold.data_scripts.schemas.splits import group_folds, random_folds
 from dropfold.data_scripts.schemas.video_schema import (
     TEST,
@@ -63,6 +64,8 @@ def convert(source: Path) -> Videos:
         )
     split = np.where(arrays["train"], np.where(np.isin(person, VALIDATING), VALIDATION, TRAIN), TEST)
     group = [f"person {p:02d}" for p in person]
+    name = [f"{group[i]}, {names[label[i]]}, clip {i}" for i in range(n)]
+    say_copies(arrays["x"], split, name, "clip", "clips")
     return Videos(
         frames=arrays["x"][..., None],
         length=np.full(len(label), arrays["x"].shape[1], dtype=np.int64),
@@ -71,7 +74,7 @@ def convert(source: Path) -> Videos:
         fold=random_folds(len(label)),
         group_fold=group_folds(group, label),
         group=group,
-        name=[f"{group[i]}, {names[label[i]]}, clip {i}" for i in range(len(label))],
+        name=name,
         class_names=names,
         source="20 actions of 10 people, skeletons of a depth camera drawn as gray frames",
         credits="research use only; not to be redistributed",

@@ -5,8 +5,7 @@ r"""BatchNorm, activation and noise in one pass.
 over the rows of y [M, C], with a(z) = z for z > 0 and negative_slope * z otherwise (0: ReLU, 1: none), and the keep scale f
 of a `Noise` (kernels/noise/draw; 1 without). In training, mean and biased variance are the batch's and the running
 buffers move as `nn.BatchNorm1d`'s; in evaluation they are the running buffers. The normalised values are not stored:
-forward reads y twice and writes out once, backward reads dout and y twice and writes dy once, drawing f again. A y of -inf
-is no value, as the max of nothing: out is 0 there, and no gradient comes of it.
+forward reads y twice and writes out once, backward reads dout and y twice and writes dy once, drawing f again.
 
     dz = dout f a'(z),   dy = gamma / sqrt(var + eps) * (dz - mean(dz) - y_hat mean(dz y_hat)),
     dgamma = sum dz y_hat,   dbeta = sum dz

@@ -34,8 +34,7 @@ def _apply(y, scale, shift, slope, mode, keep_scale, p, noise_scale, seed, out):
             noise_row(mode, keep_scale, p, noise_scale, seed, m, f)
             for c in range(channels):
                 z = scale[c] * y[m, c] + shift[c]
-                a = f[c] * leaky_relu(z, slope)
-                out[m, c] = a if y[m, c] != -np.inf else 0
+                out[m, c] = f[c] * leaky_relu(z, slope)
 
 
 @njit(parallel=True)
@@ -51,10 +50,9 @@ def _sum(dout, y, scale, shift, mean, rstd, slope, keep, mode, keep_scale, p, no
                 z = scale[c] * y[m, c] + shift[c]
                 d = dout[m, c] * f[c]
                 d = d if z > 0 else slope * d
-                exists = y[m, c] != -np.inf
-                g[c] = d if exists else 0
-                sum_dz[c] += g[c]
-                sum_dz_hat[c] += g[c] * ((y[m, c] if exists else mean[c]) - mean[c]) * rstd[c]
+                g[c] = d
+                sum_dz[c] += d
+                sum_dz_hat[c] += d * (y[m, c] - mean[c]) * rstd[c]
             if keep:
                 dz[m] = g
         sums[b, 0] = sum_dz
@@ -77,8 +75,7 @@ def _differentiate(
                 shared = (y[m, c] - mean[c]) * rstd[c] * mean_dz_hat[c]
                 if mean_dz_hat[c] == 0 and y[m, c] == y[m, c]:  # in evaluation; infinity times 0 would be NaN
                     shared = mean_dz_hat[c]
-                d = scale[c] * (d - mean_dz[c] - shared)
-                dy[m, c] = d if y[m, c] != -np.inf else 0
+                dy[m, c] = scale[c] * (d - mean_dz[c] - shared)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ With `z = scale * y + shift` (norm/batch_norm), `a(z) = z` for z > 0 and `slope 
     norm_sums    dz = dout f a'(z);  sum dz and sum dz y_hat, a channel;  dz itself if asked for
     norm_grad    dy = scale * (dz - mean(dz) - y_hat * mean(dz y_hat))
 
-A y of -inf is the maximum of an empty set: its out and its gradient are 0. NaN stays NaN.
+Infinities and NaN are as in the plain form; in evaluation the infinities have the gradient of their side.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ def _norm_apply_fwd_kernel(
             *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, o_m, i_c, channels),
             *(BLOCK_M, BLOCK_C, BY_FOUR),
         )
-    a = tl.where(y != float("-inf"), a, 0.0)
     tl.store(p_out + o, a.to(p_out.dtype.element_ty), mask=inside)
 
 
@@ -71,11 +70,8 @@ def _norm_sums_bwd_kernel(
             )
         z = scale[None, :] * y + shift[None, :]
         dz = tl.where(z > 0, dz, slope * dz)
-        exists = y != float("-inf")
-        dz = tl.where(exists, dz, 0.0)
-        hat = tl.where(exists, (y - mean[None, :]) * rstd[None, :], 0.0)
         sum_dz += tl.sum(dz, axis=0)
-        sum_dz_hat += tl.sum(dz * hat, axis=0)
+        sum_dz_hat += tl.sum(dz * (y - mean[None, :]) * rstd[None, :], axis=0)
         if KEEP:
             tl.store(p_dz + o, dz, mask=inside)
     o = i_block * 2 * channels + o_c
@@ -113,8 +109,7 @@ def _norm_grad_bwd_kernel(
     shared = tl.where(
         (mean_dz_hat == 0) & (y == y), 0.0, shared
     )  # in evaluation; infinity times 0 would be NaN
-    dy = tl.where(y != float("-inf"), scale * (dz - mean_dz - shared), 0.0)
-    tl.store(p_dy + o, dy.to(p_dy.dtype.element_ty), mask=inside)
+    tl.store(p_dy + o, (scale * (dz - mean_dz - shared)).to(p_dy.dtype.element_ty), mask=inside)
 
 
 def _tile(channels: int) -> dict[str, int]:

@@ -78,7 +78,7 @@ def _reduce_neighbours(
                 sum_y = number(k) * from_origin + sum_q
                 first[c] += sum_y
                 second[c] += from_origin * (sum_y + sum_q) + ss[c]
-                maximum[i, c] = p_i + best[c]
+                maximum[i, c] = p_i + best[c] if mode == 0 or arg[c] < k else 0
                 argmax[i, c] = arg[c]
                 total[i, c] = sum_q + number(k) * pilot[c]
         for c in range(channels):

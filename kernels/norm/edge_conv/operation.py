@@ -86,7 +86,8 @@ def reference(
 
 
 def empty_forward(pq: Tensor, idx: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    """`max_j y_ij` [M, C], its position among the neighbours [M, C] (k: none), S [M, C], means and m2s [P, C] of blocks."""
+    """`max_j y_ij` [M, C] (0 where noise drops all), its position among the neighbours [M, C] (k: none), S [M, C], means and
+    m2s [P, C] of blocks."""
     (rows, k), channels = idx.shape, pq.shape[1] // 2
     dtype = accumulator(pq.dtype)
     maximum = pq.new_empty((rows, channels), dtype=dtype)
@@ -127,18 +128,24 @@ class _EdgeConv(torch.autograd.Function):
         ctx.save_for_backward(
             x, weight, pq, gamma, idx, ptr, maximum, argmax, total, mean, scale, shift, rstd, count
         )
-        ctx.options = (slope, training, sync)
+        ctx.options = (slope, training, sync, noise)
         ctx.mark_non_differentiable(mean, var, count, argmax)
-        return norm_apply(maximum, scale, shift, slope, *none), mean, var, count, argmax
+        out = norm_apply(maximum, scale, shift, slope, *none)
+        if noise is not None:
+            out.masked_fill_(argmax == k, 0)
+        return out, mean, var, count, argmax
 
     @staticmethod
     @first_derivatives_only
     def backward(ctx: Any, dout: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, pq, gamma, idx, ptr, maximum, argmax, total, *rest = ctx.saved_tensors
         mean, scale, shift, rstd, count = rest
-        slope, training, sync = ctx.options
+        slope, training, sync, noise = ctx.options
         none = draw(None, ptr, 0)
-        g, sums = norm_sums(dout.contiguous(), maximum, scale, shift, mean, rstd, slope, True, *none)
+        dout = dout.contiguous()
+        if noise is not None:
+            dout = dout.masked_fill(argmax == idx.shape[1], 0)
+        g, sums = norm_sums(dout, maximum, scale, shift, mean, rstd, slope, True, *none)
         dbeta, dgamma, c1, c2 = norm_gradients(sums, count, training, sync)
         dpq = _backward(pq, g, total, argmax, idx, torch.stack([scale, mean, c1, c2 * rstd]))
         dx = mm(dpq, weight) if ctx.needs_input_grad[0] else None

@@ -86,7 +86,10 @@ def _edge_conv_fwd_kernel(
             arg = tl.where(better, pos, arg)
         o = o_m[:, None] * channels + o_c[None, :]
         p = tl.load(p_pq + o_m[:, None] * row + o_c[None, :], mask=inside, other=0.0).to(tl.float32)
-        tl.store(p_maximum + o, p + best, mask=inside)
+        best += p
+        if MODE != 0:
+            best = tl.where(arg < k, best, 0.0)
+        tl.store(p_maximum + o, best, mask=inside)
         tl.store(p_argmax + o, arg.to(p_argmax.dtype.element_ty), mask=inside)
         tl.store(p_total + o, s + k * pilot[None, :], mask=inside)
         p = p - p0[None, :]

@@ -46,6 +46,18 @@ def source(path, **changes):
     return path
 
 
+@pytest.mark.parametrize(
+    "convert", [components.convert, labeled_meshes.convert, labeled_meshes.convert_parts]
+)
+def test_a_copy_of_a_training_shape_among_those_that_test_is_said(convert, tmp_path, caplog):
+    points = np.random.default_rng(1).integers(-9, 9, (5, 16, 3)).astype(np.int16)
+    points[2] = points[1]
+    name = [f"{tmp_path.name}/{i}" for i in range(5)]  # a line is said once
+    convert(source(tmp_path / "a.npz", points=points, name=np.array(name)))
+    said = f"1 shape that tests is known from training, which flatters the scores: {name[2]} -> {name[1]}"
+    assert said in caplog.text
+
+
 def test_parts_of_an_npz(tmp_path):
     path = source(tmp_path / "a.npz")
     arrays = np.load(path)

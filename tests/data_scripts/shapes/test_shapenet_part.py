@@ -1,6 +1,7 @@
 """ShapeNetPart in small, in exactly both distributed layouts, with real shapes in them: whole, archived, broken, stopped."""
 
 import json
+import re
 import zipfile
 
 import h5py
@@ -185,6 +186,14 @@ def shapes(seed):
         label.astype(np.uint8),
         random.integers(low, high, (4, 32), np.uint8),
     )
+
+
+def test_copies_on_both_sides_of_the_published_split_are_said(files, tmp_path, caplog):
+    with h5py.File(files / "ply_data_val0.h5") as known, h5py.File(files / "ply_data_test0.h5", "a") as file:
+        file["data"][3] = known["data"][1]
+    convert(files.parent, "hdf5", tmp_path / "a.h5")
+    assert "1 shape that tests is known from training, which flatters the scores: " in caplog.text
+    assert re.search(r"ply_data_test0_0003 -> \w+/ply_data_val0_0001", caplog.text)
 
 
 @pytest.mark.parametrize("listed", [False, True])

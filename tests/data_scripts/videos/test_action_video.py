@@ -36,6 +36,13 @@ def test_odd_people_train_and_even_people_test(tmp_path):
     assert found.class_names == ["wave", "clap", "jump"]
 
 
+def test_a_copy_of_a_training_clip_among_those_that_test_is_said(tmp_path, caplog):
+    x = np.random.default_rng(1).integers(0, 256, (30, 4, 6, 8), dtype=np.uint8)
+    x[5] = x[1]
+    action_video.convert(source(tmp_path / "a.npz", x=x))
+    assert "person 02, jump, clip 5 -> person 01, clap, clip 1" in caplog.text
+
+
 def test_broken_sources_are_named(tmp_path):
     with pytest.raises(SchemaError, match="is not there; give the path"):
         action_video.convert(tmp_path / "a.npz")

@@ -204,6 +204,23 @@ def test_forward_and_backward_are_those_of_the_reference(dense, scaling, dtype):
         assert 0 < (out == 0).float().mean() < 1
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_infinities_pass_and_so_do_those_of_the_gradient(value):
+    """A gradient that overflowed must be seen by who scales losses; 0 times infinity is NaN, as in `nn.Dropout`."""
+    x, dout = torch.randn(2, 2, 30, 4)
+    x[0, 7], dout[1, 9] = value, value
+    for drop, folder in ((drop_point, point), (drop_feat, feat)):
+        results = []
+        for fn in (drop, folder.reference):
+            leaf = x.clone().requires_grad_()
+            out = fn(leaf, 0.4, seed=torch.tensor(3))
+            out.backward(dout)
+            results.append((out, leaf.grad))
+        for ours, theirs in zip(*results):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+            assert not ours.isfinite().all()
+
+
 def test_p_may_be_a_tensor_that_changes():
     x = torch.ones(4, 100, 1)
     p = torch.tensor(0.0)

@@ -52,8 +52,9 @@ def test_a_dense_matrix_is_packed_or_read_as_it_is(shape, rows):
     torch.testing.assert_close(product(packed, x), x @ w, **EXACT)
 
 
-# U [32, 32 gates] as itself, and as factors that are multiplied by.
-KINDS = {"dense": ((1, 1, 1), (1, 32, 32)), "factors": ((1, 4, 8), (1, 8, 4))}
+# U [HIDDEN, HIDDEN gates] as itself, and as factors that are multiplied by.
+HIDDEN = 96  # three panels of the widest registers, and more of others
+KINDS = {"dense": ((1, 1, 1), (1, HIDDEN, HIDDEN)), "factors": ((1, 12, 8), (1, 8, 12))}
 
 
 WAYS = [
@@ -68,7 +69,7 @@ WAYS = [
 @pytest.mark.parametrize("lengths", [None, [6, 1, 4, 6, 2]])
 @pytest.mark.parametrize(("way", "batch", "network", "kind"), WAYS)
 def test_threads_share_rows_or_units(network, kind, lengths, way, batch, monkeypatch):
-    frames, hidden, lengths = 6, 32, lengths and lengths[:batch]
+    frames, hidden, lengths = 6, HIDDEN, lengths and lengths[:batch]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     never, always = 1e30, 0
     monkeypatch.setattr(shares, "MIN_STEP_NANOSECONDS", always if way == "units" else never)
