@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import cloud_steps, limits
-from benchmarks.cases.cloud_steps import PEER, TASKS, Network, Setting, Side
+from benchmarks.cases.cloud_steps import LOOPING, PEER, TASKS, Network, Setting, Side
 from benchmarks.harness import Case
 
 WAYS = ("compiled", "onnxruntime")
-LOOPING = "pointnet2"  # networks of this name, of the peers
 
 
 def make(setting: Setting, provider: str) -> Callable[[], Tensor]:
