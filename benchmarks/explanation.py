@@ -1,29 +1,31 @@
 """`python -m benchmarks.explanation RUN...`: which explanation holds, over the seeds of trained runs on clouds.
 
-Each run is copied to OUT/NETWORK-NOISE/seed-SEED, explained there by `dropfold explain`, and measured by what that command
-does not do: the axioms of maps per layer, units replaced by 0 beside units replaced by their mean, and Zheng's iterative
-score where asked for. A part that is there already is not measured again, so that an interrupted study goes on.
+What is measured of a run lies in OUT/NETWORK-NOISE/seed-SEED, a part after the other, and a part that is there is not
+measured again: an interrupted study goes on. A part is measured anew where it is asked for otherwise (`--clouds`); a folder
+that holds another run, and runs of one network and noise that differ in more than their seed, are refused.
 
 Tables, over all runs in OUT:
 
     axioms    median over clouds of conservation, sensitivity and correlation, by layer and method
     dropping  accuracy without the most salient 10, 30 and 50 % of the points and their mean; and the other figures of a map
     game      share of the top eighth of points on the own shape; share of valid pairs
-    units     what a pooled unit costs over all, and its worst class; how many units share the damage
+    units     what a pooled unit costs over all, and the class that it harms most in training; how many units share that
     tells     Pearson's r over units of an attribute with the damage
     removed   accuracy without most of the units
 
-A value is a run's. `mean` and `half_width` are Student's 95 % interval over seeds, and so are those of the difference to
-XGrad-CAM, paired by seed. `difference_low` and `_high` are the 95 % percentile bootstrap of the same difference over test
-shapes, each with its mean over seeds; in the game over the valid pairs of all seeds.
+A value is a run's; what is random is drawn by the run's seed. `mean` and `half_width` are Student's 95 % interval over
+seeds. Two differences, paired by seed, have one too: `difference` to XGrad-CAM, and `change` to the same network trained
+without noise. `.._low` and `.._high` are the 95 % percentile bootstrap of the same difference over test shapes, each with
+its mean over seeds; in the game a pair is drawn as often as both of its shapes (Owen 2007), whichever seeds they are in.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,10 +34,10 @@ import torch
 import tyro
 
 from benchmarks.harness import RESULTS
-from dropfold.__main__ import main as dropfold
+from dropfold.data_scripts.schemas.copies import digest_of
 from dropfold.explain import axioms, dropping, saliency
 from dropfold.explain.run.found import BATCH, Clouds, Found
-from dropfold.explain.run.scores import GAME_PAIRS
+from dropfold.explain.run.scores import GAME_PAIRS, score_maps
 from dropfold.explain.run.units import explain_units
 from dropfold.explain.score.axioms import before_pool
 from dropfold.explain.score.curves import FRACTIONS
@@ -48,14 +50,15 @@ from dropfold.train.scoring.intervals import resample
 from dropfold.train.storage import checkpoint
 from dropfold.train.storage.provenance import commit, machine
 from dropfold.train.storage.sealed import load_json
-from dropfold.train.tasks.trained import Trained
+from dropfold.train.tasks.trained import Trained, find_weights
 
 METHODS = ("xgrad_cam", "grad_cam", "gradient_x_activation", "zheng", "feature_norm", "critical_points", "radius",
            "random")  # fmt: skip
-BASE, ITERATIVE = "xgrad_cam", "zheng_iterative"
+BASE, ITERATIVE, WITHOUT = "xgrad_cam", "zheng_iterative", "none"
 LOST = {"10 %": 0.1, "30 %": 0.3, "50 %": 0.5}
 DEFAULT_LAYERS = {"pointnet": "conv2", "dgcnn": "edge1..4", "pointnet2": "sa2"}
-MEASURED = "study"  # .json and .npz of what is measured here
+MEASURED = "study"  # .json and .npz of what is measured
+OF_A_RUN = ("seed", "out", "start", "resume", "wandb")  # in which the runs of a group may differ
 
 
 @dataclass
@@ -65,84 +68,94 @@ class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of ended runs."""
     out: Path = Path("runs/explanation")
-    """The folder of copies."""
+    """The folder of what is measured."""
     clouds: int = 24
     """Test clouds whose channels are ablated one by one at a network's default layer, of each class its share."""
-    parts: tuple[Literal["explain", "dropping", "iterative", "game", "units", "axioms", "pool"], ...] = (
-        *("explain", "units", "axioms", "pool"),
+    parts: tuple[Literal["maps", "dropping", "iterative", "game", "units", "axioms", "pool"], ...] = (
+        *("maps", "game", "units", "axioms", "pool"),
     )
-    """What is measured. `explain` is all of `dropfold explain`, `dropping` and `game` two parts of it for less time,
-    `iterative` Zheng's iterative score, `axioms` those at the default layer and `pool` those before the pool."""
+    """What is measured. `maps` is all figures of all scores, `dropping` their curves alone, `iterative` Zheng's iterative
+    score, `axioms` those at the default layer and `pool` those before the pool."""
     keep: bool = False
     """Write the tables to benchmarks/results, too."""
 
 
 class Key(NamedTuple):
-    """Which value of a run: "dropping", "", "grad_cam", "30 %"."""
+    """Which value of a run. `at`: the layer of an axiom, or what replaces a unit; `of`: the score of points, the attribute
+    of units, or the order in which they go; `measure`: what of it. Empty where there is none."""
 
     table: str
-    layer: str
-    method: str
+    at: str
+    of: str
     measure: str
 
 
 Part = tuple[dict[str, np.ndarray], dict[str, Any]]
 """What is measured: arrays, and values for study.json."""
-Values = dict[Key, float]
-Samples = dict[Key, np.ndarray]
-"""Of the same keys the contribution of each sample [n], where the value is their mean or median."""
 
 
 @dataclass
 class Measured:
-    """What is known of one run."""
+    """What is known of one run: the values, of some the contribution of each sample [n] whose mean or median they are, and
+    the part that each is of; and of each part its commit and machine."""
 
     network: str
     noise: str
     seed: int
-    values: Values
-    samples: Samples
-    source: dict[str, str]
+    values: dict[Key, float]
+    samples: dict[Key, np.ndarray] = field(default_factory=dict)
+    part: dict[Key, str] = field(default_factory=dict)
+    source: dict[str, dict[str, str]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    pairs: np.ndarray | None = None
+    """Of the valid pairs of the game the numbers of their shapes [P, 2]."""
 
 
 def main(options: Options) -> None:
-    for run in options.runs:
-        measure_run(copy_of(run, options.out), options)
+    configs = [config_of(run) for run in options.runs]  # before anything is measured
+    for run, config in zip(options.runs, configs):
+        measure_run(run, place_of(config, options.out), options)
         print(write_tables(options))
 
 
 def config_of(run: Path) -> CloudConfig:
-    """The config of a run; ValueError if it is not one that classifies clouds."""
+    """The config of an ended run; ValueError if it is none that the study is of."""
     config, _ = checkpoint.load_config(run)
+    checkpoint.load_summary(run)  # which only an ended run has
     if not isinstance(config, CloudConfig):
         raise ValueError(f"{run} is a run on {config.task}; the study is of runs that classify clouds.")
+    if config.network not in DEFAULT_LAYERS:
+        raise ValueError(f"{run} trains a {config.network}; the study is of {', '.join(DEFAULT_LAYERS)}.")
     return config
 
 
-def copy_of(run: Path, out: Path) -> Path:
-    """The copy of a run, made if it is not there."""
-    config = config_of(run)
-    place = out / f"{config.network}-{config.noise.kind}" / f"seed-{config.seed}"
-    if not checkpoint.holds_run(place):
-        checkpoint.load_summary(run)  # which only an ended run has
-        shutil.copytree(run, place, dirs_exist_ok=True)
-    return place
+def place_of(config: CloudConfig, out: Path) -> Path:
+    """Where what is measured of a run lies."""
+    return out / f"{config.network}-{config.noise.kind}" / f"seed-{config.seed}"
 
 
-def measure_run(run: Path, options: Options) -> None:
-    """study.json and study.npz: the parts that are asked for and not there, written as each ends."""
-    path = run / f"{MEASURED}.json"
-    done = load_json(path) if path.exists() else {"parts": {}}
-    arrays = dict(checkpoint.load_arrays(path.with_suffix(".npz"))) if path.exists() else {}
-    study: Study | None = None
+def measure_run(run: Path, place: Path, options: Options) -> None:
+    """study.npz and study.json: the parts that are asked for and not there, written as each ends, arrays first."""
+    path, study = place / f"{MEASURED}.json", Study(run, options)
+    done: dict[str, Any] = load_json(path) if path.exists() else {"run": study.identity(), "parts": {}}
+    if done["run"] != study.identity():
+        raise ValueError(
+            f"{place} holds what was measured of another run than {run} (their weights differ); give another --out."
+        )
+    kept = path.with_suffix(".npz")
+    arrays = dict(checkpoint.load_arrays(kept)) if kept.exists() else {}
     for part in options.parts:
-        if part in done["parts"]:
+        asked = {"clouds": options.clouds} if part == "axioms" else {}
+        known = done["parts"].get(part)
+        if known and known["asked"] == asked and set(known["arrays"]) <= set(arrays):
             continue
-        study = study or Study(run, options)
+        print(f"{run}: {part}", flush=True)
         found, values = PARTS[part](study)
         arrays |= found
-        done["parts"][part] = values | {"commit": commit(), "machine": machine()}
-        checkpoint.save_arrays(path.with_suffix(".npz"), arrays)
+        source = {"asked": asked, "arrays": list(found), "commit": commit(), "machine": machine()}
+        done["parts"][part] = values | source
+        place.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_arrays(kept, arrays)
         checkpoint.save_json(path, done)
 
 
@@ -150,35 +163,48 @@ class Study:
     """A run's network and clouds, and the parts that are measured of them: `(arrays, values)` each."""
 
     def __init__(self, run: Path, options: Options) -> None:
-        self.run, self.options, self.trained = run, options, Trained.of(run)
-        self.network = config_of(run).network
-        self.clouds = self._clouds("test")
-        self.predicted = self.clouds.logits().argmax(1)
+        self.run, self.options = run, options
+        self.trained = Trained.of(run, train_on_validation=False)  # as `dropfold explain` sees its splits
+        self.config: Any = self.trained.config
+        self.seed = self.config.seed
+
+    def identity(self) -> dict[str, Any]:
+        """What the run is, and in what runs of a group may not differ."""
+        settings = {name: value for name, value in asdict(self.config).items() if name not in OF_A_RUN}
+        weights = digest_of(find_weights(self.run)).hex()
+        trained = checkpoint.load_summary(self.run)["commit"]
+        return plain({"weights": weights, "trained": trained, "seed": self.seed, "settings": settings})
+
+    @cached_property
+    def clouds(self) -> Clouds:
+        """The test split."""
+        return self._clouds("test")
+
+    @cached_property
+    def predicted(self) -> torch.Tensor:
+        """The classes that the network sees in them."""
+        return self.clouds.logits().argmax(1)
 
     def _clouds(self, split: Any) -> Clouds:
-        """A split as `dropfold explain` sees it."""
         trained, device = self.trained, next(self.trained.network.parameters()).device
         samples: Any = trained.split(split)
         task: Any = trained.task
         x, label = task.inputs(samples, trained.config)[0].to(device), samples.label.long().to(device)
         return Clouds(trained.network, x, label, [""] * len(x), trained.signature.class_names)
 
-    def explain(self) -> Part:
-        """`dropfold explain` by all methods, if it is not done; the curves of dropping, the game and the figures of maps."""
-        path = self.run / "explanation.json"
-        if not path.exists() or not set(METHODS) <= set(load_json(path)["dropping"]["methods"]):
-            dropfold(["explain", str(self.run), "--methods", *METHODS])
-        arrays, values = checkpoint.load_arrays(path.with_suffix(".npz")), load_json(path)
+    def maps(self) -> Part:
+        """All figures of all scores, as `dropfold explain` measures them."""
+        found = Found()
+        score_maps(self.clouds, found, METHODS, self.clouds.logits(), self.predicted, self.seed)
         places = [FRACTIONS.index(fraction) for fraction in LOST.values()]
-        curves = {name: arrays[f"dropping/{name}"][places] for name in METHODS}
-        games = {name: v for name, v in arrays.items() if name.startswith("game/")}
-        figures = {name: figures_of(v) for name, v in values["dropping"]["methods"].items()}
-        return curves_of(curves) | games | self._whole(), {"figures": figures}
+        curves = {name: found.arrays[f"dropping/{name}"][places] for name in METHODS}
+        figures = {name: figures_of(v) for name, v in found.values["dropping"]["methods"].items()}
+        return curves_of(curves) | self._whole(), {"figures": figures}
 
     def dropping(self) -> Part:
         """The curves of dropping alone."""
         clouds = self.clouds
-        maps = saliencies(clouds.network, clouds.x, [self.predicted], METHODS)
+        maps = saliencies(clouds.network, clouds.x, [self.predicted], METHODS, self.seed)
         curves = {name: self._right(scores) for name, (scores,) in maps.items()}
         return curves_of(curves) | self._whole(), {}
 
@@ -189,12 +215,12 @@ class Study:
         return curves_of({ITERATIVE: self._right(scores)}), {}
 
     def game(self) -> Part:
-        """The two-shape game alone."""
+        """The two-shape game."""
         clouds = self.clouds
-        chosen = pairs(clouds.logits(), clouds.label, GAME_PAIRS)
-        games = two_shape_games(clouds.network, clouds.x, clouds.label, chosen, METHODS)
+        chosen = pairs(clouds.logits(), clouds.label, GAME_PAIRS, self.seed)
+        games = two_shape_games(clouds.network, clouds.x, clouds.label, chosen, METHODS, self.seed)
         arrays = {f"game/{name}": game.top.cpu().numpy() for name, game in games.items()}
-        return arrays | {"game/valid": games[BASE].valid.cpu().numpy()}, {}
+        return arrays | {"game/valid": games[BASE].valid.cpu().numpy(), "game/pairs": chosen.numpy()}, {}
 
     def units(self) -> Part:
         """The pooled units, in both readings."""
@@ -209,7 +235,7 @@ class Study:
     def axioms(self) -> Part:
         """The axioms at the default layer, of a few clouds: a pass above it for each of its channels."""
         few = stratified(self.clouds.label, self.options.clouds)
-        return self._axioms(DEFAULT_LAYERS[self.network], few), {"clouds": len(few)}
+        return self._axioms(DEFAULT_LAYERS[self.config.network], few), {"clouds": len(few)}
 
     def pool(self) -> Part:
         """The axioms before the pool, of all clouds."""
@@ -237,8 +263,13 @@ class Study:
 
 PARTS: dict[str, Callable[[Study], Part]] = {
     name: getattr(Study, name)
-    for name in ("explain", "dropping", "iterative", "game", "units", "axioms", "pool")
+    for name in ("maps", "dropping", "iterative", "game", "units", "axioms", "pool")
 }
+
+
+def plain(value: Any) -> Any:
+    """As it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def curves_of(rights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -246,55 +277,67 @@ def curves_of(rights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"lost/{name}": right.astype(bool) for name, right in rights.items()}
 
 
-def measured(run: Path) -> Measured:
+def measured(place: Path) -> Measured:
     """Everything that the files of a measured run say."""
-    config = config_of(run)
-    parts = load_json(run / f"{MEASURED}.json")["parts"]
-    arrays = checkpoint.load_arrays(run / f"{MEASURED}.npz")
-    values: Values = {}
-    samples: Samples = {}
+    done, arrays = load_json(place / f"{MEASURED}.json"), checkpoint.load_arrays(place / f"{MEASURED}.npz")
+    run, parts = done["run"], done["parts"]
+    settings = run["settings"]
+    source = {
+        name: {"commit": part["commit"], "machine": part["machine"], "trained": run["trained"]}
+        for name, part in parts.items()
+    }
+    found = Measured(
+        settings["network"], settings["noise"]["kind"], run["seed"], {}, source=source, settings=settings
+    )
+    for part, about in parts.items():
+        kept = {name: arrays[name] for name in about["arrays"]}
+        known = set(found.values)
+        _add_samples(found, kept)
+        for of, figures in about.get("figures", {}).items():
+            found.values |= {Key("dropping", "", of, measure): value for measure, value in figures.items()}
+        if part == "units":
+            for to in ("zero", "mean"):
+                found.values |= unit_values(about[to], kept[f"units/{to}"])
+            found.values |= removed_values(about["mean"]["removed"])
+        found.part |= {key: part for key in found.values if key not in known}
+    return found
+
+
+def _add_samples(found: Measured, arrays: dict[str, np.ndarray]) -> None:
+    """The values that are means or medians of arrays, with what they are of."""
 
     def add(key: Key, of_samples: np.ndarray, middle: Callable[[np.ndarray], Any] = np.mean) -> None:
-        values[key], samples[key] = float(middle(of_samples)), of_samples
+        found.values[key], found.samples[key] = float(middle(of_samples)), of_samples
 
     for name, one in arrays.items():
-        kind, _, method = name.partition("/")
+        kind, _, of = name.partition("/")
         if kind == "axioms":
-            layer, method, measure = method.split("/")
-            add(Key("axioms", layer, method, measure), one, np.median)
+            layer, of, measure = of.split("/")
+            add(Key("axioms", layer, of, measure), one, np.median)
         elif kind == "whole":
             add(Key("dropping", "", "", "whole"), one)
         elif kind == "lost":
             lost = dict(zip(LOST, one.astype(float), strict=True))
             for measure, right in (lost | {"mean": np.mean(list(lost.values()), 0)}).items():
-                add(Key("dropping", "", method, measure), right)
-        elif kind == "game" and method == "valid":
-            values[Key("game", "", "", "valid")] = float(one.mean()) if len(one) else 0.0
+                add(Key("dropping", "", of, measure), right)
+        elif name == "game/valid":
+            found.values[Key("game", "", "", "valid")] = float(one.mean()) if len(one) else 0.0
+        elif name == "game/pairs":
+            found.pairs = one[arrays["game/valid"]]
         elif kind == "game" and (valid := arrays["game/valid"]).any():
-            add(Key("game", "", method, "top"), one[valid].mean(1))
-    for method, figures in parts.get("explain", {}).get("figures", {}).items():
-        values |= {Key("dropping", "", method, measure): value for measure, value in figures.items()}
-    for to, units in parts.get("units", {}).items():
-        if to in ("zero", "mean"):
-            values |= unit_values(units, arrays[f"units/{to}"])
-    sources = {name: dict.fromkeys(part[name] for part in parts.values()) for name in ("commit", "machine")}
-    source = {name: ", ".join(found) for name, found in sources.items()}
-    source["trained"] = checkpoint.load_summary(run)["commit"]
-    return Measured(config.network, config.noise.kind, config.seed, values, samples, source)
+            add(Key("game", "", of, "top"), one[valid].mean(1))
 
 
 def figures_of(found: dict[str, Any]) -> dict[str, float]:
     """The other figures of a map: those that are not None."""
     names = "inserted_mean", "effective_points", "infidelity", "infidelity_scaled"
     figures = {name: found[name] for name in names if found.get(name) is not None}
-    if "drawn_anew" in found:
-        anew = list(found["drawn_anew"].values())
-        figures |= {"last layer anew": anew[0], "all anew": anew[-1]}
-    return figures
+    anew = list(found["drawn_anew"].values())
+    return figures | {"last layer anew": anew[0], "all anew": anew[-1], "two anew": found["two_drawn_anew"]}
 
 
-def unit_values(units: dict[str, Any], loss: np.ndarray) -> Values:
-    """What explanation.json says of units; `layer` is what they are replaced by."""
+def unit_values(units: dict[str, Any], loss: np.ndarray) -> dict[Key, float]:
+    """What is said of the units, each replaced by 0 or by its mean."""
     to = units["to"]
     names = (
         "loss_mean",
@@ -304,85 +347,115 @@ def unit_values(units: dict[str, Any], loss: np.ndarray) -> Values:
         "change_no_prediction",
     )
     values = {Key("units", to, "", name): units[name] for name in names}
-    values[Key("units", to, "", "worst class / overall")] = (
-        units["worst_class_loss_mean"] / units["loss_mean"]
-    )
     values[Key("units", to, "", "effective units")] = effective_number(loss)
     for attribute, both in units["correlations"].items():
         values |= {Key("tells", to, attribute, of): r["r"] for of, r in both.items()}
-    removed = units["removed"]
-    for order, accuracy in removed["accuracy"].items():
-        for fraction, value in zip(removed["fractions"], accuracy, strict=True):
-            values[Key("removed", "mean", order, f"{100 * fraction:.0f} %")] = value
     return values
 
 
+def removed_values(removed: dict[str, Any]) -> dict[Key, float]:
+    """Accuracy with many units at their means."""
+    return {
+        Key("removed", "mean", order, f"{100 * fraction:.0f} %"): value
+        for order, accuracy in removed["accuracy"].items()
+        for fraction, value in zip(removed["fractions"], accuracy, strict=True)
+    }
+
+
 def effective_number(amounts: np.ndarray) -> float:
-    """exp(entropy) of the positive amounts: how many would share their sum equally."""
+    """exp(entropy) of the positive amounts: how many would share their sum equally; 0 if none is positive."""
     positive = amounts[amounts > 0]
     share = positive / positive.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
 
 
 def summarize(runs: list[Measured]) -> table.Rows:
-    """A row for each network, noise and key."""
+    """A row for each network, noise and key.
+
+    Raises:
+        ValueError: runs of one network and noise differ in more than their seed.
+    """
     lines = []
-    groups = dict.fromkeys((run.network, run.noise) for run in runs)
-    for network, noise in groups:
+    for network, noise in dict.fromkeys((run.network, run.noise) for run in runs):
         group = [run for run in runs if (run.network, run.noise) == (network, noise)]
+        check_alike(group)
+        without = {run.seed: run for run in runs if (run.network, run.noise) == (network, WITHOUT)}
         for key in dict.fromkeys(key for run in group for key in run.values):
             having = [run for run in group if key in run.values]
-            value = table.mean([run.values[key] for run in having])
-            base = key._replace(method=BASE)
-            pairs = [] if base == key else [run for run in having if base in run.values]
-            change = table.mean([run.values[key] - run.values[base] for run in pairs])
-            low, high = between(key, pairs, base)
+            value, base = table.mean([run.values[key] for run in having]), key._replace(of=BASE)
+            beside = [] if base == key else [(run, run, base) for run in having]
+            trained = [] if noise == WITHOUT else [
+                (run, without[run.seed], key) for run in having if run.seed in without
+            ]  # fmt: skip
             lines.append(
-                {
-                    "network": network,
-                    "noise": noise,
-                    **key._asdict(),
-                    "seeds": value.n,
-                    "mean": value.mean,
-                    "half_width": value.half,
-                    "difference": change.mean,
-                    "difference_half_width": change.half,
-                    "difference_low": low,
-                    "difference_high": high,
-                }
-            )
+                {"network": network, "noise": noise, **key._asdict(), "seeds": value.n, "mean": value.mean,
+                 "half_width": value.half, **compared("difference", key, beside), **compared("change", key, trained)}
+            )  # fmt: skip
     return lines
 
 
-def between(key: Key, runs: list[Measured], base: Key) -> tuple[float, float]:
-    """The bootstrap interval of the mean difference between samples of two keys; NaN where the value is no mean of
-    samples."""
-    pairs = [run for run in runs if key in run.samples and base in run.samples]
-    if not pairs or key.table == "axioms":
-        return math.nan, math.nan
-    differences = [run.samples[key] - run.samples[base] for run in pairs]
-    if key.table == "game":  # a seed has pairs of its own
-        of_samples = np.concatenate(differences)
-    else:
-        of_samples = np.mean(differences, 0)
-    return resample(len(of_samples), lambda times: times @ of_samples / len(of_samples))
+def check_alike(group: list[Measured]) -> None:
+    """ValueError if runs of a group differ in more than their seed, or are of one seed."""
+    first = group[0]
+    for other in group[1:]:
+        for name in first.settings:
+            if other.settings.get(name) != first.settings[name]:
+                raise ValueError(
+                    f"seeds {first.seed} and {other.seed} of {first.network} with noise {first.noise} differ in {name}, "
+                    f"{first.settings[name]} and {other.settings.get(name)}; give runs that differ in that an --out of "
+                    "their own."
+                )
+
+
+def compared(name: str, key: Key, sides: list[tuple[Measured, Measured, Key]]) -> dict[str, float]:
+    """The mean difference of `key` in a run to another key, or to the same in another run, paired by seed: with Student's
+    half width, and the bootstrap interval over shapes where both are means of samples (NaN elsewhere)."""
+    sides = [(run, other, base) for run, other, base in sides if base in other.values]
+    change = table.mean([run.values[key] - other.values[base] for run, other, base in sides])
+    low = high = math.nan
+    if sides and all(key in run.samples and base in other.samples for run, other, base in sides):
+        if key.table == "dropping":
+            of_shapes = np.mean([run.samples[key] - other.samples[base] for run, other, base in sides], 0)
+            low, high = resample(len(of_shapes), lambda times: times @ of_shapes / len(of_shapes))
+        elif key.table == "game" and all(run is other for run, other, _ in sides):
+            low, high = between_pairs(
+                [(run.pairs, run.samples[key] - run.samples[base]) for run, _, base in sides]
+            )
+    return {name: change.mean, f"{name}_half_width": change.half, f"{name}_low": low, f"{name}_high": high}
+
+
+def between_pairs(seeds: list[tuple[np.ndarray | None, np.ndarray]]) -> tuple[float, float]:
+    """The bootstrap interval of the mean over seeds of the mean over pairs, of each seed (pairs [P, 2], values [P])."""
+    shapes = 1 + max(int(chosen.max()) for chosen, _ in seeds if chosen is not None)
+
+    def statistic(times: np.ndarray) -> np.ndarray:
+        means = []
+        for chosen, values in seeds:
+            assert chosen is not None
+            weight = times[:, chosen[:, 0]] * times[:, chosen[:, 1]]
+            total = weight.sum(1)
+            means.append(np.divide(weight @ values, total, out=np.full(len(total), np.nan), where=total > 0))
+        return np.mean(means, 0)
+
+    return resample(shapes, statistic)
 
 
 def write_tables(options: Options) -> str:
     """Write runs.csv and table.csv of all runs in OUT that are measured; returns what is printed."""
-    folders = sorted(path.parent for path in options.out.glob(f"*/seed-*/{MEASURED}.json"))
-    runs = [measured(folder) for folder in folders]
+    places = sorted(path.parent for path in options.out.glob(f"*/seed-*/{MEASURED}.json"))
+    runs = [measured(place) for place in places]
     rows = [
-        {"network": run.network, "noise": run.noise, "seed": run.seed, **key._asdict(), "value": value, **run.source}
+        {"network": run.network, "noise": run.noise, "seed": run.seed, **key._asdict(), "value": value,
+         **run.source[run.part[key]]}
         for run in runs
         for key, value in run.values.items()
     ]  # fmt: skip
-    places = [options.out, *([RESULTS] if options.keep else [])]
-    for place in places:
-        start = "explanation_" if place == RESULTS else ""
-        for name, lines in (("runs", rows), ("table", summarize(runs))):
-            checkpoint.write(place / f"{start}{name}.csv", table.as_csv(lines).encode())
-    return f"{len(runs)} runs: {', '.join(str(folder) for folder in folders)}"
+    lines = summarize(runs)
+    for folder in [options.out, *([RESULTS] if options.keep else [])]:
+        start = "explanation_" if folder == RESULTS else ""
+        for name, of_name in (("runs", rows), ("table", lines)):
+            checkpoint.write(folder / f"{start}{name}.csv", table.as_csv(of_name).encode())
+    return f"{len(runs)} runs: {', '.join(str(place) for place in places)}"
 
 
 if __name__ == "__main__":

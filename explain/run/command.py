@@ -223,6 +223,6 @@ def summary(values: dict[str, Any]) -> list[str]:
         units = values["units"]
         lines.append(
             f"units of {units['layer']}: a unit costs {units['loss_mean']:.4f} of log p over all and "
-            f"{units['worst_class_loss_mean']:.4f} for its worst class"
+            f"{units['worst_class_loss_mean']:.4f} for the class that suffers most in training"
         )
     return lines

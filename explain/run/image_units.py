@@ -14,7 +14,7 @@ from dropfold.explain.cut.passes import as_it_was
 from dropfold.explain.run.found import Found
 from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
 from dropfold.explain.units.ablation import To, Units
-from dropfold.explain.units.damage import attributes
+from dropfold.explain.units.damage import attributes, damage
 from dropfold.explain.units.removal import FRACTIONS as REMOVED
 
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ def explain_image_units(
     replaced = torch.zeros_like(means) if to == "zero" else means
     known = attributes(Units((p,)), images.label, logits.softmax(-1), None, weight)
     without = without_each(logits, p, replaced, weight)
-    harm = record_damage(found, layer, to, logits, without, images.label, known)
+    in_training = [
+        damage(training.logits(), without_each(training.logits(), trained_on, r, weight), training.label)
+        for r in ((replaced,) if replaced is means else (replaced, means))
+    ]
+    harm = record_damage(found, layer, to, logits, without, images.label, known, in_training[0])
 
     def accuracy_of(order: Tensor) -> list[float]:
         accuracy = []
@@ -90,9 +94,7 @@ def explain_image_units(
         return accuracy
 
     add_removal(
-        *(found, training, Units((trained_on,))),
-        without_each(training.logits(), trained_on, means, weight),
-        weight,
+        *(found, training, Units((trained_on,)), in_training[-1], weight),
         accuracy_of,
         "Accuracy without fine-tuning: removed units are their training mean. Units are ranked on training images, accuracy "
         "is of these.",

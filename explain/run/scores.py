@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dropfold.explain.maps.explanation import effective_points
 from dropfold.explain.run.found import BATCH, Clouds, Found, in_words, mean, mean_interval, percent
-from dropfold.explain.score.curves import FRACTIONS, Curve, cascades, dropping, inserted_shares
+from dropfold.explain.score.curves import FRACTIONS, Curve, cascades, dropping, inserted_shares, unrelated
 from dropfold.explain.score.game import FIRST, pairs, two_shape_games
 from dropfold.explain.score.infidelity import SETS, SHARE, Drops, infidelity, random_drops
 from dropfold.explain.score.saliency import IN_LOGITS, saliency
@@ -33,7 +33,8 @@ def score_maps(
     drops = random_drops(clouds.network, clouds.x, target, seed, logits=logits)
     inserted = inserted_shares(clouds.network, clouds.x.shape[1])
     few = stratified(clouds.label, BATCH)
-    anew = cascades(clouds.network, clouds.x[few], target[few], methods, seed)
+    sample = clouds.network, clouds.x[few], target[few], methods, seed
+    anew, nothing_in_common = cascades(*sample), unrelated(*sample)
     values = {}
     for name in methods:
         start = time.perf_counter()
@@ -47,6 +48,7 @@ def score_maps(
         values[name] = {
             **_measure(clouds, found, name, scores, most, drops, inserted),
             "drawn_anew": {layer: mean(rho) for layer, rho in anew[name].items()},
+            "two_drawn_anew": mean(nothing_in_common[name]),
             "seconds_a_map": seconds / len(clouds.x),
         }
     found.values["dropping"] = {
@@ -136,19 +138,21 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
         rows.append(
             [in_words(name), percent(v["most_mean"]), "{} to {}".format(*map(percent, v["most_interval"])),
              percent(v["inserted_mean"]), number(v["infidelity"]), number(v["infidelity_scaled"]),
-             f"{v['effective_points']:.0f}", f"{anew[0]:.2f}", f"{anew[-1]:.2f}", f"{1000 * v['seconds_a_map']:.1f} ms"]
+             f"{v['effective_points']:.0f}", f"{anew[0]:.2f}", f"{anew[-1]:.2f}",
+             f"{v['two_drawn_anew']:.2f}", f"{1000 * v['seconds_a_map']:.1f} ms"]
         )  # fmt: skip
     text = (
         "Mean accuracy over the steps of dropping, lower is better, with its 95 % bootstrap interval over clouds, and over "
         "those of insertion, higher is better. Infidelity (Yeh et al. 2019): how far the scores of "
         f"{SETS} random sets of {SHARE:.0%} of the points are from the fall of the logit without them, squared, 1 for maps "
-        "of zeros; as they are, if they are in logits, and with the best factor. How many points share the evidence. |Rank "
-        "correlation| with the map of the network whose last layer, and whose every layer, is drawn anew (of up to "
-        f"{BATCH} clouds, of each class its share): a score about the network falls to 0, one that knows no class stays at "
-        "1 where the last layer alone is. Time of one map."
+        "of zeros; as they are, if they are in logits, and with a factor, fitted on other sets: random scores say no more "
+        "than the mean fall. How many points share the evidence. |Rank correlation| with the map of the network whose last "
+        f"layer, and whose every layer, is drawn anew (of up to {BATCH} clouds, of each class its share), and of two such "
+        "networks with each other: a score about what was learnt falls from 1 to that level; one that knows no class stays "
+        "at 1 where the last layer alone is. Time of one map."
     )
     head = ["score", "accuracy left", "interval", "inserted", "infidelity", "with a factor", "effective points",
-            "last layer anew", "all anew", "a map"]  # fmt: skip
+            "last layer anew", "all anew", "two anew", "a map"]  # fmt: skip
     return {"title": "Scores beside each other", "text": text, "head": head, "rows": rows}
 
 

@@ -20,10 +20,18 @@ Attributes = dict[str, Tensor]
 
 
 def record_damage(
-    found: Found, layer: str, to: To, logits: Tensor, without: Tensor, label: Tensor, known: Attributes
+    found: Found,
+    layer: str,
+    to: To,
+    logits: Tensor,
+    without: Tensor,
+    label: Tensor,
+    known: Attributes,
+    training: Damage,
 ) -> Damage:
-    """The numbers and arrays of the units of `layer`: logits [n, K], and those `without` each unit [U, n, K]."""
-    harm = damage(logits, without, label)
+    """The numbers and arrays of the units of `layer`: logits [n, K], and those `without` each unit [U, n, K]. A unit's worst
+    class is that of the `training` samples."""
+    harm = damage(logits, without, label, training)
     found.values["units"] = {
         "layer": layer,
         "to": to,
@@ -44,7 +52,10 @@ def add_correlations(found: Found) -> None:
         [in_words(name), *(f"{r['r']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f})" for r in both.values())]
         for name, both in found.values["units"]["correlations"].items()
     ]
-    text = "Pearson's r over units, with Fisher's 95 % interval: which attribute tells what removing a unit would do?"
+    text = (
+        "Pearson's r over units, with Fisher's 95 % interval: which attribute tells what removing a unit would do? The "
+        "worst class is that of training samples."
+    )
     head = ["attribute", "with the loss over all", "with the worst class's loss"]
     found.page["tables"].append(
         {"title": "What tells a unit's damage", "text": text, "head": head, "rows": rows}
@@ -64,7 +75,7 @@ def add_removal(
     found: Found,
     training: Ranking,
     values: Units,
-    without: Tensor,
+    harm: Damage,
     weight: Tensor,
     accuracy_of: Callable[[Tensor], list[float]],
     text: str,
@@ -73,18 +84,18 @@ def add_removal(
     """The accuracy with most units replaced by their training mean: least important first, by scores on `training`, and at
     random.
 
-    values: the units of `training`; without: their logits without each unit [U, n, K]; weight [K, U]: of the linear layer
-    that reads the units; accuracy_of: by an order of units; more: scores [U] by name.
+    values: the units of `training`; harm: what each does there; weight [K, U]: of the linear layer that reads the units;
+    accuracy_of: by an order of units; more: scores [U] by name.
     """
     logits = training.logits()
     scores = {
-        "exact ablation": damage(logits, without, training.label).loss,
+        "exact ablation": harm.loss,
         "std x out-weights": attributes(values, training.label, logits.softmax(-1), None, weight)[
             "std_x_out"
         ],
         **(more or {}),
     }
-    scores["random"] = torch.rand(len(without), generator=torch.Generator().manual_seed(0))
+    scores["random"] = torch.rand(len(harm.loss), generator=torch.Generator().manual_seed(0))
     accuracy = {name: accuracy_of(score.argsort(stable=True)) for name, score in scores.items()}
     found.values["units"]["removed"] = {"fractions": list(REMOVED), "accuracy": accuracy}
     head = ["order", *(f"{100 * fraction:.0f} % removed" for fraction in REMOVED)]
@@ -125,12 +136,11 @@ def unit_rows(
                 f"{float(harm.loss[u]):.4f} over all. The {drive}:",
             }
         )
-    ratio = summary["worst_class_loss_mean"] / max(summary["loss_mean"], 1e-12)
     replaced = "its training mean" if summary["to"] == "mean" else "0"
     text = (
         f"Fall of log p(truth) when {units} is replaced by {replaced}: {summary['loss_mean']:.4f} over all and "
-        f"{summary['worst_class_loss_mean']:.3f} for its worst class ({ratio:.0f} times), in the mean of "
-        f"{len(harm.loss):,} units; {percent(summary['change_no_prediction'])} of them change no prediction. Below are the "
-        f"{len(rows)} that harm a class most; click one."
+        f"{summary['worst_class_loss_mean']:.4f} for the class that suffers most in training, in the "
+        f"mean of {len(harm.loss):,} units; {percent(summary['change_no_prediction'])} of them change no prediction. Below "
+        f"are the {len(rows)} that harm a class most; click one."
     )
     return {"text": text, "rows": rows}

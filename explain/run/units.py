@@ -9,7 +9,7 @@ from torch import Tensor
 from dropfold.explain.run.found import Clouds, Found
 from dropfold.explain.run.unit_tables import add_correlations, add_removal, record_damage, unit_rows
 from dropfold.explain.units.ablation import To, each_pooled_unit, pooled_layer
-from dropfold.explain.units.damage import attributes
+from dropfold.explain.units.damage import attributes, damage
 from dropfold.explain.units.removal import cumulative_accuracy
 from dropfold.models import NETWORKS, PointNet2
 
@@ -29,10 +29,13 @@ def explain_units(clouds: Clouds, found: Found, training: Clouds, logits: Tensor
         values, clouds.label, logits.softmax(-1), layer.matrix().weight, network.fc1.matrix().weight
     )
     name = pooled_layer(network)
-    harm = record_damage(found, name, to, logits, without, clouds.label, known)
+    in_training = [
+        damage(training.logits(), each_pooled_unit(network, trained_on, value), training.label)
+        for value in ((replaced,) if replaced is means else (replaced, means))
+    ]
+    harm = record_damage(found, name, to, logits, without, clouds.label, known, in_training[0])
     add_removal(
-        *(found, training, trained_on),
-        each_pooled_unit(network, trained_on, means),
+        *(found, training, trained_on, in_training[-1]),
         network.fc1.matrix().weight,
         lambda order: cumulative_accuracy(network, values, clouds.label, order, means),
         "Accuracy of the smaller network that is left, without fine-tuning: removed units are folded into the next bias by "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
 from dropfold.explain.score.saliency import saliencies, saliency
+from dropfold.explain.units.damage import ratio
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 INSERTED = (0.05, 0.1, 0.2, 0.5)
@@ -82,10 +83,16 @@ def dropping(
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rho of scores [B, N] and others, a sample after the other [B]; equal scores are ranked by their place."""
-    ranks = [t.argsort(dim=1, stable=True).argsort(1).double() for t in (a, b)]
-    a, b = (r - r.mean(1, keepdim=True) for r in ranks)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    """Spearman's rho of scores [B, N] and others, a sample after the other [B]. Equal scores share the mean of their ranks;
+    scores that are all equal correlate with none, 0."""
+    a, b = (r - r.mean(1, keepdim=True) for r in map(_ranks, (a, b)))
+    return ratio((a * b).sum(1), a.norm(dim=1) * b.norm(dim=1))
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    ordered = scores.contiguous().sort(1).values
+    below, up_to = (torch.searchsorted(ordered, scores.contiguous(), right=right) for right in (False, True))
+    return (below + up_to).double() / 2
 
 
 def least_points(network: nn.Module) -> int:
@@ -106,8 +113,8 @@ def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
 
 
 def with_random_layers(network: nn.Module, count: int = 1, seed: int = 0) -> nn.Module:
-    """A copy of a network whose last `count` linear layers are drawn anew (Adebayo et al. 2018): the last one first, so that
-    one more layer leaves those above it as they were drawn."""
+    """A copy of a network whose last `count` linear layers are drawn anew (Adebayo et al. 2018), and the `norm` beside each
+    is as new: the last one first, so that one more layer leaves those above it as they were drawn."""
     other = copy.deepcopy(network)
     layers = list(linear_layers(other).values())
     if not 1 <= count <= len(layers):
@@ -118,12 +125,17 @@ def with_random_layers(network: nn.Module, count: int = 1, seed: int = 0) -> nn.
         torch.manual_seed(seed)
         for layer in layers[:count]:
             layer.reset_parameters()
+    drawn = set(layers[:count])
+    for module in other.modules():
+        norm = getattr(module, "norm", None)
+        if getattr(module, "linear", None) in drawn and isinstance(norm, nn.modules.batchnorm._NormBase):
+            norm.reset_parameters()
     return other
 
 
 def sanity(network: nn.Module, x: Tensor, target: Tensor, name: str, count: int = 1, seed: int = 0) -> Tensor:
     """[B]: how a score of points correlates in rank with that of the network with its last layers drawn anew. A score that
-    is about the class falls to about 0; one that stays at 1 has not looked."""
+    stays at 1 has not looked; one that is about what was learnt falls to the level of `unrelated` networks."""
     before = saliency(network, x, target, name, seed)
     after = saliency(with_random_layers(network, count, seed), x, target, name, seed)
     return rank_correlation(before, after)
@@ -146,3 +158,15 @@ def cascades(
         for name in names:
             found[name][layer] = rank_correlation(before[name][0], after[name][0]).abs()
     return found
+
+
+def unrelated(
+    network: nn.Module, x: Tensor, target: Tensor, names: Sequence[str], seed: int = 0
+) -> dict[str, Tensor]:
+    """By name: |rho| [B] of a score in two networks whose layers are all drawn anew. Scores of networks that have nothing in
+    common but the cloud: what is left of a map with layers drawn anew is compared with this, which is not 0."""
+    count = len(linear_layers(network))
+    one, other = (
+        saliencies(with_random_layers(network, count, seed + i), x, [target], names, seed) for i in (1, 2)
+    )
+    return {name: rank_correlation(one[name][0], other[name][0]).abs() for name in names}

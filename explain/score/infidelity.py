@@ -5,9 +5,11 @@ For a cloud x, a logit f and scores phi, in logits a point,
     infidelity = E_I [(sum_{i in I} phi_i - (f(x) - f(x without I)))^2],
 
 I a random set of a share of the points, each as likely as another. A map says here by how much the logit falls without
-I. The same with the best factor of the map, alpha = E[s d] / E[s^2] of s = sum_I phi and d = f(x) - f(x without I), is
-what scores in other units than logits are compared by: E[d^2] - E[s d]^2 / E[s^2]. Beside them stands E[d^2], the
-infidelity of a map of zeros: relative to it 0 is exact, and 1 says no more than nothing.
+I. With a factor, alpha s in place of s = sum_I phi, scores in other units than logits are compared: of d = f(x) -
+f(x without I) the best alpha is E[s d] / E[s^2], fitted on half of the sets and judged on the other half, each in turn,
+so that a map gains nothing by chance. Beside them stands E[d^2], the infidelity of a map of zeros: relative to it 0 is
+exact. A map that is the same everywhere, as random scores nearly are in sums, says the mean fall of the cloud, which is
+below 1 with a factor: a map that finds something is below that.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dropfold.explain.cut.passes import as_it_was
+from dropfold.explain.units.damage import ratio
 
 SETS, SHARE = 8, 0.1  # random sets of a cloud, and the share of its points in each
 
@@ -32,12 +35,11 @@ class Drops:
 
 @dataclass(frozen=True)
 class Infidelity:
-    """Of each cloud [B]: of the map as it is, of the map times its `factor`, and of a map of zeros."""
+    """Of each cloud [B]: of the map as it is, of the map times a factor, and of a map of zeros."""
 
     as_it_is: Tensor
     scaled: Tensor
     zeros: Tensor
-    factor: Tensor
 
     def relative(self, values: Tensor) -> float | None:
         """The mean over clouds relative to that of maps of zeros; None where no set changes a logit."""
@@ -60,8 +62,10 @@ def random_drops(
     these clouds is compared with the same ones. `logits` [B, K] are those of whole clouds, if they are known.
 
     Raises:
-        ValueError: a share that drops no point, or all.
+        ValueError: a share that drops no point, or all; fewer than two sets.
     """
+    if sets < 2:
+        raise ValueError(f"two sets are needed at least, half of which fit a factor; got {sets}.")
     b, n = x.shape[:2]
     count = round(share * n)
     if not 0 < count < n:
@@ -87,6 +91,7 @@ def infidelity(scores: Tensor, drops: Drops) -> Infidelity:
         raise ValueError(f"scores must be {list(drops.sets.shape[1:])}; got {list(scores.shape)}.")
     d = drops.fall.double()
     s = (scores.to(drops.fall.device).double() * drops.sets).sum(-1)
-    product, size, nothing = (s * d).mean(0), (s * s).mean(0), (d * d).mean(0)
-    factor = torch.where(size > 0, product / size, 0)
-    return Infidelity(((s - d) ** 2).mean(0), ((factor * s - d) ** 2).mean(0), nothing, factor)
+    half = len(s) // 2
+    fitted = [ratio((s * d)[part].sum(0), (s * s)[part].sum(0)) for part in (slice(half, None), slice(half))]
+    factor = torch.stack([fitted[0]] * half + [fitted[1]] * (len(s) - half))
+    return Infidelity(((s - d) ** 2).mean(0), ((factor * s - d) ** 2).mean(0), (d * d).mean(0))

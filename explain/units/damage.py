@@ -20,26 +20,26 @@ from dropfold.train.scoring.intervals import Z
 @dataclass(frozen=True)
 class Damage:
     """Of each of U units: loss [U], the mean fall of log p(truth); class_loss [U, K], of the samples of a class (NaN: of
-    none); and the falls in accuracy, accuracy_drop [U] and class_accuracy_drop [U, K]."""
+    none); the falls in accuracy, accuracy_drop [U] and class_accuracy_drop [U, K]; and its worst_class [U]."""
 
     loss: Tensor
     class_loss: Tensor
     accuracy_drop: Tensor
     class_accuracy_drop: Tensor
-
-    @property
-    def worst_class(self) -> Tensor:
-        """[U]: the class whose log p(truth) falls most."""
-        return self.class_loss.nan_to_num(-math.inf).argmax(1)
+    worst_class: Tensor
 
     @property
     def worst_class_loss(self) -> Tensor:
-        """[U]: how far it falls."""
-        return self.class_loss.nan_to_num(-math.inf).amax(1)
+        """[U]: how far log p(truth) of the worst class falls."""
+        return self.class_loss.gather(1, self.worst_class[:, None])[:, 0]
 
 
-def damage(clean: Tensor, without: Tensor, label: Tensor) -> Damage:
-    """Of logits [B, K] of the whole network, [U, B, K] without each unit, and the classes [B]."""
+def damage(clean: Tensor, without: Tensor, label: Tensor, known: Damage | None = None) -> Damage:
+    """Of logits [B, K] of the whole network, [U, B, K] without each unit, and the classes [B].
+
+    The worst class is the one whose log p(truth) falls most in the samples of `known`, among those that have samples here;
+    by default in these samples, whose largest fall is large by chance too, the more so the fewer samples a class has.
+    """
     if without.dim() != 3 or without.shape[1:] != clean.shape or label.shape != clean.shape[:1]:
         raise ValueError(
             f"expected logits [B, K], [U, B, K] and classes [B]; got {list(clean.shape)}, {list(without.shape)} and "
@@ -52,7 +52,10 @@ def damage(clean: Tensor, without: Tensor, label: Tensor) -> Damage:
     right = (clean.argmax(-1) == label).double() - (without.argmax(-1) == label).double()
     members = torch.nn.functional.one_hot(label, clean.shape[1]).double()
     sizes = members.sum(0)  # 0 / 0 is NaN: a class without samples
-    return Damage(fall.mean(1), fall @ members / sizes, right.mean(1), right @ members / sizes)
+    class_loss = fall @ members / sizes
+    falls = class_loss if known is None else known.class_loss.to(class_loss.device)
+    worst = torch.where(sizes > 0, falls.nan_to_num(-math.inf), -math.inf).argmax(1)
+    return Damage(fall.mean(1), class_loss, right.mean(1), right @ members / sizes, worst)
 
 
 def attributes(

@@ -90,6 +90,7 @@ def test_layers_drawn_anew_of_clouds(monkeypatch):
         return SimpleNamespace(right=lambda label: torch.ones(5, len(label)))
 
     monkeypatch.setattr(scores, "cascades", cascades)
+    monkeypatch.setattr(scores, "unrelated", lambda *arguments: {"random": torch.zeros(1)})
     monkeypatch.setattr(scores, "dropping", right)
     monkeypatch.setattr(scores, "saliency", lambda network, x, target, name, seed: torch.rand(len(x), 4))
     of_sets = SimpleNamespace(relative=lambda value: 1.0, as_it_is=0, scaled=0)

@@ -12,10 +12,11 @@ from dropfold.explain.score.curves import (
     linear_layers,
     rank_correlation,
     sanity,
+    unrelated,
     with_random_layers,
 )
 from dropfold.explain.score.game import pairs, two_shape_game
-from dropfold.explain.score.infidelity import infidelity, random_drops
+from dropfold.explain.score.infidelity import Drops, infidelity, random_drops
 from dropfold.explain.score.saliency import CLASS_AGNOSTIC, SCORES, saliency
 from tests.explain.conftest import CLOUDS, randomized, small_pointnet
 
@@ -201,6 +202,10 @@ def test_layers_are_drawn_anew_in_a_copy_and_by_the_seed():
     assert not a.fc3.weight.equal(c.fc3.weight)
     assert a.fc1.linear.weight.equal(network.fc1.linear.weight)
     assert not with_random_layers(network, 3).fc1.linear.weight.equal(network.fc1.linear.weight)
+    network.fc1.norm.running_mean += 1
+    drawn = with_random_layers(network, 3)
+    assert drawn.fc1.norm.running_mean.eq(0).all()
+    assert drawn.conv3.norm.running_mean.equal(network.conv3.norm.running_mean)
     with pytest.raises(ValueError, match="linear layers"):
         with_random_layers(network, 99)
 
@@ -211,6 +216,10 @@ def test_rank_correlation_is_spearmans():
     found = rank_correlation(a, a + b)
     for i in range(2):
         assert float(found[i]) == pytest.approx(stats.spearmanr(a[i], (a + b)[i]).statistic)
+    a, b = a.clamp(min=0.3), b.clamp(min=0.3)  # most are equal
+    for i, rho in enumerate(rank_correlation(a, b)):
+        assert float(rho) == pytest.approx(stats.spearmanr(a[i], b[i]).statistic)
+    assert rank_correlation(torch.ones(2, 40), b).tolist() == [0, 0]
 
 
 def test_effective_points_count_those_that_share():
@@ -235,7 +244,6 @@ def test_the_infidelity_of_an_exact_map_is_0_and_of_a_map_of_zeros_1(clouds):
         assert (found.as_it_is / found.zeros).tolist() == pytest.approx([as_it_is] * 3, abs=1e-10)
         assert found.relative(found.as_it_is) == pytest.approx(as_it_is, abs=1e-10)
         assert found.scaled.tolist() == pytest.approx([0.0] * 3, abs=1e-10)
-        assert found.factor.tolist() == pytest.approx([1 / times] * 3)
     zeros = infidelity(torch.zeros_like(exact), drops)
     assert zeros.as_it_is.equal(zeros.zeros)
     assert zeros.scaled.equal(zeros.zeros)
@@ -244,6 +252,29 @@ def test_the_infidelity_of_an_exact_map_is_0_and_of_a_map_of_zeros_1(clouds):
         random_drops(Sum(), clouds, TARGET, share=0.001)
     with pytest.raises(ValueError, match=r"must be \[3, 48\]"):
         infidelity(exact[:, :40], drops)
+
+
+def test_a_map_that_says_nothing_gains_nothing_by_a_factor():
+    """A factor that is judged on the sets that it was fitted on would leave 7 / 8 of the infidelity of zeros."""
+    generator = torch.Generator().manual_seed(0)
+    sets = torch.rand(8, 2000, 40, generator=generator) < 0.25
+    drops = Drops(sets, torch.randn(8, 2000, generator=generator, dtype=torch.float64))
+    found = infidelity(torch.randn(2000, 40, generator=generator), drops)
+    assert float(found.scaled.mean() / found.zeros.mean()) > 1.1
+    same = infidelity(torch.ones(2000, 40), Drops(sets, drops.fall + 1))  # a map that says the mean fall
+    assert float(same.scaled.mean() / same.zeros.mean()) < 0.9
+    with pytest.raises(ValueError, match="two sets"):
+        random_drops(small_pointnet(), torch.rand(1, 24, 3).double(), TARGET[:1], sets=1)
+
+
+def test_unrelated_networks_agree_by_the_cloud_alone(clouds):
+    network = small_pointnet()
+    found = unrelated(network, clouds, TARGET, ["xgrad_cam", "radius"])
+    assert found["radius"].tolist() == pytest.approx([1, 1, 1])
+    assert found["xgrad_cam"].shape == (3,)
+    assert (found["xgrad_cam"] < 0.99).all()
+    assert found["xgrad_cam"].equal(unrelated(network, clouds, TARGET, ["xgrad_cam"])["xgrad_cam"])
+    assert not found["xgrad_cam"].equal(unrelated(network, clouds, TARGET, ["xgrad_cam"], 5)["xgrad_cam"])
 
 
 def test_a_cascade_goes_from_the_head_down_and_keeps_what_it_has_drawn():

@@ -232,6 +232,34 @@ def test_damage_is_the_fall_of_log_p_and_of_accuracy():
         np.testing.assert_allclose(found.class_accuracy_drop[:, c], right[:, label == c].mean(1))
     assert found.class_loss[:, 2].isnan().all()
     assert found.worst_class.max() < 2
+    torch.testing.assert_close(found.worst_class_loss, found.class_loss[:, :2].amax(1))
+
+
+def test_the_worst_class_may_be_chosen_on_other_samples():
+    """The largest of the class means of noise is above 0; of the same class in other samples it is 0 in the mean."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(60) % 6
+    clean, here, there = (
+        torch.randn(n, 60, 6, generator=generator, dtype=torch.float64) for n in (1, 400, 400)
+    )
+    known = damage(clean[0], there, label)
+    own, other = damage(clean[0], here, label), damage(clean[0], here, label, known)
+    assert own.worst_class_loss.mean() > own.loss.mean() + 0.3
+    assert abs(other.worst_class_loss - other.loss).mean() > 0.05
+    assert (
+        abs(
+            float(
+                (other.worst_class_loss - known.class_loss.gather(1, known.worst_class[:, None])[:, 0]).mean()
+            )
+        )
+        > 0.2
+    )
+    assert other.worst_class.equal(known.worst_class)
+    few = damage(
+        clean[0][label < 3], here[:, label < 3], label[label < 3], known
+    )  # among the classes that are here
+    assert few.worst_class.max() < 3
+    assert few.worst_class_loss.isfinite().all()
 
 
 def test_attributes_of_units():
