@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dropfold.data_scripts.schemas.h5_file import TEST
+from dropfold.data_scripts.schemas.h5_file import TEST, TRAIN
 from dropfold.data_scripts.work.folders import in_number, name_some, shorten
 from dropfold.data_scripts.work.notes import say
 
@@ -36,8 +36,9 @@ def note_copies(
         return []
     pairs = name_some([f"{shorten(name[i])} -> {shorten(name[j])}" for i, j in shared], SHOWN)
     single = len(shared) == 1
+    seen = "training" if all(split[j] == TRAIN for _, j in shared) else "training or validation"
     return [
-        f"{in_number(len(shared), one, more)} that test{'s' * single} {'is' if single else 'are'} known from training, "
+        f"{in_number(len(shared), one, more)} that test{'s' * single} {'is' if single else 'are'} known from {seen}, "
         f"which flatters the scores: {pairs}"
     ]
 

@@ -105,9 +105,10 @@ def check_categories(label: np.ndarray, fold: np.ndarray, classes: np.ndarray, r
     """Refuse a category without parts, and one whose parts all test or none do: its scores would mean nothing."""
     for c, name in enumerate(classes):
         folds = np.unique(fold[label == c])
-        if len(folds) < 2:
-            found = f"all in fold {folds[0]}" if len(folds) else "of no part"
-            raise refuse(f"category {str(name)!r}", found, "parts in two folds or more")
+        if TEST_FOLD not in folds or len(folds) < 2:
+            found = f"in fold {', '.join(map(str, folds))} alone" if len(folds) else "of no part"
+            expected = f"parts in fold {TEST_FOLD}, which tests, and in another"
+            raise refuse(f"category {str(name)!r}", found, expected)
 
 
 def check_points(arrays: dict[str, np.ndarray], refuse: Wrong) -> None:

@@ -26,7 +26,7 @@ from dropfold.data_scripts.readers.npz import as_float32
 from dropfold.data_scripts.readers.shapes import read_numbers
 from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.centre import normalised
-from dropfold.data_scripts.schemas.copies import say_copies
+from dropfold.data_scripts.schemas.copies import digest_of, digests_of, note_copies
 from dropfold.data_scripts.schemas.hdf5 import open_h5
 from dropfold.data_scripts.schemas.shape_schema import TEST, TRAIN, Clouds
 from dropfold.data_scripts.work import distribution, jobs
@@ -34,6 +34,7 @@ from dropfold.data_scripts.work.archive import download_or_reuse, open_as_folder
 from dropfold.data_scripts.work.distribution import read_lines
 from dropfold.data_scripts.work.errors import SchemaError
 from dropfold.data_scripts.work.folders import print_line
+from dropfold.data_scripts.work.notes import say
 
 Form = Literal["hdf5", "normal_resampled", "off"]
 URLS = {
@@ -94,6 +95,7 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
     clouds = np.empty((n, points, 3), dtype=np.float32)
     normals: np.ndarray | None = None
     label, split, titles = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.uint8), []
+    meshes: list[bytes] = []  # points are drawn on each with random numbers of its own
     for i, shape in enumerate(shapes):
         if i == 0 and shape.normals is not None:
             normals = np.empty((n, points, 3), dtype=np.float32)
@@ -105,7 +107,10 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         if not np.isfinite(clouds[i]).all() or (normals is not None and not np.isfinite(normals[i]).all()):
             raise SchemaError(f"{shape.where} holds numbers that are not finite.")
         titles.append(shape.name)
-    say_copies(clouds, split, titles)
+        if form == "off":
+            meshes.append(digest_of(Path(shape.where)))
+    for note in note_copies(meshes or digests_of(clouds), split, titles, "shape", "shapes"):
+        say(note)
     return Clouds(
         points=clouds,
         normals=normals,

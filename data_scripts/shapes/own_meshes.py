@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dropfold.data_scripts.readers.columns import AS_FOUND, Layout, parse_layout
+from dropfold.data_scripts.readers.mesh import read_triangles
 from dropfold.data_scripts.readers.shapes import SUFFIXES, read_shape
 from dropfold.data_scripts.schemas import shape_schema, splits
 from dropfold.data_scripts.schemas.copies import digest_of, digests_of, note_copies
@@ -176,7 +177,7 @@ def convert(
     of_files = [f"{name_some(some, MOST_ALIKE)}: {line}" for line, some in said.items()]
     label = np.array([names.index(shape.class_name) for shape in kept], dtype=np.int64)
     split = splits.split_classes([shape.split for shape in kept], label, seed)
-    digest = [_digest(folder / shape.name, points) for shape in kept]
+    digest = [_digest(folder / shape.name) for shape in kept]
     titles = [shape.name for shape in kept]
     found.notes += note_copies(digest, split, titles, "shape", "shapes")
     said_first = note_lacking(label, split, names, "shapes")
@@ -200,13 +201,12 @@ def convert(
     return clouds, notes
 
 
-def _digest(path: Path, points: int) -> bytes:
-    """What tells a file from others: its bytes; of a glTF, which names files with its numbers, points drawn from it."""
-    return (
-        digests_of(read_shape(path, points)[0][None])[0]
-        if suffix_of(path.name) == ".gltf"
-        else digest_of(path)
-    )
+def _digest(path: Path) -> bytes:
+    """What tells a file from others: its bytes; of a glTF, which names files with its numbers, the mesh."""
+    if suffix_of(path.name) != ".gltf":
+        return digest_of(path)
+    vertices, triangles, _ = read_triangles(path)
+    return b"".join(digests_of([vertices, triangles]))
 
 
 def main(options: Options) -> None:

@@ -64,8 +64,8 @@ def convert(source: Path) -> Videos:
         )
     split = np.where(arrays["train"], np.where(np.isin(person, VALIDATING), VALIDATION, TRAIN), TEST)
     group = [f"person {p:02d}" for p in person]
-    name = [f"{group[i]}, {names[label[i]]}, clip {i}" for i in range(n)]
-    say_copies(arrays["x"], split, name, "clip", "clips")
+    titles = [f"{group[i]}, {names[label[i]]}, clip {i}" for i in range(n)]
+    say_copies(arrays["x"], split, titles, "clip", "clips")
     return Videos(
         frames=arrays["x"][..., None],
         length=np.full(len(label), arrays["x"].shape[1], dtype=np.int64),
@@ -74,7 +74,7 @@ def convert(source: Path) -> Videos:
         fold=random_folds(len(label)),
         group_fold=group_folds(group, label),
         group=group,
-        name=name,
+        name=titles,
         class_names=names,
         source="20 actions of 10 people, skeletons of a depth camera drawn as gray frames",
         credits="research use only; not to be redistributed",

@@ -1,21 +1,24 @@
-"""The tables of the study of explanations, from files written by hand: values, and intervals worked by hand."""
+"""The study of explanations: intervals worked by hand, what a small run's parts hold, and which folders are refused."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import explanation as study
-from benchmarks.explanation import METHODS, Key, Measured
+from benchmarks.explanation import LOST, Key, Measured
+from dropfold.explain import dropping, saliency
+from dropfold.explain.run.found import Clouds
+from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
+from dropfold.train.tasks.trained import Trained
+from tests.train.conftest import folder, furniture, small  # noqa: F401
 
-SOURCE = {"commit": "abc", "machine": "a machine", "trained": "def"}
 THIRTY = {name: Key("dropping", "", name, "30 %") for name in ("xgrad_cam", "radius")}
 
 
-def run(seed, values, samples=None, noise="none"):
-    return Measured("pointnet", noise, seed, values, samples or {}, SOURCE)
+def run(seed, values, samples=None, noise="none", **more):
+    return Measured("pointnet", noise, seed, values, samples or {}, **more)
 
 
 def line(lines, key):
@@ -53,14 +56,34 @@ def test_the_bootstrap_resamples_shapes_each_with_its_mean_over_seeds():
     assert (found["difference_low"], found["difference_high"]) == (0.0, 0.75)
 
 
-def test_pairs_of_the_game_are_those_of_all_seeds():
+def test_a_pair_of_the_game_is_drawn_as_often_as_both_of_its_shapes():
+    """A seed counts once, however many of its pairs are valid; and the interval is of that mean."""
     base, other = (Key("game", "", name, "top") for name in ("xgrad_cam", "radius"))
+    chosen = [np.array([[0, 1]]), np.array([[2, 3], [4, 5], [6, 7]])]
+    fall = [np.array([0.4]), np.array([-0.2, -0.2, -0.2])]
     runs = []
-    for seed, pairs in enumerate([2, 3]):
-        samples = {base: np.full(pairs, 0.75), other: np.full(pairs, 0.5)}
-        runs.append(run(seed, {base: 0.75, other: 0.5}, samples))
+    for seed, (pairs, d) in enumerate(zip(chosen, fall)):
+        samples = {base: np.full(len(d), 0.5), other: 0.5 + d}
+        runs.append(run(seed, {key: v.mean() for key, v in samples.items()}, samples, pairs=pairs))
     found = line(study.summarize(runs), other)
-    assert found["difference_low"] == found["difference_high"] == found["difference"] == -0.25
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["difference_low"] == pytest.approx(
+        0.1
+    )  # where a seed's pairs are not drawn, the resample says nothing
+    assert found["difference_high"] == pytest.approx(0.1)
+    # Two pairs that share shape 0, worth 1 and 0: shape 0 is in both, so their weights are those of shapes 1 and 2.
+    low, high = study.between_pairs([(np.array([[0, 1], [0, 2]]), np.array([1.0, 0.0]))])
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_what_a_noise_changes_is_paired_by_seed_with_the_network_without():
+    key = THIRTY["radius"]
+    plain = [run(s, {key: v}, {key: np.array([v, v])}) for s, v in ((0, 0.2), (1, 0.4), (2, 0.9))]
+    noisy = [run(s, {key: v}, {key: np.array([v, v])}, noise="point") for s, v in ((0, 0.5), (1, 0.9))]
+    without, found = study.summarize([*plain, *noisy])
+    assert math.isnan(without["change"])
+    assert found["change"] == pytest.approx(0.4)  # 0.3 and 0.5
+    assert found["change_low"] == found["change_high"] == pytest.approx(0.4)
 
 
 def test_noises_are_groups_of_their_own():
@@ -69,83 +92,115 @@ def test_noises_are_groups_of_their_own():
     assert [(one["noise"], one["mean"]) for one in lines] == [("none", 0.2), ("cluster", 0.6)]
 
 
-def test_the_values_of_a_run_are_read_from_its_files(tmp_path, monkeypatch):
-    config = SimpleNamespace(network="pointnet", noise=SimpleNamespace(kind="none"), seed=3)
-    monkeypatch.setattr(study, "config_of", lambda folder: config)
-    write(tmp_path)
-    found = study.measured(tmp_path)
-    v = found.values
-    assert (found.network, found.noise, found.seed) == ("pointnet", "none", 3)
-    assert found.source == SOURCE
-    assert v[Key("dropping", "", "", "whole")] == 0.5
-    assert v[Key("dropping", "", "xgrad_cam", "10 %")] == 1.0
-    assert v[Key("dropping", "", "xgrad_cam", "50 %")] == 0.0
-    assert v[Key("dropping", "", "xgrad_cam", "mean")] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert v[Key("dropping", "", "xgrad_cam", "last layer anew")] == 0.4
-    assert v[Key("dropping", "", "xgrad_cam", "all anew")] == 0.1
-    assert Key("dropping", "", "radius", "infidelity") not in v  # None in the file
-    assert v[Key("axioms", "conv2", "grad_cam", "sensitivity")] == 0.9  # the median of 0.8, 0.9, 7
-    assert v[Key("game", "", "", "valid")] == 0.5
-    assert v[Key("game", "", "xgrad_cam", "top")] == pytest.approx(0.65)  # of the valid pair
-    assert v[Key("units", "mean", "", "effective units")] == pytest.approx(2)  # 0.5 and 0.5, and one below 0
-    assert v[Key("units", "zero", "", "worst class / overall")] == pytest.approx(10)
-    assert v[Key("tells", "zero", "class_selectivity", "worst_class_loss")] == 0.3
-    assert v[Key("removed", "mean", "random", "90 %")] == 0.25
+def test_runs_that_differ_in_more_than_their_seed_are_no_group():
+    key = THIRTY["radius"]
+    runs = [run(s, {key: 0.2}, settings={"lr": lr}) for s, lr in ((0, 1e-3), (3, 2e-3))]
+    with pytest.raises(
+        ValueError, match=r"seeds 0 and 3 of pointnet with noise none differ in lr, 0.001 and 0.002"
+    ):
+        study.summarize(runs)
 
 
-def write(folder):
-    """The files of a run of two clouds, three units and two pairs."""
-    lost = np.array([[1, 1], [1, 0], [0, 0]], bool)  # 10, 30 and 50 % dropped
-    arrays = {
-        "whole": np.array([True, False]),
-        "units/mean": np.array([0.5, 0.5, -1.0]),
-        "units/zero": np.array([1.0, 1.0, 1.0]),
-        "game/valid": np.array([True, False]),
-        "axioms/conv2/grad_cam/sensitivity": np.array([0.8, 7.0, 0.9]),
-        **{f"lost/{name}": lost for name in METHODS},
-        **{f"game/{name}": np.array([[0.7, 0.6], [0.1, 0.1]]) for name in METHODS},
-    }
-    found = {"inserted_mean": 0.3, "effective_points": 200.0, "infidelity": None, "infidelity_scaled": 0.4}
-    found["drawn_anew"] = {"fc3": 0.4, "fc2": 0.3, "conv1": 0.1}
-    figures = dict.fromkeys(METHODS, study.figures_of(found))
-    units = dict.fromkeys(("loss_worst", "worst_class_loss_worst", "change_no_prediction"), 0.1)
-    r = {"loss": {"r": 0.0}, "worst_class_loss": {"r": 0.3}}
-    units |= {"loss_mean": 0.01, "worst_class_loss_mean": 0.1, "correlations": {"class_selectivity": r}}
-    units["removed"] = {"fractions": [0.5, 0.9], "accuracy": {"random": [0.5, 0.25]}}
-    source = {name: SOURCE[name] for name in ("commit", "machine")}
-    both = {to: units | {"to": to} for to in ("zero", "mean")}
-    parts = {"explain": {"figures": figures}, "units": both, "axioms": {"clouds": 3}}
-    values = {"parts": {name: part | source for name, part in parts.items()}}
-    checkpoint.save_json(folder / "study.json", values)
-    checkpoint.save_arrays(folder / "study.npz", arrays)
-    checkpoint.save_json(folder / "summary.json", {"commit": "def"})
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, folder):  # noqa: F811
+    """Two small runs, that differ in their seed."""
+    made = []
+    for seed in (0, 1):
+        out = tmp_path_factory.mktemp("runs") / f"{seed}"
+        config = small(folder, out=out, epochs=1, network="pointnet", transforms=False, seed=seed)
+        Run(config).train()
+        made.append(out)
+    return made
 
 
-def test_a_part_that_is_there_is_not_measured_again(tmp_path, monkeypatch):
-    """And what was measured before another part failed is kept."""
+def options(tmp_path, *runs, **more):
+    return study.Options(runs=runs, out=tmp_path / "study", clouds=3, **more)
+
+
+def test_the_parts_of_a_small_run_and_what_is_read_of_them(runs, tmp_path):
+    study.main(options(tmp_path, *runs))
+    places = [tmp_path / f"study/pointnet-cluster/seed-{seed}" for seed in (0, 1)]
+    found = study.measured(places[0])
+    v, arrays = found.values, checkpoint.load_arrays(places[0] / "study.npz")
+    assert (found.network, found.noise, found.seed) == ("pointnet", "cluster", 0)
+    trained = Trained.of(runs[0])
+    test = trained.split("test")
+    clouds = Clouds(
+        trained.network, trained.task.inputs(test, trained.config)[0], test.label.long(), [], list("abc")
+    )
+    predicted = clouds.logits().argmax(1)
+    assert v[Key("dropping", "", "", "whole")] == float((predicted == clouds.label).double().mean())
+    scores = saliency(
+        clouds.network, clouds.x, predicted, "grad_cam"
+    )  # of the class that is seen, not of the truth
+    curve = dropping(clouds.network, clouds.x, scores, (0.1, 0.3, 0.5)).right(clouds.label)
+    assert np.array_equal(arrays["lost/grad_cam"], curve.numpy() > 0)
+    for measure, right in zip(LOST, curve):
+        assert v[Key("dropping", "", "grad_cam", measure)] == pytest.approx(float(right.mean()))
+    assert v[Key("dropping", "", "grad_cam", "mean")] == pytest.approx(float(curve.mean()))
+    assert Key("dropping", "", "radius", "infidelity") not in v  # it is not in logits
+    assert v[Key("dropping", "", "radius", "last layer anew")] == pytest.approx(1)
+    assert len(arrays["axioms/conv2/grad_cam/sensitivity"]) == 3
+    assert v[Key("axioms", "conv2", "grad_cam", "sensitivity")] == np.median(
+        arrays["axioms/conv2/grad_cam/sensitivity"]
+    )
+    assert len(arrays["axioms/conv3.activation/grad_cam/sensitivity"]) == len(clouds.x)
+    assert {of for table, _, of, measure in v if table == "removed"} >= {"exact ablation", "random"}
+    assert set(found.part) == set(v)
+    assert found.part[Key("units", "zero", "", "loss_mean")] == "units"
+    assert set(found.source) == {"maps", "game", "units", "axioms", "pool"}
+    rows = (tmp_path / "study/table.csv").read_text().splitlines()
+    assert rows[0].startswith("network,noise,table,at,of,measure,seeds,mean,half_width,difference,")
+    # `dropping` alone is the same as in `maps`.
+    study.main(options(tmp_path / "alone", runs[0], parts=("dropping",)))
+    alone = checkpoint.load_arrays(
+        tmp_path / "alone/study" / places[0].relative_to(tmp_path / "study") / "study.npz"
+    )
+    assert all(np.array_equal(arrays[name], value) for name, value in alone.items())
+    # Random numbers are the seed's.
+    other = checkpoint.load_arrays(places[1] / "study.npz")
+    assert not np.array_equal(arrays["lost/random"], other["lost/random"])
+
+
+def test_what_is_there_is_kept_and_what_is_another_run_refused(runs, tmp_path, monkeypatch):
     asked = []
+    parts = {name: record(name, asked) for name in ("axioms", "units", "broken")}
+    monkeypatch.setattr(study, "PARTS", parts)
+    place = tmp_path / "place"
 
-    class Fake:
-        def __init__(self, run, options):
-            pass
+    def measure(*names, run=runs[0], clouds=3):
+        study.measure_run(run, place, study.Options(runs=(run,), parts=names, clouds=clouds))
+        return checkpoint.load_arrays(place / "study.npz")
 
-    def part(name):
-        def measure(fake):
-            asked.append(name)
-            if name == "broken":
-                raise ValueError("no")
-            return {name: np.arange(3)}, {"of": name}
-
-        return measure
-
-    monkeypatch.setattr(study, "Study", Fake)
-    monkeypatch.setattr(study, "PARTS", {name: part(name) for name in ("a", "b", "broken")})
     with pytest.raises(ValueError, match="no"):
-        study.measure_run(tmp_path, SimpleNamespace(parts=("a", "broken", "b")))
-    study.measure_run(tmp_path, SimpleNamespace(parts=("a", "b")))
-    study.measure_run(tmp_path, SimpleNamespace(parts=("b", "a")))
-    assert asked == ["a", "broken", "b"]
-    assert set(checkpoint.load_arrays(tmp_path / "study.npz")) == {"a", "b"}
+        measure("axioms", "broken", "units")
+    assert set(measure("axioms", "units")) == {"axioms", "units"}
+    measure("units", "axioms")
+    assert asked == ["axioms", "broken", "units"]
+    measure("axioms", "units", clouds=5)  # of other clouds
+    assert asked[3:] == ["axioms"]
+    (place / "study.npz").unlink()  # lost: measured anew
+    assert set(measure("axioms", "units", clouds=5)) == {"axioms", "units"}
+    assert asked[4:] == ["axioms", "units"]
+    with pytest.raises(ValueError, match=r"holds what was measured of another run than .*give another --out"):
+        measure("axioms", run=runs[1])
+
+
+def record(name, asked):
+    def measure(of):
+        asked.append(name)
+        if name == "broken":
+            raise ValueError("no")
+        return {name: np.arange(3)}, {"of": name}
+
+    return measure
+
+
+def test_every_run_is_looked_at_before_one_is_measured(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "PARTS", {})
+    with pytest.raises(FileNotFoundError):
+        study.main(options(tmp_path, runs[0], tmp_path / "none"))
+    assert not (tmp_path / "study").exists()
 
 
 def test_the_effective_number_counts_those_that_share():

@@ -271,7 +271,7 @@ def off_text(points, header="OFF\n"):
     return f"{header}{len(points)} {len(points) - 2} 0\n{rows}{faces}"
 
 
-def test_modelnet40_off(tmp_path, shapes):
+def test_modelnet40_off(tmp_path, shapes, caplog):
     for i, (name, points, _) in enumerate(shapes):
         folder = tmp_path / "ModelNet40" / name / ("test" if i % 4 == 3 else "train")
         folder.mkdir(parents=True, exist_ok=True)
@@ -279,6 +279,16 @@ def test_modelnet40_off(tmp_path, shapes):
     found = modelnet40.convert(tmp_path, "off", 300, validation=0)
     assert found.points.shape == (8, 300, 3)
     assert sorted(found.split.tolist()) == [0] * 6 + [2] * 2
+    assert "known from training" not in caplog.text
+    test, train = (
+        next(iter((tmp_path / "ModelNet40").glob(f"*/{word}/*.off"))) for word in ("test", "train")
+    )
+    test.write_bytes(train.read_bytes())  # whose points are drawn with other numbers
+    modelnet40.convert(tmp_path, "off", 300, validation=0)
+    assert (
+        f"1 shape that tests is known from training, which flatters the scores: {test.parts[-3]}/{test.stem} -> "
+        in (caplog.text)
+    )
 
 
 def test_off_without_its_line_break(tmp_path):

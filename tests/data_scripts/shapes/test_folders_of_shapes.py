@@ -292,7 +292,7 @@ def test_files_on_both_sides_of_a_split_are_said(tmp_path):
     clouds, notes = made(root)
     assert len(clouds.name) == 12
     assert notes == [
-        "note: 2 shapes that test are known from training, which flatters the scores: test/car/0.off -> "
+        "note: 2 shapes that test are known from training or validation, which flatters the scores: test/car/0.off -> "
         "train/car/1.off, test/car/2.off -> train/bus/2.off"
     ]
 
@@ -310,6 +310,7 @@ def test_gltfs_of_other_buffers_are_no_copies(tmp_path):
         ("train/b/2", (2, 1, 1)),
         ("test/a/3", (1, 2, 1)),
         ("test/b/4", (1, 1, 1)),
+        ("test/b/5", (2, 2, 2)),  # as another file would be, though shapes are scaled alike
     ):
         folder = tmp_path / name
         folder.mkdir(parents=True)

@@ -131,11 +131,15 @@ def test_the_real_source():
         (lambda a: {"classes": np.array(["a", "b", "a"])}, "classes 2 is 'a', that of 0, expected another"),
         (
             lambda a: {"classes": np.array(["Arch", "Bar", "Brick", "Tile"])},
-            "category 'Tile' is of no part, expected parts in two folds or more",
+            "category 'Tile' is of no part, expected parts in fold 0, which tests, and in another",
         ),
         (
             lambda a: {"label": np.where(a["fold"] == 2, 1, 2 * (a["label"] // 2))},
-            "category 'Bar' is all in fold 2, expected parts in two folds or more",
+            "category 'Bar' is in fold 2 alone, expected parts in fold 0, which tests, and in another",
+        ),
+        (
+            lambda a: {"label": np.where((a["fold"] == 1) | (a["fold"] == 2), 1, 2 * (a["label"] // 2))},
+            "category 'Bar' is in fold 1, 2 alone, expected parts in fold 0, which tests",
         ),
         (
             lambda a: {"points": put(a["points"], 5, a["points"][5, :1])},
