@@ -315,7 +315,7 @@ def _add_samples(found: Measured, arrays: dict[str, np.ndarray]) -> None:
             layer, of, measure = of.split("/")
             add(Key("axioms", layer, of, measure), one, np.median)
         elif kind == "whole":
-            add(Key("dropping", "", "", "whole"), one)
+            add(Key("dropping", "", "", "whole"), one.astype(float))
         elif kind == "lost":
             lost = dict(zip(LOST, one.astype(float), strict=True))
             for measure, right in (lost | {"mean": np.mean(list(lost.values()), 0)}).items():

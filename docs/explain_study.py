@@ -1,4 +1,4 @@
-"""`python docs/explain_study.py`: the picture and the tables of docs/explain_study.md, from the committed rows."""
+"""`python docs/explain_study.py`: the pictures and the tables of docs/explain_study.md, from the committed rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from dropfold.data_scripts.work.folders import in_number
 from dropfold.explain.run.found import in_words
 from dropfold.train.compare import plots, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks/results"
-PAGE, PICTURE = HERE / "explain_study.md", HERE / "explain_study.png"
+PAGE, PICTURE, OF_NOISE = (HERE / f"explain_study{end}" for end in (".md", ".png", "_noise.png"))
 NETWORKS = {"pointnet": "PointNet", "dgcnn": "DGCNN", "pointnet2": "PointNet++"}
 NOISES = {"none": "no noise", "feat": "DropFeat", "point": "DropPoint", "cluster": "DropCluster"}
+OWN = {
+    ("pointnet", "cluster"),
+    ("dgcnn", "feat"),
+}  # what a network's recipe trains with; of others the noise table tells
 LOST = {"10 %": 10, "30 %": 30, "50 %": 50}
 COLORS = {
     "xgrad_cam": plots.ORANGE,
@@ -32,6 +37,7 @@ COLORS = {
     "radius": plots.INK,
     "random": plots.PALE,
 }
+NOISE_COLORS = dict(zip(NOISES, (plots.INK, plots.BLUE, "#2a9d6f", plots.ORANGE), strict=True))
 BANDS = ("xgrad_cam", "grad_cam")  # more of them would hide each other
 Row = dict[str, Any]
 
@@ -68,8 +74,9 @@ class Study:
     """The summaries of one network and noise."""
 
     def __init__(self, network: str, noise: str, lines: list[Row]) -> None:
+        self.network, self.noise, self.lines = network, noise, lines
         self.title = f"{NETWORKS[network]}, {NOISES[noise]}"
-        self.lines = lines
+        self.seeds = round(max(line["seeds"] for line in lines))
 
     def of(self, table_name: str, **where: str) -> list[Row]:
         """Its lines of a table."""
@@ -82,7 +89,7 @@ class Study:
 
     def methods(self) -> list[str]:
         """In the order of the colours."""
-        having = {text_of(line["method"]) for line in self.of("dropping", measure="mean")}
+        having = {text_of(line["of"]) for line in self.of("dropping", measure="mean")}
         return [name for name in COLORS if name in having]
 
 
@@ -94,20 +101,22 @@ def studies() -> list[Study]:
     return [Study(*key, [line for line in lines if (line["network"], line["noise"]) == key]) for key in order]
 
 
-def cell(line: Row | None, scale: float = 1.0, digits: int = 3, change: bool = False) -> str:
-    """Mean and half width; with `change` those of the difference to XGrad-CAM, and its bootstrap interval."""
+def cell(
+    line: Row | None, scale: float = 1.0, digits: int = 3, of: str = "", seeds: int | None = None
+) -> str:
+    """Mean and half width; of "difference", to XGrad-CAM, or "change", by noise, those of it with its bootstrap interval.
+    Where the line is of other than so many seeds, that is said."""
     if line is None:
         return "–"
-    start = "difference" if change else ""
-    middle = line["difference" if change else "mean"]
-    half = line[f"{start}_half_width".lstrip("_")]
+    middle, half = line[of or "mean"], line[f"{of}_half_width".lstrip("_")]
     if math.isnan(middle):
         return ""
-    text = f"{scale * middle:{'+' if change else ''}.{digits}f}"
+    text = f"{scale * middle:{'+' if of else ''}.{digits}f}"
     text += "" if math.isnan(half) else f" ± {scale * half:.{digits}f}"
-    low, high = line["difference_low"], line["difference_high"]
-    if change and not math.isnan(low):
-        text += f" [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
+    if of and not math.isnan(low := line[f"{of}_low"]):
+        text += f" [{scale * low:+.{digits}f}, {scale * line[f'{of}_high']:+.{digits}f}]"
+    if seeds is not None and round(line["seeds"]) != seeds:
+        text += f" (of {in_number(round(line['seeds']), 'seed', 'seeds')})"
     return text
 
 
@@ -117,27 +126,26 @@ def picture(found: list[Study]) -> None:
         figure = plt.figure(figsize=(4.6 * len(found) + 0.6, 6.6), layout="constrained")
         panels = figure.subplots(2, len(found), squeeze=False, height_ratios=(1.2, 1), sharey="row")
         for above, below, study in zip(*panels, found):
-            whole = study.one("dropping", method="", measure="whole")
-            seeds = round(whole["seeds"]) if whole else 0
+            whole = study.one("dropping", of="", measure="whole")
             names = study.methods()
             for name in names:
                 lines = [
-                    line for m in LOST if (line := study.one("dropping", method=name, measure=m)) is not None
+                    line for m in LOST if (line := study.one("dropping", of=name, measure=m)) is not None
                 ]
                 points = [(0, whole), *zip(LOST.values(), lines)]
                 x = [share for share, _ in points]
                 middle = [100 * line["mean"] for _, line in points if line is not None]
                 half = [100 * line["half_width"] for _, line in points if line is not None]
                 above.plot(x, middle, color=COLORS[name], marker="o", ms=3.5, lw=1.8, label=words(name))
-                if name in BANDS and seeds > 2:
+                if name in BANDS and study.seeds > 2:
                     ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
                     above.fill_between(x, *ends, color=COLORS[name], alpha=0.15, lw=0)
-            above.set_title(f"{study.title}, {seeds} seeds", loc="left")
+            above.set_title(f"{study.title}, {in_number(study.seeds, 'seed', 'seeds')}", loc="left")
             above.set_ylim(20, 90)
             above.set_xlabel("% of the points dropped, most salient first")
             others = [name for name in names if name != "xgrad_cam"]
             for y, name in enumerate(others):
-                line = study.one("dropping", method=name, measure="mean")
+                line = study.one("dropping", of=name, measure="mean")
                 if line is None:
                     continue
                 middle, half, low, high = (
@@ -162,18 +170,47 @@ def picture(found: list[Study]) -> None:
     print(PICTURE)
 
 
+def picture_of_noise(found: list[Study]) -> None:
+    """What noise in training changes: accuracy without the points that XGrad-CAM calls most salient."""
+    networks = [name for name in NETWORKS if sum(study.network == name for study in found) > 1]
+    with plt.rc_context(plots.STYLE):
+        figure = plt.figure(figsize=(4.6 * len(networks) + 0.6, 3.8), layout="constrained")
+        for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks):
+            for study in found:
+                if study.network != network:
+                    continue
+                keys = [{"of": "", "measure": "whole"}, *({"of": "xgrad_cam", "measure": m} for m in LOST)]
+                lines = [line for key in keys if (line := study.one("dropping", **key)) is not None]
+                x, color = [0, *LOST.values()], NOISE_COLORS[study.noise]
+                middle, half = ([100 * line[name] for line in lines] for name in ("mean", "half_width"))
+                axes.plot(x, middle, color=color, marker="o", ms=3.5, lw=1.8, label=NOISES[study.noise])
+                ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
+                axes.fill_between(x, *ends, color=color, alpha=0.12, lw=0)
+            axes.set_title(f"{NETWORKS[network]}, trained with", loc="left")
+            axes.set_ylim(20, 90)
+            axes.set_xlabel("% of the points dropped, most salient first (XGrad-CAM)")
+            axes.set_ylabel("accuracy, %")
+            axes.legend(frameon=False, fontsize=8, loc="lower left")
+            axes.grid()
+            axes.tick_params(length=0)
+        figure.savefig(OF_NOISE, dpi=120, metadata={"Software": None})
+    print(OF_NOISE)
+
+
 def tables(found: list[Study]) -> str:
-    """All of them, a section each."""
+    """All of them, a section each: of the recipes' own networks, and what noise changes."""
+    own = [study for study in found if (study.network, study.noise) in OWN]
     makers = {
-        "The axioms": axioms_table,
-        "Dropping": dropping_table,
-        "Other figures of the maps": figures_table,
-        "The two-shape game": game_table,
-        "Units": units_table,
-        "What tells a unit's damage": tells_table,
-        "Removing many units": removed_table,
+        "The axioms": axioms_table(own),
+        "Dropping": dropping_table(own),
+        "Other figures of the maps": figures_table(own),
+        "The two-shape game": game_table(own),
+        "Units": units_table(own),
+        "What tells a unit's damage": tells_table(own),
+        "Removing many units": removed_table(own),
+        "Noise in training": noise_table(found),
     }
-    return "\n".join(f"### {title}\n\n{make(found)}" for title, make in makers.items())
+    return "\n".join(f"### {title}\n\n{content}" for title, content in makers.items())
 
 
 def axioms_table(found: list[Study]) -> str:
@@ -181,11 +218,11 @@ def axioms_table(found: list[Study]) -> str:
     head = ["network", "layer", "map", "conservation error", "sensitivity error", "correlation"]
     body = []
     for study in found:
-        for layer in dict.fromkeys(text_of(line["layer"]) for line in study.of("axioms")):
+        for layer in dict.fromkeys(text_of(line["at"]) for line in study.of("axioms")):
             for method in ("xgrad_cam", "gradient_x_activation", "grad_cam"):
-                at = {"layer": layer, "method": method}
+                where = {"at": layer, "of": method}
                 measures = "conservation", "sensitivity", "correlation"
-                cells = [cell(study.one("axioms", measure=m, **at)) for m in measures]
+                cells = [cell(study.one("axioms", measure=m, **where), seeds=study.seeds) for m in measures]
                 body.append([study.title, layer, words(method), *cells])
     return table.table(head, body, 3)
 
@@ -201,12 +238,12 @@ def dropping_table(found: list[Study]) -> str:
     ]
     body = []
     for study in found:
-        whole = study.one("dropping", method="", measure="whole")
+        whole = study.one("dropping", of="", measure="whole")
         body.append([study.title, "whole clouds", *[""] * len(LOST), cell(whole, 100, 1), ""])
         for name in study.methods():
-            lines = [study.one("dropping", method=name, measure=m) for m in (*LOST, "mean")]
-            cells = [cell(line, 100, 1) for line in lines]
-            body.append([study.title, words(name), *cells, cell(lines[-1], 100, 1, change=True)])
+            lines = [study.one("dropping", of=name, measure=m) for m in (*LOST, "mean")]
+            cells = [cell(line, 100, 1, seeds=study.seeds) for line in lines]
+            body.append([study.title, words(name), *cells, cell(lines[-1], 100, 1, "difference")])
     return table.table(head, body, 2)
 
 
@@ -218,14 +255,17 @@ def figures_table(found: list[Study]) -> str:
         "infidelity_scaled": ("infidelity, with a factor", 1, 2),
         "last layer anew": ("correlation, last layer anew", 1, 2),
         "all anew": ("all layers anew", 1, 2),
+        "two anew": ("two networks anew", 1, 2),
     }
     head = ["network", "score", *(title for title, *_ in figures.values())]
     body = []
     for study in found:
         for name in study.methods():
-            lines = [study.one("dropping", method=name, measure=m) for m in figures]
+            lines = [study.one("dropping", of=name, measure=m) for m in figures]
             if any(line is not None for line in lines):
-                cells = [cell(line, *form) for line, (_, *form) in zip(lines, figures.values())]
+                cells = [
+                    cell(line, *form, seeds=study.seeds) for line, (_, *form) in zip(lines, figures.values())
+                ]
                 body.append([study.title, words(name), *cells])
     return table.table(head, body, 2)
 
@@ -237,20 +277,19 @@ def game_table(found: list[Study]) -> str:
     for study in found:
         valid = study.one("game", measure="valid")
         if valid is not None:
-            body.append([study.title, "valid pairs, %", cell(valid, 100, 1), ""])
+            body.append([study.title, "valid pairs, %", cell(valid, 100, 1, seeds=study.seeds), ""])
         for name in study.methods():
-            line = study.one("game", method=name, measure="top")
+            line = study.one("game", of=name, measure="top")
             if line is not None:
-                body.append([study.title, words(name), cell(line), cell(line, change=True)])
+                body.append([study.title, words(name), cell(line), cell(line, of="difference")])
     return table.table(head, body, 2)
 
 
 UNITS = {
     "loss_mean": ("a unit costs, over all", 1, 5),
     "loss_worst": ("worst unit, over all", 1, 4),
-    "worst_class_loss_mean": ("a unit costs its worst class", 1, 4),
-    "worst_class_loss_worst": ("worst unit, its worst class", 1, 3),
-    "worst class / overall": ("worst class / overall, means", 1, 1),
+    "worst_class_loss_mean": ("a unit costs the class it harms most in training", 1, 4),
+    "worst_class_loss_worst": ("worst unit, the class it harms most in training", 1, 3),
     "change_no_prediction": ("units that change no prediction, %", 100, 1),
     "effective units": ("effective units", 1, 0),
 }
@@ -258,10 +297,16 @@ UNITS = {
 
 def units_table(found: list[Study]) -> str:
     """A row a figure; a column a network and replacement."""
-    columns = [(study, to) for study in found for to in ("zero", "mean") if study.of("units", layer=to)]
+    columns = [(study, to) for study in found for to in ("zero", "mean") if study.of("units", at=to)]
     head = ["fall of log p", *(f"{study.title}, {to}" for study, to in columns)]
     body = [
-        [title, *(cell(study.one("units", layer=to, measure=measure), *form) for study, to in columns)]
+        [
+            title,
+            *(
+                cell(study.one("units", at=to, measure=measure), *form, seeds=study.seeds)
+                for study, to in columns
+            ),
+        ]
         for measure, (title, *form) in UNITS.items()
     ]
     return table.table(head, body, 1)
@@ -269,13 +314,13 @@ def units_table(found: list[Study]) -> str:
 
 def tells_table(found: list[Study]) -> str:
     """A row an attribute; two correlations a network."""
-    names = list(dict.fromkeys(text_of(line["method"]) for study in found for line in study.of("tells")))
+    names = list(dict.fromkeys(text_of(line["of"]) for study in found for line in study.of("tells")))
     head = ["network, units to", "damage", *map(in_words, names)]
     body = []
     for study in found:
-        for to in dict.fromkeys(text_of(line["layer"]) for line in study.of("tells")):
-            for of, whose in (("loss", "over all"), ("worst_class_loss", "worst class")):
-                lines = [study.one("tells", layer=to, method=name, measure=of) for name in names]
+        for to in dict.fromkeys(text_of(line["at"]) for line in study.of("tells")):
+            for measure, whose in (("loss", "over all"), ("worst_class_loss", "worst class")):
+                lines = [study.one("tells", at=to, of=name, measure=measure) for name in names]
                 body.append([f"{study.title}, {to}", whose, *(cell(line, 1, 2) for line in lines)])
     return table.table(head, body, 2)
 
@@ -284,28 +329,57 @@ def removed_table(found: list[Study]) -> str:
     """A row an order of removal."""
     body, shares = [], ["50 %", "75 %", "90 %", "95 %", "98 %"]
     for study in found:
-        for order in dict.fromkeys(text_of(line["method"]) for line in study.of("removed")):
-            lines = [study.one("removed", method=order, measure=share) for share in shares]
+        for order in dict.fromkeys(text_of(line["of"]) for line in study.of("removed")):
+            lines = [study.one("removed", of=order, measure=share) for share in shares]
             body.append([study.title, order, *(cell(line, 100, 1) for line in lines)])
     return table.table(["network", "order", *(f"{share} removed" for share in shares)], body, 2)
 
 
+OF_NOISES = {
+    "accuracy of whole clouds, %": ("dropping", {"of": "", "measure": "whole"}, 100, 1),
+    "without the most salient half, %": ("dropping", {"of": "xgrad_cam", "measure": "50 %"}, 100, 1),
+    "mean of 10, 30 and 50 %, %": ("dropping", {"of": "xgrad_cam", "measure": "mean"}, 100, 1),
+    "without a random half, %": ("dropping", {"of": "random", "measure": "50 %"}, 100, 1),
+    "points that share the evidence": ("dropping", {"of": "xgrad_cam", "measure": "effective_points"}, 1, 0),
+    "a unit costs, over all": ("units", {"at": "mean", "measure": "loss_mean"}, 1, 5),
+    "worst unit, over all": ("units", {"at": "mean", "measure": "loss_worst"}, 1, 4),
+    "the class it harms most in training": ("units", {"at": "mean", "measure": "worst_class_loss_mean"}, 1, 4),
+    "worst unit of these": ("units", {"at": "mean", "measure": "worst_class_loss_worst"}, 1, 3),
+    "effective units": ("units", {"at": "mean", "measure": "effective units"}, 1, 0),
+    "a unit to 0 costs, over all": ("units", {"at": "zero", "measure": "loss_mean"}, 1, 5),
+    "to 0, the class it harms most in training": ("units", {"at": "zero", "measure": "worst_class_loss_mean"}, 1, 4),
+    "effective units, to 0": ("units", {"at": "zero", "measure": "effective units"}, 1, 0),
+}  # fmt: skip
+
+
+def noise_table(found: list[Study]) -> str:
+    """A row a figure and network; two columns a noise: the figure, and what it is above that without noise."""
+    body = []
+    for network in dict.fromkeys(study.network for study in found):
+        of_noise = {study.noise: study for study in found if study.network == network}
+        if len(of_noise) < 2:
+            continue
+        for title, (name, where, *form) in OF_NOISES.items():
+            cells = []
+            for noise in NOISES:
+                line = of_noise[noise].one(name, **where) if noise in of_noise else None
+                change = cell(line, *form, of="change") if line is not None else ""
+                cells.append(" ".join(filter(None, [cell(line, *form), change and f"({change})"])))
+            body.append([NETWORKS[network], title, *cells])
+    return table.table(["network", "figure (change by noise)", *NOISES.values()], body, 2)
+
+
 def sources() -> str:
     """How many seeds, and whose commits and machine."""
-    parts = []
-    runs = rows("runs")
-    for network, noise in dict.fromkeys((run["network"], run["noise"]) for run in runs):
-        mine = [run for run in runs if (run["network"], run["noise"]) == (network, noise)]
-        seeds = len({run["seed"] for run in mine})
-        said = [
-            ", ".join(dict.fromkeys(str(run[name]) for run in mine))
-            for name in ("trained", "commit", "machine")
-        ]
-        parts.append(
-            f"{NETWORKS[network]}, {NOISES[noise]}: {seeds} seeds; trained at commit {said[0]}, explained at {said[1]}, "
-            f"{said[2]}, busy."
-        )
-    return "\n".join(f"- {part}" for part in parts) + "\n"
+    parts: dict[tuple[str, ...], list[Any]] = {}
+    for run in rows("runs"):
+        about = tuple(str(run[name]) for name in ("network", "noise", "trained", "commit", "machine"))
+        parts.setdefault(about, []).append(run["seed"])
+    return "".join(
+        f"- {NETWORKS[network]}, {NOISES[noise]}: {in_number(len(set(seeds)), 'seed', 'seeds')}, trained at commit "
+        f"{trained}, measured at {commit}, {machine}.\n"
+        for (network, noise, trained, commit, machine), seeds in parts.items()
+    )
 
 
 def fill(text: str, content: str) -> str:
@@ -317,7 +391,8 @@ def fill(text: str, content: str) -> str:
 
 def main() -> None:
     found = studies()
-    picture(found)
+    picture([study for study in found if (study.network, study.noise) in OWN])
+    picture_of_noise(found)
     PAGE.write_text(fill(PAGE.read_text(), f"{tables(found)}\n{sources()}"))
 
 

@@ -1,5 +1,6 @@
 """The study of explanations: intervals worked by hand, what a small run's parts hold, and which folders are refused."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -157,6 +158,7 @@ def test_the_parts_of_a_small_run_and_what_is_read_of_them(runs, tmp_path):
         tmp_path / "alone/study" / places[0].relative_to(tmp_path / "study") / "study.npz"
     )
     assert all(np.array_equal(arrays[name], value) for name, value in alone.items())
+    study.summarize([found, dataclasses.replace(found, noise="none")])  # what the noise changes, of every key
     # Random numbers are the seed's.
     other = checkpoint.load_arrays(places[1] / "study.npz")
     assert not np.array_equal(arrays["lost/random"], other["lost/random"])
