@@ -42,7 +42,7 @@ data/local/moving_furniture.h5: | $(VENV)/.train
 	$(BIN)/dropfold data moving-furniture
 
 test: lint
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

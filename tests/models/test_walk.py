@@ -45,7 +45,7 @@ FLOATING = {
 INTEGER = {
     "float": lambda x: x.float(),
     "int32": lambda x: x.int(),
-    "far": lambda x: with_number(x, -1, 10**6),
+    "far": lambda x: with_number(x, -1, 10**5),
     "negative": lambda x: with_number(x, 0, -7),
 }
 ANY = {
