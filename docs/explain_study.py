@@ -141,7 +141,7 @@ def picture(found: list[Study]) -> None:
                     ends = [[m + sign * h for m, h in zip(middle, half)] for sign in (-1, 1)]
                     above.fill_between(x, *ends, color=COLORS[name], alpha=0.15, lw=0)
             above.set_title(f"{study.title}, {in_number(study.seeds, 'seed', 'seeds')}", loc="left")
-            above.set_ylim(20, 90)
+            above.set_ylim(10, 90)
             above.set_xlabel("% of the points dropped, most salient first")
             others = [name for name in names if name != "xgrad_cam"]
             for y, name in enumerate(others):
@@ -156,7 +156,7 @@ def picture(found: list[Study]) -> None:
                 below.plot(middle, y, "o", color=COLORS[name], ms=5)
             below.set_yticks(range(len(others)), [words(name) for name in others])
             below.set_ylim(len(others) - 0.5, -0.5)
-            below.set_xlim(-12, 32)
+            below.set_xlim(-20, 30)
             below.axvline(0, color=plots.INK, lw=1)
             below.set_xlabel(
                 "more accuracy left than by XGrad-CAM, points\n(mean of 10, 30 and 50 % dropped)"
