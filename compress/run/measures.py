@@ -47,11 +47,12 @@ def work_before_and_after(trained: Trained, fine: Trained, example: Sequence[Ten
 
 
 def layers(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[str, Any]:
-    """Milliseconds of each layer before and after at batch 1, and the sizes of each matrix: [out, in] or [out, in, rank]."""
+    """Milliseconds of each layer before and after at batch 1, None for one that is gone, and the sizes of each matrix:
+    [out, in] or [out, in, rank]."""
     times = [layer_times(network, *example) for network in (trained.network, fine.network)]
     sizes = [sizes_of(network) for network in (trained.network, fine.network)]
     return {
-        "ms": {name: [ms, times[1].get(name, 0.0)] for name, ms in times[0].items()},
+        "ms": {name: [ms, times[1].get(name)] for name, ms in times[0].items()},
         "sizes": {name: [size, sizes[1].get(name, [])] for name, size in sizes[0].items() if len(size) > 1},
     }
 

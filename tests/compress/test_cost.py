@@ -1,6 +1,7 @@
 """Multiply-adds beside torch's own counter, what is left of them, and times."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,13 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dropfold.compress import Choice, apply, plan_channels
+from dropfold.compress.cost import times
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.criteria import CRITERIA
 from dropfold.compress.methods.uniform import keep_share, uniform
 from dropfold.compress.plan.matrices import full_ranks
-from dropfold.compress.run import target
+from dropfold.compress.run import measures, page, target
 from dropfold.compress.run.target import _count, first_within
 from dropfold.models import DGCNN, PointNet, PointNet2, unfused
 from dropfold.models.layers.low_rank import Halves
@@ -128,12 +130,55 @@ def test_layer_times_are_parts_of_the_whole():
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_the_calls_of_a_layer_add_up_within_a_call_of_the_network(monkeypatch):
+    """By a clock of its own: in the n-th call of the network a layer takes n milliseconds each time."""
+    now, calls = 0.0, 0
+
+    class Timed(nn.Linear):
+        def forward(self, x):
+            nonlocal now
+            now += 1e-3 * calls
+            return x
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.once, self.never = Timed(2, 2), Timed(2, 2), Timed(2, 2)
+
+        def forward(self, x):
+            nonlocal calls
+            calls += 1
+            return self.once(self.twice(self.twice(x)))
+
+    monkeypatch.setattr(times, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = layer_times(Network(), torch.rand(1, 2), seconds=0)
+    assert calls == 17
+    assert found == {"twice": pytest.approx(20, rel=1e-6), "once": pytest.approx(10, rel=1e-6)}  # of 3 .. 17
+
+
+def test_two_thin_maps_are_a_layer_and_one_that_is_gone_has_no_time(monkeypatch):
+    monkeypatch.setattr(measures, "layer_times", partial(layer_times, seconds=0))
+    network, example = FOREIGN["plain"]()
+    small, _ = apply(plan_channels(network, *example), Choice({}, {"features.4": 4, "head.0": 8}))
+    found = measures.layers(SimpleNamespace(network=network), SimpleNamespace(network=small), example)
+    assert list(found["ms"]) == ["features.0", "features.3", "features.4", "head.0", "head.3"]
+    assert all(after > 0 for _, after in found["ms"].values())
+    small.head = nn.Linear(12 * 4, 5)
+    found = measures.layers(SimpleNamespace(network=network), SimpleNamespace(network=small), example)
+    assert [name for name, (_, after) in found["ms"].items() if after is None] == ["head.0", "head.3"]
+    sections = page.sections(
+        {"run": "a", "method": "cc", "epochs": 1, "scores": {"original": {"accuracy": 0.5}}, "layers": found}
+        | {"cost": {"ms at batch 1": [2.0, 1.0]}}
+    )
+    assert [row[5] for row in sections[1].rows if row[0] in ("head.0", "head.3")] == ["none", "none"]
+
+
 def test_times_take_turns_and_leave_modes_as_they_were():
     slow, fast = torch.nn.Linear(2000, 2000).train(), torch.nn.Linear(2000, 20).train()
-    times = times_of([slow, fast], torch.rand(64, 2000), seconds=0.1)
+    found = times_of([slow, fast], torch.rand(64, 2000), seconds=0.1)
     assert slow.training
-    assert times[0].p20 <= times[0].p50 <= times[0].p80
-    assert times[1].p50 < times[0].p50
+    assert found[0].p20 <= found[0].p50 <= found[0].p80
+    assert found[1].p50 < found[0].p50
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
