@@ -86,10 +86,14 @@ def test_the_updates_are_the_equations(relative):
     w = {name: weight.detach().numpy().copy() for name, weight in weights.items()}
     z = {name: project(value, name) for name, value in w.items()}
     u = {name: np.zeros_like(value) for name, value in w.items()}
+    norms = {name: np.linalg.norm(value) for name, value in w.items()}
     for epoch in range(3):
         admm.before_epoch(network, epoch)
         if epoch:
             for name in NAMES:
+                if relative:
+                    u[name] = u[name] * np.linalg.norm(w[name]) / norms[name]
+                    norms[name] = np.linalg.norm(w[name])
                 z[name] = project(w[name] + u[name], name)
                 u[name] = u[name] + w[name] - z[name]
         scale = {name: (value**2).sum() if relative else 1.0 for name, value in w.items()}
@@ -145,6 +149,24 @@ def test_the_balance_with_the_loss_does_not_know_the_scale_before_a_batch_norm()
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)  # eps, and a sum that starts in float32
 
 
+def test_the_running_difference_keeps_the_scale_of_its_matrix():
+    """c W between two epochs, which a BatchNorm hides, divides the penalty's gradient by c and changes nothing else."""
+    gradients = []
+    for factor in (1.0, 10.0):
+        network = matrices()
+        admm = ADMM(onto_ranks(network, dict.fromkeys(NAMES, RANK)))
+        admm.prepare(network)
+        admm.before_epoch(network, 1)  # U is what no matrix of the rank reaches
+        weights = [weight_of(network, name) for name in NAMES]
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(factor)
+        admm.before_epoch(network, 2)
+        loss = admm.loss(Step(network), torch.zeros(1))
+        gradients.append([factor * g for g in torch.autograd.grad(loss, weights)])
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)  # the sum starts in float32
+
+
 def test_a_state_that_is_taken_up_goes_on_the_same():
     network = matrices()
     first, second = (ADMM(onto_ranks(network, dict.fromkeys(NAMES, RANK))) for _ in range(2))
@@ -154,6 +176,8 @@ def test_a_state_that_is_taken_up_goes_on_the_same():
     first.before_epoch(network, 1)
     second.prepare(network)
     second.load_state_dict(first.state_dict())
+    for name in NAMES:
+        weight_of(network, name).data.mul_(2)
     for admm in (first, second):
         admm.before_epoch(network, 2)
     torch.testing.assert_close(
