@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +21,14 @@ from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.measures import costs, explanations_kept, layers, work_before_and_after
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
 from dropfold.compress.run.target import first_within, ledger_of
+from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
-from dropfold.train.engine.run import Run
 from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.scene_prediction import progress
-from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 
 CHOICE = "choice.json"  # for a loop of the user's own: `Choice.load`, `resize`
@@ -69,14 +66,7 @@ def take_channels_out(request: Request) -> dict[str, Any]:
     else:
         adapt(trained, small)
     config = replace(config, sizes=choice.sizes)
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
-    if "cost" not in found:
-        found["scores"]["fine-tuned"] = test_figures(summary)
-        finish(trained, found, out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+    return train_and_finish(trained, found, config, "fine-tuned", example, weights=small.state_dict())
 
 
 def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
@@ -89,22 +79,6 @@ def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
             f"no channels can be taken out of {trained.run}: {'; '.join(str(plan).splitlines())}."
         )
     return plan
-
-
-def finish(
-    trained: Trained, found: dict[str, Any], out: Path, example: Sequence[Tensor], more: Sequence[Section] = (),
-    made_by: str | None = None,
-) -> None:  # fmt: skip
-    """Measure what became of a run, keep it with what was found, and show it (see `show`)."""
-    fine = Trained.of(out)
-    found["cost"] = {
-        "M multiply-adds": work_before_and_after(trained, fine, example),
-        **costs(trained, fine, example),
-    }
-    found["layers"] = layers(trained, fine, example)
-    found["explanations"] = explanations_kept(trained, fine)
-    checkpoint.save_json(out / FILE, found)
-    show(fine, found, more, made_by)
 
 
 def choose(
@@ -168,7 +142,3 @@ def adapt(trained: Trained, small: nn.Module) -> None:
         reestimate_batch_norm(
             small, (inputs for inputs, _ in batches), lambda x: small(*(v.to(device) for v in x))
         )
-
-
-def test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}

@@ -26,6 +26,19 @@ EXPLAINED = 16  # samples whose maps are compared
 Pair = list[float]  # [before, after]
 
 
+def measured(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[str, Any]:
+    """What became of a run: its costs and, but of one on videos, its layers and explanations."""
+    if trained.config.task == "video":  # whose networks count their own work, for all frames
+        work = [trained.task.facts(network)["macs"] / 1e6 for network in (trained.network, fine.network)]
+        return {"cost": {"M multiply-adds": work, **costs(trained, fine, example, many=False)}}
+    work = [multiply_adds(work_of(network, *example)) / 1e6 for network in (trained.network, fine.network)]
+    return {
+        "cost": {"M multiply-adds": work, **costs(trained, fine, example)},
+        "layers": layers(trained, fine, example),
+        "explanations": explanations_kept(trained, fine),
+    }
+
+
 def costs(trained: Trained, fine: Trained, example: Sequence[Tensor], many: bool = True) -> dict[str, Pair]:
     """[before, after] of each cost; `many` for those of a batch of 32, too."""
     networks = [trained.network, fine.network]
@@ -39,11 +52,6 @@ def costs(trained: Trained, fine: Trained, example: Sequence[Tensor], many: bool
     found["parameters"] = [sum(p.numel() for p in network.parameters()) for network in networks]
     found["bytes of weights"] = [_size_of(run) for run in (trained.run, fine.run)]
     return found
-
-
-def work_before_and_after(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> Pair:
-    """Millions of multiply-adds for a sample, in the form in which the layers here make them."""
-    return [multiply_adds(work_of(network, *example)) / 1e6 for network in (trained.network, fine.network)]
 
 
 def layers(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[str, Any]:

@@ -11,19 +11,16 @@ from torch import Tensor, nn
 from dropfold.compress.apply.apply import apply
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.work import parameters_of, work_of
-from dropfold.compress.methods.admm import ADMM, onto_ranks, residual, weight_of
+from dropfold.compress.methods.admm import onto_ranks, residual, weight_of
 from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.channels import CHOICE, adapt, finish, test_figures
-from dropfold.compress.run.formats import DENSE_RUN
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
+from dropfold.compress.run.channels import CHOICE, adapt
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
 from dropfold.compress.run.target import first_within
+from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
-from dropfold.train.config.configs import Config
-from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
-from dropfold.train.tasks.trained import Trained
 
 
 def compress_into_ranks(request: Request) -> dict[str, Any]:
@@ -38,8 +35,8 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
     trained, out, method = request.trained, request.out, request.method
     example = example_of(trained)
     config = request.config(max(2, trained.config.epochs // 2), trained.config.lr / 5)
-    total, rho = config.epochs, request.rho
-    asked = request.words(config, target=list(request.target), **({"rho": rho} if method == "admm" else {}))
+    rho = {"rho": request.rho} if method == "admm" else {}
+    asked = request.words(config, target=list(request.target), **rho)
     found = begun(out, asked)
     if found is None:
         choice, times = _choose(request, example)
@@ -54,9 +51,9 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         scores |= {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
         checkpoint.save_json(out / FILE, found)
     if method == "admm":
-        near = _draw_near(trained, replace(config, out=out / DENSE_RUN, epochs=total // 2), ranks, rho)
+        near = draw_near(trained, config, onto_ranks(trained.network, ranks), request.rho)
         small, _ = apply(Plan(near, ()), Choice({}, ranks), *example)
-        config = replace(config, epochs=total - total // 2)
+        config = replace(config, epochs=config.epochs - config.epochs // 2)
         if "dense after ADMM" not in scores:
             found["errors"]["after ADMM"] = errors(near, ranks)
             scores["dense after ADMM"] = figures(trained, near)
@@ -67,14 +64,7 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         scores["BatchNorm adapted"] = figures(trained, small)
         checkpoint.save_json(out / FILE, found)
     config = replace(config, sizes=choice.sizes)
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
-    if "cost" not in found:
-        scores["fine-tuned"] = test_figures(summary)
-        finish(trained, found, out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+    return train_and_finish(trained, found, config, "fine-tuned", example, weights=small.state_dict())
 
 
 def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
@@ -97,14 +87,3 @@ def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[s
         )
     choice, timed = first_within(plan, choices, what, part, example)
     return choice, {"choices": timed} if what == "latency" else {}
-
-
-def _draw_near(trained: Trained, config: Config, ranks: Mapping[str, int], rho: float) -> nn.Module:
-    """The dense network after training with the penalty."""
-    out = config.out
-    assert out is not None
-    if not (out / checkpoint.SUMMARY).exists():
-        config = replace(config, resume=out) if checkpoint.holds_run(out) else config
-        methods = [ADMM(onto_ranks(trained.network, ranks), rho)]
-        Run(config, methods, weights=trained.network.state_dict()).train()
-    return Trained.of(out).network

@@ -10,7 +10,7 @@ from dropfold.__main__ import main
 from dropfold.compress import Choice
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run import channels as stages
-from dropfold.compress.run import measures
+from dropfold.compress.run import measures, training
 from dropfold.train.config.ranges import check_options
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -114,8 +114,8 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
 
     for module, name in (
         (stages, "_scores_before"),  # after the choice
-        (stages, "Run"),  # before the first step
-        (stages, "costs"),  # after the last one
+        (training, "Run"),  # before the first step
+        (measures, "costs"),  # after the last one
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stop)
@@ -135,13 +135,13 @@ def test_fine_tuning_that_is_interrupted_goes_on_from_its_checkpoint(run, tmp_pa
     whole, out = tmp_path / "whole", tmp_path / "cut"
     compress(run, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "Run", lambda config, **options: Run(config, [Interrupt(1)], **options))
+        patch.setattr(training, "Run", lambda config, _, **weights: Run(config, [Interrupt(1)], **weights))
         with pytest.raises(Interrupted):
             compress(run, out)
     monkeypatch.setattr(
-        stages,
+        training,
         "Run",
-        lambda config, **options: Run(config, [Interrupt(None)] * bool(config.resume), **options),
+        lambda config, _, **weights: Run(config, [Interrupt(None)] * bool(config.resume), **weights),
     )
     compress(run, out)
     assert torch.equal(

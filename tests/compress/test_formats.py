@@ -8,6 +8,7 @@ import torch
 from dropfold.__main__ import main
 from dropfold.compress.methods.admm import ADMM, decomposed, nearest, onto_formats, residual
 from dropfold.compress.run import formats as stages
+from dropfold.compress.run import measures, training
 from dropfold.models import TensorGRU, TensorLSTM
 from dropfold.models.formats import FORMATS, FormatSpec
 from dropfold.train.engine.run import Run
@@ -171,9 +172,9 @@ def test_an_interrupted_one_goes_on_to_the_same(dense, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise Interrupted
 
-    for name in ("_draw_near", "Run", "costs"):
+    for module, name in ((stages, "draw_near"), (training, "Run"), (measures, "costs")):
         with monkeypatch.context() as patch:
-            patch.setattr(stages, name, stop)
+            patch.setattr(module, name, stop)
             with pytest.raises(Interrupted):
                 compress(dense, tmp_path / "cut")
     compress(dense, tmp_path / "cut")

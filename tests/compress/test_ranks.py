@@ -16,7 +16,7 @@ from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.admm import ADMM, onto_ranks, weight_of
 from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.matrices import full_ranks
-from dropfold.compress.run import channels, measures, ranks, target
+from dropfold.compress.run import measures, ranks, target, training
 from dropfold.models import DGCNN, EdgeConv
 from dropfold.models.layers.sizes import resize, sizes_of
 from dropfold.train.engine.run import Run
@@ -301,21 +301,21 @@ def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path, monkeypatch):  # 
         tmp_path / "cut",
         ("admm", "--epochs", "4", "--target", "parameters", "0.6"),
     )
-    monkeypatch.setattr(ranks, "Run", lambda c, methods=(), **w: Run(c, [*methods, Interrupt(None)], **w))
+    monkeypatch.setattr(training, "Run", lambda c, methods, **w: Run(c, [*methods, Interrupt(None)], **w))
     compress(run, whole, *more)
 
     def stop(*_, **__):
         raise Interrupted
 
-    def stop_before_the_last_epoch(config, methods=(), **weights):
+    def stop_before_the_last_epoch(config, methods, **weights):
         return Run(config, [*methods, Interrupt(1)], **weights)
 
     for module, name, breaks in (
         (ranks, "errors", stop),  # after the choice
-        (ranks, "Run", stop),  # before the first step
-        (ranks, "Run", stop_before_the_last_epoch),  # of the dense network
+        (training, "Run", stop),  # before the first step
+        (training, "Run", stop_before_the_last_epoch),  # of the dense network
         (ranks, "adapt", stop),
-        (channels, "costs", stop),  # after the last step
+        (measures, "costs", stop),  # after the last step
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, breaks)
