@@ -21,7 +21,7 @@ from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
 from dropfold.compress.run.target import first_within, ledger_of
 from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
@@ -43,11 +43,13 @@ def take_channels_out(request: Request) -> dict[str, Any]:
         ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
     trained, out = request.trained, request.out
-    example = example_of(trained)
-    plan = plan_of(trained, example)
     config = request.config(max(1, trained.config.epochs // 5), trained.config.lr / 5)
     asked = request.words(config, target=list(request.target))
     found = begun(out, asked)
+    if found is not None and "cost" in found:
+        return show_again(out, found)
+    example = example_of(trained)
+    plan = plan_of(trained, example)
     if found is None:
         choice, times = choose(request, plan, request.method, config.seed, example)
         found = {

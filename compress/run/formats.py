@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dropfold.compress.methods.admm import decomposed, onto_formats
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
 from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.models import TensorGRU
@@ -41,11 +41,13 @@ def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> d
     assert isinstance(config, VideoConfig)
     formats = json.loads(json.dumps({"ih": asdict(ih), "hh": asdict(hh)}))
     asked = request.words(config, rho=rho, **formats)
+    found = begun(out, asked)
+    if found is not None and "cost" in found:
+        return show_again(out, found)
     gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4
     cored = replace(config, ih=ih, hh=hh)
     small = build(cored, trained.signature)  # before anything is written: modes that do not fit are refused
     errors = decomposed(trained.network, small, specs, gates)
-    found = begun(out, asked)
     if found is None:
         scores = {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
         found = {**settle(asked, trained), "errors": {"of the original": errors}, "scores": scores}

@@ -16,7 +16,7 @@ from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.channels import CHOICE, adapt
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
 from dropfold.compress.run.target import first_within
 from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
@@ -33,11 +33,13 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         ValueError: no matrix can be two thin ones, a target out of reach, or a folder of other options.
     """
     trained, out, method = request.trained, request.out, request.method
-    example = example_of(trained)
     config = request.config(max(2, trained.config.epochs // 2), trained.config.lr / 5)
     rho = {"rho": request.rho} if method == "admm" else {}
     asked = request.words(config, target=list(request.target), **rho)
     found = begun(out, asked)
+    if found is not None and "cost" in found:
+        return show_again(out, found)
+    example = example_of(trained)
     if found is None:
         choice, times = _choose(request, example)
         found = {**settle(asked, trained), "times": times, "ranks": choice.ranks, "errors": {}, "scores": {}}

@@ -73,7 +73,12 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(found, dict) or "method" not in found:
         raise ValueError(f"{out / FILE} is no record of a compression; give another --out.")
     refuse_others(out, found, asked)
-    print(f"note: {out} goes on from what was done before.", file=sys.stderr)
+    done = (
+        "is finished: only its page is written again"
+        if "cost" in found
+        else "goes on from what was done before"
+    )
+    print(f"note: {out} {done}.", file=sys.stderr)
     return found
 
 
@@ -121,6 +126,12 @@ def show(
     for stage, scores in found["scores"].items():
         numbers |= {f"compress/{stage}/{name}": value for name, value in scores.items()}
     log_rows(fine.config, fine.run, numbers, lambda text: print(text, file=sys.stderr))
+
+
+def show_again(out: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Write the page of a finished compression again, and return what was found."""
+    show(Trained.of(out), found, again=True)
+    return found
 
 
 def example_of(trained: Trained) -> tuple[Tensor, ...]:

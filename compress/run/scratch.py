@@ -12,7 +12,7 @@ from typing import Any
 from dropfold.compress.apply.apply import apply
 from dropfold.compress.methods.dcff import ANNEALED, DCFF, RELEASED, Schedule, filters_of
 from dropfold.compress.run.channels import choose, plan_of
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
 from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.train.storage import checkpoint
@@ -30,6 +30,8 @@ def train_smaller(request: Request) -> dict[str, Any]:
     config = request.config(trained.config.epochs, trained.config.lr)
     asked = request.words(config, target=list(request.target))
     found = begun(out, asked)
+    if found is not None and "cost" in found:
+        return show_again(out, found)
     example = example_of(trained)
     if found is None:
         plan = plan_of(trained, example)

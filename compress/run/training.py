@@ -42,12 +42,8 @@ def train_and_finish(
 ) -> dict[str, Any]:  # fmt: skip
     """Train the smaller run in its folder and return what was found, with the figures of this stage and the costs."""
     assert config.out is not None
-    summary = _train(config, methods, weights)
-    if "cost" not in found:
-        found["scores"][stage] = test_figures(summary)
-        finish(trained, found, config.out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(config.out), found, again=True)
+    found["scores"][stage] = test_figures(_train(config, methods, weights))
+    finish(trained, found, config.out, example)
     return found
 
 

@@ -46,7 +46,7 @@ def compress(run, out, *more):
     main(["compress", str(run), "--epochs", "2", "--out", str(out), *method, *more])
 
 
-def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
+def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "small"
     compress(run, out)
     shown = capsys.readouterr().out
@@ -73,8 +73,17 @@ def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
     main(["evaluate", str(out)])
     assert "overall accuracy" in capsys.readouterr().out
     weights = (out / "model.safetensors").read_bytes()
-    compress(run, out)  # again: nothing is left to do
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()  # as if it was killed before that
+    for module, name in ((stages, "plan_of"), (stages, "apply"), (training, "Run")):
+        monkeypatch.setattr(module, name, None)
+    capsys.readouterr()
+    compress(run, out)  # again: nothing else is left to do
+    said = capsys.readouterr()
+    assert "is finished: only its page is written again" in said.err
+    assert "BatchNorm adapted" in said.out
     assert (out / "model.safetensors").read_bytes() == weights
+    assert (out / "report.html").read_text() == page
 
 
 def test_channels_and_ranks_by_their_loss_of_information(run, tmp_path, capsys, monkeypatch):
