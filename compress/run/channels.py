@@ -21,8 +21,8 @@ from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
-from dropfold.compress.run.target import first_within, ledger_of
+from dropfold.compress.run.record import FILE, Request, begin, example_of, figures, keeping, show_again
+from dropfold.compress.run.target import Keep, first_within, ledger_of, say_what_stays
 from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
@@ -45,19 +45,14 @@ def take_channels_out(request: Request) -> dict[str, Any]:
     trained, out = request.trained, request.out
     config = request.config(max(1, trained.config.epochs // 5), trained.config.lr / 5)
     asked = request.words(config, target=list(request.target))
-    found = begun(out, asked)
-    if found is not None and "cost" in found:
+    found = begin(out, asked, trained)
+    if "cost" in found:
         return show_again(out, found)
     example = example_of(trained)
     plan = plan_of(trained, example)
-    if found is None:
-        choice, times = choose(request, plan, request.method, config.seed, example)
-        found = {
-            **settle(asked, trained),
-            "times": times,
-            "channels": choice.channels,
-            "ranks": choice.ranks,
-        }
+    if "channels" not in found:
+        choice = choose(request, plan, request.method, config.seed, example, keeping(out, found))
+        found |= {"channels": choice.channels, "ranks": choice.ranks}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     small, choice = apply(plan, Choice(found["channels"], found["ranks"]), *example)
@@ -84,12 +79,14 @@ def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
 
 
 def choose(
-    request: Request, plan: Plan, method: str, seed: int, example: Sequence[Tensor]
-) -> tuple[Choice, dict[str, Any]]:
-    """The choice of a method that meets the target, and what was timed for it."""
+    request: Request, plan: Plan, method: str, seed: int, example: Sequence[Tensor], keep: Keep
+) -> Choice:
+    """The choice of a method that meets the target; `keep` has what is timed for it."""
     trained, (what, part) = request.trained, request.target
-    ledger, by_layer = ledger_of(plan, what, example)
+    if what == "latency":
+        say_what_stays(plan, part, example, keep)
     if method in COLLABORATIVE:
+        ledger = ledger_of(plan, what, example, keep)
         energy = energies(plan, losses_of(trained), COLLABORATIVE[method])
         with progress("layers", len(layers_of(plan, energy))) as advance:
             paths = paths_of(plan, energy, advance)
@@ -97,8 +94,7 @@ def choose(
     else:
         scores = _scores(trained, plan, method, seed)
         choices = uniform(plan, lambda _, group: scores[group.name])
-    choice, timed = first_within(plan, choices, what, part, example)
-    return choice, {"layers": by_layer, "choices": timed} if what == "latency" else {}
+    return first_within(plan, choices, what, part, example, keep)
 
 
 def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
 from dropfold.compress.run.channels import CHOICE, adapt
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
-from dropfold.compress.run.target import first_within
+from dropfold.compress.run.record import FILE, Request, begin, example_of, figures, keeping, show_again
+from dropfold.compress.run.target import Keep, first_within, say_what_stays
 from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.train.storage import checkpoint
@@ -36,13 +36,13 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
     config = request.config(max(2, trained.config.epochs // 2), trained.config.lr / 5)
     rho = {"rho": request.rho} if method == "admm" else {}
     asked = request.words(config, target=list(request.target), **rho)
-    found = begun(out, asked)
-    if found is not None and "cost" in found:
+    found = begin(out, asked, trained)
+    if "cost" in found:
         return show_again(out, found)
     example = example_of(trained)
-    if found is None:
-        choice, times = _choose(request, example)
-        found = {**settle(asked, trained), "times": times, "ranks": choice.ranks, "errors": {}, "scores": {}}
+    if "ranks" not in found:
+        choice = _choose(request, example, keeping(out, found))
+        found |= {"ranks": choice.ranks, "errors": {}, "scores": {}}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     ranks, scores = found["ranks"], found["scores"]
@@ -76,8 +76,8 @@ def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
     return {name: residual(weight, projections[name](weight, None)) for name, weight in weights.items()}
 
 
-def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[str, Any]]:
-    """The ranks that meet the target, and what was timed for it."""
+def _choose(request: Request, example: Sequence[Tensor], keep: Keep) -> Choice:
+    """The ranks that meet the target; `keep` has what is timed for it."""
     network, (what, part) = request.trained.network, request.target
     plan = Plan(network, ())
     work = parameters_of(network) if what == "parameters" else work_of(network, *example)
@@ -87,5 +87,6 @@ def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[s
             f"{request.trained.run} has no matrix that two thin ones of rank 8 or more can replace at less cost "
             "(perceptrons on groups keep theirs): take channels out, --method norm."
         )
-    choice, timed = first_within(plan, choices, what, part, example)
-    return choice, {"choices": timed} if what == "latency" else {}
+    if what == "latency":
+        say_what_stays(plan, part, example, keep)
+    return first_within(plan, choices, what, part, example, keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from dropfold.compress.run.page import command, sections
+from dropfold.compress.run.target import Keep
+from dropfold.data_scripts.work import atomic
 from dropfold.train.config.configs import Config
 from dropfold.train.engine.log import log_rows
 from dropfold.train.engine.run import refuse_run
 from dropfold.train.report.report import write_report
+from dropfold.train.storage import checkpoint
 from dropfold.train.storage.belonging import file_checksum
 from dropfold.train.storage.checkpoint import WEIGHTS
 from dropfold.train.storage.provenance import commit, machine
@@ -80,6 +83,26 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     print(f"note: {out} {done}.", file=sys.stderr)
     return found
+
+
+def begin(out: Path, asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
+    """What is kept in a folder (`begun`), or what is to be kept of a new compression; nothing is written."""
+    found = begun(out, asked)
+    return {**settle(asked, trained), "times": {}} if found is None else found
+
+
+def keeping(out: Path, found: dict[str, Any]) -> Keep:
+    """`keep(name, measure)`: a time that was measured for the choice. It is kept in the folder as soon as it is known, and
+    not measured again, so that a compression that is interrupted goes on to the same choice."""
+
+    def keep(name: str, measure: Callable[[], Any]) -> Any:
+        if name not in found["times"]:
+            found["times"][name] = measure()
+            atomic.make_folder(out)
+            checkpoint.save_json(out / FILE, found)
+        return found["times"][name]
+
+    return keep
 
 
 def refuse_others(out: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

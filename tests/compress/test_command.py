@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dropfold.__main__ import main
-from dropfold.compress import Choice
+from dropfold.compress import Choice, Plan
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run import channels as stages
-from dropfold.compress.run import measures, training
+from dropfold.compress.run import measures, target, training
+from dropfold.compress.run.target import say_what_stays
 from dropfold.train.config.ranges import check_options
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -138,6 +140,69 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
     assert {key: first[key] for key in ("channels", "scores")} == {
         key: second[key] for key in ("channels", "scores")
     }
+
+
+def test_a_choice_by_time_that_is_interrupted_goes_on_with_the_times_that_are_kept(
+    run, tmp_path, monkeypatch
+):
+    """A millisecond a parameter; what is measured a second time comes out otherwise."""
+    measured = set()
+
+    def milliseconds(what, modules):
+        power = 0.1 if what in measured else 1.0
+        measured.add(what)
+        return [sum(p.numel() for p in module.parameters()) ** power for module in modules]
+
+    def layer_times(network, *_):
+        layers = {name: layer for name, layer in network.named_children() if list(layer.parameters())}
+        return dict(zip(layers, milliseconds("layers", layers.values()), strict=True))
+
+    def times_of(networks, *_, **__):
+        return [SimpleNamespace(p50=ms) for ms in milliseconds(len(networks), networks)]
+
+    def stop(*_, **__):
+        raise Interrupted
+
+    def stop_beside_the_original(networks, *_, **__):
+        return stop() if len(networks) == 2 else times_of(networks)
+
+    monkeypatch.setattr(stages, "paths_of", partial(stages.paths_of, step=0.25))
+    monkeypatch.setattr(stages, "apply", stop)  # after the choice
+    monkeypatch.setattr(target, "layer_times", layer_times)
+    monkeypatch.setattr(target, "times_of", times_of)
+    found = []
+    for name, module, called, broken in (
+        ("whole", stages, "apply", stop),
+        ("cut", stages, "paths_of", stop),
+        ("cut", target, "times_of", stop_beside_the_original),
+        ("cut", stages, "apply", stop),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, called, broken)
+            with pytest.raises(Interrupted):
+                main(["compress", str(run), "--target", "latency", "0.6", "--out", str(tmp_path / name)])
+        found.append(load_json(tmp_path / name / "compression.json"))
+        if name == "whole":
+            measured.clear()
+    whole, first, second, end = found
+    assert list(first["times"]) == ["original", "layers"]
+    assert list(second["times"]) == ["original", "layers", "choices"]
+    assert "channels" not in second
+    assert whole == end
+
+
+@pytest.mark.parametrize(("part", "layers"), [(0.9, None), (0.5, "0.11"), (0.3, "0.00")])
+def test_a_target_near_the_time_that_stays_is_said(part, layers, monkeypatch):
+    """4.5 of 8 milliseconds are the layers'."""
+    monkeypatch.setattr(target, "layer_times", lambda *_: {"0": 3.5, "2": 1.0})
+    monkeypatch.setattr(target, "times_of", lambda *_, **__: [SimpleNamespace(p50=8.0)])
+    said = []
+    monkeypatch.setattr(target, "say", said.append)
+    say_what_stays(Plan(torch.nn.Identity(), ()), part, ())
+    (text,) = said
+    assert text.startswith(f"--target latency {part:g}: 0.44 of the original's 8.00 ms are outside")
+    assert ("ask for a larger part" in text) == (layers is not None)
+    assert layers is None or f"leaves the layers {layers} of their time" in text
 
 
 def test_fine_tuning_that_is_interrupted_goes_on_from_its_checkpoint(run, tmp_path, monkeypatch):
