@@ -18,12 +18,10 @@ from dropfold.compress.methods.collaborative.options import options_of
 from dropfold.compress.methods.collaborative.rates import allocate, fit_exponential
 from dropfold.compress.methods.collaborative.steps import (
     State,
-    expected_loss,
     information_loss,
     metrics,
     path,
     singular_parts,
-    units_left,
 )
 from dropfold.compress.plan.matrices import matrices_of
 from dropfold.models import DGCNN
@@ -66,16 +64,6 @@ def parts_of_units(layer, state):
     for k in range(state.ranks[0]):
         found["value", k] = [torch.from_numpy(s[k] * np.outer(u[:, k], v[k])), torch.zeros_like(state.now[1])]
     return found
-
-
-def test_the_expectation_is_the_mean_over_all_units(layer, state):
-    units = parts_of_units(layer, state)
-    assert units_left(layer, state) == len(units) == 7
-    losses = [
-        information_loss(layer, [a - x for a, x in zip(state.now, part, strict=True)])
-        for part in units.values()
-    ]
-    assert expected_loss(layer, state) == pytest.approx(np.mean(losses), rel=1e-10)
 
 
 def test_each_units_figure_is_its_loss_and_the_mean_over_its_successors(layer, state):
