@@ -93,7 +93,11 @@ def energies(plan: Plan, losses: Iterable[Loss], kind: Energy) -> dict[str, Tens
     """g^2 of each matrix by its name, g the gradient of a batch's mean loss in evaluation.
 
     `mean`: the square of the mean of g over the batches, as published; near the end of training that is near 0.
-    `fisher`: the mean of the squares, the diagonal of the empirical Fisher matrix up to a factor.
+    `fisher`: the mean of the squares. Over batches of B it is, in expectation,
+
+        E[h]^2 + Var[h] / B        h the gradient of one sample's loss
+
+    and near the end of training, where E[h] is near 0, the diagonal of the empirical Fisher matrix, E[h^2], divided by B.
 
     Raises:
         ValueError: there is no batch.
