@@ -17,10 +17,9 @@ from dropfold.compress.plan.plan import Plan
 from dropfold.data_scripts.work.notes import say
 
 TIMED = 16  # of the choices, the whole network among them
-NEAR = 0.25  # of the layers' time: a target that leaves less of it is said to be near to what stays
-Keep = Callable[
-    [str, Callable[[], Any]], Any
-]  # what was measured under a name, or else what measuring it gives
+NEAR = 0.25  # a target that leaves less than this of the layers' time, or of the work for its time, is said to be near
+# What was measured under a name, or else what measuring it gives:
+Keep = Callable[[str, Callable[[], Any]], Any]
 
 
 def measure_anew(name: str, measure: Callable[[], Any]) -> Any:
@@ -123,7 +122,7 @@ def _first_in_time(
     def beside(choice: Choice) -> list[float]:
         return [found.p50 for found in times_of([plan.model, apply(plan, choice)[0]], *example)]
 
-    times = [ms for _, ms in keep("choices", of_all)]
+    work, times = zip(*keep("choices", of_all), strict=True)
     parts = [ms / times[0] for ms in times]
     for n, i in enumerate(picked):
         if parts[n] > part:
@@ -132,6 +131,11 @@ def _first_in_time(
         whole, small = keep(f"the original, choice {i}", partial(beside, choices[i]))
         parts[n] = small / whole
         if parts[n] <= part:
+            if work[n] < NEAR * part:
+                say(
+                    f"--target latency {part:g} is met with {work[n]:.3f} of the multiply-adds: most of what is left of the "
+                    "time is not theirs. It may cost much accuracy: ask for a larger part, or for --target macs."
+                )
             return choices[i]
     raise ValueError(
         f"--target latency {part:g} is out of reach: the original takes {times[0]:.2f} ms here, and the least that this "

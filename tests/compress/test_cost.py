@@ -270,6 +270,25 @@ def test_a_time_is_met_by_the_first_choice_that_is_quick_enough_twice(monkeypatc
         first_within(plan, choices, "latency", 0.6, (x,))
 
 
+@pytest.mark.parametrize(("part", "near"), [(0.55, True), (0.9, False)])
+def test_a_time_that_takes_nearly_all_multiply_adds_is_said(part, near, monkeypatch):
+    """Half of the time is not the multiply-adds'."""
+    network = nn.Sequential(nn.Linear(8, 512, bias=False), nn.ReLU(), nn.Linear(512, 4, bias=False))
+    x = torch.rand(1, 8)
+    plan, whole = plan_channels(network, x), 512 * 12
+    said = []
+    monkeypatch.setattr(target, "say", said.append)
+
+    def half(networks, *_, **__):
+        return [SimpleNamespace(p50=5 + 5 * _count(each, "macs", (x,)) / whole) for each in networks]
+
+    monkeypatch.setattr(target, "times_of", half)
+    small, _ = apply(plan, first_within(plan, uniform(plan, CRITERIA["l1"]), "latency", part, (x,)))
+    left = _count(small, "macs", (x,)) / whole
+    assert left <= 2 * part - 1
+    assert [f"is met with {left:.3f} of the multiply-adds" in text for text in said] == [True] * near
+
+
 def test_a_criterion_that_does_not_apply_says_so():
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     plan = plan_channels(network, torch.rand(2, 3))
