@@ -27,6 +27,7 @@ from dropfold.compress.methods.criteria import CRITERIA
 from dropfold.compress.methods.taylor import Loss, taylor
 from dropfold.compress.run.channels import losses_of, plan_of
 from dropfold.compress.run.record import example_of
+from dropfold.data_scripts.work.notes import say
 from dropfold.train.storage.provenance import commit, machine
 from dropfold.train.tasks.trained import Trained
 
@@ -70,17 +71,28 @@ def information(plan: Plan, losses: Sequence[Loss], kind: Energy) -> dict[str, T
     return found
 
 
+def said_by(plan: Plan, losses: Sequence[Loss]) -> dict[str, dict[str, Tensor]]:
+    """What each criterion says of the channels of each group, but of those that it is not for, as without a BatchNorm."""
+    said: dict[str, dict[str, Tensor]] = {name: {} for name in CRITERIA}
+    for name, of in CRITERIA.items():
+        for group in plan.groups:
+            try:
+                said[name][group.name] = of(plan, group)
+            except ValueError as error:
+                say(f"{name} is left out for {group.name}: {error}")
+    said |= {"taylor": taylor(plan, losses)}
+    return said | {kind: information(plan, losses, kind) for kind in ("fisher", "mean")}
+
+
 def rows_of(run: Path, batches: int) -> list[Row]:
     """The rows of a run."""
     trained = Trained.of(run)
     plan = plan_of(trained, example_of(trained))
     losses = list(islice(losses_of(trained), batches))
+    said = said_by(plan, losses)  # before what takes minutes
     with Progress(transient=True) as bar:
         task = bar.add_task(run.name, total=sum(group.size for group in plan.groups))
         measured = ablation(plan, losses, lambda count: bar.advance(task, count))
-    said = {name: {g.name: of(plan, g) for g in plan.groups} for name, of in CRITERIA.items()}
-    said |= {"taylor": taylor(plan, losses)}
-    said |= {kind: information(plan, losses, kind) for kind in ("fisher", "mean")}
     where = commit(), machine(next(trained.network.parameters()).device)
     return [
         Row(
@@ -89,6 +101,7 @@ def rows_of(run: Path, batches: int) -> list[Row]:
         )
         for group in plan.groups
         for name, scores in said.items()
+        if group.name in scores
     ]  # fmt: skip
 
 
@@ -100,8 +113,10 @@ def main(options: Options) -> None:
         print(f"{'group':>20} channels " + " ".join(f"{name:>9}" for name in names))
         for group in dict.fromkeys(row.group for row in rows):
             own = {row.criterion: row for row in rows if row.group == group}
-            values = " ".join(f"{own[name].rank_correlation:9.2f}" for name in names)
-            print(f"{group:>20} {own[names[0]].channels:8} {values}")
+            values = " ".join(
+                f"{own[name].rank_correlation:9.2f}" if name in own else f"{'':9}" for name in names
+            )
+            print(f"{group:>20} {next(iter(own.values())).channels:8} {values}")
         if options.out is not None:
             append(rows, options.out)
 

@@ -11,10 +11,12 @@ from torch import nn
 
 from dropfold.models.layers.grouped import EdgeConv2, GroupMLPMax
 from dropfold.models.layers.linear_norm import LinearNorm
-from dropfold.models.layers.low_rank import CONVOLUTIONS
+from dropfold.models.layers.low_rank import CONVOLUTIONS, LowRank
 
 CALLS, SECONDS = 15, 1.5  # of each network at least
 MOST_CALLS = 200
+UNTIMED = 2  # first calls of a network, which compile and fill caches
+LAYERS = LinearNorm, GroupMLPMax, EdgeConv2, LowRank, nn.Linear, *CONVOLUTIONS
 
 
 class Times(NamedTuple):
@@ -29,8 +31,7 @@ class Times(NamedTuple):
 def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECONDS) -> list[Times]:
     """The times of each network on an example, in evaluation, called for so many seconds each, and some times at least.
 
-    The networks take turns, so that what else the machine does meets all of them. Two first calls of each, which compile and
-    fill caches, do not count.
+    The networks take turns, so that what else the machine does meets all of them. The first two calls of each do not count.
     """
     devices = [next((p.device for p in network.parameters()), torch.device("cpu")) for network in networks]
     taken: list[list[float]] = [[] for _ in networks]
@@ -39,15 +40,15 @@ def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECO
         for network in networks:
             network.eval()
         end = time.perf_counter() + seconds * len(networks)
-        for turn in range(MOST_CALLS + 2):
-            if turn >= CALLS + 2 and time.perf_counter() > end:
+        for turn in range(MOST_CALLS + UNTIMED):
+            if turn >= CALLS + UNTIMED and time.perf_counter() > end:
                 break
             for network, device, times in zip(networks, devices, taken, strict=True):
                 start = time.perf_counter()
                 network(*example)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                if turn >= 2:
+                if turn >= UNTIMED:
                     times.append(1e3 * (time.perf_counter() - start))
     finally:
         for network, modes in zip(networks, before, strict=True):
@@ -59,14 +60,15 @@ def times_of(networks: Sequence[nn.Module], *example: Any, seconds: float = SECO
 def layer_times(network: nn.Module, *example: Any, seconds: float = SECONDS) -> dict[str, float]:
     """Milliseconds of each layer by its name, in calls of the network on an example, in evaluation: medians.
 
-    A layer is one of the fused ones, or a matrix or convolution that is called by itself; what is in none is not in it.
+    A layer is one of the fused ones, or a matrix or convolution (or the two thin ones in its place) called by itself; what
+    is in none is not in it. The calls of a layer within a call of the network add up.
     """
     layers: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
         inside = any(name.startswith(f"{other}.") for other in layers)
-        if not inside and isinstance(module, (LinearNorm, GroupMLPMax, EdgeConv2, nn.Linear, *CONVOLUTIONS)):
+        if not inside and isinstance(module, LAYERS):
             layers[name] = module
-    taken: dict[str, list[float]] = {name: [] for name in layers}
+    calls: list[dict[str, float]] = []  # of the network
     began: dict[str, float] = {}
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
 
@@ -79,13 +81,19 @@ def layer_times(network: nn.Module, *example: Any, seconds: float = SECONDS) -> 
         return lambda *_: began.update({name: clock()})
 
     def after(name: str) -> Any:
-        return lambda *_: taken[name].append(1e3 * (clock() - began[name]))
+        return lambda *_: calls[-1].update({name: calls[-1].get(name, 0.0) + 1e3 * (clock() - began[name])})
 
-    hooks = [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
+    hooks = [network.register_forward_pre_hook(lambda *_: calls.append({}))]
+    hooks += [layer.register_forward_pre_hook(before(name)) for name, layer in layers.items()]
     hooks += [layer.register_forward_hook(after(name)) for name, layer in layers.items()]
     try:
         times_of([network], *example, seconds=seconds)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: torch.tensor(times[2:]).median().item() for name, times in taken.items() if len(times) > 2}
+    counted = calls[UNTIMED:]
+    return {
+        name: torch.tensor([call.get(name, 0.0) for call in counted]).median().item()
+        for name in layers
+        if any(name in call for call in counted)
+    }

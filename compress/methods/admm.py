@@ -13,7 +13,8 @@ Z and U move once an epoch, at its start, as in the authors' code. There the pen
 |W| is that of each step, and takes no gradient. The loss does not know the scale of a matrix whose output goes straight into
 a BatchNorm: c W gets the gradient of W divided by c. So does c (W - Z + U) / |c W|^2, and the two keep their balance while
 |W| drifts; over |W_0|^2 the penalty would win as |W| grows, and fade as weight decay lets it shrink. With a gradient through
-|W| a matrix could escape the penalty by growing.
+|W| a matrix could escape the penalty by growing. U is of W's scale: before each move it is multiplied by what |W| has become
+since the last one.
 
 Low rank and truncated TT, HT and Tucker: the first is the nearest (Eckart and Young 1936), the others are near it (the error
 is at most that of the largest unfolding times the root of the number of cuts). CP, TR and BT are fitted by alternating least
@@ -117,6 +118,7 @@ class ADMM(Method):
         self.projections, self.rho, self.relative = dict(projections), rho, relative
         self.z: dict[str, Near] = {}
         self.dual: dict[str, Tensor] = {}
+        self.norms: dict[str, float] = {}  # |W| when U was last moved
         self.aim: dict[str, Tensor] = {}  # Z - U
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -125,6 +127,7 @@ class ADMM(Method):
             weight = weight_of(network, name)
             self.z[name] = project(weight, None)
             self.dual[name] = torch.zeros_like(weight.detach())
+            self.norms[name] = float(weight.detach().norm())
         self._take_aim(network)
         return network
 
@@ -133,7 +136,11 @@ class ADMM(Method):
         """Move Z and U; before the first epoch Z is the nearest matrix already, and U is 0."""
         for name, project in self.projections.items() if epoch else ():
             weight = weight_of(network, name)
+            norm, before = float(weight.norm()), self.norms.get(name, 0.0)
             dual = self.dual[name].to(weight.device)
+            if self.relative and before:
+                dual = dual * (norm / before)
+            self.norms[name] = norm
             self.z[name] = project(weight + dual, self.z[name])
             self.dual[name] = dual + weight - self.z[name].to_dense().to(weight)
         self._take_aim(network)
@@ -158,10 +165,11 @@ class ADMM(Method):
         return {f"admm/{name}": residual(weight_of(network, name), z) for name, z in self.z.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Z and U."""
+        """Z and U, and |W| of that time."""
         return {
             "z": {name: z.state_dict() for name, z in self.z.items()},
             "dual": {name: dual.cpu().clone() for name, dual in self.dual.items()},
+            "norms": dict(self.norms),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,6 +177,7 @@ class ADMM(Method):
         for name, z in self.z.items():
             z.load_state_dict(state["z"][name])
         self.dual = {name: dual.clone() for name, dual in state["dual"].items()}
+        self.norms = dict(state.get("norms", {}))  # checkpoints had none before U was scaled
 
     @torch.no_grad()
     def _take_aim(self, network: nn.Module) -> None:

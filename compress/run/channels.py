@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +21,14 @@ from dropfold.compress.methods.uniform import uniform
 from dropfold.compress.plan.channels import plan_channels
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.measures import costs, explanations_kept, layers, work_before_and_after
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
-from dropfold.compress.run.target import first_within, ledger_of
+from dropfold.compress.run.record import FILE, Request, begin, example_of, figures, keeping, show_again
+from dropfold.compress.run.target import Keep, first_within, ledger_of, say_what_stays
+from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.models import reestimate_batch_norm
-from dropfold.train.engine.run import Run
 from dropfold.train.scoring.objective import loss_function, restrict_to_family
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.scene_prediction import progress
-from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 
 CHOICE = "choice.json"  # for a loop of the user's own: `Choice.load`, `resize`
@@ -46,19 +43,16 @@ def take_channels_out(request: Request) -> dict[str, Any]:
         ValueError: a network without channels to take, a target out of reach, or a folder of other options.
     """
     trained, out = request.trained, request.out
-    example = example_of(trained)
-    plan = plan_of(trained, example)
     config = request.config(max(1, trained.config.epochs // 5), trained.config.lr / 5)
     asked = request.words(config, target=list(request.target))
-    found = begun(out, asked)
-    if found is None:
-        choice, times = choose(request, plan, request.method, config.seed, example)
-        found = {
-            **settle(asked, trained),
-            "times": times,
-            "channels": choice.channels,
-            "ranks": choice.ranks,
-        }
+    found = begin(out, asked, trained)
+    if "cost" in found:
+        return show_again(out, found)
+    example = example_of(trained)
+    plan = plan_of(trained, example)
+    if "channels" not in found:
+        choice = choose(request, plan, request.method, config.seed, example, keeping(out, found))
+        found |= {"channels": choice.channels, "ranks": choice.ranks}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     small, choice = apply(plan, Choice(found["channels"], found["ranks"]), *example)
@@ -69,14 +63,7 @@ def take_channels_out(request: Request) -> dict[str, Any]:
     else:
         adapt(trained, small)
     config = replace(config, sizes=choice.sizes)
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
-    if "cost" not in found:
-        found["scores"]["fine-tuned"] = test_figures(summary)
-        finish(trained, found, out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+    return train_and_finish(trained, found, config, "fine-tuned", example, weights=small.state_dict())
 
 
 def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
@@ -91,29 +78,15 @@ def plan_of(trained: Trained, example: Sequence[Tensor]) -> Plan:
     return plan
 
 
-def finish(
-    trained: Trained, found: dict[str, Any], out: Path, example: Sequence[Tensor], more: Sequence[Section] = (),
-    made_by: str | None = None,
-) -> None:  # fmt: skip
-    """Measure what became of a run, keep it with what was found, and show it (see `show`)."""
-    fine = Trained.of(out)
-    found["cost"] = {
-        "M multiply-adds": work_before_and_after(trained, fine, example),
-        **costs(trained, fine, example),
-    }
-    found["layers"] = layers(trained, fine, example)
-    found["explanations"] = explanations_kept(trained, fine)
-    checkpoint.save_json(out / FILE, found)
-    show(fine, found, more, made_by)
-
-
 def choose(
-    request: Request, plan: Plan, method: str, seed: int, example: Sequence[Tensor]
-) -> tuple[Choice, dict[str, Any]]:
-    """The choice of a method that meets the target, and what was timed for it."""
+    request: Request, plan: Plan, method: str, seed: int, example: Sequence[Tensor], keep: Keep
+) -> Choice:
+    """The choice of a method that meets the target; `keep` has what is timed for it."""
     trained, (what, part) = request.trained, request.target
-    ledger, by_layer = ledger_of(plan, what, example)
+    if what == "latency":
+        say_what_stays(plan, part, example, keep)
     if method in COLLABORATIVE:
+        ledger = ledger_of(plan, what, example, keep)
         energy = energies(plan, losses_of(trained), COLLABORATIVE[method])
         with progress("layers", len(layers_of(plan, energy))) as advance:
             paths = paths_of(plan, energy, advance)
@@ -121,8 +94,7 @@ def choose(
     else:
         scores = _scores(trained, plan, method, seed)
         choices = uniform(plan, lambda _, group: scores[group.name])
-    choice, timed = first_within(plan, choices, what, part, example)
-    return choice, {"layers": by_layer, "choices": timed} if what == "latency" else {}
+    return first_within(plan, choices, what, part, example, keep)
 
 
 def _scores(trained: Trained, plan: Plan, method: str, seed: int) -> dict[str, Tensor]:
@@ -168,7 +140,3 @@ def adapt(trained: Trained, small: nn.Module) -> None:
         reestimate_batch_norm(
             small, (inputs for inputs, _ in batches), lambda x: small(*(v.to(device) for v in x))
         )
-
-
-def test_figures(summary: Mapping[str, Any]) -> dict[str, float]:
-    return {name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")}

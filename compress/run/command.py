@@ -39,7 +39,7 @@ class Options:
     """The run's folder."""
     method: Method | None = None
     """Points, images: channels and ranks of matrices, as many in each layer as its loss of information allows (cc, the
-    default; cc-released as its authors' code allots them); or the same share of channels everywhere, which ones by the
+    default; cc-released by its authors' formula on our curves); or the same share of channels everywhere, which ones by the
     absolute weights that make them (l1), by all weights that make and read them (norm), by the distance to the others
     (fpgm), by the BatchNorm's scale, by the change of the loss to first order (taylor) or measured with each masked in turn
     (ablation: slow), or at random. Or the smaller network is trained anew, with filters that are fused from all of the

@@ -9,19 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from dropfold.compress.methods.admm import ADMM, decomposed, onto_formats
-from dropfold.compress.run.measures import costs
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
+from dropfold.compress.methods.admm import decomposed, onto_formats
+from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show_again
+from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
 from dropfold.models import TensorGRU
 from dropfold.models.formats import FormatSpec
 from dropfold.train.config.configs import VideoConfig
-from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.registry import build
-from dropfold.train.tasks.trained import Trained
-
-DENSE_RUN = "dense"  # the folder, in the new run's, of the dense network that is drawn to the formats
 
 
 def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> dict[str, Any]:
@@ -43,14 +39,15 @@ def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> d
     specs = specs_of(trained.network, {"ih": ih, "hh": hh})
     config = request.config(max(2, config.epochs // 2), config.lr / 5)
     assert isinstance(config, VideoConfig)
-    total = config.epochs
     formats = json.loads(json.dumps({"ih": asdict(ih), "hh": asdict(hh)}))
     asked = request.words(config, rho=rho, **formats)
+    found = begun(out, asked)
+    if found is not None and "cost" in found:
+        return show_again(out, found)
     gates = 3 if isinstance(trained.network.get_submodule("rnn"), TensorGRU) else 4
     cored = replace(config, ih=ih, hh=hh)
     small = build(cored, trained.signature)  # before anything is written: modes that do not fit are refused
     errors = decomposed(trained.network, small, specs, gates)
-    found = begun(out, asked)
     if found is None:
         scores = {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
         found = {**settle(asked, trained), "errors": {"of the original": errors}, "scores": scores}
@@ -58,29 +55,15 @@ def compress_into_formats(request: Request, ih: FormatSpec, hh: FormatSpec) -> d
         checkpoint.save_json(out / FILE, found)
     start: nn.Module = small
     if method == "admm":
-        dense = _draw_near(
-            trained, replace(config, out=out / DENSE_RUN, epochs=total // 2), specs, gates, rho
-        )
+        dense = draw_near(trained, config, onto_formats(specs, gates), rho)
         start = build(cored, trained.signature)
         found["errors"]["after ADMM"] = decomposed(dense, start, specs, gates)
         found["scores"]["dense after ADMM"] = figures(trained, dense)
         found["scores"]["decomposed after ADMM"] = figures(trained, start)
         checkpoint.save_json(out / FILE, found)
-    cored = replace(cored, epochs=total - total // 2 if method == "admm" else total)
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(cored, resume=out) if resuming else cored, weights=start.state_dict()).train()
-    found["scores"]["fine-tuned"] = {
-        name.removeprefix("test/"): value for name, value in summary.items() if name.startswith("test/")
-    }
-    if "cost" not in found:
-        fine = Trained.of(out)
-        work = [trained.task.facts(network)["macs"] / 1e6 for network in (trained.network, fine.network)]
-        found["cost"] = {"M multiply-adds": work, **costs(trained, fine, example_of(trained), many=False)}
-        checkpoint.save_json(out / FILE, found)
-        show(fine, found)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+        cored = replace(cored, epochs=config.epochs - config.epochs // 2)
+    example, weights = example_of(trained), start.state_dict()
+    return train_and_finish(trained, found, cored, "fine-tuned", example, weights=weights)
 
 
 def specs_of(network: nn.Module, formats: Mapping[str, FormatSpec]) -> dict[str, FormatSpec]:
@@ -95,15 +78,3 @@ def specs_of(network: nn.Module, formats: Mapping[str, FormatSpec]) -> dict[str,
     if rnn.num_layers > 1 or rnn.directions > 1 or len(rnn.mega):
         raise ValueError("formats are fitted to an RNN of one layer in one direction with dense ih and hh.")
     return {f"rnn.{name}.0": spec for name, spec in given.items()}
-
-
-def _draw_near(
-    trained: Trained, config: VideoConfig, specs: Mapping[str, FormatSpec], gates: int, rho: float
-) -> nn.Module:
-    """The dense network after training with the penalty."""
-    out = config.out
-    assert out is not None
-    if not (out / checkpoint.SUMMARY).exists():
-        config = replace(config, resume=out) if checkpoint.holds_run(out) else config
-        Run(config, [ADMM(onto_formats(specs, gates), rho)], weights=trained.network.state_dict()).train()
-    return Trained.of(out).network

@@ -26,6 +26,19 @@ EXPLAINED = 16  # samples whose maps are compared
 Pair = list[float]  # [before, after]
 
 
+def measured(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[str, Any]:
+    """What became of a run: its costs and, but of one on videos, its layers and explanations."""
+    if trained.config.task == "video":  # whose networks count their own work, for all frames
+        work = [trained.task.facts(network)["macs"] / 1e6 for network in (trained.network, fine.network)]
+        return {"cost": {"M multiply-adds": work, **costs(trained, fine, example, many=False)}}
+    work = [multiply_adds(work_of(network, *example)) / 1e6 for network in (trained.network, fine.network)]
+    return {
+        "cost": {"M multiply-adds": work, **costs(trained, fine, example)},
+        "layers": layers(trained, fine, example),
+        "explanations": explanations_kept(trained, fine),
+    }
+
+
 def costs(trained: Trained, fine: Trained, example: Sequence[Tensor], many: bool = True) -> dict[str, Pair]:
     """[before, after] of each cost; `many` for those of a batch of 32, too."""
     networks = [trained.network, fine.network]
@@ -41,17 +54,13 @@ def costs(trained: Trained, fine: Trained, example: Sequence[Tensor], many: bool
     return found
 
 
-def work_before_and_after(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> Pair:
-    """Millions of multiply-adds for a sample, in the form in which the layers here make them."""
-    return [multiply_adds(work_of(network, *example)) / 1e6 for network in (trained.network, fine.network)]
-
-
 def layers(trained: Trained, fine: Trained, example: Sequence[Tensor]) -> dict[str, Any]:
-    """Milliseconds of each layer before and after at batch 1, and the sizes of each matrix: [out, in] or [out, in, rank]."""
+    """Milliseconds of each layer before and after at batch 1, None for one that is gone, and the sizes of each matrix:
+    [out, in] or [out, in, rank]."""
     times = [layer_times(network, *example) for network in (trained.network, fine.network)]
     sizes = [sizes_of(network) for network in (trained.network, fine.network)]
     return {
-        "ms": {name: [ms, times[1].get(name, 0.0)] for name, ms in times[0].items()},
+        "ms": {name: [ms, times[1].get(name)] for name, ms in times[0].items()},
         "sizes": {name: [size, sizes[1].get(name, [])] for name, size in sizes[0].items() if len(size) > 1},
     }
 

@@ -115,10 +115,13 @@ def _by_layer(found: Mapping[str, Any]) -> Section:
         layer = max(
             (other for other in ms if name == other or name.startswith(f"{other}.")), key=len, default=""
         )
-        times = ["", ""] if layer in done or layer not in ms else [f"{v:.3f}" for v in ms[layer]]
+        times = ["", ""] if layer in done or layer not in ms else [_milliseconds(v) for v in ms[layer]]
         done.add(layer)
         lines.append([name, "", _size(before), _size(after), *times])
-    rest = [whole - sum(t[i] for t in ms.values()) for i, whole in enumerate(found["cost"]["ms at batch 1"])]
+    rest = [
+        whole - sum(t[i] or 0.0 for t in ms.values())
+        for i, whole in enumerate(found["cost"]["ms at batch 1"])
+    ]
     lines.append(
         ["outside of them: searches, pools, calls", "", "", "", *(f"{max(0.0, v):.3f}" for v in rest)]
     )
@@ -129,6 +132,10 @@ def _by_layer(found: Mapping[str, Any]) -> Section:
         head=["", "", "before", "after", "ms before", "ms after"],
         rows=lines,
     )
+
+
+def _milliseconds(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _size(size: list[int]) -> str:

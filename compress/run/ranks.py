@@ -11,19 +11,16 @@ from torch import Tensor, nn
 from dropfold.compress.apply.apply import apply
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.work import parameters_of, work_of
-from dropfold.compress.methods.admm import ADMM, onto_ranks, residual, weight_of
+from dropfold.compress.methods.admm import onto_ranks, residual, weight_of
 from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
-from dropfold.compress.run.channels import CHOICE, adapt, finish, test_figures
-from dropfold.compress.run.formats import DENSE_RUN
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
-from dropfold.compress.run.target import first_within
+from dropfold.compress.run.channels import CHOICE, adapt
+from dropfold.compress.run.record import FILE, Request, begin, example_of, figures, keeping, show_again
+from dropfold.compress.run.target import Keep, first_within, say_what_stays
+from dropfold.compress.run.training import draw_near, train_and_finish
 from dropfold.data_scripts.work import atomic
-from dropfold.train.config.configs import Config
-from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
-from dropfold.train.tasks.trained import Trained
 
 
 def compress_into_ranks(request: Request) -> dict[str, Any]:
@@ -36,14 +33,16 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         ValueError: no matrix can be two thin ones, a target out of reach, or a folder of other options.
     """
     trained, out, method = request.trained, request.out, request.method
-    example = example_of(trained)
     config = request.config(max(2, trained.config.epochs // 2), trained.config.lr / 5)
-    total, rho = config.epochs, request.rho
-    asked = request.words(config, target=list(request.target), **({"rho": rho} if method == "admm" else {}))
-    found = begun(out, asked)
-    if found is None:
-        choice, times = _choose(request, example)
-        found = {**settle(asked, trained), "times": times, "ranks": choice.ranks, "errors": {}, "scores": {}}
+    rho = {"rho": request.rho} if method == "admm" else {}
+    asked = request.words(config, target=list(request.target), **rho)
+    found = begin(out, asked, trained)
+    if "cost" in found:
+        return show_again(out, found)
+    example = example_of(trained)
+    if "ranks" not in found:
+        choice = _choose(request, example, keeping(out, found))
+        found |= {"ranks": choice.ranks, "errors": {}, "scores": {}}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     ranks, scores = found["ranks"], found["scores"]
@@ -54,9 +53,9 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         scores |= {"original": figures(trained, trained.network), "decomposed": figures(trained, small)}
         checkpoint.save_json(out / FILE, found)
     if method == "admm":
-        near = _draw_near(trained, replace(config, out=out / DENSE_RUN, epochs=total // 2), ranks, rho)
+        near = draw_near(trained, config, onto_ranks(trained.network, ranks), request.rho)
         small, _ = apply(Plan(near, ()), Choice({}, ranks), *example)
-        config = replace(config, epochs=total - total // 2)
+        config = replace(config, epochs=config.epochs - config.epochs // 2)
         if "dense after ADMM" not in scores:
             found["errors"]["after ADMM"] = errors(near, ranks)
             scores["dense after ADMM"] = figures(trained, near)
@@ -67,14 +66,7 @@ def compress_into_ranks(request: Request) -> dict[str, Any]:
         scores["BatchNorm adapted"] = figures(trained, small)
         checkpoint.save_json(out / FILE, found)
     config = replace(config, sizes=choice.sizes)
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(config, resume=out) if resuming else config, weights=small.state_dict()).train()
-    if "cost" not in found:
-        scores["fine-tuned"] = test_figures(summary)
-        finish(trained, found, out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+    return train_and_finish(trained, found, config, "fine-tuned", example, weights=small.state_dict())
 
 
 def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
@@ -84,8 +76,8 @@ def errors(network: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
     return {name: residual(weight, projections[name](weight, None)) for name, weight in weights.items()}
 
 
-def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[str, Any]]:
-    """The ranks that meet the target, and what was timed for it."""
+def _choose(request: Request, example: Sequence[Tensor], keep: Keep) -> Choice:
+    """The ranks that meet the target; `keep` has what is timed for it."""
     network, (what, part) = request.trained.network, request.target
     plan = Plan(network, ())
     work = parameters_of(network) if what == "parameters" else work_of(network, *example)
@@ -95,16 +87,6 @@ def _choose(request: Request, example: Sequence[Tensor]) -> tuple[Choice, dict[s
             f"{request.trained.run} has no matrix that two thin ones of rank 8 or more can replace at less cost "
             "(perceptrons on groups keep theirs): take channels out, --method norm."
         )
-    choice, timed = first_within(plan, choices, what, part, example)
-    return choice, {"choices": timed} if what == "latency" else {}
-
-
-def _draw_near(trained: Trained, config: Config, ranks: Mapping[str, int], rho: float) -> nn.Module:
-    """The dense network after training with the penalty."""
-    out = config.out
-    assert out is not None
-    if not (out / checkpoint.SUMMARY).exists():
-        config = replace(config, resume=out) if checkpoint.holds_run(out) else config
-        methods = [ADMM(onto_ranks(trained.network, ranks), rho)]
-        Run(config, methods, weights=trained.network.state_dict()).train()
-    return Trained.of(out).network
+    if what == "latency":
+        say_what_stays(plan, part, example, keep)
+    return first_within(plan, choices, what, part, example, keep)

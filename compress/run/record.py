@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from dropfold.compress.run.page import command, sections
+from dropfold.compress.run.target import Keep
+from dropfold.data_scripts.work import atomic
 from dropfold.train.config.configs import Config
 from dropfold.train.engine.log import log_rows
 from dropfold.train.engine.run import refuse_run
 from dropfold.train.report.report import write_report
+from dropfold.train.storage import checkpoint
 from dropfold.train.storage.belonging import file_checksum
 from dropfold.train.storage.checkpoint import WEIGHTS
 from dropfold.train.storage.provenance import commit, machine
@@ -73,8 +76,33 @@ def begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(found, dict) or "method" not in found:
         raise ValueError(f"{out / FILE} is no record of a compression; give another --out.")
     refuse_others(out, found, asked)
-    print(f"note: {out} goes on from what was done before.", file=sys.stderr)
+    done = (
+        "is finished: only its page is written again"
+        if "cost" in found
+        else "goes on from what was done before"
+    )
+    print(f"note: {out} {done}.", file=sys.stderr)
     return found
+
+
+def begin(out: Path, asked: Mapping[str, Any], trained: Trained) -> dict[str, Any]:
+    """What is kept in a folder (`begun`), or what is to be kept of a new compression; nothing is written."""
+    found = begun(out, asked)
+    return {**settle(asked, trained), "times": {}} if found is None else found
+
+
+def keeping(out: Path, found: dict[str, Any]) -> Keep:
+    """`keep(name, measure)`: a time that was measured for the choice. It is kept in the folder as soon as it is known, and
+    not measured again, so that a compression that is interrupted goes on to the same choice."""
+
+    def keep(name: str, measure: Callable[[], Any]) -> Any:
+        if name not in found["times"]:
+            found["times"][name] = measure()
+            atomic.make_folder(out)
+            checkpoint.save_json(out / FILE, found)
+        return found["times"][name]
+
+    return keep
 
 
 def refuse_others(out: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -121,6 +149,12 @@ def show(
     for stage, scores in found["scores"].items():
         numbers |= {f"compress/{stage}/{name}": value for name, value in scores.items()}
     log_rows(fine.config, fine.run, numbers, lambda text: print(text, file=sys.stderr))
+
+
+def show_again(out: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Write the page of a finished compression again, and return what was found."""
+    show(Trained.of(out), found, again=True)
+    return found
 
 
 def example_of(trained: Trained) -> tuple[Tensor, ...]:

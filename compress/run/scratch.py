@@ -11,12 +11,11 @@ from typing import Any
 
 from dropfold.compress.apply.apply import apply
 from dropfold.compress.methods.dcff import ANNEALED, DCFF, RELEASED, Schedule, filters_of
-from dropfold.compress.run.channels import choose, finish, plan_of, test_figures
-from dropfold.compress.run.record import FILE, Request, begun, example_of, figures, settle, show
+from dropfold.compress.run.channels import choose, plan_of
+from dropfold.compress.run.record import FILE, Request, begin, example_of, figures, keeping, show_again
+from dropfold.compress.run.training import train_and_finish
 from dropfold.data_scripts.work import atomic
-from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
-from dropfold.train.tasks.trained import Trained
 
 SCHEDULES: dict[str, Schedule | None] = {"dcff": ANNEALED, "dcff-released": RELEASED, "scratch": None}
 
@@ -30,26 +29,20 @@ def train_smaller(request: Request) -> dict[str, Any]:
     trained, out = request.trained, request.out
     config = request.config(trained.config.epochs, trained.config.lr)
     asked = request.words(config, target=list(request.target))
-    found = begun(out, asked)
+    found = begin(out, asked, trained)
+    if "cost" in found:
+        return show_again(out, found)
     example = example_of(trained)
-    if found is None:
+    if "sizes" not in found:
         plan = plan_of(trained, example)
         # Which channels go is all the same here, how many is not.
-        choice, times = choose(request, plan, "norm", config.seed, example)
+        choice = choose(request, plan, "norm", config.seed, example, keeping(out, found))
         sizes = apply(plan, choice, *example)[1].sizes
-        scores = {"original": figures(trained, trained.network)}
-        found = {**settle(asked, trained), "times": times, "sizes": sizes, "scores": scores}
+        found |= {"sizes": sizes, "scores": {"original": figures(trained, trained.network)}}
         atomic.make_folder(out)
         checkpoint.save_json(out / FILE, found)
     config = replace(config, sizes=found["sizes"])
     schedule = SCHEDULES[request.method]
     filters = filters_of(trained.network, config.sizes)
     methods = [] if schedule is None else [DCFF(filters, config.epochs, schedule)]
-    resuming = checkpoint.holds_run(out)
-    summary = Run(replace(config, resume=out) if resuming else config, methods).train()
-    if "cost" not in found:
-        found["scores"]["trained anew"] = test_figures(summary)
-        finish(trained, found, out, example)
-    else:  # the run has written its own page again
-        show(Trained.of(out), found, again=True)
-    return found
+    return train_and_finish(trained, found, config, "trained anew", example, methods)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,20 +14,50 @@ from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.plan.choice import Choice
 from dropfold.compress.plan.plan import Plan
+from dropfold.data_scripts.work.notes import say
 
 TIMED = 16  # of the choices, the whole network among them
+NEAR = 0.25  # a target that leaves less than this of the layers' time, or of the work for its time, is said to be near
+# What was measured under a name, or else what measuring it gives:
+Keep = Callable[[str, Callable[[], Any]], Any]
 
 
-def ledger_of(plan: Plan, what: str, example: Sequence[Tensor]) -> tuple[Ledger, dict[str, float]]:
-    """The ledger of a target, and the milliseconds of each layer if it is a time: a layer's are shared out over its matrices
-    by their multiply-adds."""
+def measure_anew(name: str, measure: Callable[[], Any]) -> Any:
+    """Keeps nothing."""
+    return measure()
+
+
+def ledger_of(plan: Plan, what: str, example: Sequence[Tensor], keep: Keep = measure_anew) -> Ledger:
+    """The ledger of a target. Of a time it counts milliseconds: a layer's are shared out over its matrices by their
+    multiply-adds."""
     if what == "parameters":
-        return Ledger(plan, parameters_of(plan.model)), {}
+        return Ledger(plan, parameters_of(plan.model))
     work = work_of(plan.model, *example)
     if what == "macs":
-        return Ledger(plan, work), {}
-    times = layer_times(plan.model, *example)
-    return Ledger(plan, work, price_of(work, times)), times
+        return Ledger(plan, work)
+    return Ledger(plan, work, price_of(work, _layers(plan, example, keep)))
+
+
+def say_what_stays(plan: Plan, part: float, example: Sequence[Tensor], keep: Keep = measure_anew) -> None:
+    """Say how much of the time is outside of the layers and stays, and whether the target lies near it."""
+    whole = keep("original", lambda: times_of([plan.model], *example)[0].p50)
+    inside = min(1.0, sum(_layers(plan, example, keep).values()) / whole)
+    left = max(0.0, part - (1 - inside))
+    text = (
+        f"--target latency {part:g}: {1 - inside:.2f} of the original's {whole:.2f} ms are outside of its layers, in "
+        "searches, pools and calls, and stay."
+    )
+    if left < NEAR * inside:
+        text += (
+            f" That leaves the layers {left / inside:.2f} of their time, which may cost much accuracy: ask for a larger "
+            "part, or for multiply-adds, --target macs."
+        )
+    say(text)
+
+
+def _layers(plan: Plan, example: Sequence[Tensor], keep: Keep) -> dict[str, float]:
+    found: dict[str, float] = keep("layers", lambda: layer_times(plan.model, *example))
+    return found
 
 
 def price_of(work: Mapping[str, Any], times: Mapping[str, float]) -> dict[str, float]:
@@ -40,16 +71,22 @@ def price_of(work: Mapping[str, Any], times: Mapping[str, float]) -> dict[str, f
 
 
 def first_within(
-    plan: Plan, choices: Sequence[Choice], what: str, part: float, example: Sequence[Tensor]
-) -> tuple[Choice, list[list[float]]]:
-    """The first of ever smaller choices that costs so large a part of the whole network's; for a time also [part of the
-    multiply-adds, milliseconds] of the choices that were timed.
+    plan: Plan,
+    choices: Sequence[Choice],
+    what: str,
+    part: float,
+    example: Sequence[Tensor],
+    keep: Keep = measure_anew,
+) -> Choice:
+    """The first of ever smaller choices that costs so large a part of the whole network's.
+
+    For a time `keep` gets [part of the multiply-adds, milliseconds] of each of the choices that were timed, as "choices".
 
     Raises:
         ValueError: none does; the sentence names the least.
     """
     if what == "latency":
-        return _first_in_time(plan, choices, part, example)
+        return _first_in_time(plan, choices, part, example, keep)
 
     def cost(choice: Choice) -> float:
         return _count(apply(plan, choice)[0], what, example)
@@ -68,25 +105,38 @@ def first_within(
             f"--target {what} {part:g} is out of reach: the least that this method comes to is {least / whole:.3f} of the "
             "original's."
         )
-    return choices[low], []
+    return choices[low]
 
 
 def _first_in_time(
-    plan: Plan, choices: Sequence[Choice], part: float, example: Sequence[Tensor]
-) -> tuple[Choice, list[list[float]]]:
+    plan: Plan, choices: Sequence[Choice], part: float, example: Sequence[Tensor], keep: Keep
+) -> Choice:
     picked = sorted({round(i * (len(choices) - 1) / (TIMED - 1)) for i in range(TIMED)} | {0})
-    networks = [plan.model, *(apply(plan, choices[i])[0] for i in picked[1:])]
-    times = [found.p50 for found in times_of(networks, *example, seconds=0.5)]
-    work = [multiply_adds(work_of(network, *example)) for network in networks]
-    table = [[w / work[0], ms] for w, ms in zip(work, times, strict=True)]
+
+    def of_all() -> list[list[float]]:
+        networks = [plan.model, *(apply(plan, choices[i])[0] for i in picked[1:])]
+        times = [found.p50 for found in times_of(networks, *example, seconds=0.5)]
+        work = [multiply_adds(work_of(network, *example)) for network in networks]
+        return [[w / work[0], ms] for w, ms in zip(work, times, strict=True)]
+
+    def beside(choice: Choice) -> list[float]:
+        return [found.p50 for found in times_of([plan.model, apply(plan, choice)[0]], *example)]
+
+    work, times = zip(*keep("choices", of_all), strict=True)
     parts = [ms / times[0] for ms in times]
-    for n, (i, network) in enumerate(zip(picked, networks, strict=True)):
+    for n, i in enumerate(picked):
         if parts[n] > part:
             continue
-        whole, small = times_of([plan.model, network], *example)  # once more, side by side and for longer
-        parts[n] = small.p50 / whole.p50
+        # Once more, side by side and for longer.
+        whole, small = keep(f"the original, choice {i}", partial(beside, choices[i]))
+        parts[n] = small / whole
         if parts[n] <= part:
-            return choices[i], table
+            if work[n] < NEAR * part:
+                say(
+                    f"--target latency {part:g} is met with {work[n]:.3f} of the multiply-adds: most of what is left of the "
+                    "time is not theirs. It may cost much accuracy: ask for a larger part, or for --target macs."
+                )
+            return choices[i]
     raise ValueError(
         f"--target latency {part:g} is out of reach: the original takes {times[0]:.2f} ms here, and the least that this "
         f"method comes to is {min(parts):.2f} of it."

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dropfold.compress.cost.times import times_of
-from dropfold.compress.run.channels import adapt, finish, test_figures
+from dropfold.compress.run.channels import adapt
 from dropfold.compress.run.record import (
     FILE,
     Request,
@@ -20,6 +20,7 @@ from dropfold.compress.run.record import (
     settle,
     show,
 )
+from dropfold.compress.run.training import finish, test_figures
 from dropfold.compress.transform import page
 from dropfold.compress.transform.architecture import key_of, parse_key
 from dropfold.compress.transform.costs import cheapest, cost_of, time_table

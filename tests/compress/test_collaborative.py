@@ -1,6 +1,7 @@
 """Collaborative Compression beside enumeration, numpy and scipy's SLSQP, and on networks."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from dropfold.compress import Choice, apply, plan_channels
+from dropfold.compress import Choice, apply, masked, plan_channels
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.work import multiply_adds, work_of
 from dropfold.compress.methods.collaborative.choose import collaborative, paths_of
@@ -17,13 +18,15 @@ from dropfold.compress.methods.collaborative.options import options_of
 from dropfold.compress.methods.collaborative.rates import allocate, fit_exponential
 from dropfold.compress.methods.collaborative.steps import (
     State,
-    expected_loss,
     information_loss,
     metrics,
     path,
     singular_parts,
-    units_left,
 )
+from dropfold.compress.plan.matrices import matrices_of
+from dropfold.models import DGCNN
+from dropfold.models.layers.low_rank import flat
+from dropfold.models.layers.sizes import edge_matrices
 from tests.compress.networks import FOREIGN, OURS
 
 
@@ -61,16 +64,6 @@ def parts_of_units(layer, state):
     for k in range(state.ranks[0]):
         found["value", k] = [torch.from_numpy(s[k] * np.outer(u[:, k], v[k])), torch.zeros_like(state.now[1])]
     return found
-
-
-def test_the_expectation_is_the_mean_over_all_units(layer, state):
-    units = parts_of_units(layer, state)
-    assert units_left(layer, state) == len(units) == 7
-    losses = [
-        information_loss(layer, [a - x for a, x in zip(state.now, part, strict=True)])
-        for part in units.values()
-    ]
-    assert expected_loss(layer, state) == pytest.approx(np.mean(losses), rel=1e-10)
 
 
 def test_each_units_figure_is_its_loss_and_the_mean_over_its_successors(layer, state):
@@ -213,6 +206,51 @@ def test_energies_are_squares_of_gradients(kind):
         energies(plan, [], kind)
 
 
+def columns_only(plan):
+    """The plan in which a channel takes the columns that read it, and nothing else."""
+    groups = [replace(g, slices=tuple(s for s in g.slices if s.axis == 1)) for g in plan.groups]
+    return replace(plan, groups=tuple(groups))
+
+
+@pytest.mark.parametrize("name", [*OURS, *FOREIGN])
+def test_each_column_that_the_plan_names_is_of_its_channel(name):
+    """Masked channels are the columns that a layer has as theirs, and no others."""
+    network, example = {**OURS, **FOREIGN}[name]()
+    plan = columns_only(plan_channels(network, *example))
+    weights = {name: module.weight.detach() for name, module in matrices_of(network).items()}
+    edges = edge_matrices(network)
+    layers = layers_of(plan, weights)
+    assert {group for layer in layers for group in layer.groups} == {group.name for group in plan.groups}
+    for layer in layers:
+        lost = torch.arange(layer.channels) % 3 == 0  # the first of each group among others
+        whole = masked(plan, layer.by_group(~lost))
+        for matrix in layer.matrices:
+            left = ((matrix.channel < 0) | ~lost[matrix.channel.clamp(min=0)]).double()
+            expected = flat(whole.get_submodule(matrix.name).weight, matrix.name in edges).double()
+            torch.testing.assert_close(matrix.weight * left, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["dgcnn", "plain"])
+def test_the_loss_of_an_option_is_that_of_the_weights_that_it_leaves(name):
+    """A maximum and a mean of the same channels, EdgeConvs and matrices of a lower rank among them."""
+    torch.manual_seed(0)
+    make = {"dgcnn": lambda: (DGCNN(5, k=3, emb_dims=32).eval(), (torch.rand(1, 16, 3),)), **FOREIGN}
+    network, example = make[name]()
+    network.requires_grad_(False)
+    plan = columns_only(plan_channels(network, *example))
+    energy = {name: torch.rand_like(module.weight) for name, module in matrices_of(network).items()}
+    weights = {name: network.get_submodule(name).weight.double() for name in energy}
+    for layer, steps in paths_of(plan, energy, step=0.25):
+        options = options_of(layer, steps)
+        for option in options[:: max(1, len(options) // 3)]:
+            left = masked(plan, option.choice)
+            loss = sum(
+                (energy[m.name] * (left.get_submodule(m.name).weight - weights[m.name]).square()).sum()
+                for m in layer.matrices
+            )
+            assert option.loss == pytest.approx(float(loss), rel=1e-4, abs=1e-9)  # `masked` is in float32
+
+
 @pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize("name", ["vanilla", "dgcnn", "residual", "plain"])
 def test_choices_get_smaller_and_are_all_of_the_network(name, released):
@@ -227,6 +265,7 @@ def test_choices_get_smaller_and_are_all_of_the_network(name, released):
     choices = collaborative(paths_of(plan, energy, step=0.1), ledger, released)
     assert choices[0] == Choice({})
     costs = [ledger.cost([ledger.entry(choice)]) for choice in choices]
+    assert costs == sorted(costs, reverse=True)  # a target is searched for by halves
     assert costs[-1] < 0.5 * costs[0]
     for choice in (choices[len(choices) // 2], choices[-1]):
         small, _ = apply(plan, choice, *example)

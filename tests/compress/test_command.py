@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dropfold.__main__ import main
-from dropfold.compress import Choice
+from dropfold.compress import Choice, Plan
 from dropfold.compress.cost.times import times_of
 from dropfold.compress.run import channels as stages
-from dropfold.compress.run import measures
+from dropfold.compress.run import measures, target, training
+from dropfold.compress.run.target import say_what_stays
 from dropfold.train.config.ranges import check_options
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
@@ -46,7 +48,7 @@ def compress(run, out, *more):
     main(["compress", str(run), "--epochs", "2", "--out", str(out), *method, *more])
 
 
-def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
+def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "small"
     compress(run, out)
     shown = capsys.readouterr().out
@@ -73,8 +75,17 @@ def test_a_smaller_run_out_of_a_run(run, tmp_path, capsys):
     main(["evaluate", str(out)])
     assert "overall accuracy" in capsys.readouterr().out
     weights = (out / "model.safetensors").read_bytes()
-    compress(run, out)  # again: nothing is left to do
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()  # as if it was killed before that
+    for module, name in ((stages, "plan_of"), (stages, "apply"), (training, "Run")):
+        monkeypatch.setattr(module, name, None)
+    capsys.readouterr()
+    compress(run, out)  # again: nothing else is left to do
+    said = capsys.readouterr()
+    assert "is finished: only its page is written again" in said.err
+    assert "BatchNorm adapted" in said.out
     assert (out / "model.safetensors").read_bytes() == weights
+    assert (out / "report.html").read_text() == page
 
 
 def test_channels_and_ranks_by_their_loss_of_information(run, tmp_path, capsys, monkeypatch):
@@ -114,8 +125,8 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
 
     for module, name in (
         (stages, "_scores_before"),  # after the choice
-        (stages, "Run"),  # before the first step
-        (stages, "costs"),  # after the last one
+        (training, "Run"),  # before the first step
+        (measures, "costs"),  # after the last one
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stop)
@@ -131,17 +142,80 @@ def test_an_interrupted_compression_goes_on_to_the_same(run, tmp_path, monkeypat
     }
 
 
+def test_a_choice_by_time_that_is_interrupted_goes_on_with_the_times_that_are_kept(
+    run, tmp_path, monkeypatch
+):
+    """A millisecond a parameter; what is measured a second time comes out otherwise."""
+    measured = set()
+
+    def milliseconds(what, modules):
+        power = 0.1 if what in measured else 1.0
+        measured.add(what)
+        return [sum(p.numel() for p in module.parameters()) ** power for module in modules]
+
+    def layer_times(network, *_):
+        layers = {name: layer for name, layer in network.named_children() if list(layer.parameters())}
+        return dict(zip(layers, milliseconds("layers", layers.values()), strict=True))
+
+    def times_of(networks, *_, **__):
+        return [SimpleNamespace(p50=ms) for ms in milliseconds(len(networks), networks)]
+
+    def stop(*_, **__):
+        raise Interrupted
+
+    def stop_beside_the_original(networks, *_, **__):
+        return stop() if len(networks) == 2 else times_of(networks)
+
+    monkeypatch.setattr(stages, "paths_of", partial(stages.paths_of, step=0.25))
+    monkeypatch.setattr(stages, "apply", stop)  # after the choice
+    monkeypatch.setattr(target, "layer_times", layer_times)
+    monkeypatch.setattr(target, "times_of", times_of)
+    found = []
+    for name, module, called, broken in (
+        ("whole", stages, "apply", stop),
+        ("cut", stages, "paths_of", stop),
+        ("cut", target, "times_of", stop_beside_the_original),
+        ("cut", stages, "apply", stop),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, called, broken)
+            with pytest.raises(Interrupted):
+                main(["compress", str(run), "--target", "latency", "0.6", "--out", str(tmp_path / name)])
+        found.append(load_json(tmp_path / name / "compression.json"))
+        if name == "whole":
+            measured.clear()
+    whole, first, second, end = found
+    assert list(first["times"]) == ["original", "layers"]
+    assert list(second["times"]) == ["original", "layers", "choices"]
+    assert "channels" not in second
+    assert whole == end
+
+
+@pytest.mark.parametrize(("part", "layers"), [(0.9, None), (0.5, "0.11"), (0.3, "0.00")])
+def test_a_target_near_the_time_that_stays_is_said(part, layers, monkeypatch):
+    """4.5 of 8 milliseconds are the layers'."""
+    monkeypatch.setattr(target, "layer_times", lambda *_: {"0": 3.5, "2": 1.0})
+    monkeypatch.setattr(target, "times_of", lambda *_, **__: [SimpleNamespace(p50=8.0)])
+    said = []
+    monkeypatch.setattr(target, "say", said.append)
+    say_what_stays(Plan(torch.nn.Identity(), ()), part, ())
+    (text,) = said
+    assert text.startswith(f"--target latency {part:g}: 0.44 of the original's 8.00 ms are outside")
+    assert ("ask for a larger part" in text) == (layers is not None)
+    assert layers is None or f"leaves the layers {layers} of their time" in text
+
+
 def test_fine_tuning_that_is_interrupted_goes_on_from_its_checkpoint(run, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "cut"
     compress(run, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "Run", lambda config, **options: Run(config, [Interrupt(1)], **options))
+        patch.setattr(training, "Run", lambda config, _, **weights: Run(config, [Interrupt(1)], **weights))
         with pytest.raises(Interrupted):
             compress(run, out)
     monkeypatch.setattr(
-        stages,
+        training,
         "Run",
-        lambda config, **options: Run(config, [Interrupt(None)] * bool(config.resume), **options),
+        lambda config, _, **weights: Run(config, [Interrupt(None)] * bool(config.resume), **weights),
     )
     compress(run, out)
     assert torch.equal(

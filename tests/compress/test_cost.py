@@ -1,6 +1,7 @@
 """Multiply-adds beside torch's own counter, what is left of them, and times."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,13 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dropfold.compress import Choice, apply, plan_channels
+from dropfold.compress.cost import times
 from dropfold.compress.cost.ledger import Ledger
 from dropfold.compress.cost.times import layer_times, times_of
 from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.criteria import CRITERIA
 from dropfold.compress.methods.uniform import keep_share, uniform
 from dropfold.compress.plan.matrices import full_ranks
-from dropfold.compress.run import target
+from dropfold.compress.run import measures, page, target
 from dropfold.compress.run.target import _count, first_within
 from dropfold.models import DGCNN, PointNet, PointNet2, unfused
 from dropfold.models.layers.low_rank import Halves
@@ -128,12 +130,55 @@ def test_layer_times_are_parts_of_the_whole():
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_the_calls_of_a_layer_add_up_within_a_call_of_the_network(monkeypatch):
+    """By a clock of its own: in the n-th call of the network a layer takes n milliseconds each time."""
+    now, calls = 0.0, 0
+
+    class Timed(nn.Linear):
+        def forward(self, x):
+            nonlocal now
+            now += 1e-3 * calls
+            return x
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.once, self.never = Timed(2, 2), Timed(2, 2), Timed(2, 2)
+
+        def forward(self, x):
+            nonlocal calls
+            calls += 1
+            return self.once(self.twice(self.twice(x)))
+
+    monkeypatch.setattr(times, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = layer_times(Network(), torch.rand(1, 2), seconds=0)
+    assert calls == 17
+    assert found == {"twice": pytest.approx(20, rel=1e-6), "once": pytest.approx(10, rel=1e-6)}  # of 3 .. 17
+
+
+def test_two_thin_maps_are_a_layer_and_one_that_is_gone_has_no_time(monkeypatch):
+    monkeypatch.setattr(measures, "layer_times", partial(layer_times, seconds=0))
+    network, example = FOREIGN["plain"]()
+    small, _ = apply(plan_channels(network, *example), Choice({}, {"features.4": 4, "head.0": 8}))
+    found = measures.layers(SimpleNamespace(network=network), SimpleNamespace(network=small), example)
+    assert list(found["ms"]) == ["features.0", "features.3", "features.4", "head.0", "head.3"]
+    assert all(after > 0 for _, after in found["ms"].values())
+    small.head = nn.Linear(12 * 4, 5)
+    found = measures.layers(SimpleNamespace(network=network), SimpleNamespace(network=small), example)
+    assert [name for name, (_, after) in found["ms"].items() if after is None] == ["head.0", "head.3"]
+    sections = page.sections(
+        {"run": "a", "method": "cc", "epochs": 1, "scores": {"original": {"accuracy": 0.5}}, "layers": found}
+        | {"cost": {"ms at batch 1": [2.0, 1.0]}}
+    )
+    assert [row[5] for row in sections[1].rows if row[0] in ("head.0", "head.3")] == ["none", "none"]
+
+
 def test_times_take_turns_and_leave_modes_as_they_were():
     slow, fast = torch.nn.Linear(2000, 2000).train(), torch.nn.Linear(2000, 20).train()
-    times = times_of([slow, fast], torch.rand(64, 2000), seconds=0.1)
+    found = times_of([slow, fast], torch.rand(64, 2000), seconds=0.1)
     assert slow.training
-    assert times[0].p20 <= times[0].p50 <= times[0].p80
-    assert times[1].p50 < times[0].p50
+    assert found[0].p20 <= found[0].p50 <= found[0].p80
+    assert found[1].p50 < found[0].p50
 
 
 @pytest.mark.parametrize("criterion", list(CRITERIA))
@@ -169,32 +214,79 @@ def test_uniform_width_meets_its_target_in_whole_vectors(what, near):
     network, example = OURS["dgcnn"]()
     plan = plan_channels(network)
     choices = uniform(plan, CRITERIA["l1"])
-    choice, table = first_within(plan, choices, what, 0.5, example)
+    choice = first_within(plan, choices, what, 0.5, example)
     count = partial(_count, what=what, example=example)
     assert near * count(network) < count(apply(plan, choice)[0]) <= 0.5 * count(network)
     assert count(apply(plan, choices[choices.index(choice) - 1])[0]) > 0.5 * count(network)
     assert all(len(kept) % 8 == 0 for kept in choice.channels.values())
-    assert table == []
     with pytest.raises(
         ValueError, match=r"out of reach: the least that this method comes to is 0\.\d+ of the"
     ):
         first_within(plan, choices, what, 1e-9, example)
 
 
-def test_a_time_is_met_by_the_first_choice_that_is_quick_enough(monkeypatch):
-    monkeypatch.setattr(target, "times_of", lambda *given, **_: times_of(*given, seconds=0))
-    network = nn.Sequential(
-        nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 512), nn.ReLU(), nn.Linear(512, 4)
-    )
-    x = torch.rand(256, 512)
+def kept(found, name, measure):
+    if name not in found:
+        found[name] = measure()
+    return found[name]
+
+
+def test_a_time_is_met_by_the_first_choice_that_is_quick_enough_twice(monkeypatch):
+    """A millisecond a parameter; beside the original alone the first one that is quick enough comes out slower."""
+    network = nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 4))
+    x = torch.rand(2, 8)
     plan = plan_channels(network, x)
-    choice, table = first_within(plan, uniform(plan, CRITERIA["l1"]), "latency", 0.6, (x,))
-    assert table[0][0] == 1.0
-    parts = [ms / table[0][1] for _, ms in table]
-    assert next(p for p in parts if p <= 0.6) == parts[[part <= 0.6 for part in parts].index(True)]
-    assert len(choice.channels["0"]) < 2048
-    with pytest.raises(ValueError, match=r"out of reach: the original takes [\d.]+ ms here, and the least"):
-        first_within(plan, uniform(plan, CRITERIA["l1"])[:3], "latency", 0.01, (x,))
+    choices = uniform(plan, CRITERIA["l1"])
+    costs = [_count(apply(plan, choice)[0], "parameters", (x,)) for choice in choices]
+    picked = [round(i * (len(choices) - 1) / 15) for i in range(16)]
+    within = [i for i in picked if costs[i] <= 0.6 * costs[0]]
+    assert costs[picked[picked.index(within[0]) - 1]] > 0.6 * costs[0]
+    beside = []
+
+    def counted(networks, *_, **__):
+        ms = [float(_count(each, "parameters", (x,))) for each in networks]
+        if len(networks) == 2:
+            beside.append(ms[1])
+            ms[1] = 0.61 * ms[0] if len(beside) < slower else ms[1]
+        return [SimpleNamespace(p50=value) for value in ms]
+
+    monkeypatch.setattr(target, "times_of", counted)
+    for slower in (1, 2):  # the first, or the second of them is quick enough
+        beside.clear()
+        found = {}
+        choice = first_within(plan, choices, "latency", 0.6, (x,), partial(kept, found))
+        assert choice == choices[within[slower - 1]]
+        assert beside == [costs[i] for i in within[:slower]]
+        assert [ms for _, ms in found["choices"]] == [costs[i] for i in picked]
+        assert found["choices"][0][0] == 1.0
+        beside.clear()
+        assert first_within(plan, choices, "latency", 0.6, (x,), partial(kept, found)) == choice
+        assert beside == []  # what is kept is not measured again
+    beside.clear()
+    slower = len(within) + 1
+    with pytest.raises(
+        ValueError, match=r"out of reach: the original takes [\d.]+ ms here, .* comes to is 0\.61"
+    ):
+        first_within(plan, choices, "latency", 0.6, (x,))
+
+
+@pytest.mark.parametrize(("part", "near"), [(0.55, True), (0.9, False)])
+def test_a_time_that_takes_nearly_all_multiply_adds_is_said(part, near, monkeypatch):
+    """Half of the time is not the multiply-adds'."""
+    network = nn.Sequential(nn.Linear(8, 512, bias=False), nn.ReLU(), nn.Linear(512, 4, bias=False))
+    x = torch.rand(1, 8)
+    plan, whole = plan_channels(network, x), 512 * 12
+    said = []
+    monkeypatch.setattr(target, "say", said.append)
+
+    def half(networks, *_, **__):
+        return [SimpleNamespace(p50=5 + 5 * _count(each, "macs", (x,)) / whole) for each in networks]
+
+    monkeypatch.setattr(target, "times_of", half)
+    small, _ = apply(plan, first_within(plan, uniform(plan, CRITERIA["l1"]), "latency", part, (x,)))
+    left = _count(small, "macs", (x,)) / whole
+    assert left <= 2 * part - 1
+    assert [f"is met with {left:.3f} of the multiply-adds" in text for text in said] == [True] * near
 
 
 def test_a_criterion_that_does_not_apply_says_so():

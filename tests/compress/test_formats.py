@@ -8,6 +8,7 @@ import torch
 from dropfold.__main__ import main
 from dropfold.compress.methods.admm import ADMM, decomposed, nearest, onto_formats, residual
 from dropfold.compress.run import formats as stages
+from dropfold.compress.run import measures, training
 from dropfold.models import TensorGRU, TensorLSTM
 from dropfold.models.formats import FORMATS, FormatSpec
 from dropfold.train.engine.run import Run
@@ -147,7 +148,7 @@ def compress(run, out, *more):
     main(["compress", str(run), *IH, "--epochs", "4", "--lr", "0.01", "--out", str(out), *more])
 
 
-def test_a_run_of_cores_out_of_a_dense_run(dense, tmp_path, capsys):
+def test_a_run_of_cores_out_of_a_dense_run(dense, tmp_path, capsys, monkeypatch):
     compress(dense, tmp_path / "admm")
     compress(dense, tmp_path / "direct", "--method", "decompose")
     shown = capsys.readouterr().out
@@ -163,6 +164,9 @@ def test_a_run_of_cores_out_of_a_dense_run(dense, tmp_path, capsys):
     assert torch.equal(whole.network.rnn.hh[0].weight.to_dense(), whole.network.rnn.hh[0].weight.cores[0])
     rows = checkpoint.load_metrics(tmp_path / "admm/dense")
     assert all(0 < row["admm/rnn.ih.0"] < 1 for row in rows)
+    monkeypatch.setattr(stages, "decomposed", None)
+    monkeypatch.setattr(training, "Run", None)
+    compress(dense, tmp_path / "admm")  # again: nothing is left to do
 
 
 def test_an_interrupted_one_goes_on_to_the_same(dense, tmp_path, monkeypatch):
@@ -171,9 +175,9 @@ def test_an_interrupted_one_goes_on_to_the_same(dense, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise Interrupted
 
-    for name in ("_draw_near", "Run", "costs"):
+    for module, name in ((stages, "draw_near"), (training, "Run"), (measures, "costs")):
         with monkeypatch.context() as patch:
-            patch.setattr(stages, name, stop)
+            patch.setattr(module, name, stop)
             with pytest.raises(Interrupted):
                 compress(dense, tmp_path / "cut")
     compress(dense, tmp_path / "cut")

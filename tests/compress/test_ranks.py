@@ -16,7 +16,7 @@ from dropfold.compress.cost.work import multiply_adds, parameters_of, work_of
 from dropfold.compress.methods.admm import ADMM, onto_ranks, weight_of
 from dropfold.compress.methods.uniform import uniform_ranks
 from dropfold.compress.plan.matrices import full_ranks
-from dropfold.compress.run import channels, measures, ranks, target
+from dropfold.compress.run import measures, ranks, target, training
 from dropfold.models import DGCNN, EdgeConv
 from dropfold.models.layers.sizes import resize, sizes_of
 from dropfold.train.engine.run import Run
@@ -86,10 +86,14 @@ def test_the_updates_are_the_equations(relative):
     w = {name: weight.detach().numpy().copy() for name, weight in weights.items()}
     z = {name: project(value, name) for name, value in w.items()}
     u = {name: np.zeros_like(value) for name, value in w.items()}
+    norms = {name: np.linalg.norm(value) for name, value in w.items()}
     for epoch in range(3):
         admm.before_epoch(network, epoch)
         if epoch:
             for name in NAMES:
+                if relative:
+                    u[name] = u[name] * np.linalg.norm(w[name]) / norms[name]
+                    norms[name] = np.linalg.norm(w[name])
                 z[name] = project(w[name] + u[name], name)
                 u[name] = u[name] + w[name] - z[name]
         scale = {name: (value**2).sum() if relative else 1.0 for name, value in w.items()}
@@ -145,6 +149,24 @@ def test_the_balance_with_the_loss_does_not_know_the_scale_before_a_batch_norm()
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)  # eps, and a sum that starts in float32
 
 
+def test_the_running_difference_keeps_the_scale_of_its_matrix():
+    """c W between two epochs, which a BatchNorm hides, divides the penalty's gradient by c and changes nothing else."""
+    gradients = []
+    for factor in (1.0, 10.0):
+        network = matrices()
+        admm = ADMM(onto_ranks(network, dict.fromkeys(NAMES, RANK)))
+        admm.prepare(network)
+        admm.before_epoch(network, 1)  # U is what no matrix of the rank reaches
+        weights = [weight_of(network, name) for name in NAMES]
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(factor)
+        admm.before_epoch(network, 2)
+        loss = admm.loss(Step(network), torch.zeros(1))
+        gradients.append([factor * g for g in torch.autograd.grad(loss, weights)])
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)  # the sum starts in float32
+
+
 def test_a_state_that_is_taken_up_goes_on_the_same():
     network = matrices()
     first, second = (ADMM(onto_ranks(network, dict.fromkeys(NAMES, RANK))) for _ in range(2))
@@ -154,6 +176,8 @@ def test_a_state_that_is_taken_up_goes_on_the_same():
     first.before_epoch(network, 1)
     second.prepare(network)
     second.load_state_dict(first.state_dict())
+    for name in NAMES:
+        weight_of(network, name).data.mul_(2)
     for admm in (first, second):
         admm.before_epoch(network, 2)
     torch.testing.assert_close(
@@ -228,7 +252,7 @@ def compress(run, out, *more):  # noqa: F811
     main(["compress", str(run), "--epochs", "2", "--out", str(out), "--method", *more])
 
 
-def test_a_run_of_thin_maps_and_its_rival(run, tmp_path, capsys):  # noqa: F811
+def test_a_run_of_thin_maps_and_its_rival(run, tmp_path, capsys, monkeypatch):  # noqa: F811
     compress(run, tmp_path / "admm", "admm", "--rho", "30")
     compress(run, tmp_path / "direct", "decompose")
     shown = capsys.readouterr().out
@@ -267,6 +291,7 @@ def test_a_run_of_thin_maps_and_its_rival(run, tmp_path, capsys):  # noqa: F811
     for words in (f"dropfold compress {run} --method admm --target macs 0.5", "--rho 30", ", rank "):
         assert words in page
     weights = (tmp_path / "admm/model.safetensors").read_bytes()
+    monkeypatch.setattr(training, "Run", None)
     compress(run, tmp_path / "admm", "admm", "--rho", "30")  # again: nothing is left to do
     assert (tmp_path / "admm/model.safetensors").read_bytes() == weights
 
@@ -277,21 +302,21 @@ def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path, monkeypatch):  # 
         tmp_path / "cut",
         ("admm", "--epochs", "4", "--target", "parameters", "0.6"),
     )
-    monkeypatch.setattr(ranks, "Run", lambda c, methods=(), **w: Run(c, [*methods, Interrupt(None)], **w))
+    monkeypatch.setattr(training, "Run", lambda c, methods, **w: Run(c, [*methods, Interrupt(None)], **w))
     compress(run, whole, *more)
 
     def stop(*_, **__):
         raise Interrupted
 
-    def stop_before_the_last_epoch(config, methods=(), **weights):
+    def stop_before_the_last_epoch(config, methods, **weights):
         return Run(config, [*methods, Interrupt(1)], **weights)
 
     for module, name, breaks in (
         (ranks, "errors", stop),  # after the choice
-        (ranks, "Run", stop),  # before the first step
-        (ranks, "Run", stop_before_the_last_epoch),  # of the dense network
+        (training, "Run", stop),  # before the first step
+        (training, "Run", stop_before_the_last_epoch),  # of the dense network
         (ranks, "adapt", stop),
-        (channels, "costs", stop),  # after the last step
+        (measures, "costs", stop),  # after the last step
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, breaks)
@@ -312,6 +337,7 @@ def test_a_run_on_images_by_its_time(image_run, tmp_path, monkeypatch):  # noqa:
         return [SimpleNamespace(p50=sum(p.numel() for p in network.parameters())) for network in networks]
 
     monkeypatch.setattr(target, "times_of", counted)
+    monkeypatch.setattr(target, "layer_times", lambda *_: {})
     compress(image_run, tmp_path / "small", "admm", "--target", "latency", "0.6")
     found = load_json(tmp_path / "small/compression.json")
     before, after = found["cost"]["parameters"]

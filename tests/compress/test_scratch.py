@@ -5,7 +5,7 @@ import torch
 
 from dropfold.__main__ import main
 from dropfold.compress.cost.times import times_of
-from dropfold.compress.run import measures, scratch
+from dropfold.compress.run import measures, training
 from dropfold.train.engine.run import Run
 from dropfold.train.storage import checkpoint
 from dropfold.train.storage.sealed import load_json
@@ -27,7 +27,7 @@ def compress(run, out, *more):  # noqa: F811
     main(["compress", str(run), "--out", str(out), *more])
 
 
-def test_smaller_runs_from_new_weights(run, tmp_path, capsys):  # noqa: F811
+def test_smaller_runs_from_new_weights(run, tmp_path, capsys, monkeypatch):  # noqa: F811
     """With the sizes of the uniform share, and the run's own epochs and rate."""
     found = {}
     for method in ("dcff", "scratch"):
@@ -57,24 +57,27 @@ def test_smaller_runs_from_new_weights(run, tmp_path, capsys):  # noqa: F811
     main(["evaluate", str(tmp_path / "dcff")])
     assert "overall accuracy" in capsys.readouterr().out
     kept = (tmp_path / "dcff" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(training, "Run", None)
     compress(run, tmp_path / "dcff", *DCFF)  # again: nothing is left to do
     assert (tmp_path / "dcff" / "model.safetensors").read_bytes() == kept
 
 
 def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path, monkeypatch):  # noqa: F811
     whole, out = tmp_path / "whole", tmp_path / "cut"
-    monkeypatch.setattr(scratch, "Run", lambda config, methods: Run(config, [*methods, Interrupt(None)]))
+    monkeypatch.setattr(
+        training, "Run", lambda config, methods, **_: Run(config, [*methods, Interrupt(None)])
+    )
     compress(run, whole, *DCFF)
 
     def stop(*_, **__):
         raise Interrupted
 
-    def stop_before_the_last_epoch(config, methods):
+    def stop_before_the_last_epoch(config, methods, **_):
         return Run(config, [*methods, Interrupt(1)])
 
     for name, breaks in (("Run", stop), ("Run", stop_before_the_last_epoch), ("finish", stop)):
         with monkeypatch.context() as patch:
-            patch.setattr(scratch, name, breaks)
+            patch.setattr(training, name, breaks)
             with pytest.raises(Interrupted):
                 compress(run, out, *DCFF)
     compress(run, out, *DCFF)

@@ -59,12 +59,12 @@ class Layer:
 def layers_of(plan: Plan, energy: Mapping[str, Tensor]) -> list[Layer]:
     """The layers of a network, in the order of their first matrices; `energy` as from `energies`."""
     matrices, edges, ranks = matrices_of(plan.model), edge_matrices(plan.model), full_ranks(plan.model)
-    reads: dict[str, dict[str, Tensor]] = {name: {} for name in matrices}
+    reads: dict[str, dict[str, list[Tensor]]] = {name: {} for name in matrices}
     for group in plan.groups:
         for tensor, axis, positions in group.slices:
             name = tensor.removesuffix(".weight")
-            if axis == 1 and name in matrices:
-                reads[name][group.name] = positions
+            if axis == 1 and name in matrices:  # twice, where a matrix reads a maximum and a mean
+                reads[name].setdefault(group.name, []).append(positions)
     sizes = {group.name: group.size for group in plan.groups}
     layers = []
     for names in _together(reads):
@@ -74,7 +74,8 @@ def layers_of(plan: Plan, energy: Mapping[str, Tensor]) -> list[Layer]:
         for name in names:
             weight = matrices[name].weight.detach()
             channel = torch.full((weight.shape[1],), -1)
-            for read, positions in reads[name].items():
+            for read, parts in reads[name].items():
+                positions = torch.cat(parts, 1)
                 numbers = torch.arange(sizes[read])[:, None].expand_as(positions)
                 channel[positions.flatten()] = starts[read] + numbers.flatten()
             edge = name in edges
@@ -92,7 +93,11 @@ def energies(plan: Plan, losses: Iterable[Loss], kind: Energy) -> dict[str, Tens
     """g^2 of each matrix by its name, g the gradient of a batch's mean loss in evaluation.
 
     `mean`: the square of the mean of g over the batches, as published; near the end of training that is near 0.
-    `fisher`: the mean of the squares, the diagonal of the empirical Fisher matrix up to a factor.
+    `fisher`: the mean of the squares. Over batches of B it is, in expectation,
+
+        E[h]^2 + Var[h] / B        h the gradient of one sample's loss
+
+    and near the end of training, where E[h] is near 0, the diagonal of the empirical Fisher matrix, E[h^2], divided by B.
 
     Raises:
         ValueError: there is no batch.

@@ -6,7 +6,8 @@ for a given sum of the s_i are
     s_i = f_i / q_i  ln(mu f_i / (p_i q_i))        cut to 0 .. 0.95 f_i
 
 The paper's code leaves f_i out of the logarithm (equal losses for equal rates, not for equal work), and divides each layer's
-curve by its own largest loss, so that only shapes are compared: `released` does both.
+curve by its own largest loss, so that only shapes are compared: `released` does both, to our curves.
+Theirs are others: docs/compress.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ least
     L(A - X_u)  +  gamma E_v [ L(A - X_u - X_v) ]
 
 v another unit drawn at random. As the channels' X_v add up to the columns that may go, and the singular values' to A, the
-mean over v has a closed form (`expected_loss`).
+mean over v has a closed form (`metrics`).
 
 One decomposition a step serves all of its candidates. The paper's code makes one for each channel; here what a channel's
 removal does to the squares of the singular parts is taken from the parts as they are (its columns go from them).
@@ -76,22 +76,6 @@ def singular_parts(a: Tensor, rank: int) -> Parts:
     other = (a if tall else a.T) @ side / s.clamp(min=torch.finfo(a.dtype).tiny)
     other = torch.where(s > 1e-7 * s[0].clamp(min=torch.finfo(a.dtype).tiny), other, 0.0)
     return Parts(other, s, side) if tall else Parts(side, s, other)
-
-
-def expected_loss(layer: Layer, state: State) -> float:
-    """E_v [L(A - X_v)], v one of the units that are left, each as likely."""
-    units, total = units_left(layer, state), 0.0
-    for matrix, a, rank in zip(layer.matrices, state.now, state.ranks, strict=True):
-        g, d = matrix.energy, a - matrix.weight
-        free = matrix.channel >= 0
-        cross = (g * d * a)[:, free].sum()
-        squares = (g * a.square())[:, free].sum()
-        if matrix.ranked:
-            u, s, v = singular_parts(a, rank)
-            cross = cross + (g * d * (u * s @ v.T)).sum()
-            squares = squares + (g * ((u * s).square() @ v.square().T)).sum()
-        total += float((g * d.square()).sum() + (squares - 2 * cross) / units)
-    return total
 
 
 def units_left(layer: Layer, state: State) -> int:
