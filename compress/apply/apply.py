@@ -30,8 +30,8 @@ def masked(plan: Plan, choice: Chosen) -> nn.Module:
     edges = edge_matrices(model)
     for name, rank in choice.ranks.items():
         weight: Any = model.get_submodule(name).weight
-        first, second = factors(weight, rank, name in edges)
-        weight.copy_(product(first.double(), second.double(), name in edges))
+        down, up = factors(weight, rank, name in edges)
+        weight.copy_(product(down.double(), up.double(), name in edges))
     return model
 
 
@@ -83,8 +83,8 @@ def _build(plan: Plan, choice: Choice) -> tuple[nn.Module, dict[str, list[int]]]
     edges = edge_matrices(small)
     for name, rank in choice.ranks.items():
         sizes[name] = [*sizes[name], rank]
-        first, second = factors(state.pop(f"{name}.weight"), rank, name in edges)
-        state |= {f"{name}.0.weight": first, f"{name}.1.weight": second}
+        down, up = factors(state.pop(f"{name}.weight"), rank, name in edges)
+        state |= {f"{name}.0.weight": down, f"{name}.1.weight": up}
         if f"{name}.bias" in state:
             state[f"{name}.1.bias"] = state.pop(f"{name}.bias")
     resize(small, sizes)
@@ -156,14 +156,14 @@ def _compare(
     if choice.ranks:
         whole, edges, left = whole.double(), edge_matrices(whole), kept_positions(plan, choice.channels)
         for name in choice.ranks:
-            first, second = exactly.get_submodule(name).children()
+            down, up = exactly.get_submodule(name).children()
             weight: Any = whole.get_submodule(name).weight
             rows, columns = (
                 left.get(f"{name}.weight", {}).get(axis, torch.ones(weight.shape[axis], dtype=torch.bool))
                 for axis in (0, 1)
             )
             places = torch.meshgrid(rows.nonzero().flatten(), columns.nonzero().flatten(), indexing="ij")
-            weight[places] = product(first.weight, second.weight, edges=name in edges)  # type: ignore[arg-type]
+            weight[places] = product(down.weight, up.weight, edges=name in edges)  # type: ignore[arg-type]
 
     dtype = next((p.dtype for p in small.parameters() if p.is_floating_point()), torch.float32)
 

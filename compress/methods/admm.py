@@ -44,18 +44,18 @@ SWEEPS = 20  # of these, from the last Z
 class OfRank(nn.Module):
     """The weight of a rank nearest to `weight`, as the two thin maps that it is the product of."""
 
-    first: Tensor
-    second: Tensor
+    down: Tensor
+    up: Tensor
 
     def __init__(self, weight: Tensor, rank: int, edges: bool = False) -> None:
         super().__init__()
         self.edges = edges
-        for name, factor in zip(("first", "second"), factors(weight, rank, edges), strict=True):
+        for name, factor in zip(("down", "up"), factors(weight, rank, edges), strict=True):
             self.register_buffer(name, factor)
 
     def to_dense(self) -> Tensor:
         """The weight, of the shape that it had."""
-        return product(self.first, self.second, self.edges)
+        return product(self.down, self.up, self.edges)
 
 
 Near = Format | OfRank

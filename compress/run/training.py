@@ -19,9 +19,7 @@ from dropfold.train.storage import checkpoint
 from dropfold.train.tasks.section import Section
 from dropfold.train.tasks.trained import Trained
 
-DENSE_RUN = (
-    "dense"  # the folder, in the new run's, of the network that is drawn near to what its matrices will be
-)
+DENSE_RUN = "dense"  # the folder of the network that is drawn near to what its matrices will be
 
 
 def draw_near(

@@ -59,8 +59,8 @@ class LowRank(nn.Sequential):
     @property
     def size(self) -> list[int]:
         """[channels out, channels in, rank]; of an EdgeConv the matrix as it was, [out, 2 in]."""
-        first: Any = self[0]
-        inputs = first.in_features if isinstance(first, Halves | nn.Linear) else first.in_channels
+        down: Any = self[0]
+        inputs = down.in_features if isinstance(down, Halves | nn.Linear) else down.in_channels
         return [self.out_features, int(inputs), self.rank]
 
 
@@ -90,8 +90,8 @@ def _pair(some: Any, out: int, inputs: int, rank: int, edges: bool) -> Any:
     if isinstance(module, CONVOLUTIONS):
         kept = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "padding_mode")}
         convolution: Any = type(module)
-        first = convolution(inputs, rank, module.kernel_size, bias=False, **kept, **options)
-        return LowRank(first, convolution(rank, out, 1, bias=bias, **options))
+        down = convolution(inputs, rank, module.kernel_size, bias=False, **kept, **options)
+        return LowRank(down, convolution(rank, out, 1, bias=bias, **options))
     if edges:
         return LowRank(Halves(inputs // 2, rank, **options), nn.Linear(2 * rank, out, bias=bias, **options))
     return LowRank(nn.Linear(inputs, rank, bias=False, **options), nn.Linear(rank, out, bias=bias, **options))
@@ -126,7 +126,7 @@ def unflat(matrix: Tensor, like: Tensor, edges: bool = False) -> Tensor:
 
 
 def factors(weight: Tensor, rank: int, edges: bool = False) -> tuple[Tensor, Tensor]:
-    """(first, second): the weights of the two maps nearest to `weight`."""
+    """(down, up): the weights of the two maps nearest to `weight`."""
     u, s, v = torch.linalg.svd(flat(weight, edges).double(), full_matrices=False)
     root = s[:rank].sqrt()
     a, b = (root[:, None] * v[:rank]).to(weight), (u[:, :rank] * root).to(weight)
@@ -135,9 +135,9 @@ def factors(weight: Tensor, rank: int, edges: bool = False) -> tuple[Tensor, Ten
     return a.view(rank, *weight.shape[1:]), b.view(*b.shape, *[1] * (weight.dim() - 2))
 
 
-def product(first: Tensor, second: Tensor, edges: bool = False) -> Tensor:
+def product(down: Tensor, up: Tensor, edges: bool = False) -> Tensor:
     """The weight that two maps are together."""
     if edges:
-        half = first.shape[0]
-        return torch.cat([second[:, :half] @ first, second[:, half:] @ first], 1)
-    return (second.flatten(1) @ first.flatten(1)).view(len(second), *first.shape[1:])
+        half = down.shape[0]
+        return torch.cat([up[:, :half] @ down, up[:, half:] @ down], 1)
+    return (up.flatten(1) @ down.flatten(1)).view(len(up), *down.shape[1:])
