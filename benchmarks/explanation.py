@@ -107,6 +107,7 @@ class Measured:
     part: dict[Key, str] = field(default_factory=dict)
     source: dict[str, dict[str, str]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
     pairs: np.ndarray | None = None
     """Of the valid pairs of the game the numbers of their shapes [P, 2]."""
 
@@ -138,9 +139,9 @@ def measure_run(run: Path, place: Path, options: Options) -> None:
     """study.npz and study.json: the parts that are asked for and not there, written as each ends, arrays first."""
     path, study = place / f"{MEASURED}.json", Study(run, options)
     done: dict[str, Any] = load_json(path) if path.exists() else {"run": study.identity(), "parts": {}}
-    if done["run"] != study.identity():
+    if other := [name for name, value in study.identity().items() if done["run"].get(name) != value]:
         raise ValueError(
-            f"{place} holds what was measured of another run than {run} (their weights differ); give another --out."
+            f"{place} holds what was measured of another run than {run} (they differ in {other[0]}); give another --out."
         )
     kept = path.with_suffix(".npz")
     arrays = dict(checkpoint.load_arrays(kept)) if kept.exists() else {}
@@ -287,11 +288,17 @@ def measured(place: Path) -> Measured:
         for name, part in parts.items()
     }
     found = Measured(
-        settings["network"], settings["noise"]["kind"], run["seed"], {}, source=source, settings=settings
+        settings["network"],
+        settings["noise"]["kind"],
+        run["seed"],
+        {},
+        source=source,
+        settings=settings,
+        asked={name: part["asked"] for name, part in parts.items()},
     )
     for part, about in parts.items():
         kept = {name: arrays[name] for name in about["arrays"]}
-        known = set(found.values)
+        before, found.values = found.values, {}
         _add_samples(found, kept)
         for of, figures in about.get("figures", {}).items():
             found.values |= {Key("dropping", "", of, measure): value for measure, value in figures.items()}
@@ -299,7 +306,10 @@ def measured(place: Path) -> Measured:
             for to in ("zero", "mean"):
                 found.values |= unit_values(about[to], kept[f"units/{to}"])
             found.values |= removed_values(about["mean"]["removed"])
-        found.part |= {key: part for key in found.values if key not in known}
+        found.part |= dict.fromkeys(
+            found.values, part
+        )  # of two parts that have a value the last one's is there
+        found.values = before | found.values
     return found
 
 
@@ -380,6 +390,8 @@ def summarize(runs: list[Measured]) -> table.Rows:
         group = [run for run in runs if (run.network, run.noise) == (network, noise)]
         check_alike(group)
         without = {run.seed: run for run in runs if (run.network, run.noise) == (network, WITHOUT)}
+        if noise != WITHOUT:
+            check_alike([group[0], *without.values()])
         for key in dict.fromkeys(key for run in group for key in run.values):
             having = [run for run in group if key in run.values]
             value, base = table.mean([run.values[key] for run in having]), key._replace(of=BASE)
@@ -395,11 +407,23 @@ def summarize(runs: list[Measured]) -> table.Rows:
 
 
 def check_alike(group: list[Measured]) -> None:
-    """ValueError if runs of a group differ in more than their seed, or are of one seed."""
+    """ValueError if runs of a group differ in more than their seed, are of one seed, or were asked for other things."""
     first = group[0]
     for other in group[1:]:
+        if other.seed == first.seed and other.noise == first.noise:
+            raise ValueError(
+                f"two runs of {first.network} with noise {first.noise} are of seed {first.seed}."
+            )
+        for part in {*first.asked} & {*other.asked}:
+            if first.asked[part] != other.asked[part]:
+                raise ValueError(
+                    f"{part} of seeds {first.seed} and {other.seed} of {first.network} with noise {first.noise} is of "
+                    f"{first.asked[part]} and {other.asked[part]}; measure one of them again."
+                )
         for name in first.settings:
-            if other.settings.get(name) != first.settings[name]:
+            if name != "noise" or first.noise == other.noise:
+                if other.settings.get(name) == first.settings[name]:
+                    continue
                 raise ValueError(
                     f"seeds {first.seed} and {other.seed} of {first.network} with noise {first.noise} differ in {name}, "
                     f"{first.settings[name]} and {other.settings.get(name)}; give runs that differ in that an --out of "

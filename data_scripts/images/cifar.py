@@ -160,11 +160,13 @@ def convert(root: Path, one: Distribution, validation: float) -> Images:
     label = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     split = np.concatenate([np.full(records, which, np.uint8) for _, records, which in files])
     check_labels(root, one, label, split)
+    if validation:
+        split = splits.carve_validation(label[:, -1], split, validation)
     say_copies(whole, split, name, "image", "images")
     return Images(
         pixels=whole,
         label=label[:, -1],
-        split=splits.carve_validation(label[:, -1], split, validation) if validation else split,
+        split=split,
         name=name,
         class_names=class_names,
         source=f"{one.title}, Krizhevsky 2009, www.cs.toronto.edu/~kriz/cifar.html, the binary version",

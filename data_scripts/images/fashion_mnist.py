@@ -100,12 +100,14 @@ def convert(folder: Path, train: int, test: int, validation: float) -> Images:
     pixels, label, split_of = (np.concatenate([part[k] for part in parts]) for k in range(3))
     label = label.astype(np.int64)
     titles = [title for part in parts for title in part[3]]
+    if validation:
+        split_of = splits.carve_validation(label, split_of, validation)
     say_copies(pixels, split_of, titles, "image", "images")
     options = f"--train {train} --test {test} --validation {validation}"
     return Images(
         pixels=pixels[..., None],
         label=label,
-        split=splits.carve_validation(label, split_of, validation) if validation else split_of,
+        split=split_of,
         name=titles,
         class_names=list(CLASSES),
         source=f"Fashion-MNIST, the first {train // len(CLASSES):,} and {test // len(CLASSES):,} images of each class",

@@ -54,6 +54,7 @@ def convert(source: Path) -> Parts:
         raise SchemaError(f"{source}: points is {points.dtype} {points.shape}, expected int16 [n, N, 3].")
     n, size = points.shape[:2]
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
+    split = splits.carve_validation(category, split, 0.15)
     name = [str(name) for name in arrays["name"]]
     say_copies(points, split, name)
     return Parts(
@@ -62,7 +63,7 @@ def convert(source: Path) -> Parts:
         part=part_schema.to_part_labels(arrays["seg"].reshape(-1), str(source)),
         ptr=np.arange(n + 1, dtype=np.int64) * size,
         category=category,
-        split=splits.carve_validation(category, split, 0.15),
+        split=split,
         name=name,
         class_names=class_names,
         part_names=part_names,

@@ -51,13 +51,14 @@ def convert(source: Path) -> Clouds:
     class_names = [str(name) for name in arrays["classes"]]
     label = found["label"].astype(np.int64)
     split = np.where(found["train"], TRAIN, TEST).astype(np.uint8)
+    split = splits.carve_validation(label, split, 0.15)
     name = [str(name) for name in found["name"]]
     say_copies(found["points"], split, name)
     return Clouds(
         points=npz.as_float32(found["points"]),
         normals=npz.as_float32(found["normals"]),
         label=label,
-        split=splits.carve_validation(label, split, 0.15),
+        split=split,
         name=name,
         library=[str(name) for name in found["library"]],
         class_names=class_names,

@@ -37,13 +37,14 @@ def convert(source: Path) -> Clouds:
     arrays = npz.load_arrays(source, ("points", "normals", "label", "train", "name", "classes"))
     label = arrays["label"].astype(np.int64)
     split = np.where(arrays["train"], TRAIN, TEST).astype(np.uint8)
+    split = splits.carve_validation(label, split, 0.15)
     name = [str(name) for name in arrays["name"]]
     say_copies(arrays["points"], split, name)
     return Clouds(
         points=npz.as_float32(arrays["points"]),
         normals=npz.as_float32(arrays["normals"]),
         label=label,
-        split=splits.carve_validation(label, split, 0.15),
+        split=split,
         name=name,
         class_names=[str(name) for name in arrays["classes"]],
         source="Princeton Shape Benchmark, meshes with part labels; points sampled on the surface",

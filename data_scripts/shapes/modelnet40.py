@@ -109,13 +109,15 @@ def convert(folder: Path, form: Form, points: int, validation: float = 0.1) -> C
         titles.append(shape.name)
         if form == "off":
             meshes.append(digest_of(Path(shape.where)))
+    if validation > 0:
+        split = splits.carve_validation(label, split, validation)
     for note in note_copies(meshes or digests_of(clouds), split, titles, "shape", "shapes"):
         say(note)
     return Clouds(
         points=clouds,
         normals=normals,
         label=label,
-        split=splits.carve_validation(label, split, validation) if validation > 0 else split,
+        split=split,
         name=titles,
         class_names=names,
         source=f"ModelNet40, {form}",

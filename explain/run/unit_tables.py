@@ -132,8 +132,9 @@ def unit_rows(
                     [k, -1 if winners is None else int(winners[k, u]), round(float(values[k, u]), 4)]
                     for k in driving
                 ],
-                "words": f"Unit {u}: removing it costs {worst} most, {float(harm.worst_class_loss[u]):.3f} of log p, and "
-                f"{float(harm.loss[u]):.4f} over all. The {drive}:",
+                "words": f"Unit {u}: {worst}, the class that it harms most in training, loses "
+                f"{float(harm.worst_class_loss[u]):.3f} of log p without it, and all classes {float(harm.loss[u]):.4f}. "
+                f"The {drive}:",
             }
         )
     replaced = "its training mean" if summary["to"] == "mean" else "0"
@@ -141,6 +142,6 @@ def unit_rows(
         f"Fall of log p(truth) when {units} is replaced by {replaced}: {summary['loss_mean']:.4f} over all and "
         f"{summary['worst_class_loss_mean']:.4f} for the class that suffers most in training, in the "
         f"mean of {len(harm.loss):,} units; {percent(summary['change_no_prediction'])} of them change no prediction. Below "
-        f"are the {len(rows)} that harm a class most; click one."
+        f"are the {len(rows)} that harm that class most; click one."
     )
     return {"text": text, "rows": rows}

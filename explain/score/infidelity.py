@@ -8,8 +8,9 @@ I a random set of a share of the points, each as likely as another. A map says h
 I. With a factor, alpha s in place of s = sum_I phi, scores in other units than logits are compared: of d = f(x) -
 f(x without I) the best alpha is E[s d] / E[s^2], fitted on half of the sets and judged on the other half, each in turn,
 so that a map gains nothing by chance. Beside them stands E[d^2], the infidelity of a map of zeros: relative to it 0 is
-exact. A map that is the same everywhere, as random scores nearly are in sums, says the mean fall of the cloud, which is
-below 1 with a factor: a map that finds something is below that.
+exact. A map that is the same everywhere, as random scores nearly are in sums, says the mean fall of the cloud; with a
+factor that is below 1 where the mean's square is above the variance over the number of sets that it is fitted on. A map
+that finds something is below random scores.
 """
 
 from __future__ import annotations

@@ -100,6 +100,17 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_group():
         ValueError, match=r"seeds 0 and 3 of pointnet with noise none differ in lr, 0.001 and 0.002"
     ):
         study.summarize(runs)
+    runs = [
+        run(0, {key: 0.2}, settings={"lr": 1e-3}),
+        run(0, {key: 0.2}, noise="point", settings={"lr": 2e-3}),
+    ]
+    with pytest.raises(ValueError, match="differ in lr"):
+        study.summarize(runs)
+    with pytest.raises(ValueError, match="two runs of pointnet with noise none are of seed 0"):
+        study.summarize([run(0, {key: 0.2}), run(0, {key: 0.4})])
+    asked = [run(s, {key: 0.2}, asked={"axioms": {"clouds": n}}) for s, n in ((0, 12), (1, 24))]
+    with pytest.raises(ValueError, match="axioms of seeds 0 and 1 of pointnet"):
+        study.summarize(asked)
 
 
 @pytest.fixture(scope="module")

@@ -53,8 +53,12 @@ def _reduce_neighbours(
         second = np.zeros(channels, pq.dtype)
         edges = k * (min(rows, (b + 1) * block) - b * block)
         for i in range(b * block, min(rows, (b + 1) * block)):
-            best[:] = -np.inf
-            arg[:] = k
+            if mode == 0:
+                best[:] = pq[idx[i, 0], channels:]
+                arg[:] = 0
+            else:
+                best[:] = -np.inf
+                arg[:] = k  # none yet
             s[:] = 0
             ss[:] = 0
             for pos in range(k):
@@ -67,7 +71,7 @@ def _reduce_neighbours(
                     d = q - pilot[c]
                     better = (q > largest) | (q != q)
                     if mode != 0:
-                        better &= f[c] > 0
+                        better = (better | (arg[c] == k)) & (f[c] > 0)
                     s[c] += d
                     ss[c] += d * d
                     arg[c] = np.int32(pos) if better else arg[c]

@@ -75,7 +75,7 @@ def _edge_conv_fwd_kernel(
             d = q - pilot[None, :]
             s += d
             ss += d * d
-            better = (q > best) | (q != q)
+            better = (q > best) | (q != q) | (arg == k)
             if MODE != 0:
                 f = noise_tile(
                     *(MODE, p_keep_scale, p_probability, p_noise_scale, p_seed, rows, j, i_c, channels),

@@ -165,6 +165,23 @@ def test_where_all_neighbours_are_dropped_the_output_and_the_gradient_are_zero()
         assert (grad == 0).all()
 
 
+@pytest.mark.parametrize("level", [None, "feat"])
+def test_neighbours_of_minus_infinity_are_not_dropped_ones(level):
+    """Their maximum is -inf, and the first of them has it."""
+    x = torch.randn(1, 8, 3).double()
+    idx = knn(x, 4)
+    x[0, :, 1] = -1e308  # times 10
+    norm = batch_norm(3, training=False)
+    norm = norm._replace(gamma=norm.gamma.detach().abs().requires_grad_())
+    found = noise(level, torch.randn(1, 8, 3), p=0.0)
+    weight = torch.cat([10 * torch.eye(3).double()] * 2, 1)  # of x_j alone
+    options = {"noise": found, "return_argmax": True}
+    out, argmax = edge_conv(x, idx, weight, None, norm, **options)
+    assert (out[..., 1] == -torch.inf).all()
+    assert (argmax[..., 1] == 0).all()
+    assert out[..., [0, 2]].isfinite().all()
+
+
 def test_clouds_of_different_sizes_equal_each_cloud_alone():
     sizes, norm = [5, 1, 9], batch_norm(4, training=False)
     x = torch.randn(sum(sizes), 3).double()
