@@ -421,9 +421,9 @@ def check_alike(group: list[Measured]) -> None:
                     f"{first.asked[part]} and {other.asked[part]}; measure one of them again."
                 )
         for name in first.settings:
-            if name != "noise" or first.noise == other.noise:
-                if other.settings.get(name) == first.settings[name]:
-                    continue
+            if name == "noise" and first.noise != other.noise:
+                continue  # what is compared
+            if other.settings.get(name) != first.settings[name]:
                 raise ValueError(
                     f"seeds {first.seed} and {other.seed} of {first.network} with noise {first.noise} differ in {name}, "
                     f"{first.settings[name]} and {other.settings.get(name)}; give runs that differ in that an --out of "

@@ -236,28 +236,20 @@ def test_damage_is_the_fall_of_log_p_and_of_accuracy():
 
 
 def test_the_worst_class_may_be_chosen_on_other_samples():
-    """The largest of the class means of noise is above 0; of the same class in other samples it is 0 in the mean."""
+    """Of units that know no class the largest of the class means is above the mean over all, by chance; of the class that
+    was the worst in other samples it is not."""
     generator = torch.Generator().manual_seed(0)
-    label = torch.arange(60) % 6
-    clean, here, there = (
-        torch.randn(n, 60, 6, generator=generator, dtype=torch.float64) for n in (1, 400, 400)
-    )
-    known = damage(clean[0], there, label)
-    own, other = damage(clean[0], here, label), damage(clean[0], here, label, known)
-    assert own.worst_class_loss.mean() > own.loss.mean() + 0.3
-    assert abs(other.worst_class_loss - other.loss).mean() > 0.05
+    label, clean = torch.arange(60) % 6, torch.zeros(60, 6, dtype=torch.float64)
+    here, there = torch.randn(2, 400, 60, 6, generator=generator, dtype=torch.float64)
+    known = damage(clean, there, label)
+    own, other = damage(clean, here, label), damage(clean, here, label, known)
+    assert (own.worst_class_loss - own.loss).mean() > 0.3
     assert (
-        abs(
-            float(
-                (other.worst_class_loss - known.class_loss.gather(1, known.worst_class[:, None])[:, 0]).mean()
-            )
-        )
-        > 0.2
-    )
+        abs(float((other.worst_class_loss - other.loss).mean())) < 0.05
+    )  # 0.35 / 20, the error of a mean of 400
     assert other.worst_class.equal(known.worst_class)
-    few = damage(
-        clean[0][label < 3], here[:, label < 3], label[label < 3], known
-    )  # among the classes that are here
+    some = label < 3
+    few = damage(clean[some], here[:, some], label[some], known)  # among the classes that are here
     assert few.worst_class.max() < 3
     assert few.worst_class_loss.isfinite().all()
 

@@ -172,6 +172,24 @@ def test_infinities_and_nan_are_those_of_the_plain_form(slope, device):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")  # NumPy's
+@pytest.mark.parametrize("level", [None, "feat"])
+def test_neighbours_of_minus_infinity_are_not_dropped_ones(level, device):
+    x = torch.randn(1, 8, 3)
+    idx = knn(x, 4).to(device)
+    x[0, :, 1] = -3e38  # times 10
+    norm = batch_norm(3, False, torch.float32, device)
+    norm = norm._replace(gamma=norm.gamma.detach().abs().requires_grad_())
+    found = noise(level, torch.randn(1, 8, 3), p=0.0, device=device)
+    if found is not None:
+        found = Noise(*(t.to(device) if isinstance(t, torch.Tensor) else t for t in found))
+    weight = torch.cat([10 * torch.eye(3)] * 2, 1).to(device)  # of x_j alone
+    out, argmax = edge_conv(x.to(device), idx, weight, None, norm, noise=found, return_argmax=True)
+    assert (out[..., 1] == -torch.inf).all()
+    assert (argmax[..., 1] == 0).all()
+    assert out[..., [0, 2]].isfinite().all()
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
 @pytest.mark.parametrize("level", [None, "point"])
 def test_nan_wins_every_max(level, device):
